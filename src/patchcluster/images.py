@@ -1,0 +1,246 @@
+"""Read images and bring them to the size of the network.
+
+How pixels are brought to three channels of 0 to 255:
+- the EXIF orientation is applied; of several frames the first is taken;
+- grey is repeated, palettes are looked up, CMYK is converted, transparent pixels lie on white;
+- "deep" images (over 8 bits a channel) are scaled by one rule for the whole set, never by an
+  image's own contrast: see `deep_range`. They stay float32, so faint contrast survives.
+"""
+
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import UnreadableImage
+from .inputs import open_input, reason
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+Depth = Literal["byte", "integer", "float"]
+
+STRIDE = 32  # sides of the network's input are multiples of this
+THUMBNAIL_SIDE = 320
+_INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
+_WHITE = (255, 255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the survey of one file found: its size as shown (EXIF applied) and its values."""
+
+    width: int
+    height: int
+    depth: Depth
+    low: float = 0.0  # smallest and largest value of a deep image
+    high: float = 255.0
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image at the network's sizes, with what a run keeps of the original."""
+
+    pixels: list[Pixels]  # [height, width, 3], 0 to 255, one a network size
+    sha256: str  # of the file
+    file_size: int  # bytes
+    thumbnail: bytes  # JPEG
+
+
+def network_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Give the network's input (height, width) for an image of width x height.
+
+    About size x size pixels in all, the image's aspect, sides multiples of 32: square images
+    become size x size. Images of similar aspect share an input size, so that they batch together.
+    """
+    aspect = math.sqrt(width / height)
+    high, wide = (
+        max(STRIDE, round(size * side / STRIDE) * STRIDE) for side in (1 / aspect, aspect)
+    )
+    return high, wide
+
+
+def survey(path: str) -> Header:
+    """Read an image's size as shown and, if it is deep, its range of values.
+
+    Only the header is read, except of deep images. Raises UnreadableImage with the reason.
+    """
+    with open_input(path) as source, _reading():
+        image = Image.open(source)
+        depth = _depth(image, source)
+        width, height = image.size
+        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # orientations that swap the sides
+            width, height = height, width
+        if depth == "byte":
+            return Header(width, height, depth)
+        source.seek(0)
+        values = _deep_values(source.read())
+        return Header(width, height, depth, float(values.min()), float(values.max()))
+
+
+def load_image(
+    path: str,
+    header: Header,
+    sizes: Sequence[tuple[int, int]],
+    ranges: dict[str, list[float]],
+) -> LoadedImage:
+    """Read one image and resize it to each (height, width), the whole frame, without a crop.
+
+    `header` is what `survey` found in the same file, `ranges` what `deep_range` gave for the set.
+    Raises UnreadableImage with the reason.
+    """
+    with open_input(path) as file, _reading():
+        data = file.read()
+        source = io.BytesIO(data)
+        image = Image.open(source)
+        depth = _depth(image, source)
+        if depth == "byte":
+            shown = _to_rgb(ImageOps.exif_transpose(image))
+            pixels: list[Pixels] = [_resize(shown, size) for size in sizes]
+        else:
+            values = _scale(_deep_values(data), ranges[depth])
+            pixels = [_resize_float(values, size) for size in sizes]
+            shown = Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+    if shown.size != (header.width, header.height):
+        raise UnreadableImage("changed while the scan was running")
+    return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), len(data), _thumbnail(shown))
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn whatever Pillow raises on bad data into UnreadableImage with a short reason."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("not an image, or of a format that Pillow cannot read") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"too large: {reason(error)}") from error
+    except Exception as error:  # damaged files make Pillow's readers raise almost anything
+        raise UnreadableImage(f"damaged image: {reason(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Bring an 8-bit image of any mode to RGB; transparent pixels lie on white."""
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an RGB image to (height, width), with an antialiasing filter."""
+    return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+# --- deep images --------------------------------------------------------------------------------
+
+
+def deep_range(headers: Iterable[Header]) -> dict[str, list[float]]:
+    """Say which values of a set's deep images become 0 and 255, for each kind of depth.
+
+    Integers: 0 to the top of the smallest usual bit depth (8, 10, 12, 14, 16, 32) that holds the
+    largest value of the set, so that 12-bit pictures in 16-bit files are not black. Floats: 0 to 1
+    or 0 to 255 if all values lie within, else the set's own smallest and largest value; integers
+    below 0 go by the last rule too.
+    """
+    ranges: dict[str, list[float]] = {}
+    deep = [header for header in headers if header.depth != "byte"]
+    for depth in sorted({header.depth for header in deep}):
+        low = min(header.low for header in deep if header.depth == depth)
+        high = max(header.high for header in deep if header.depth == depth)
+        tops = [1.0, 255.0] if depth == "float" else [2.0**b - 1 for b in _INTEGER_DEPTHS]
+        top = next((top for top in tops if high <= top), high)
+        ranges[depth] = [0.0, top] if low >= 0 and high <= tops[-1] else [low, high]
+    return ranges
+
+
+def _depth(image: Image.Image, source: IO[bytes]) -> Depth:
+    if image.mode == "F":
+        return "float"
+    if image.mode.startswith("I") or _is_deep_colour_png(image, source):
+        return "integer"
+    return "byte"
+
+
+def _is_deep_colour_png(image: Image.Image, source: IO[bytes]) -> bool:
+    """Whether this is a 16-bit colour or grey-alpha PNG, which Pillow would cut to 8 bits."""
+    if image.format != "PNG":
+        return False
+    position = source.tell()
+    source.seek(24)  # behind the signature, the chunk's length and name, width and height
+    bits, colour_type = source.read(2)
+    source.seek(position)
+    return bits == 16 and colour_type != 0
+
+
+def _deep_values(data: bytes) -> NDArray[np.float32]:
+    """Decode a deep image, as shown, to float32 [height, width] or [height, width, 3]."""
+    image = Image.open(io.BytesIO(data))
+    if _is_deep_colour_png(image, io.BytesIO(data)):
+        values = _deep_colour_png(data)
+        orientation = image.getexif().get(0x0112, 1)
+        values = _orient(values, orientation)
+    else:
+        values = np.asarray(ImageOps.exif_transpose(image)).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UnreadableImage("has pixels that are not finite numbers (NaN or infinity)")
+    return values
+
+
+def _deep_colour_png(data: bytes) -> NDArray[np.float32]:
+    import torch
+    from torchvision.io import ImageReadMode, decode_png
+
+    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    decoded = decode_png(buffer, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    values: NDArray[np.float32] = decoded.astype(np.float32)
+    if values.shape[2] in (2, 4):  # on white, as 8-bit images
+        alpha = values[..., -1:] / np.float32(65535)
+        values = values[..., :-1] * alpha + np.float32(65535) * (1 - alpha)
+    return values[..., 0] if values.shape[2] == 1 else values
+
+
+def _orient(values: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:
+    """Apply an EXIF orientation (1 to 8) to an array [height, width, ...]."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
+
+
+def _scale(values: NDArray[np.float32], bounds: list[float]) -> NDArray[np.float32]:
+    low, high = bounds
+    scaled = (values - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
+    return scaled.clip(0, 255)
+
+
+def _resize_float(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize [h, w] or [h, w, 3] to [height, width, 3], with the filter of 8-bit images."""
+    channels = values[..., None] if values.ndim == 2 else values
+    resized = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(channels[..., c])).resize(
+                size[::-1], Image.Resampling.BILINEAR
+            )
+        )
+        for c in range(channels.shape[2])
+    ]
+    return np.stack(resized * (3 // len(resized)), axis=-1)

@@ -1,0 +1,179 @@
+"""What every method has in common: the steps of scoring, and arrays of several kinds as input.
+
+A method compares patches with a bank in steps that a pipeline can spread over time, devices or
+workers:
+
+    fit        builds the bank of a set of images
+    compare    patches against the bank; each independent of all other queries
+    calibrate  learns the constants of the set from the comparisons of the bank's own patches
+    grade      comparison -> scores
+
+`score` and `fit_score` run them in order for arrays in memory.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import SettingError
+from ..patches import Layout
+
+Progress = Callable[[int, int], None]  # done, total
+Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
+NEIGHBOURS_KEPT = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """p patches against the bank.
+
+    distances float32 [p, d]: what the method grades. neighbours int64 [p, 3]: the rows of the bank
+    that explain the patch, nearest first, and their distances float32 [p, 3].
+    """
+
+    distances: Tensor
+    neighbours: Tensor
+    neighbour_distances: Tensor
+
+    def select(self, rows: Tensor) -> "Comparison":
+        """The comparisons of some of the patches; rows int64 [r]."""
+        return Comparison(
+            self.distances[rows], self.neighbours[rows], self.neighbour_distances[rows]
+        )
+
+
+class Method(ABC):
+    """Base class of all methods.
+
+    Patches are an array [n, h, w, c], or a sequence of arrays [h_i, w_i, c] where the images of a
+    set differ in size. After `fit`, row j of the bank is patch `bank_patch_[j]` (row-major in its
+    grid) of image `bank_image_[j]`.
+    """
+
+    name: ClassVar[str]
+    layout: ClassVar[Layout]  # the patch grid that the method is made for
+
+    bank_: Tensor  # float32 [m, c]
+    bank_image_: Tensor  # int64 [m]
+    bank_patch_: Tensor  # int64 [m]
+    image_count_: int
+
+    @abstractmethod
+    def fit(
+        self,
+        patches: Patches,
+        keys: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Build the bank from the patches of a set.
+
+        `keys`, one an image, seed what is random about an image; they should name its content, so
+        that a score does not depend on the order of the set. By default a digest of its patches.
+
+        Raises SettingError if the set is too small or a parameter does not fit.
+        """
+
+    @abstractmethod
+    def compare(self, rows: Tensor, own: Tensor | None = None) -> Comparison:
+        """Compare patches [p, c] with the bank.
+
+        `own` int64 [p] is the index of each patch's image in the set that was fitted, for patches
+        of that set: they are not compared with themselves. None: patches of other images.
+        """
+
+    @abstractmethod
+    def grade(self, comparison: Comparison) -> Tensor:
+        """Turn a comparison of p patches into scores float32 [p]."""
+
+    def calibrate(self, bank: Comparison) -> None:  # noqa: B027 (not every method has constants)
+        """Learn the set's constants from the comparison of the bank's own rows, in their order."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All learned values, for `restore`; the parameters are the constructor's."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Tensor]) -> Self:
+        """Take the learned values that `state` gave."""
+
+    def reweight(self, patches: Tensor, scores: Tensor, own: bool) -> Tensor:  # noqa: ARG002
+        """Image scores [n] of equation 3 from each image's most anomalous patch [n, c], [n]."""
+        raise SettingError(
+            f"{self.name} has no re-weighted image score: choose another image score"
+        )
+
+    def score(self, patches: Patches) -> Any:
+        """Score images against the bank of other images: [n, h, w, c] -> [n, h, w].
+
+        The kind of array, and a list for a list, is that of the input; values are float32.
+        """
+        grids = as_tensors(patches)
+        scores = [self.grade(self.compare(flatten(grid))).view(grid.shape[:2]) for grid in grids]
+        return like(patches, scores)
+
+    def fit_score(self, patches: Patches) -> Any:
+        """Score the images of a set blindly, against the set itself: [n, h, w, c] -> [n, h, w]."""
+        grids = as_tensors(patches)
+        self.fit(grids)
+        comparisons = [
+            self.compare(flatten(grid), torch.full((grid[..., 0].numel(),), image))
+            for image, grid in enumerate(grids)
+        ]
+        counts = [len(comparison.distances) for comparison in comparisons]
+        comparison = join(comparisons)
+        self.calibrate(comparison.select(self.bank_rows(counts)))
+        scores = torch.split(self.grade(comparison), counts)
+        pairs = zip(grids, scores, strict=True)
+        return like(patches, [score.view(grid.shape[:2]) for grid, score in pairs])
+
+    def bank_rows(self, counts: Sequence[int]) -> Tensor:
+        """Where the bank's rows are among all patches of the set, int64 [m].
+
+        counts: number of patches of each image, in the order of `fit`.
+        """
+        starts = torch.tensor([0, *counts]).cumsum(0)
+        return starts[self.bank_image_] + self.bank_patch_
+
+
+def join(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparisons of several sets of patches as one, in order."""
+    return Comparison(
+        torch.cat([c.distances for c in comparisons]),
+        torch.cat([c.neighbours for c in comparisons]),
+        torch.cat([c.neighbour_distances for c in comparisons]),
+    )
+
+
+def flatten(grid: Tensor) -> Tensor:
+    """Patches of one image [h, w, c] -> [h * w, c], row-major."""
+    return grid.reshape(-1, grid.shape[-1])
+
+
+def as_tensors(patches: Patches) -> list[Tensor]:
+    """Patches of any kind -> a list of tensors [h_i, w_i, c]. Raises SettingError for the shape."""
+    grids = [torch.as_tensor(grid) for grid in patches]
+    if not grids:
+        raise SettingError("no patches: give an array [n, h, w, c] or a list of [h, w, c]")
+    shapes = {tuple(grid.shape) for grid in grids}
+    if any(len(s) != 3 or 0 in s for s in shapes) or len({s[-1] for s in shapes}) > 1:
+        raise SettingError(
+            f"patches of an image must be [h, w, c] with one c for all, not {sorted(shapes)[:3]}"
+        )
+    return grids
+
+
+def like(patches: Patches, grids: list[Tensor]) -> Any:
+    """Score grids in the form of the patches they came from."""
+    if isinstance(patches, Tensor):
+        return torch.stack(grids)
+    if isinstance(patches, np.ndarray):
+        return torch.stack(grids).numpy()
+    if isinstance(patches[0], np.ndarray):
+        return [grid.numpy() for grid in grids]
+    return grids

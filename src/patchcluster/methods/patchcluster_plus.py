@@ -1,0 +1,174 @@
+"""The product's default: blind comparison image by image, stage by stage."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..neighbors import BlockBank, to_float
+from .base import NEIGHBOURS_KEPT, Comparison, Method, Patches, Progress, as_tensors, flatten
+
+
+class PatchClusterPlus(Method):
+    """Score a patch by the k-th smallest of its distances to the other images.
+
+    It goes beyond the paper in five ways, each measured in docs/quality.md:
+
+    1. Stages are compared apart. Stage s is centred on the set's mean and divided by the set's root
+       mean squared norm; the scores of the stages are averaged.
+    2. An image is never compared with itself.
+    3. Distance to an image is the distance to its nearest patch in the bank; a patch's base score
+       d_s is the k-th smallest over the other images (k = 2), divided by the mean over the bank.
+       One other image with the same defect therefore does not hide it.
+    4. The bank is a random share of each image's patches, seeded by the image's key.
+    5. Places that are rare but ordinary are lowered: from the base score a patch's `local_weight`
+       times the mean base score of its 3 nearest patches (last stage, of 3 other images) is taken.
+
+        score = d - local_weight * mean(d of the 3 nearest bank patches),  d = mean over s of d_s
+
+    Parameters: `stages`, the channels of each stage in the last axis of the patches; None: one
+    stage. `ratio`, share of each image's patches in the bank. `seed` of the random share.
+    """
+
+    name = "patchcluster-plus"
+    layout = "coarse"
+
+    def __init__(
+        self,
+        k: int = 2,
+        ratio: float = 0.3,
+        local_weight: float = 0.4,
+        stages: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.k = k
+        self.ratio = ratio
+        self.local_weight = local_weight
+        self.stages = stages
+        self.seed = seed
+
+    def fit(
+        self,
+        patches: Patches,
+        keys: Sequence[int] | None = None,
+        progress: Progress | None = None,  # noqa: ARG002 (takes no time)
+    ) -> Self:
+        grids = as_tensors(patches)
+        self._check(len(grids), grids[0].shape[-1])
+        flat = [flatten(grid) for grid in grids]
+        self._fit_normalisation(flat)
+        keys = [_digest(rows) for rows in flat] if keys is None else keys
+        kept = [self._sample(len(rows), key) for rows, key in zip(flat, keys, strict=True)]
+        sizes = torch.tensor([len(indices) for indices in kept])
+        self.bank_image_ = torch.arange(len(grids)).repeat_interleave(sizes)
+        self.bank_patch_ = torch.cat(kept)
+        rows = [rows[i.to(rows.device)] for rows, i in zip(flat, kept, strict=True)]
+        self.image_count_ = len(grids)
+        self._set_bank(torch.cat([self._normalise(to_float(r)) for r in rows]))
+        self.bank_scores_: Tensor | None = None
+        return self
+
+    def compare(self, rows: Tensor, own: Tensor | None = None) -> Comparison:
+        return self._compare_rows(self._normalise(to_float(rows)), own)
+
+    def calibrate(self, bank: Comparison) -> None:
+        self.stage_means_ = bank.distances.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
+        self.bank_scores_ = self._base(bank)
+
+    def grade(self, comparison: Comparison) -> Tensor:
+        if self.bank_scores_ is None:  # fitted, but not on the way of fit_score
+            self.calibrate(self._compare_rows(self.bank_, self.bank_image_))
+        assert self.bank_scores_ is not None
+        around = self.bank_scores_[comparison.neighbours].mean(1)
+        return self._base(comparison) - self.local_weight * around
+
+    def state(self) -> dict[str, Tensor]:
+        state = {
+            "bank": self.bank_,
+            "bank_image": self.bank_image_,
+            "bank_patch": self.bank_patch_,
+            "image_count": torch.tensor(self.image_count_),
+            "mean": self.mean_,
+            "scales": self.scales_,
+        }
+        if self.bank_scores_ is not None:
+            state |= {"bank_scores": self.bank_scores_, "stage_means": self.stage_means_}
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> Self:
+        self.bank_image_, self.bank_patch_ = state["bank_image"], state["bank_patch"]
+        self.image_count_ = int(state["image_count"])
+        self.mean_, self.scales_ = state["mean"], state["scales"]
+        self._set_bank(state["bank"])
+        self.bank_scores_ = state.get("bank_scores")
+        if self.bank_scores_ is not None:
+            self.stage_means_ = state["stage_means"]
+        return self
+
+    def _check(self, images: int, channels: int) -> None:
+        if not 0 < self.ratio <= 1:
+            raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
+        if images < 2:
+            raise SettingError("one image has nothing to be compared with: give at least 2 images")
+        if self.k < 1:
+            raise SettingError(f"k={self.k}: choose the k-th nearest image, k at least 1")
+        if self.stages is not None and sum(self.stages) != channels:
+            raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
+
+    def _splits(self) -> list[int]:
+        return [len(self.mean_)] if self.stages is None else list(self.stages)
+
+    def _fit_normalisation(self, flat: list[Tensor]) -> None:
+        """Means [c] and, for each stage, 1 / root mean squared norm about them, in float64."""
+        count = sum(len(rows) for rows in flat)
+        total = torch.stack([rows.double().sum(0) for rows in flat]).sum(0)
+        mean = total / count
+        squares = torch.stack([(rows.double() - mean).square().sum(0) for rows in flat]).sum(0)
+        self.mean_ = mean.float()
+        norms = [(part.sum() / count).sqrt() for part in torch.split(squares, self._splits())]
+        self.scales_ = torch.stack([1 / n if n > 0 else torch.ones_like(n) for n in norms]).float()
+
+    def _normalise(self, rows: Tensor) -> Tensor:
+        """Rows [p, c] -> float32, each stage centred and scaled."""
+        stages = torch.split((rows - self.mean_).float(), self._splits(), dim=1)
+        return torch.cat([s * scale for s, scale in zip(stages, self.scales_, strict=True)], 1)
+
+    def _sample(self, count: int, key: int) -> Tensor:
+        """Patches of an image that go into the bank, ascending; the same for the same image."""
+        rng = np.random.default_rng([self.seed, key])
+        size = max(1, round(count * self.ratio))
+        return torch.from_numpy(np.sort(rng.permutation(count)[:size]))
+
+    def _set_bank(self, rows: Tensor) -> None:
+        self.bank_ = rows
+        sizes = torch.bincount(self.bank_image_, minlength=self.image_count_)
+        offsets = [0, *sizes.cumsum(0).tolist()]
+        parts = torch.split(rows, self._splits(), dim=1)
+        self._banks = [BlockBank(part.contiguous(), offsets) for part in parts]
+
+    def _compare_rows(self, rows: Tensor, own: Tensor | None) -> Comparison:
+        """`compare` for normalised rows."""
+        others = self.image_count_ - int(own is not None)
+        k = min(self.k, others)  # two images: one other
+        base = []
+        parts = torch.split(rows, self._splits(), dim=1)
+        for stage, (bank, part) in enumerate(zip(self._banks, parts, strict=True)):
+            last = stage == len(self._banks) - 1
+            wanted = max(k, min(NEIGHBOURS_KEPT, others)) if last else k
+            distances, neighbours = bank.nearest_blocks(part.contiguous(), wanted, own)
+            base.append(distances[:, k - 1])
+        kept = min(NEIGHBOURS_KEPT, others)
+        return Comparison(torch.stack(base, 1), neighbours[:, :kept], distances[:, :kept])
+
+    def _base(self, comparison: Comparison) -> Tensor:
+        return (comparison.distances / self.stage_means_).mean(1)
+
+
+def _digest(rows: Tensor) -> int:
+    values = rows.contiguous().cpu().numpy()
+    digest = hashlib.blake2b(values.tobytes(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,320 @@
+"""The pipeline: the only file that knows the order of the steps.
+
+    survey     headers of all files: size, depth, or why a file cannot be read
+    features   batches of files of one network size -> patches, thumbnails
+    compare    the bank is fitted, and every image compared with it
+    finish     scores, maps, regions, flags; run.json says "complete"; report
+
+The work of the middle steps goes to disk in batches whose content depends on the set alone, so
+that a scan that was killed goes on where it stopped and ends with the same scores. Files of equal
+content are one image: it is scored once and never compared with its copy.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import timm
+import torch
+
+from . import __version__, costs, maps, runs, storage
+from .backbones import Backbone, load_backbone
+from .comparing import Compared, Comparer, ImageSet
+from .errors import InputError, RunError, SettingError
+from .extraction import Candidate, Extracted, Extractor, make_batches, survey_files
+from .images import deep_range
+from .inputs import find_images
+from .maps import Floats
+from .report import write_report
+from .runs import ImageRecord, Run, RunInfo, Skipped
+from .settings import resolve
+from .thresholds import Threshold, robust_threshold
+
+Progress = Callable[[str, int, int], None]  # step, done, total
+
+
+def scan(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    max_memory: int | str | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Run:
+    """Score a set of images blindly and write a run.
+
+    inputs: folders, files, globs or fsspec URLs. output: the run folder; None: a temporary one that
+    goes with the Run. If it holds an unfinished scan of the same, that goes on; if the finished
+    one, it is returned as it is; if anything else, RunError, unless `overwrite`. max_memory: bytes,
+    or text such as "8GB". progress(step, done, total) is called as work gets done. settings: the
+    fields of `Settings`.
+
+    Raises InputError, SettingError, WeightsError or RunError.
+    """
+    items = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    limit = costs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
+    info = RunInfo(
+        inputs=[os.fspath(item) for item in items],
+        settings=dataclasses.asdict(resolve(**settings)),
+        version=__version__,
+    )
+    keep = tempfile.TemporaryDirectory(prefix="patchcluster-") if output is None else None
+    folder = Path(os.fspath(output) if keep is None else keep.name)  # type: ignore[arg-type]
+    runs.check_output(folder, overwrite)
+    with storage.lock(folder):
+        if overwrite:
+            runs.clear(folder)
+        Scan(folder, info, limit, progress or (lambda *_: None)).run()
+    return Run(folder, keep)
+
+
+class Scan:
+    """One scan of one set into one run folder."""
+
+    def __init__(
+        self, folder: Path, info: RunInfo, max_memory: int | None, progress: Progress
+    ) -> None:
+        self.folder = folder
+        self.info = info
+        self.max_memory = max_memory
+        self.progress = progress
+        self.settings = resolve(**info.settings)
+        self.threads = torch.get_num_threads()
+
+    def run(self) -> None:
+        files = find_images(self.info.inputs, runs.is_run)
+        earlier = runs.read_earlier(self.folder, self.info)
+        if earlier is not None and earlier.state == "complete":
+            self._check_unchanged(files)
+        else:
+            self._scan(files)
+        if not (self.folder / runs.REPORT_FILE).is_file():
+            self.progress("report", 0, 1)
+            write_report(Run(self.folder))
+            self.progress("report", 1, 1)
+        storage.remove(self.folder / runs.WORK_FOLDER)
+
+    def _scan(self, files: Sequence[str]) -> None:
+        device = choose_device(self.settings.device)
+        self.info.started = _now()
+        self.info.device = str(device)
+        with self._timed("survey"):
+            candidates, skipped = survey_files(
+                files, self.settings.size, self.threads, self._step("survey")
+            )
+        if not candidates:
+            reasons = sorted({skip.reason for skip in skipped.values()})
+            raise InputError(
+                f"none of the {len(files)} files is an image that can be read "
+                f"({'; '.join(reasons[:3])}): name a folder that holds images"
+            )
+        with self._timed("network"):
+            backbone = load_backbone(self.settings.backbone, self.settings.weights, device)
+        self._describe(backbone)
+        self._check_memory(candidates, backbone)
+        runs.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
+
+        extracted = self._extract(candidates, backbone)
+        skipped |= extracted.skipped
+        image_set = self._image_set(extracted)
+        compared = self._compare(image_set, backbone.channels, device)
+        with self._timed("maps"):
+            self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
+
+    def _describe(self, backbone: Backbone) -> None:
+        self.info.backbone = {
+            "name": backbone.name,
+            "weights": self.settings.weights or "pretrained",
+            "sha256": backbone.weights_hash,
+            "channels": backbone.channels,
+            "strides": backbone.strides,
+        }
+        self.info.versions = {
+            "patchcluster": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        }
+        self.info.map_rule = {
+            "frame": self.settings.frame,
+            "sigma": maps.SIGMA,
+            "steps": "bilinear (half-pixel centres) from the grid to round(frame / a) x "
+            "round(frame * a) rows x columns, a = sqrt(width / height); Gaussian of sigma pixels "
+            "there, edges repeated; bilinear to height x width",
+        }
+
+    def _check_memory(self, candidates: Sequence[Candidate], backbone: Backbone) -> None:
+        stride = backbone.strides[0 if self.settings.layout == "fine" else -1]
+        areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
+        method = self.settings.make_method(backbone.channels)
+        work = costs.Workload(
+            patches=[sum(area) // stride**2 for area in zip(*areas, strict=True)],
+            channels=sum(backbone.channels),
+            images=len(candidates),
+            largest_image=max(c.header.width * c.header.height for c in candidates),
+            batch_pixels=max(
+                sum(h * w for c in batch for h, w in c.inputs) for batch in make_batches(candidates)
+            ),
+            threads=self.threads,
+            ratio=method.ratio,
+        )
+        predicted = costs.predict_memory(work, costs.resident_memory())
+        self.info.memory["predicted"] = predicted
+        costs.check_memory(predicted, self.max_memory)
+
+    def _extract(self, candidates: Sequence[Candidate], backbone: Backbone) -> Extracted:
+        self.info.deep_range = deep_range(candidate.header for candidate in candidates)
+        extractor = Extractor(
+            backbone,
+            self.settings.size,
+            self.settings.layout,
+            self.info.deep_range,
+            self.folder,
+            self.threads,
+        )
+        with self._timed("features"):
+            return extractor.run(make_batches(candidates), self._step("features"))
+
+    def _image_set(self, extracted: Extracted) -> ImageSet:
+        image_set = ImageSet.of(extracted.images)
+        if len(image_set.shas) < 2:
+            raise InputError(
+                f"{len(extracted.images)} of the files are images that can be read, and "
+                f"{len(image_set.shas)} differ: a blind scan compares images with each other, give "
+                "at least 2"
+            )
+        self.info.duplicates = [
+            [record.path for record in copies]
+            for copies in image_set.records.values()
+            if len(copies) > 1
+        ]
+        return image_set
+
+    def _compare(
+        self, image_set: ImageSet, channels: list[int], device: torch.device
+    ) -> list[Compared]:
+        identity = json.dumps([self.info.settings, self.info.backbone["sha256"], image_set.shas])
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        comparer = Comparer(self.folder, image_set, device, digest, self.progress)
+        compared = []
+        for size in self.settings.size:
+            with self._timed("compare"):
+                method = self.settings.make_method(channels)
+                compared.append(comparer.run(size, method, self.settings.image_score))
+        return compared
+
+    def _finish(
+        self, image_set: ImageSet, compared: list[Compared], skipped: Sequence[Skipped]
+    ) -> None:
+        """Write everything that a finished run holds, run.json last."""
+        results = self._results(image_set, compared)
+        finest = max(compared, key=lambda result: result.size)
+        ids = [copies[0].id for copies in image_set.records.values()]
+        runs.write_scores(self.folder, results)
+        runs.write_regions(self.folder, results)
+        runs.write_neighbours(self.folder, results, finest.explanations, ids)
+        runs.write_bank(self.folder, {result.size: result.state for result in compared})
+        self.info.finished = _now()
+        self.info.memory["peak"] = costs.peak_memory()
+        self.info.state = "complete"
+        runs.write_info(self.folder, self.info, [result.record for result in results], skipped)
+
+    def _results(self, image_set: ImageSet, compared: list[Compared]) -> list[runs.Result]:
+        """Score, flag and nearest image of every file, in input order; writes the maps."""
+        grids = [_fuse(compared, image) for image in range(len(image_set.shas))]
+        copies = list(image_set.records.values())
+        scores = self._image_scores([records[0] for records in copies], grids, compared)
+        threshold = robust_threshold(np.array(scores))
+        self.info.threshold = dataclasses.asdict(threshold)
+        finest = max(compared, key=lambda result: result.size)
+        results = []
+        step, total = self._step("maps"), sum(map(len, copies))
+        for image, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
+            other = int(finest.explanations[image].image[int(grid.argmax()), 0])
+            for record in records:
+                runs.write_map(self.folder, record.id, grid)
+                regions = self._find_regions(record, grid, threshold)
+                flagged = score > threshold.value
+                nearest = copies[other][0].path
+                results.append(runs.Result(record, image, score, flagged, regions, nearest))
+                step(len(results), total)
+        return sorted(results, key=lambda result: result.record.id)
+
+    def _image_scores(
+        self, records: Sequence[ImageRecord], grids: Sequence[Floats], compared: list[Compared]
+    ) -> list[float]:
+        if compared[0].reweighted is not None:
+            return compared[0].reweighted
+        frame, rule = self.settings.frame, self.settings.image_score
+        return [
+            maps.score_image(maps.smooth(grid, frame, record.width, record.height), rule)
+            for record, grid in zip(records, grids, strict=True)
+        ]
+
+    def _find_regions(
+        self, record: ImageRecord, grid: Floats, threshold: Threshold
+    ) -> list[maps.Region]:
+        smoothed = maps.smooth(grid, self.settings.frame, record.width, record.height)
+        if smoothed.max() <= threshold.value:  # bringing it to the image raises no maximum
+            return []
+        image_map = maps.to_image(smoothed, record.width, record.height)
+        return maps.find_regions(image_map, threshold.value)
+
+    def _check_unchanged(self, files: Sequence[str]) -> None:
+        run = Run(self.folder)
+        if sorted(files) != sorted([*run.paths, *(skip.path for skip in run.skipped)]):
+            raise RunError(
+                f"the images have changed since {str(self.folder)!r} was written: add --overwrite "
+                "to scan again, or choose another -o"
+            )
+
+    def _step(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.progress(name, done, total)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        spent = time.perf_counter() - start
+        self.info.seconds[name] = round(self.info.seconds.get(name, 0.0) + spent, 3)
+
+
+def _fuse(compared: Sequence[Compared], image: int) -> Floats:
+    """Mean of an image's grids [h, w], rounded as it is stored, so that all figures agree."""
+    fused = maps.fuse([result.grids[image] for result in compared])
+    return fused.astype(np.float16).astype(np.float32)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` -> device. Raises SettingError if it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise SettingError(
+            f"device {name!r} cannot be used ({reason}): choose cpu or auto"
+        ) from error
+    return device
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,104 @@
+"""Every setting of a scan, its one default, and the presets, which are named sets of them."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import SettingError
+from .maps import ImageScore
+from .methods import METHODS
+from .patches import Layout
+
+# Settings that make a method what its authors (or we) measured; they override the defaults below.
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
+    "patchcluster-plus": {},
+    "patchcluster": {"size": (224,), "frame": 224, "image_score": "max"},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fast": {"size": (256,), "ratio": 0.5, "local_weight": 0.0},
+    "best": {"size": (256, 448), "local_weight": 0.2},
+    "paper": {"method": "patchcluster", "backbone": "wide_resnet50_2.tv_in1k"},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a scan. None in `k`, `ratio`, `local_weight`: the method's own default."""
+
+    preset: str = "default"
+    method: str = "patchcluster-plus"
+    backbone: str = "tf_efficientnet_lite0"
+    weights: str | None = None  # file of the backbone's weights
+    size: tuple[int, ...] = (448,)  # network inputs of about size x size pixels; maps are averaged
+    frame: int = 256  # maps are smoothed on a frame of about frame x frame pixels
+    image_score: ImageScore = "top1%"
+    k: int | None = None
+    ratio: float | None = None
+    local_weight: float | None = None
+    seed: int = 0
+    device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: the fastest there is
+
+    @property
+    def layout(self) -> Layout:
+        return METHODS[self.method].layout
+
+    def make_method(self, stages: list[int]) -> Any:
+        """Build the method for patches whose channels come from stages of these sizes."""
+        options: dict[str, Any] = {"k": self.k, "ratio": self.ratio}
+        if self.method == "patchcluster-plus":
+            options |= {"local_weight": self.local_weight, "stages": stages, "seed": self.seed}
+        given = {key: value for key, value in options.items() if value is not None}
+        return METHODS[self.method](**given)
+
+
+def resolve(**given: Any) -> Settings:
+    """Settings from what a user gave; None means not given.
+
+    From weakest to strongest: defaults, the method's settings, the preset, what was given.
+
+    Raises SettingError for unknown names or values that cannot work.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    preset_name = given.get("preset", "default")
+    preset = _choose(PRESETS, preset_name, "preset")
+    method = given.get("method", preset.get("method", Settings.method))
+    base = _choose(METHOD_SETTINGS, method, "method")
+    if "method" in given and method != preset.get("method", Settings.method):
+        # Sizes and ratios of a preset belong to its method.
+        preset = {key: value for key, value in preset.items() if key == "backbone"}
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    unknown = sorted(set(given) - fields)
+    if unknown:
+        raise SettingError(
+            f"no setting named {unknown[0]!r}: choose from {', '.join(sorted(fields))}"
+        )
+    settings = Settings(**{**base, **preset, **given, "method": method, "preset": preset_name})
+    _check(settings)
+    return settings
+
+
+def _choose(options: dict[str, dict[str, Any]], name: str, kind: str) -> dict[str, Any]:
+    if name not in options:
+        raise SettingError(f"no {kind} named {name!r}: choose from {', '.join(options)}")
+    return options[name]
+
+
+def _check(settings: Settings) -> None:
+    if not settings.size or any(not 32 <= size <= 4096 for size in settings.size):
+        raise SettingError(f"size {settings.size}: choose network inputs of 32 to 4096 pixels")
+    if settings.ratio is not None and not 0 < settings.ratio <= 1:
+        raise SettingError(f"ratio {settings.ratio}: choose a share of the patches in (0, 1]")
+    if settings.k is not None and settings.k < 1:
+        raise SettingError(f"k={settings.k}: choose at least 1 neighbour")
+    if settings.seed < 0:
+        raise SettingError(f"seed {settings.seed}: choose 0 or more")
+    if settings.local_weight is not None and settings.method != "patchcluster-plus":
+        raise SettingError(
+            f"local_weight is a setting of patchcluster-plus, not of {settings.method}"
+        )
+    if settings.image_score == "reweighted" and len(settings.size) > 1:
+        raise SettingError(
+            "the reweighted image score needs one size: choose one, or another score"
+        )
