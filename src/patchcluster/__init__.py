@@ -1,3 +1,36 @@
-"""Find the anomalous images in a folder nobody has labelled, and where the anomaly is."""
+"""Find the anomalous images in a folder nobody has labelled, and where the anomaly is.
+
+    import patchcluster
+    run = patchcluster.scan("photos/")
+    for i in run.ranking[:10]:
+        print(run.paths[i], run.scores[i])
+
+The names below load on first use, so that importing the package takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import PatchclusterError
+    from .evaluation import Evaluation, evaluate
+    from .runs import Run, load_run
+    from .scanning import scan
 
 __version__ = "0.1.0"
+__all__ = ["Evaluation", "PatchclusterError", "Run", "evaluate", "load_run", "scan"]
+
+_HOMES = {
+    "Evaluation": "evaluation",
+    "PatchclusterError": "errors",
+    "Run": "runs",
+    "evaluate": "evaluation",
+    "load_run": "runs",
+    "scan": "scanning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ centre. The part is a height map, so a dent or a scratch changes the shading as 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,13 @@ def draw_part(
     return _photograph(rng, scene, pixel), flaw.mask & (distance < 0)
 
 
-def write_parts(folder: Path, good: int = 48, defective: int = 12, seed: int = 0) -> list[Path]:
+def write_parts(
+    folder: Path,
+    good: int = 48,
+    defective: int = 12,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
     """Write the parts in the MVTec AD layout and return the paths of the images.
 
     `defective` is the total over all kinds of defect. Image i depends on (seed, i) only.
@@ -94,6 +101,8 @@ def write_parts(folder: Path, good: int = 48, defective: int = 12, seed: int = 0
         if kind is not None:
             mask_path = folder / "ground_truth" / kind / f"{number:03d}_mask.png"
             _save(mask_path, mask.astype(np.uint8) * 255)
+        if progress is not None:
+            progress(index + 1, good + defective)
     return paths
 
 

@@ -1,7 +1,136 @@
-"""report.html of a run."""
+"""report.html: a run in one file that opens from disk, with no server and no network."""
 
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import maps, runs, storage
+from ..errors import RunError
+from ..maps import Floats
 from ..runs import Run
+
+MOST_SHOWN = 500  # images in the gallery; scores.csv has them all
+HEAT_SIDE = 128  # longer side of a heat map in the page, pixels
+_LEVELS = 64
+_BARS = 60  # of the histogram
+# From little to much; dark to light, so that it can be read without telling red from green.
+_COLOURS = np.array(
+    [[48, 18, 98], [126, 31, 109], [196, 62, 76], [238, 115, 36], [250, 178, 45], [252, 246, 164]]
+)
+_MOST_OPAQUE = 225  # of 255
 
 
 def write_report(run: Run) -> None:
-    """Write RUN/report.html."""
+    """Write RUN/report.html. Raises RunError if it cannot be written."""
+    shown = [int(i) for i in run.ranking[:MOST_SHOWN]]
+    frames = [run.frame_map(run.paths[i]) for i in shown]
+    low, high = colour_bounds(run, frames)
+    environment = Environment(
+        loader=PackageLoader("patchcluster", "report"), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("report.html.j2").render(
+        run=run,
+        settings=run.info.settings,
+        cards=list(_cards(run, shown, frames, low, high)),
+        histogram=_histogram(run),
+        flagged_paths=[run.paths[int(i)] for i in run.ranking if run.flagged[i]],
+        low=low,
+        high=high,
+        scale=_colour_scale_css(),
+    )
+    # Names that are not valid UTF-8 are shown with a question mark.
+    storage.write_bytes(run.folder / runs.REPORT_FILE, page.encode("utf-8", "replace"))
+
+
+def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
+    """The map values at which colour begins and is strongest, one pair for the whole set.
+
+    It begins at the median of the maps, so that ordinary places stay clear, and is strongest where
+    1 pixel in 1,000 lies above, but never below the threshold.
+    """
+    pixels = np.concatenate([frame[::4, ::4].ravel() for frame in frames])
+    low = float(np.median(pixels))
+    return low, max(float(np.quantile(pixels, 0.999)), run.threshold.value, low + 1e-6)
+
+
+def heat_png(frame: Floats, low: float, high: float) -> bytes:
+    """A map [h, w] as a PNG that is clear below `low` and most opaque from `high` on."""
+    height, width = frame.shape
+    factor = HEAT_SIDE / max(height, width)
+    small = maps.to_image(frame, max(1, round(width * factor)), max(1, round(height * factor)))
+    share = np.clip((small - low) / (high - low), 0, 1)
+    image = Image.fromarray(np.rint(share * (_LEVELS - 1)).astype(np.uint8), "P")
+    levels = np.linspace(0, 1, _LEVELS)
+    image.putpalette(_colours(levels).astype(np.uint8).tobytes())
+    opacity = np.rint(_MOST_OPAQUE * np.sqrt(levels)).astype(np.uint8).tobytes()
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=opacity, optimize=True)
+    return buffer.getvalue()
+
+
+def _cards(
+    run: Run, shown: Sequence[int], frames: Sequence[Floats], low: float, high: float
+) -> Iterator[dict[str, Any]]:
+    """What the page says of each image."""
+    for place, (i, frame) in enumerate(zip(shown, frames, strict=True), start=1):
+        image = run.images[i]
+        path = runs.thumbnail_path(run.folder, image.id)
+        try:
+            thumbnail = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
+        yield {
+            "rank": place,
+            "path": image.path,
+            "name": image.path.replace("\\", "/").rsplit("/", 1)[-1],
+            "score": run.scores[i],
+            "flagged": bool(run.flagged[i]),
+            "width": image.width,
+            "height": image.height,
+            "thumbnail": _data_url("jpeg", thumbnail),
+            "heat": _data_url("png", heat_png(frame, low, high)),
+            "regions": run.regions(image.path),
+        }
+
+
+def _histogram(run: Run) -> dict[str, Any]:
+    """Counts of image scores in equal bins, and where the threshold lies; x and y in percent."""
+    values = np.append(run.scores, run.threshold.value)
+    low, high = float(values.min()), float(values.max())
+    span = max(high - low, 1e-9)
+    counts, edges = np.histogram(run.scores, bins=_BARS, range=(low, low + span))
+    width = 100 / _BARS
+    bars = [
+        {
+            "x": n * width,
+            "height": 100 * count / counts.max(),
+            "count": int(count),
+            "from": edges[n],
+            "above": edges[n] >= run.threshold.value,
+        }
+        for n, count in enumerate(counts)
+        if count
+    ]
+    at = 100 * (run.threshold.value - low) / span
+    return {"bars": bars, "bar_width": width, "threshold": at, "low": low, "high": high}
+
+
+def _colours(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colours [n, 3], 0 to 255, for shares [n] of the scale from 0 to 1."""
+    at = np.linspace(0, 1, len(_COLOURS))
+    return np.stack([np.interp(share, at, _COLOURS[:, c]) for c in range(3)], axis=1)
+
+
+def _colour_scale_css() -> str:
+    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in _COLOURS.tolist())
+    return f"linear-gradient(to right, {stops})"
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,5 @@
+"""`python -m patchcluster` is the `patchcluster` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,334 @@
+"""The command line: parse, call the library, print, set the exit code.
+
+Results go to standard output, everything else to standard error. torch is imported by the commands
+that need it, so that help appears at once.
+"""
+
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import PatchclusterError
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+app = typer.Typer(
+    help="Find the anomalous images in a folder nobody has labelled, and where the anomaly is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+LISTED = 10  # images in the closing table
+_SKIPPED_LISTED = 20
+_STEPS = {
+    "survey": "reading headers",
+    "features": "features",
+    "bank": "choosing the bank",
+    "compare": "comparing",
+    "maps": "maps",
+    "report": "report",
+    "draw": "drawing",
+    "evaluate": "evaluating",
+}
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a scan wrote.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="default, fast, best, or paper (WideResNet50, brings no weights)."),
+]
+MethodName = Annotated[str | None, typer.Option(help="patchcluster-plus or patchcluster.")]
+Backbone = Annotated[str | None, typer.Option(help="Any timm network, by its name.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The backbone's weights, .safetensors or .pth.")
+]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="PIXELS", help="Network input, a multiple of 32; 256,448: both, fused."),
+]
+K = Annotated[int | None, typer.Option("--k", help="Neighbours of a patch.")]
+Ratio = Annotated[float | None, typer.Option(help="Share of the patches in the bank, 0 to 1.")]
+LocalWeight = Annotated[
+    float | None, typer.Option(help="How much rare but ordinary places are lowered.")
+]
+ImageScoreName = Annotated[
+    str | None, typer.Option(metavar="RULE", help="top1%, max or reweighted (equation 3).")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+MaxMemory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Refuse to start if more is needed: 8GB.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of what is random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"patchcluster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[  # noqa: ARG001 (its callback prints)
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    return
+
+
+@app.command(epilog="Example: patchcluster scan photos/ -o photos-run")
+def scan(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Folders, files, globs, fsspec URLs.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="RUN", help="Run folder; else INPUT's name + -run."),
+    ] = None,
+    preset: Preset = None,
+    method: MethodName = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    size: Size = None,
+    k: K = None,
+    ratio: Ratio = None,
+    local_weight: LocalWeight = None,
+    image_score: ImageScoreName = None,
+    device: Device = None,
+    max_memory: MaxMemory = None,
+    seed: Seed = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the scan in RUN.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score a set of images blindly and write a run.
+
+    The same command after a kill goes on where it stopped.
+    """
+    with _errors(debug), _progress(quiet) as progress:
+        from .scanning import scan as run_scan
+
+        run = run_scan(
+            inputs,
+            output or default_output(inputs[0]),
+            overwrite=overwrite,
+            max_memory=max_memory,
+            progress=progress,
+            preset=preset,
+            method=method,
+            backbone=backbone,
+            weights=weights,
+            size=None if size is None else _parse_sizes(size),
+            k=k,
+            ratio=ratio,
+            local_weight=local_weight,
+            image_score=image_score,
+            device=device,
+            seed=seed,
+        )
+    _print_run(run, as_json)
+
+
+@app.command(epilog="Example: patchcluster demo -o demo")
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to put images and run.")
+    ] = Path("demo"),
+    preset: Preset = None,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw 60 machined parts, 12 of them with a known defect, and scan them."""
+    with _errors(debug), _progress(quiet) as progress:
+        from .demo import write_parts
+        from .evaluation import evaluate as run_evaluate
+        from .scanning import scan as run_scan
+
+        parts = output / "parts"
+        write_parts(parts, seed=seed, progress=lambda done, total: progress("draw", done, total))
+        run = run_scan(
+            parts / "test", output / "run", overwrite=True, progress=progress, preset=preset
+        )
+        result = run_evaluate(run, parts)
+    _print_run(run, as_json=False)
+    print("Against the defects that were drawn:", _describe(dataclasses.asdict(result)))
+
+
+@app.command(epilog="Example: patchcluster evaluate photos-run --truth dataset/ --json")
+def evaluate(
+    run_folder: RunFolder,
+    truth: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Data set in MVTec AD's layout, or its ground_truth."),
+    ],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a run against masks: image and pixel AUROC, average precision, F1max, PRO."""
+    with _errors(debug), _progress(quiet) as progress:
+        from .evaluation import evaluate as run_evaluate
+        from .runs import load_run
+
+        result = run_evaluate(
+            load_run(run_folder), truth, lambda done, total: progress("evaluate", done, total)
+        )
+    figures = dataclasses.asdict(result)
+    print(json.dumps(figures) if as_json else _describe(figures))
+
+
+@app.command(epilog="Example: patchcluster report photos-run")
+def report(run_folder: RunFolder, debug: Debug = False) -> None:
+    """Write RUN/report.html again."""
+    with _errors(debug):
+        from .report import write_report
+        from .runs import load_run
+
+        run = load_run(run_folder)
+        write_report(run)
+    print(run.folder / "report.html")
+
+
+def main() -> None:
+    """Entry point of the `patchcluster` command."""
+    warnings.filterwarnings("ignore", module="PIL")  # broken EXIF and the like: not the user's work
+    app()
+
+
+def default_output(first_input: str) -> Path:
+    """Name a run after its first input, in the current folder."""
+    name = Path(first_input).resolve().name if "://" not in first_input else ""
+    plain = name and not any(c in name for c in "*?[")
+    return Path(f"{name}-run" if plain else "patchcluster-run")
+
+
+def _parse_sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a size: write 448, or 256,448") from None
+
+
+@contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    """One line for what a user can mend, exit code 1; 130 for an interruption."""
+    try:
+        yield
+    except PatchclusterError as error:
+        if debug:
+            raise
+        print(f"patchcluster: {_printable(str(error))}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("patchcluster: interrupted; the same command resumes", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"patchcluster: unexpected {type(error).__name__}: {_printable(str(error))}. This is a "
+            "bug: please report it with what --debug prints",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars with an ETA on standard error; without a terminal, a line a step."""
+    if quiet:
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_progress
+        return
+    columns: list[Any] = [
+        "{task.description:17}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(_STEPS[step], total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield show
+
+
+def _plain_progress(step: str, done: int, total: int) -> None:
+    if done == total:
+        print(f"{_STEPS[step]}: {done} done", file=sys.stderr, flush=True)
+
+
+def _print_run(run: "Run", as_json: bool) -> None:
+    top = [int(i) for i in run.ranking[:LISTED]]
+    if as_json:
+        rows = [
+            {"path": run.paths[i], "score": run.scores[i], "flagged": bool(run.flagged[i])}
+            for i in top
+        ]
+        totals = {
+            "run": str(run.folder),
+            "report": str(run.folder / "report.html"),
+            "images": len(run),
+            "flagged": int(run.flagged.sum()),
+            "threshold": dataclasses.asdict(run.threshold),
+            "skipped": [dataclasses.asdict(skip) for skip in run.skipped],
+            "top": rows,
+            "seconds": run.info.seconds,
+            "memory": run.info.memory,
+        }
+        print(json.dumps(totals))
+        return
+    print("rank     score  flagged  image")
+    for place, i in enumerate(top, start=1):
+        flag = "yes" if run.flagged[i] else "no"
+        print(f"{place:4}  {run.scores[i]:8.4f}  {flag:7}  {_printable(run.paths[i])}")
+    for skip in run.skipped[:_SKIPPED_LISTED]:
+        print(f"skipped  {_printable(skip.path)}: {skip.reason}")
+    if len(run.skipped) > _SKIPPED_LISTED:
+        print(f"skipped  {len(run.skipped) - _SKIPPED_LISTED} more: see run.json")
+    print(
+        f"{len(run)} images scored, {run.flagged.sum()} flagged, {len(run.skipped)} skipped; "
+        f"report: {run.folder / 'report.html'}"
+    )
+
+
+def _describe(figures: dict[str, float | None]) -> str:
+    """Fractions by name -> one line in percent."""
+    parts = []
+    for name, value in figures.items():
+        level, _, metric = name.partition("_") if "_" in name else ("", "", name)
+        label = f"{level} {metric.upper()}".strip().replace("F1MAX", "F1max")
+        parts.append(f"{label} {'-' if value is None else f'{100 * value:.1f}'}")
+    return ", ".join(parts)
+
+
+def _printable(text: str) -> str:
+    """File names can hold control characters and bytes that are not UTF-8: show them escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,62 @@
+"""A run against masks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import maps
+from .datasets import Truth, find_truth, read_mask
+from .metrics import PixelMetrics, image_metrics
+from .runs import Run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Fractions between 0 and 1; None where the truth does not allow a metric."""
+
+    image_auroc: float | None
+    image_ap: float | None
+    image_f1max: float | None
+    pixel_auroc: float | None
+    pixel_ap: float | None
+    pro: float | None
+
+
+def evaluate(
+    run: Run, truth: str | Path, progress: Callable[[int, int], None] | None = None
+) -> Evaluation:
+    """Measure a run against masks in MVTec AD's layout, at the masks' own resolution.
+
+    truth: the data set's folder or its `ground_truth`. Raises InputError if an image has no truth.
+    """
+    truths = find_truth(run.paths, truth)
+    low, high = _bounds(run)
+    pixels = PixelMetrics(low, high)
+    for i, (path, known) in enumerate(zip(run.paths, truths, strict=True)):
+        _add(pixels, run, path, known)
+        if progress is not None:
+            progress(i + 1, len(truths))
+    anomalous = np.array([known.anomalous for known in truths])
+    return Evaluation(
+        *image_metrics(run.scores, anomalous),
+        pixels.auroc(),
+        pixels.average_precision(),
+        pixels.pro(),
+    )
+
+
+def _bounds(run: Run) -> tuple[float, float]:
+    """Bounds of all maps: neither bilinear interpolation nor smoothing exceeds a grid's."""
+    grids = [run.grid(path) for path in run.paths]
+    return min(float(g.min()) for g in grids), max(float(g.max()) for g in grids)
+
+
+def _add(pixels: PixelMetrics, run: Run, path: str, known: Truth) -> None:
+    if known.mask is None:
+        pixels.add(run.map(path), None)
+        return
+    mask = read_mask(known.mask)
+    height, width = mask.shape
+    pixels.add(maps.to_image(run.frame_map(path), width, height), mask)
