@@ -28,6 +28,8 @@ Depth = Literal["byte", "integer", "float"]
 STRIDE = 32  # sides of the network's input are multiples of this
 THUMBNAIL_SIDE = 320
 _INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
+_ORIENTATION = 0x0112  # EXIF tag
+_TIFF_BITS = 258  # TIFF tag: bits of each channel
 _WHITE = (255, 255, 255, 255)
 
 
@@ -74,7 +76,7 @@ def survey(path: str) -> Header:
         image = Image.open(source)
         depth = _depth(image, source)
         width, height = image.size
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # orientations that swap the sides
+        if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # orientations that swap the sides
             width, height = height, width
         if depth == "byte":
             return Header(width, height, depth)
@@ -172,29 +174,31 @@ def deep_range(headers: Iterable[Header]) -> dict[str, list[float]]:
 def _depth(image: Image.Image, source: IO[bytes]) -> Depth:
     if image.mode == "F":
         return "float"
-    if image.mode.startswith("I") or _is_deep_colour_png(image, source):
+    if image.mode.startswith("I") or _is_deep_colour(image, source):
         return "integer"
     return "byte"
 
 
-def _is_deep_colour_png(image: Image.Image, source: IO[bytes]) -> bool:
-    """Whether this is a 16-bit colour or grey-alpha PNG, which Pillow would cut to 8 bits."""
+def _is_deep_colour(image: Image.Image, source: IO[bytes]) -> bool:
+    """Whether an image has 16 bits in several channels, which Pillow would cut to 8."""
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(_TIFF_BITS, (8,))  # type: ignore[attr-defined]
+        return len(bits) > 1 and max(bits) == 16
     if image.format != "PNG":
         return False
     position = source.tell()
     source.seek(24)  # behind the signature, the chunk's length and name, width and height
-    bits, colour_type = source.read(2)
+    depth, colour_type = source.read(2)
     source.seek(position)
-    return bits == 16 and colour_type != 0
+    return depth == 16 and colour_type != 0
 
 
 def _deep_values(data: bytes) -> NDArray[np.float32]:
     """Decode a deep image, as shown, to float32 [height, width] or [height, width, 3]."""
     image = Image.open(io.BytesIO(data))
-    if _is_deep_colour_png(image, io.BytesIO(data)):
-        values = _deep_colour_png(data)
-        orientation = image.getexif().get(0x0112, 1)
-        values = _orient(values, orientation)
+    if _is_deep_colour(image, io.BytesIO(data)):
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        values = _orient(_deep_colour(data), orientation)
     else:
         values = np.asarray(ImageOps.exif_transpose(image)).astype(np.float32)
     if not np.isfinite(values).all():
@@ -202,17 +206,18 @@ def _deep_values(data: bytes) -> NDArray[np.float32]:
     return values
 
 
-def _deep_colour_png(data: bytes) -> NDArray[np.float32]:
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+def _deep_colour(data: bytes) -> NDArray[np.float32]:
+    """Decode 16-bit colour to float32 [height, width, 3], or grey with alpha to [height, width]."""
+    import cv2
 
-    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    decoded = decode_png(buffer, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    values: NDArray[np.float32] = decoded.astype(np.float32)
-    if values.shape[2] in (2, 4):  # on white, as 8-bit images
-        alpha = values[..., -1:] / np.float32(65535)
-        values = values[..., :-1] * alpha + np.float32(65535) * (1 - alpha)
-    return values[..., 0] if values.shape[2] == 1 else values
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16 or decoded.ndim != 3:
+        raise UnreadableImage("damaged image: its 16-bit colours cannot be decoded")
+    values = decoded.astype(np.float32)
+    if values.shape[2] == 4:  # on white, as 8-bit images
+        alpha = values[..., 3:] / np.float32(65535)
+        values = values[..., :3] * alpha + np.float32(65535) * (1 - alpha)
+    return values[..., ::-1]  # OpenCV's order is blue, green, red
 
 
 def _orient(values: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:

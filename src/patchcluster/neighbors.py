@@ -87,57 +87,71 @@ def _exact_distances(queries: Tensor, bank: Tensor, indices: Tensor) -> Tensor:
 
 
 class BlockBank:
-    """A bank in blocks (one an image) that is asked for the nearest row of each block.
+    """A bank in blocks (one an image) that is asked for the nearest row of the nearest blocks.
 
-    rows [m, c] float32, in contiguous blocks given by offsets [n + 1]. The rows should be centred
-    (mean about 0), as the subtraction of squared norms loses digits otherwise.
+    A first pass over a sample of the rows picks candidate blocks for each query; the candidates are
+    then searched row by row. With neighbouring patches as alike as those of images are, this comes
+    close to searching every row of every block at little more than the cost of the sample.
+
+    rows [m, c] float32, in contiguous blocks given by offsets [n + 1]; sample int64 [s], ascending,
+    with a row of every block. The rows should be centred (mean about 0), as the subtraction of
+    squared norms loses digits otherwise.
     """
 
-    def __init__(self, rows: Tensor, offsets: Sequence[int]) -> None:
+    def __init__(self, rows: Tensor, offsets: Sequence[int], sample: Tensor) -> None:
         self.rows = rows
         self.offsets = list(offsets)
         self.norms = rows.square().sum(1)
+        self.complete = len(sample) == len(rows)
+        self.sample_rows = rows if self.complete else rows[sample]
+        self.sample_norms = self.norms if self.complete else self.norms[sample]
+        bounds = torch.tensor(self.offsets, device=sample.device)
+        self.sample_offsets: list[int] = torch.searchsorted(sample, bounds).tolist()
 
     def nearest_blocks(
-        self, queries: Tensor, k: int, own: Tensor | None = None
+        self, queries: Tensor, k: int, candidates: int, own: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Find, for each query, the k blocks whose nearest row is nearest, and that row.
 
-        queries [q, c], own int64 [q]: a block to leave out for each query -> distances [q, k]
-        ascending, rows int64 [q, k], of k different blocks.
+        queries [q, c]; candidates: blocks that are searched row by row (at least k); own int64 [q]:
+        a block to leave out for each query -> distances [q, k] ascending, rows int64 [q, k], of k
+        different blocks.
 
         Raises SettingError if fewer than k blocks are left.
         """
         left = len(self.offsets) - 1 - int(own is not None)
         if not 1 <= k <= left:
             raise SettingError(f"k={k} images to compare with, but there are {left} others")
-        parts = []
+        count = k if self.complete else min(max(k, candidates), left)
+        chosen = []
         for i in range(0, len(queries), QUERY_TILE):
-            tile = queries[i : i + QUERY_TILE]
-            minima = self._block_minima(tile)
+            minima = self._sample_minima(queries[i : i + QUERY_TILE])
             if own is not None:
-                minima.scatter_(0, own[None, i : i + QUERY_TILE].to(tile.device), torch.inf)
-            chosen = minima.topk(k, dim=0, largest=False).indices.T
-            parts.append(self._refine(tile, chosen, k))
-        return torch.cat([d for d, _ in parts]), torch.cat([r for _, r in parts])
+                minima.scatter_(0, own[None, i : i + QUERY_TILE], torch.inf)
+            chosen.append(minima.topk(count, dim=0, largest=False).indices.T)
+        return self._search(queries, torch.cat(chosen), k)
 
-    def _block_minima(self, queries: Tensor) -> Tensor:
-        """Smallest |b|^2 - 2 q.b of each block [blocks, q]: a tile a block, reduced in cache."""
+    def _sample_minima(self, queries: Tensor) -> Tensor:
+        """Smallest |b|^2 - 2 q.b of each block's sample [blocks, q], reduced while in cache."""
         minima = queries.new_empty(len(self.offsets) - 1, len(queries))
         across = queries.T.contiguous()
-        for block, (start, stop) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
-            norms = self.norms[start:stop, None]
-            tile = torch.addmm(norms, self.rows[start:stop], across, alpha=-2)
+        bounds = zip(self.sample_offsets, self.sample_offsets[1:], strict=False)
+        for block, (start, stop) in enumerate(bounds):
+            norms = self.sample_norms[start:stop, None]
+            tile = torch.addmm(norms, self.sample_rows[start:stop], across, alpha=-2)
             minima[block] = tile.amin(0)
         return minima
 
-    def _refine(self, queries: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Nearest row in each of the chosen blocks [q, k] of each query, nearest first."""
+    def _search(self, queries: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest of the nearest rows of the chosen blocks int64 [q, j] of each query."""
         count, width = chosen.shape
         flat = chosen.reshape(-1)
-        order = flat.argsort(stable=True)
+        order = flat.argsort(
+            stable=True
+        )  # so that each block is searched once, for all its queries
         sizes = torch.bincount(flat, minlength=len(self.offsets) - 1).tolist()
         rows = torch.empty(count * width, dtype=torch.int64, device=queries.device)
+        partial = queries.new_empty(count * width)
         done = 0
         for block, size in enumerate(sizes):
             if size == 0:
@@ -145,9 +159,11 @@ class BlockBank:
             places = order[done : done + size]
             start, stop = self.offsets[block], self.offsets[block + 1]
             asked = queries[places // width]
-            partial = torch.addmm(self.norms[start:stop], asked, self.rows[start:stop].T, alpha=-2)
-            rows[places] = partial.argmin(1) + start
+            tile = torch.addmm(self.norms[start:stop], asked, self.rows[start:stop].T, alpha=-2)
+            partial[places], nearest_rows = tile.min(1)
+            rows[places] = nearest_rows + start
             done += size
-        rows = rows.view(count, width)
-        distances, best = _exact_distances(queries, self.rows, rows).topk(k, 1, largest=False)
-        return distances, rows.gather(1, best)
+        best = partial.view(count, width).topk(k, 1, largest=False).indices
+        rows = rows.view(count, width).gather(1, best)
+        distances, ascending = _exact_distances(queries, self.rows, rows).sort(1)
+        return distances, rows.gather(1, ascending)

@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import io
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,11 +290,10 @@ class Run:
     which scores are flagged and why, `info` is the rest of run.json.
     """
 
-    def __init__(self, folder: Path, keep: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         if not (folder / RUN_FILE).is_file():
             raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
         self.folder = folder
-        self._keep = keep  # a temporary folder lives as long as its run
         value = storage.read_json(folder / RUN_FILE)
         try:
             if value["format"] > FORMAT:

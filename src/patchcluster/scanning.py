@@ -18,6 +18,7 @@ import os
 import platform
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ from .comparing import Compared, Comparer, ImageSet
 from .errors import InputError, RunError, SettingError
 from .extraction import Candidate, Extracted, Extractor, make_batches, survey_files
 from .images import deep_range
-from .inputs import find_images
+from .inputs import find_images, stamp
 from .maps import Floats
 from .report import write_report
 from .runs import ImageRecord, Run, RunInfo, Skipped
@@ -70,14 +71,24 @@ def scan(
         settings=dataclasses.asdict(resolve(**settings)),
         version=__version__,
     )
-    keep = tempfile.TemporaryDirectory(prefix="patchcluster-") if output is None else None
-    folder = Path(os.fspath(output) if keep is None else keep.name)  # type: ignore[arg-type]
-    runs.check_output(folder, overwrite)
-    with storage.lock(folder):
-        if overwrite:
-            runs.clear(folder)
-        Scan(folder, info, limit, progress or (lambda *_: None)).run()
-    return Run(folder, keep)
+    step = progress or (lambda *_: None)
+    if output is not None:
+        folder = Path(output)
+        runs.check_output(folder, overwrite)
+        with storage.lock(folder):
+            if overwrite:
+                runs.clear(folder)
+            Scan(folder, info, limit, step).run()
+        return Run(folder)
+    folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
+    try:
+        Scan(folder, info, limit, step).run()
+        run = Run(folder)
+    except BaseException:
+        storage.remove(folder)
+        raise
+    weakref.finalize(run, storage.remove, folder)  # the folder lives as long as its run
+    return run
 
 
 class Scan:
@@ -276,7 +287,8 @@ class Scan:
 
     def _check_unchanged(self, files: Sequence[str]) -> None:
         run = Run(self.folder)
-        if sorted(files) != sorted([*run.paths, *(skip.path for skip in run.skipped)]):
+        listed = sorted(files) == sorted([*run.paths, *(skip.path for skip in run.skipped)])
+        if not listed or any(stamp(image.path)[0] != image.bytes for image in run.images):
             raise RunError(
                 f"the images have changed since {str(self.folder)!r} was written: add --overwrite "
                 "to scan again, or choose another -o"

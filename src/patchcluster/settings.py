@@ -2,11 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from .errors import SettingError
 from .maps import ImageScore
-from .methods import METHODS
+from .methods import METHODS, Method
 from .patches import Layout
 
 # Settings that make a method what its authors (or we) measured; they override the defaults below.
@@ -98,7 +98,12 @@ def _check(settings: Settings) -> None:
         raise SettingError(
             f"local_weight is a setting of patchcluster-plus, not of {settings.method}"
         )
-    if settings.image_score == "reweighted" and len(settings.size) > 1:
+    if settings.image_score not in get_args(ImageScore):
+        raise SettingError(f"image score {settings.image_score!r}: choose top1%, max or reweighted")
+    if settings.image_score == "reweighted" and (
+        len(settings.size) > 1 or METHODS[settings.method].reweight is Method.reweight
+    ):
         raise SettingError(
-            "the reweighted image score needs one size: choose one, or another score"
+            "the reweighted image score needs one size and method patchcluster: choose them, or "
+            "another image score"
         )

@@ -21,17 +21,19 @@ class PatchClusterPlus(Method):
     1. Stages are compared apart. Stage s is centred on the set's mean and divided by the set's root
        mean squared norm; the scores of the stages are averaged.
     2. An image is never compared with itself.
-    3. Distance to an image is the distance to its nearest patch in the bank; a patch's base score
-       d_s is the k-th smallest over the other images (k = 2), divided by the mean over the bank.
-       One other image with the same defect therefore does not hide it.
-    4. The bank is a random share of each image's patches, seeded by the image's key.
+    3. Distance to an image is the distance to its nearest patch; a patch's base score d_s is the
+       k-th smallest over the other images (k = 2), divided by the mean over the bank. One other
+       image with the same defect therefore does not hide it.
+    4. Only the nearest images are searched in full: those to which a random share of each image's
+       patches (seeded by the image's key) is nearest.
     5. Places that are rare but ordinary are lowered: from the base score a patch's `local_weight`
        times the mean base score of its 3 nearest patches (last stage, of 3 other images) is taken.
 
         score = d - local_weight * mean(d of the 3 nearest bank patches),  d = mean over s of d_s
 
-    Parameters: `stages`, the channels of each stage in the last axis of the patches; None: one
-    stage. `ratio`, share of each image's patches in the bank. `seed` of the random share.
+    Parameters: `ratio`, the random share of each image's patches; `candidates`, how many other
+    images are searched in full; `stages`, the channels of each stage in the last axis of the
+    patches (None: one stage); `seed` of the random share.
     """
 
     name = "patchcluster-plus"
@@ -41,12 +43,14 @@ class PatchClusterPlus(Method):
         self,
         k: int = 2,
         ratio: float = 0.3,
-        local_weight: float = 0.4,
+        candidates: int = 8,
+        local_weight: float = 0.3,
         stages: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         self.k = k
         self.ratio = ratio
+        self.candidates = candidates
         self.local_weight = local_weight
         self.stages = stages
         self.seed = seed
@@ -62,18 +66,27 @@ class PatchClusterPlus(Method):
         flat = [flatten(grid) for grid in grids]
         self._fit_normalisation(flat)
         keys = [_digest(rows) for rows in flat] if keys is None else keys
-        kept = [self._sample(len(rows), key) for rows, key in zip(flat, keys, strict=True)]
-        sizes = torch.tensor([len(indices) for indices in kept])
-        self.bank_image_ = torch.arange(len(grids)).repeat_interleave(sizes)
-        self.bank_patch_ = torch.cat(kept)
-        rows = [rows[i.to(rows.device)] for rows, i in zip(flat, kept, strict=True)]
+        counts = [len(rows) for rows in flat]
+        starts = np.cumsum([0, *counts])
+        sample = [s + self._sample(c, k) for s, c, k in zip(starts, counts, keys, strict=False)]
         self.image_count_ = len(grids)
-        self._set_bank(torch.cat([self._normalise(to_float(r)) for r in rows]))
+        self.bank_ = torch.cat(flat)
+        self.bank_image_ = torch.arange(len(grids)).repeat_interleave(torch.tensor(counts))
+        self.bank_patch_ = torch.cat([torch.arange(count) for count in counts])
+        self.sample_ = torch.cat(sample).to(self.bank_.device)
         self.bank_scores_: Tensor | None = None
+        self._index_bank()
         return self
 
     def compare(self, rows: Tensor, own: Tensor | None = None) -> Comparison:
-        return self._compare_rows(self._normalise(to_float(rows)), own)
+        others = self.image_count_ - int(own is not None)
+        k, kept = min(self.k, others), min(NEIGHBOURS_KEPT, others)
+        base = []
+        for bank, stage in zip(self._banks, self._normalise(to_float(rows)), strict=True):
+            wanted = max(k, kept) if bank is self._banks[-1] else k
+            distances, neighbours = bank.nearest_blocks(stage, wanted, self.candidates, own)
+            base.append(distances[:, k - 1])
+        return Comparison(torch.stack(base, 1), neighbours[:, :kept], distances[:, :kept])
 
     def calibrate(self, bank: Comparison) -> None:
         self.stage_means_ = bank.distances.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
@@ -81,7 +94,7 @@ class PatchClusterPlus(Method):
 
     def grade(self, comparison: Comparison) -> Tensor:
         if self.bank_scores_ is None:  # fitted, but not on the way of fit_score
-            self.calibrate(self._compare_rows(self.bank_, self.bank_image_))
+            self.calibrate(self.compare(self.bank_, self.bank_image_))
         assert self.bank_scores_ is not None
         around = self.bank_scores_[comparison.neighbours].mean(1)
         return self._base(comparison) - self.local_weight * around
@@ -91,6 +104,7 @@ class PatchClusterPlus(Method):
             "bank": self.bank_,
             "bank_image": self.bank_image_,
             "bank_patch": self.bank_patch_,
+            "sample": self.sample_,
             "image_count": torch.tensor(self.image_count_),
             "mean": self.mean_,
             "scales": self.scales_,
@@ -103,7 +117,8 @@ class PatchClusterPlus(Method):
         self.bank_image_, self.bank_patch_ = state["bank_image"], state["bank_patch"]
         self.image_count_ = int(state["image_count"])
         self.mean_, self.scales_ = state["mean"], state["scales"]
-        self._set_bank(state["bank"])
+        self.bank_, self.sample_ = state["bank"], state["sample"]
+        self._index_bank()
         self.bank_scores_ = state.get("bank_scores")
         if self.bank_scores_ is not None:
             self.stage_means_ = state["stage_means"]
@@ -132,37 +147,24 @@ class PatchClusterPlus(Method):
         norms = [(part.sum() / count).sqrt() for part in torch.split(squares, self._splits())]
         self.scales_ = torch.stack([1 / n if n > 0 else torch.ones_like(n) for n in norms]).float()
 
-    def _normalise(self, rows: Tensor) -> Tensor:
-        """Rows [p, c] -> float32, each stage centred and scaled."""
+    def _normalise(self, rows: Tensor) -> list[Tensor]:
+        """Rows [p, c] -> float32 [p, c_s] for each stage, centred and scaled."""
         stages = torch.split((rows - self.mean_).float(), self._splits(), dim=1)
-        return torch.cat([s * scale for s, scale in zip(stages, self.scales_, strict=True)], 1)
+        return [(s * scale).contiguous() for s, scale in zip(stages, self.scales_, strict=True)]
 
     def _sample(self, count: int, key: int) -> Tensor:
-        """Patches of an image that go into the bank, ascending; the same for the same image."""
+        """Patches of an image for the first pass, ascending; the same for the same image."""
         rng = np.random.default_rng([self.seed, key])
         size = max(1, round(count * self.ratio))
         return torch.from_numpy(np.sort(rng.permutation(count)[:size]))
 
-    def _set_bank(self, rows: Tensor) -> None:
-        self.bank_ = rows
+    def _index_bank(self) -> None:
         sizes = torch.bincount(self.bank_image_, minlength=self.image_count_)
         offsets = [0, *sizes.cumsum(0).tolist()]
-        parts = torch.split(rows, self._splits(), dim=1)
-        self._banks = [BlockBank(part.contiguous(), offsets) for part in parts]
-
-    def _compare_rows(self, rows: Tensor, own: Tensor | None) -> Comparison:
-        """`compare` for normalised rows."""
-        others = self.image_count_ - int(own is not None)
-        k = min(self.k, others)  # two images: one other
-        base = []
-        parts = torch.split(rows, self._splits(), dim=1)
-        for stage, (bank, part) in enumerate(zip(self._banks, parts, strict=True)):
-            last = stage == len(self._banks) - 1
-            wanted = max(k, min(NEIGHBOURS_KEPT, others)) if last else k
-            distances, neighbours = bank.nearest_blocks(part.contiguous(), wanted, own)
-            base.append(distances[:, k - 1])
-        kept = min(NEIGHBOURS_KEPT, others)
-        return Comparison(torch.stack(base, 1), neighbours[:, :kept], distances[:, :kept])
+        self._banks = [
+            BlockBank(stage, offsets, self.sample_)
+            for stage in self._normalise(to_float(self.bank_))
+        ]
 
     def _base(self, comparison: Comparison) -> Tensor:
         return (comparison.distances / self.stage_means_).mean(1)

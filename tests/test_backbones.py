@@ -1,0 +1,191 @@
+import pickle
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from patchcluster.backbones import (
+    EMBEDDED,
+    _choose_stages,
+    embedded_weights,
+    load_backbone,
+    random_backbone,
+)
+from patchcluster.errors import WeightsError
+
+# Logits of the original implementation (EfficientNet-PyTorch's lite variant, package
+# efficientnet_lite_pytorch 0.1.0) with the packages' weights on `waves(size)`: the five highest
+# classes, the first six logits and the sum of all, recorded with torch 2.14.1 on the CPU, where
+# timm's equalled them to the last bit.
+ORIGINAL = {
+    "tf_efficientnet_lite0": (
+        224,
+        [906, 885, 854, 418, 811],
+        [0.41642576456069946, 2.317425489425659, -0.7860717177391052,
+         -1.6758917570114136, -2.583885431289673, 0.045940566807985306],
+        -79.02767944335938,
+    ),
+    "tf_efficientnet_lite2": (
+        260,
+        [906, 699, 714, 723, 641],
+        [0.28844571113586426, 0.8424919843673706, -0.7630842924118042,
+         -0.8872488141059875, -1.452493667602539, -0.20749874413013458],
+        -87.36070251464844,
+    ),
+}  # fmt: skip
+
+
+def waves(size: int) -> np.ndarray:
+    """A test picture uint8 [size, size, 3] that anyone can compute."""
+    y, x = np.mgrid[:size, :size].astype(np.float64)
+    channels = [
+        127.5 + 127.5 * np.sin(x / 17 + y / 29),
+        127.5 + 127.5 * np.cos(x / 11 - y / 23),
+        (x + y) / (2 * size - 2) * 255,
+    ]
+    return np.rint(np.stack(channels, -1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_weights_give_the_original_logits(name):
+    size, top, first, total = ORIGINAL[name]
+    model = timm.create_model(name)
+    model.load_state_dict(embedded_weights(name))
+    pixels = (torch.from_numpy(waves(size)).float() - 127.5) / 127.5
+    with torch.inference_mode():
+        logits = model.eval()(pixels.permute(2, 0, 1)[None])[0]
+    assert logits.topk(5).indices.tolist() == top
+    torch.testing.assert_close(logits[:6], torch.tensor(first), rtol=1e-5, atol=1e-5)
+    assert float(logits.sum()) == pytest.approx(total, rel=1e-4)
+
+
+def test_stages_are_the_outputs_of_timms_blocks_and_the_input_rule_is_applied():
+    backbone = load_backbone()
+    assert (backbone.channels, backbone.strides) == ([40, 112], [8, 16])
+    image = waves(96)
+    stages = backbone.features([image])
+    x = ((torch.from_numpy(image).float() - 127.5) / 127.5).permute(2, 0, 1)[None]
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(embedded_weights("tf_efficientnet_lite0"))
+    model.eval()
+    with torch.inference_mode():
+        x = model.bn1(model.conv_stem(x))
+        for number, blocks in enumerate(model.blocks[:5]):
+            x = blocks(x)
+            if number in (2, 4):
+                torch.testing.assert_close(stages[number // 2 - 1], x, rtol=1e-4, atol=1e-4)
+
+
+def test_deep_pixels_give_the_features_of_equal_bytes():
+    backbone = load_backbone()
+    image = waves(64)
+    deep = backbone.features([image.astype(np.float32)])
+    for a, b in zip(backbone.features([image]), deep, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_features_of_an_image_do_not_depend_on_its_batch():
+    backbone = load_backbone()
+    images = [np.roll(waves(128), 7 * i, axis=1) for i in range(5)]
+    together = backbone.features(images)
+    alone = backbone.features(images[3:4])
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a[3], b[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "grids"),
+    [
+        ("resnet18", [(12, 16), (6, 8)]),
+        ("wide_resnet50_2", [(12, 16), (6, 8)]),
+        ("convnext_atto", [(12, 16), (6, 8)]),
+        ("vit_tiny_patch16_224", [(6, 8), (6, 8)]),
+        ("vit_small_patch14_dinov2", [(7, 9), (7, 9)]),
+        ("vit_small_patch16_dinov3", [(6, 8), (6, 8)]),
+    ],
+)
+def test_networks_of_every_family_give_two_grids(name, grids):
+    backbone = random_backbone(name)
+    stages = backbone.features([np.zeros((96, 128, 3), np.uint8)] * 2)
+    assert [tuple(s.shape[-2:]) for s in stages] == grids
+    assert [s.shape[1] for s in stages] == backbone.channels
+    assert all(s.dtype == torch.float32 for s in stages)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_weights_from_a_file(tmp_path, suffix):
+    state = random_backbone("resnet18", seed=7).model.state_dict()
+    state = {key: value.contiguous() for key, value in state.items()}
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save({"state_dict": state}, path)
+    else:
+        save_file(state, path)
+    loaded = load_backbone("resnet18", path)
+    assert loaded.weights_hash == random_backbone("resnet18", seed=7).weights_hash
+    assert loaded.weights_hash != random_backbone("resnet18", seed=8).weights_hash
+
+
+def test_weights_with_a_classifier_of_its_own(tmp_path):
+    model = timm.create_model("resnet18", num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "tuned.pth")
+    assert load_backbone("resnet18", tmp_path / "tuned.pth").channels == [128, 256]
+
+
+def test_weights_of_another_network_are_an_error(tmp_path):
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="do not fit tf_efficientnet_lite0"):
+        load_backbone("tf_efficientnet_lite0", tmp_path / "other.pth")
+
+
+class Trap:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code from a weights file ran')",))
+
+
+def test_code_in_a_weights_file_is_never_run(tmp_path):
+    (tmp_path / "trap.pth").write_bytes(pickle.dumps(Trap()))
+    torch.save({"state_dict": Trap()}, tmp_path / "zipped.pth")
+    for name in ("trap.pth", "zipped.pth"):
+        with pytest.raises(WeightsError, match="more than weights"):
+            load_backbone("resnet18", tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_damaged_weights_are_an_error(tmp_path, suffix, content):
+    (tmp_path / f"bad.{suffix}").write_bytes(content)
+    with pytest.raises(WeightsError, match="cannot read weights"):
+        load_backbone("resnet18", tmp_path / f"bad.{suffix}")
+
+
+def test_missing_weights_file_is_an_error(tmp_path):
+    with pytest.raises(WeightsError, match="no weights at"):
+        load_backbone("resnet18", tmp_path / "none.pth")
+
+
+def test_unknown_network_is_an_error_that_names_near_ones():
+    with pytest.raises(WeightsError, match="wide_resnet50_2"):
+        load_backbone("wide_resnet50_3")
+
+
+def test_no_network_and_no_file_says_which_file_to_bring_and_is_quick(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+
+    def hang(*_, **__):
+        time.sleep(30)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", hang)
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match=r"timm/wide_resnet50_2.tv_in1k.*--weights"):
+        load_backbone("wide_resnet50_2.tv_in1k")
+    assert time.monotonic() - start < 5
+
+
+def test_network_without_the_needed_strides_is_an_error():
+    assert _choose_stages("cnn", [2, 4, 8, 8, 16, 32]) == [3, 4]
+    with pytest.raises(WeightsError, match="strides 8 and 16"):
+        _choose_stages("odd", [4, 32])

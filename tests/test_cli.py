@@ -1,0 +1,170 @@
+"""The command as a user runs it: a process of its own, its output and its exit code."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import patchcluster
+from conftest import write_set
+from patchcluster import cli
+from patchcluster.demo import write_parts
+from patchcluster.methods import METHODS
+from patchcluster.settings import PRESETS
+
+
+def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "patchcluster", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_names_every_command_with_an_example():
+    top = run("--help").stdout
+    for name in ("scan", "demo", "evaluate", "report"):
+        assert name in top
+        assert f"Example: patchcluster {name}" in run(name, "--help").stdout
+
+
+def test_help_names_every_method_and_preset():
+    text = " ".join(run("scan", "--help").stdout.split())
+    for name in [*METHODS, *PRESETS]:
+        assert name in text
+
+
+def test_help_does_not_load_torch():
+    code = "import sys; from patchcluster import cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version():
+    assert run("--version").stdout == f"patchcluster {patchcluster.__version__}\n"
+
+
+def test_scan_prints_results_and_only_these_on_standard_output(tmp_path):
+    write_set(tmp_path / "photos")
+    (tmp_path / "photos" / "notes.txt").write_text("x")
+    result = run("scan", "photos", "--size", 128, cwd=tmp_path)
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
+    assert lines[1].split()[0] == "1"
+    assert lines[1].endswith("photos/part7.png")
+    assert "skipped  photos/notes.txt: not an image" in result.stdout
+    assert re.fullmatch(
+        r"8 images scored, \d flagged, 1 skipped; report: photos-run/report.html", lines[-1]
+    )
+    assert "features: 8 done" in result.stderr
+    assert (tmp_path / "photos-run" / "report.html").is_file()
+
+
+def test_scan_as_json_and_quiet(tmp_path):
+    write_set(tmp_path / "photos")
+    result = run("scan", tmp_path / "photos", "-o", tmp_path / "out", "--size", 128, "--json", "-q")
+    assert result.stderr == ""
+    value = json.loads(result.stdout)
+    assert value["images"] == 8
+    assert value["top"][0]["path"].endswith("part7.png")
+    assert value["run"] == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["scan", "nowhere"], 1, "'nowhere' does not exist"),
+        (["scan", ".", "--method", "nope"], 1, "choose from patchcluster-plus"),
+        (["scan", ".", "--backbone", "nope"], 1, "timm has no network"),
+        (["scan", ".", "--max-memory", "lots"], 1, "write 8GB"),
+        (["scan", ".", "--device", "warp"], 1, "choose cpu or auto"),
+        (["scan", ".", "--size", "big"], 2, "write 448"),
+        (["scan"], 2, "Missing argument"),
+        (["scan", ".", "--nope"], 2, "No such option"),
+        (["report", "nowhere"], 1, "not a run"),
+        (["evaluate", "nowhere", "--truth", "."], 1, "not a run"),
+    ],
+)
+def test_errors_are_one_line_with_the_right_exit_code(tmp_path, args, code, words):
+    write_set(tmp_path, 2)
+    result = run(*args, cwd=tmp_path)
+    assert result.returncode == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    if code == 1:
+        assert len(result.stderr.splitlines()) == 1 + result.stderr.count(" done\n")
+
+
+def test_interrupted_it_says_that_it_resumes_and_exits_with_130(tmp_path):
+    write_set(tmp_path / "photos", 30, size=400)
+    command = [sys.executable, "-m", "patchcluster", "scan", "photos", "--size", "640", "-q"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("photos-run/.work/features-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "patchcluster: interrupted; the same command resumes\n"
+
+
+def test_evaluate_and_report_on_drawn_parts(tmp_path):
+    write_parts(tmp_path / "parts", good=8, defective=4)
+    out = tmp_path / "run"
+    run("scan", tmp_path / "parts" / "test", "-o", out, "--size", 256, "-q")
+    result = run("evaluate", out, "--truth", tmp_path / "parts", "--json", "-q")
+    figures = json.loads(result.stdout)
+    assert set(figures) == {
+        "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pro",
+    }  # fmt: skip
+    assert figures["pixel_auroc"] > 0.9
+    text = run("evaluate", out, "--truth", tmp_path / "parts" / "ground_truth", "-q").stdout
+    assert f"pixel AUROC {100 * figures['pixel_auroc']:.1f}" in text
+    (out / "report.html").unlink()
+    assert run("report", out).stdout == f"{out / 'report.html'}\n"
+    assert (out / "report.html").is_file()
+
+
+def test_evaluate_without_truth_says_where_it_should_lie(small_run, tmp_path):
+    result = run("evaluate", small_run.folder, "--truth", tmp_path, "-q")
+    assert result.returncode == 1
+    assert "8 of 8 images have no truth" in result.stderr
+    assert "_mask.png" in result.stderr
+
+
+def test_names_cannot_harm_the_terminal_the_report_or_the_tables(tmp_path):
+    photos = tmp_path / "photos"
+    write_set(photos, 4)
+    names = [
+        "<img src=x onerror=alert(1)>.png",
+        "new\nline.png",
+        'quote",comma.png',
+        "\x1b[31mred.png",
+        os.fsdecode(b"latin\xe9.png"),
+    ]
+    for i, name in enumerate(names):
+        noise = np.random.default_rng(i).integers(0, 256, (96, 96, 3), np.uint8)
+        Image.fromarray(noise).save(photos / "new.png")
+        (photos / "new.png").rename(photos / name)
+    result = run("scan", photos, "-o", tmp_path / "out", "--size", 128, "-q")
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    loaded = patchcluster.load_run(tmp_path / "out")
+    assert {Path(path).name for path in loaded.paths} >= set(names)
+    assert all(os.path.exists(path) for path in loaded.paths)
+
+
+def test_default_output_is_named_after_the_input(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.default_output("photos/") == Path("photos-run")
+    assert cli.default_output("a/b/*.png") == Path("patchcluster-run")
+    assert cli.default_output("s3://bucket/key") == Path("patchcluster-run")
+    assert cli.default_output(".") == Path(f"{tmp_path.name}-run")

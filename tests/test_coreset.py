@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchcluster.coreset import greedy_coreset
+from patchcluster.errors import SettingError
+
+
+def serial_coreset(features: np.ndarray, size: int, start: int) -> list[int]:
+    """The algorithm as it is written down, one row at a time, in float64."""
+    rows = features.astype(np.float64)
+    chosen = [start]
+    gaps = np.linalg.norm(rows - rows[start], axis=1)
+    while len(chosen) < size:
+        chosen.append(int(gaps.argmax()))
+        gaps = np.minimum(gaps, np.linalg.norm(rows - rows[chosen[-1]], axis=1))
+    return chosen
+
+
+def radius(features: np.ndarray, chosen: list[int]) -> float:
+    rows = features.astype(np.float64)
+    return np.linalg.norm(rows[:, None] - rows[chosen][None], axis=2).min(1).max()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 120),
+    channels=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
+    batch=st.sampled_from([1, 3, 16, 512]),
+    data=st.data(),
+)
+def test_same_choice_as_the_serial_algorithm(count, channels, seed, batch, data):
+    size = data.draw(st.integers(1, count))
+    start = data.draw(st.integers(0, count - 1))
+    features = np.random.default_rng(seed).normal(size=(count, channels))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("patchcluster.coreset._BATCH", batch)
+        chosen = greedy_coreset(features, size, start).tolist()
+    assert chosen == serial_coreset(features, size, start)
+
+
+def test_duplicates_are_chosen_only_when_nothing_else_is_left():
+    features = np.repeat(np.random.default_rng(0).normal(size=(10, 4)), 5, axis=0)
+    chosen = greedy_coreset(features, 10).tolist()
+    assert len({i // 5 for i in chosen}) == 10
+    everything = greedy_coreset(features, 50).tolist()
+    assert sorted(everything) == list(range(50))
+
+
+def test_radius_in_float32_is_that_of_the_serial_algorithm():
+    features = np.random.default_rng(3).normal(size=(2000, 32)).astype(np.float32)
+    chosen = greedy_coreset(features, 200).tolist()
+    assert chosen[0] == 0
+    assert len(set(chosen)) == 200
+    expected = radius(features, serial_coreset(features, 200, 0))
+    assert radius(features, chosen) == pytest.approx(expected, rel=1e-5)
+
+
+def test_tensor_in_tensor_out_and_progress_reaches_the_end():
+    calls = []
+    chosen = greedy_coreset(torch.randn(50, 3), 20, progress=lambda *call: calls.append(call))
+    assert isinstance(chosen, torch.Tensor)
+    assert calls[-1] == (20, 20)
+
+
+@pytest.mark.parametrize(("size", "start"), [(0, 0), (6, 0), (2, 5), (2, -1)])
+def test_impossible_requests_are_errors(size, start):
+    with pytest.raises(SettingError, match="size 1 to m"):
+        greedy_coreset(np.zeros((5, 2)), size, start)

@@ -1,0 +1,251 @@
+"""Every method against float64 evaluations of its formulas, and rules that all must keep."""
+
+import numpy as np
+import pytest
+import torch
+
+from patchcluster.coreset import greedy_coreset
+from patchcluster.errors import SettingError
+from patchcluster.methods import METHODS, PatchCluster, PatchClusterPlus
+
+
+def random_patches(n=6, h=4, w=5, c=7, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, h, w, c)).astype(np.float32)
+
+
+def distances64(a, b):
+    difference = a[:, None].astype(np.float64) - b[None].astype(np.float64)
+    return np.sqrt((difference**2).sum(-1))
+
+
+# --- PatchCluster: the paper's formulas ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, None])
+def test_patchcluster_full_bank_is_equation_2_with_the_first_neighbour_skipped(k):
+    patches = random_patches()
+    scores = PatchCluster(k=k, ratio=1.0).fit_score(patches)
+    rows = patches.reshape(-1, 7)
+    neighbours = np.sort(distances64(rows, rows), axis=1)
+    used = 6 if k is None else k  # the paper's rule: the number of images
+    expected = neighbours[:, 1 : used + 1].mean(1).reshape(6, 4, 5)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_patchcluster_on_new_images_skips_nothing():
+    bank, new = random_patches(), random_patches(2, seed=1)
+    scores = PatchCluster(k=3, ratio=1.0).fit(bank).score(new)
+    expected = np.sort(distances64(new.reshape(-1, 7), bank.reshape(-1, 7)), 1)[:, :3].mean(1)
+    np.testing.assert_allclose(scores.reshape(-1), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "k"), [(0.25, 8), (0.1, None)])
+def test_patchcluster_with_a_coreset_uses_the_chosen_rows_only(ratio, k):
+    patches = random_patches()
+    rows = patches.reshape(-1, 7)
+    chosen = greedy_coreset(rows, round(len(rows) * ratio))
+    method = PatchCluster(k=k, ratio=ratio)
+    scores = method.fit_score(patches)
+    used = max(1, round(6 * ratio)) if k is None else k
+    expected = np.sort(distances64(rows, rows[chosen]), 1)[:, 1 : used + 1].mean(1)
+    np.testing.assert_allclose(scores.reshape(-1), expected, rtol=1e-5)
+    places = method.bank_image_ * 20 + method.bank_patch_
+    np.testing.assert_array_equal(places.numpy(), chosen)
+
+
+def test_hand_derived_scores():
+    """Four images of one patch on a line at 0, 1, 3 and 10; K = 2."""
+    patches = np.array([0.0, 1.0, 3.0, 10.0]).reshape(4, 1, 1, 1)
+    scores = PatchCluster(k=2, ratio=1.0).fit_score(patches).reshape(-1)
+    np.testing.assert_allclose(scores, [(1 + 3) / 2, (1 + 2) / 2, (2 + 3) / 2, (7 + 9) / 2])
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_reweighted_image_score_is_equation_3(own):
+    patches = random_patches()
+    rows = patches.reshape(-1, 7)
+    method = PatchCluster(k=5, ratio=1.0).fit(patches)
+    queries = rows[[3, 77]] if own else random_patches(1, 1, 2, seed=9).reshape(-1, 7)
+    highest = np.array([2.5, 3.5])
+    result = method.reweight(torch.from_numpy(queries), torch.from_numpy(highest), own=own)
+    for query, a, value in zip(queries, highest, result, strict=True):
+        order = distances64(query[None], rows)[0].argsort()
+        nearest = order[1] if own else order[0]
+        support = distances64(rows[nearest][None], rows)[0].argsort()[:9]
+        total = np.exp(distances64(query[None], rows[support])[0]).sum()
+        assert float(value) == pytest.approx((1 - np.exp(a) / total) * a, rel=1e-5)
+
+
+def test_reweighting_does_not_overflow():
+    patches = 1000 * random_patches()
+    method = PatchCluster(k=5, ratio=1.0).fit(patches)
+    result = method.reweight(torch.from_numpy(patches[0, 0, :1]), torch.tensor([3000.0]), own=True)
+    assert bool(torch.isfinite(result).all())
+
+
+@pytest.mark.parametrize("k", [0, 120, 500])
+def test_k_that_the_bank_cannot_serve_is_an_error(k):
+    with pytest.raises(SettingError, match=f"k={k}.*119"):
+        PatchCluster(k=k, ratio=1.0).fit(random_patches())
+
+
+# --- PatchClusterPlus ---------------------------------------------------------------------------
+
+
+def plus64(patches, stages, k, weight):
+    """The docstring's formulas with every patch in the sample, in float64."""
+    n, h, w, c = patches.shape
+    rows = patches.reshape(-1, c).astype(np.float64)
+    image = np.repeat(np.arange(n), h * w)
+    base, start = np.zeros(len(rows)), 0
+    for channels in stages:
+        stage = rows[:, start : start + channels]
+        start += channels
+        stage = stage - stage.mean(0)
+        stage = stage / np.sqrt((stage**2).sum(1).mean())
+        all_distances = distances64(stage, stage)
+        minima = np.stack([all_distances[:, image == i].min(1) for i in range(n)], 1)
+        places = np.stack(
+            [np.flatnonzero(image == i)[all_distances[:, image == i].argmin(1)] for i in range(n)],
+            1,
+        )
+        minima[np.arange(len(rows)), image] = np.inf
+        order = minima.argsort(1)
+        score = np.take_along_axis(minima, order, 1)[:, k - 1]
+        base += score / score.mean() / len(stages)
+    nearest = np.take_along_axis(places, order[:, :3], 1)  # of the last stage
+    return (base - weight * base[nearest].mean(1)).reshape(n, h, w)
+
+
+@pytest.mark.parametrize(
+    ("stages", "k", "weight"), [((3, 4), 2, 0.4), ((7,), 1, 0.0), ((2, 5), 3, 0.2)]
+)
+def test_plus_equals_its_formula_in_float64(stages, k, weight):
+    patches = random_patches()
+    method = PatchClusterPlus(k=k, ratio=1.0, local_weight=weight, stages=stages)
+    expected = plus64(patches, stages, k, weight)
+    np.testing.assert_allclose(method.fit_score(patches), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_plus_sample_is_a_share_of_each_image_and_goes_with_its_content():
+    patches = random_patches(8)
+    method = PatchClusterPlus(ratio=0.3).fit(patches)
+    image = method.bank_image_[method.sample_]
+    assert torch.bincount(image).tolist() == [6] * 8
+    turned = PatchClusterPlus(ratio=0.3).fit(patches[::-1].copy())
+    mine = method.bank_patch_[method.sample_[image == 2]]
+    theirs = turned.bank_patch_[turned.sample_[turned.bank_image_[turned.sample_] == 5]]
+    assert mine.tolist() == theirs.tolist()
+
+
+def test_plus_of_two_images_compares_each_with_the_other():
+    patches = random_patches(2)
+    scores = PatchClusterPlus(ratio=1.0, local_weight=0.0).fit_score(patches)
+    expected = plus64(patches, (7,), 1, 0.0)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+def test_plus_fitted_on_a_set_agrees_with_blind_scoring_of_it():
+    patches = random_patches(10, 3, 3)
+    blind = PatchClusterPlus(ratio=0.5)
+    blind.fit_score(patches)
+    fitted = PatchClusterPlus(ratio=0.5).fit(patches)
+    new = random_patches(2, 3, 3, seed=4)
+    np.testing.assert_allclose(blind.score(new), fitted.score(new), rtol=1e-5)
+
+
+def test_stages_must_add_up():
+    with pytest.raises(SettingError, match="do not add up to 7"):
+        PatchClusterPlus(stages=(3, 3)).fit(random_patches())
+
+
+# --- rules for all methods ----------------------------------------------------------------------
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_arrays_in_arrays_out_tensors_in_tensors_out(name, dtype):
+    patches = random_patches().astype(dtype)
+    scores = METHODS[name]().fit_score(patches)
+    assert isinstance(scores, np.ndarray)
+    assert scores.shape == (6, 4, 5)
+    assert np.isfinite(scores).all()
+    tensors = METHODS[name]().fit_score(torch.from_numpy(patches))
+    np.testing.assert_allclose(tensors.numpy(), scores, rtol=1e-6)
+
+
+@every_method
+def test_images_of_several_sizes(name):
+    patches = [random_patches(1, h, w, seed=h)[0] for h, w in ((4, 5), (3, 3), (6, 2), (5, 5))]
+    scores = METHODS[name]().fit_score(patches)
+    assert [s.shape for s in scores] == [(4, 5), (3, 3), (6, 2), (5, 5)]
+
+
+@every_method
+def test_scores_do_not_depend_on_the_order_of_the_images(name):
+    patches = random_patches(9)
+    options = {"ratio": 1.0} if name == "patchcluster" else {}
+    order = np.random.default_rng(5).permutation(9)
+    scores = METHODS[name](**options).fit_score(patches)
+    shuffled = METHODS[name](**options).fit_score(patches[order])
+    np.testing.assert_allclose(shuffled, scores[order], rtol=1e-4)
+
+
+@every_method
+def test_same_input_same_scores(name):
+    patches = random_patches()
+    first, second = (METHODS[name]().fit_score(patches) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@every_method
+def test_input_is_left_as_it_was(name):
+    patches = random_patches()
+    before = patches.copy()
+    METHODS[name]().fit_score(patches)
+    np.testing.assert_array_equal(patches, before)
+
+
+@every_method
+def test_constant_images_score_the_same_everywhere(name):
+    scores = METHODS[name]().fit_score(np.ones((5, 3, 3, 4), np.float32))
+    assert np.isfinite(scores).all()
+    assert np.ptp(scores) == 0
+
+
+@every_method
+def test_an_odd_patch_scores_highest(name):
+    patches = random_patches(12, 5, 5) * 0.1
+    patches[3, 2, 4] += 5
+    scores = METHODS[name]().fit_score(patches)
+    assert np.unravel_index(scores.argmax(), scores.shape) == (3, 2, 4)
+
+
+@every_method
+def test_state_restores_the_method(name):
+    patches, new = random_patches(), random_patches(2, seed=8)
+    method = METHODS[name]()
+    method.fit_score(patches)
+    restored = METHODS[name]().restore(method.state())
+    np.testing.assert_array_equal(restored.score(new), method.score(new))
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(0, 3, 3, 4), (2, 3, 4), (2, 0, 3, 4)])
+def test_wrong_shapes_are_errors(name, shape):
+    with pytest.raises(SettingError, match=r"\[n?,? ?h, w, c\]"):
+        METHODS[name]().fit(np.zeros(shape, np.float32))
+
+
+@every_method
+@pytest.mark.parametrize("ratio", [0.0, 2.0, -0.5])
+def test_impossible_ratio_is_an_error(name, ratio):
+    with pytest.raises(SettingError, match="ratio"):
+        METHODS[name](ratio=ratio).fit(random_patches())
+
+
+def test_one_image_has_nothing_to_be_compared_with():
+    with pytest.raises(SettingError, match="at least 2 images"):
+        PatchClusterPlus().fit_score(random_patches(1))

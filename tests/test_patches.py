@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+
+from patchcluster.patches import patch_grid, pool_neighbourhood
+
+
+def pooled64(stage: np.ndarray) -> np.ndarray:
+    """Mean over the cells of a 3 x 3 neighbourhood that exist, [c, h, w]."""
+    _, height, width = stage.shape
+    result = np.empty(stage.shape)
+    for y in range(height):
+        for x in range(width):
+            cells = stage[:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+            result[:, y, x] = cells.reshape(len(stage), -1).mean(1)
+    return result
+
+
+def test_pooling_is_the_mean_of_the_neighbours_that_exist():
+    stage = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+    pooled = pool_neighbourhood(torch.from_numpy(stage)[None])[0]
+    np.testing.assert_allclose(pooled, pooled64(stage.astype(np.float64)), rtol=1e-5, atol=1e-6)
+
+
+def test_coarse_grid_averages_the_fine_stage_over_the_cells_of_the_last():
+    rng = np.random.default_rng(1)
+    fine, coarse = rng.normal(size=(2, 8, 12)), rng.normal(size=(3, 4, 6))
+    stages = [torch.from_numpy(a.astype(np.float32))[None] for a in (fine, coarse)]
+    patches = patch_grid(stages, "coarse")
+    assert patches.shape == (1, 4, 6, 5)
+    cells = pooled64(fine).reshape(2, 4, 2, 6, 2).mean((2, 4))
+    expected = np.concatenate([cells, pooled64(coarse)]).transpose(1, 2, 0)
+    np.testing.assert_allclose(patches[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fine_grid_interpolates_the_last_stage():
+    stages = [torch.zeros(1, 1, 4, 4), torch.tensor([[0.0, 1.0], [0.0, 1.0]]).view(1, 1, 2, 2)]
+    # 3 x 3 pooling of the last stage gives 0.5 everywhere; interpolation keeps it.
+    patches = patch_grid(stages, "fine")
+    assert patches.shape == (1, 4, 4, 2)
+    torch.testing.assert_close(patches[..., 1], torch.full((1, 4, 4), 0.5))
+
+
+@pytest.mark.parametrize("layout", ["fine", "coarse"])
+def test_stages_of_one_grid_are_joined_as_they_are(layout):
+    stages = [torch.randn(2, 3, 5, 5), torch.randn(2, 4, 5, 5)]
+    patches = patch_grid(stages, layout)
+    expected = torch.cat([pool_neighbourhood(s) for s in stages], 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(patches, expected)

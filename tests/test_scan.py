@@ -1,0 +1,372 @@
+"""The main job, end to end, on small images."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import patchcluster
+from conftest import textured_image, write_set
+from patchcluster import runs, storage
+from patchcluster.errors import InputError, RunError, SettingError
+from patchcluster.maps import find_regions, fuse
+
+SIZE = (128,)  # small and fast
+
+
+def scores_of(run):
+    return {Path(path).name: score for path, score in zip(run.paths, run.scores, strict=True)}
+
+
+# --- what a run holds ---------------------------------------------------------------------------
+
+
+def test_the_odd_image_ranks_first_and_is_located(small_run):
+    worst = small_run.paths[small_run.ranking[0]]
+    assert worst.endswith("part7.png")
+    image = np.asarray(Image.open(worst)).astype(int)
+    blot_y, blot_x = (float(v.mean()) for v in np.nonzero(image.sum(2) < 150))
+    peak_y, peak_x = np.unravel_index(small_run.map(worst).argmax(), (96, 96))
+    assert np.hypot(peak_y - blot_y, peak_x - blot_x) < 12
+
+
+def test_map_has_the_size_of_the_original_image(small_run):
+    image_map = small_run.map("part3.png")
+    assert image_map.shape == (96, 96)
+    assert image_map.dtype == np.float32
+
+
+def test_scores_csv_is_ranked_and_agrees_with_the_run(small_run):
+    with open(small_run.folder / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == runs.SCORES_HEADER
+    assert [int(row["rank"]) for row in rows] == list(range(1, 9))
+    assert [row["path"] for row in rows] == [small_run.paths[i] for i in small_run.ranking]
+    values = [float(row["score"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert float(rows[0]["percentile"]) == 100
+    assert float(rows[-1]["percentile"]) == 0
+    flags = {row["path"]: row["flagged"] == "true" for row in rows}
+    assert [flags[path] for path in small_run.paths] == small_run.flagged.tolist()
+    assert all(row["nearest"] in small_run.paths and row["nearest"] != row["path"] for row in rows)
+
+
+def test_flags_follow_from_scores_and_threshold(small_run):
+    assert (small_run.flagged == (small_run.scores > small_run.threshold.value)).all()
+
+
+def test_regions_csv_agrees_with_the_maps(small_run):
+    with open(small_run.folder / "regions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert list(rows[0]) == runs.REGIONS_HEADER
+    for path in small_run.paths:
+        expected = find_regions(small_run.map(path), small_run.threshold.value)
+        found = small_run.regions(path)
+        assert len(found) == len(expected) == sum(row["path"] == path for row in rows)
+        for a, b in zip(found, expected, strict=True):
+            assert (a.x, a.y, a.width, a.height, a.area) == (b.x, b.y, b.width, b.height, b.area)
+            assert a.peak == pytest.approx(b.peak)
+
+
+def test_maps_are_plain_arrays_at_the_resolution_of_the_score_grid(small_run):
+    for image in small_run.images:
+        grid = np.load(small_run.folder / "maps" / f"{image.id:06d}.npy", allow_pickle=False)
+        assert (grid.dtype, grid.shape) == (np.float16, (8, 8))
+
+
+def test_run_json_says_what_was_done(small_run):
+    value = json.loads((small_run.folder / "run.json").read_text())
+    assert value["state"] == "complete"
+    assert value["settings"]["size"] == [128]
+    assert value["backbone"]["name"] == "tf_efficientnet_lite0"
+    assert len(value["backbone"]["sha256"]) == 64
+    assert {"torch", "timm", "numpy", "python"} <= set(value["versions"])
+    assert {"survey", "features", "compare"} <= set(value["seconds"])
+    assert value["memory"]["predicted"] > 0
+    first = value["images"][0]
+    assert first["bytes"] == os.path.getsize(first["path"])
+    assert not (small_run.folder / ".work").exists()
+
+
+def test_bank_is_readable_by_plain_safetensors(small_run):
+    tensors, _ = storage.read_tensors(small_run.folder / "bank.safetensors")
+    assert tensors["128.bank"].shape == (8 * 64, 152)
+    assert tensors["128.bank_image"].max() == 7
+
+
+def test_neighbours_are_places_in_other_images_nearest_first(small_run):
+    path = small_run.paths[7]
+    found = small_run.neighbours("part7.png", 50.0, 40.0)
+    assert len({n.path for n in found}) == 3
+    assert path not in [n.path for n in found]
+    assert [n.distance for n in found] == sorted(n.distance for n in found)
+    assert all(0 < n.x < 96 and 0 < n.y < 96 for n in found)
+    with pytest.raises(InputError, match="outside"):
+        small_run.neighbours("part7.png", 96, 0)
+
+
+def test_images_are_named_by_path_or_by_an_end_of_it_that_fits_one(small_run):
+    assert small_run.index("part2.png") == small_run.index(small_run.paths[2]) == 2
+    assert small_run.index("images/part2.png") == 2
+    with pytest.raises(InputError, match="not in this run"):
+        small_run.map("art2.png")
+
+
+def test_a_run_loads_again_from_disk(small_run):
+    again = patchcluster.load_run(small_run.folder)
+    np.testing.assert_array_equal(again.scores, small_run.scores)
+    assert again.paths == small_run.paths
+    assert "8 images" in repr(again)
+
+
+def test_without_an_output_the_run_lives_as_long_as_it_is_used(tmp_path):
+    write_set(tmp_path / "images", 4)
+    run = patchcluster.scan(str(tmp_path / "images"), size=SIZE)
+    folder = run.folder
+    assert run.map("part0.png").shape == (96, 96)
+    del run
+    assert not folder.exists()
+
+
+# --- what may not change the scores -------------------------------------------------------------
+
+
+def test_order_and_names_of_the_files_do_not_change_the_scores(tmp_path, small_run):
+    names = {}
+    (tmp_path / "other").mkdir()
+    for i, path in enumerate(reversed(small_run.paths)):
+        name = f"{chr(97 + (i * 5) % 8)}.png"
+        names[name] = Path(path).name
+        shutil.copy(path, tmp_path / "other" / name)
+    run = patchcluster.scan(tmp_path / "other", size=SIZE)
+    original = scores_of(small_run)
+    for name, score in scores_of(run).items():
+        assert score == pytest.approx(original[names[name]], rel=1e-3)
+
+
+def test_batch_size_does_not_change_the_scores(small_run, monkeypatch):
+    monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 2 * 128 * 128)
+    monkeypatch.setattr("patchcluster.comparing.COMPARED_PATCHES", 64)
+    run = patchcluster.scan(small_run.info.inputs, size=SIZE)
+    np.testing.assert_allclose(run.scores, small_run.scores, rtol=1e-3)
+
+
+def test_copies_of_an_anomaly_do_not_hide_it(tmp_path, small_run):
+    shutil.copytree(small_run.info.inputs[0], tmp_path / "images")
+    for copy in ("copy1.png", "copy2.png"):
+        shutil.copy(tmp_path / "images" / "part7.png", tmp_path / "images" / copy)
+    run = patchcluster.scan(tmp_path / "images", size=SIZE)
+    scores = scores_of(run)
+    assert scores["part7.png"] == scores["copy1.png"] == scores["copy2.png"]
+    assert scores["part7.png"] == pytest.approx(scores_of(small_run)["part7.png"], rel=1e-3)
+    assert [len(group) for group in run.info.duplicates] == [3]
+
+
+# --- inputs of all kinds ------------------------------------------------------------------------
+
+
+def test_bad_files_are_listed_with_reasons_and_the_others_are_scored(tmp_path):
+    paths = write_set(tmp_path / "images")
+    folder = tmp_path / "images"
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "empty.png").touch()
+    data = paths[0].read_bytes()
+    (folder / "half.png").write_bytes(data[: len(data) // 2])
+    run = patchcluster.scan(folder, tmp_path / "run", size=SIZE)
+    reasons = {Path(skip.path).name: skip.reason for skip in run.skipped}
+    assert set(reasons) == {"notes.txt", "empty.png", "half.png"}
+    assert "not an image" in reasons["notes.txt"]
+    assert "0 bytes" in reasons["empty.png"]
+    assert "damaged" in reasons["half.png"]
+    assert len(run) == 8
+
+
+def test_sizes_and_aspects_may_be_mixed(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shapes = [(96, 96), (200, 80), (80, 200), (96, 96), (150, 100), (20, 30)]
+    for i, (width, height) in enumerate(shapes):
+        Image.fromarray(textured_image(i, width, height)).save(folder / f"{i}.png")
+    run = patchcluster.scan(folder, size=SIZE)
+    for i, (width, height) in enumerate(shapes):
+        assert run.map(f"{i}.png").shape == (height, width)
+    assert np.isfinite(run.scores).all()
+    found = run.neighbours("1.png", 199, 79)
+    assert all((n.x, n.y) < shapes[int(Path(n.path).stem)] for n in found)
+
+
+def test_two_sizes_are_fused(small_run):
+    run = patchcluster.scan(small_run.info.inputs, size=(96, 128))
+    assert run.grid("part0.png").shape == (8, 8)
+    assert run.paths[run.ranking[0]].endswith("part7.png")
+    one = patchcluster.scan(small_run.info.inputs, size=(96,))
+    expected = fuse([one.grid("part7.png"), small_run.grid("part7.png")])
+    np.testing.assert_allclose(run.grid("part7.png"), expected, rtol=5e-3)
+
+
+@pytest.mark.parametrize("image_score", ["max", "reweighted"])
+def test_the_papers_method_scans_too(small_run, image_score):
+    run = patchcluster.scan(
+        small_run.info.inputs, method="patchcluster", ratio=0.5, k=3, size=(96,),
+        image_score=image_score,
+    )  # fmt: skip
+    assert run.grid("part0.png").shape == (12, 12)
+    assert run.paths[run.ranking[0]].endswith("part7.png")
+    if image_score == "max":
+        assert run.scores[7] == pytest.approx(run.frame_map("part7.png").max(), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_images_are_an_error(tmp_path, count):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("not an image")
+    if count:
+        paths = write_set(folder, 1, blots=0)
+        shutil.copy(paths[0], folder / "copy.png")
+    words = "at least 2" if count else "none of the 1 files"
+    with pytest.raises(InputError, match=words):
+        patchcluster.scan(folder, tmp_path / "run", size=SIZE)
+
+
+def test_too_little_memory_is_refused_before_the_work(tmp_path, small_run):
+    with pytest.raises(SettingError, match=r"--max-memory 10 MB: choose"):
+        patchcluster.scan(small_run.info.inputs, tmp_path / "run", size=SIZE, max_memory="10MB")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+# --- the run folder and time --------------------------------------------------------------------
+
+
+def test_a_finished_scan_is_not_done_again(tmp_path):
+    write_set(tmp_path / "images", 4)
+    patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+    before = (tmp_path / "run" / "run.json").stat().st_mtime_ns
+    steps = []
+    run = patchcluster.scan(
+        tmp_path / "images", tmp_path / "run", size=SIZE, progress=lambda *s: steps.append(s)
+    )
+    assert len(run) == 4
+    assert not steps
+    assert (tmp_path / "run" / "run.json").stat().st_mtime_ns == before
+
+
+def test_a_run_of_something_else_is_kept_unless_overwrite_is_given(tmp_path):
+    paths = write_set(tmp_path / "images", 4)
+    out = tmp_path / "run"
+    patchcluster.scan(tmp_path / "images", out, size=SIZE)
+    with pytest.raises(RunError, match="--overwrite"):
+        patchcluster.scan(tmp_path / "images", out, size=(96,))
+    paths[0].unlink()
+    with pytest.raises(RunError, match="changed"):
+        patchcluster.scan(tmp_path / "images", out, size=SIZE)
+    assert len(patchcluster.scan(tmp_path / "images", out, size=SIZE, overwrite=True)) == 3
+
+
+def test_a_changed_image_is_noticed(tmp_path):
+    paths = write_set(tmp_path / "images", 4)
+    patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+    Image.fromarray(textured_image(99)).save(paths[1])
+    with pytest.raises(RunError, match="changed"):
+        patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_other_files_are_never_touched(tmp_path, overwrite):
+    write_set(tmp_path / "images", 3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.doc").write_text("dear")
+    with pytest.raises(RunError, match=r"thesis\.doc"):
+        patchcluster.scan(tmp_path / "images", tmp_path / "out", size=SIZE, overwrite=overwrite)
+    assert (tmp_path / "out" / "thesis.doc").read_text() == "dear"
+
+
+def test_output_inside_the_input_is_left_out_of_the_next_scan(tmp_path):
+    write_set(tmp_path, 4)
+    first = patchcluster.scan(tmp_path, tmp_path / "run", size=SIZE)
+    second = patchcluster.scan(tmp_path, tmp_path / "run2", size=SIZE)
+    assert first.paths == second.paths
+
+
+def test_a_second_process_is_told_who_holds_the_run(tmp_path):
+    write_set(tmp_path / "images", 3)
+    with storage.lock(tmp_path / "run"), pytest.raises(RunError, match=str(os.getpid())):
+        patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+
+
+SCAN = """
+import sys, time, patchcluster, patchcluster.extraction as e, patchcluster.comparing as c
+e.BATCH_PIXELS = 2 * 128 * 128
+c.COMPARED_PATCHES = 128
+stop, images, out = sys.argv[1:]
+def progress(step, done, total):
+    if step == stop and 0 < done < total:
+        print("reached", flush=True)
+        time.sleep(60)
+patchcluster.scan(images, out, size=(128,), progress=progress)
+"""
+
+
+@pytest.mark.parametrize("step", ["features", "compare", "maps"])
+def test_killed_and_started_again_it_goes_on_and_the_scores_are_identical(tmp_path, step):
+    images = tmp_path / "images"
+    write_set(images, 10)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    subprocess.run([sys.executable, "-c", SCAN, "never", images, undisturbed], check=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCAN, step, images, killed], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "reached\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    with pytest.raises(RunError, match="not finished"):
+        patchcluster.load_run(killed)
+    batches = runs.batch_paths(killed)
+    times = {path: path.stat().st_mtime_ns for path in batches}
+    assert batches
+    time.sleep(0.01)
+    kept = """
+import os, sys, patchcluster.storage as s
+write = s.write_tensors
+def spy(path, *rest):
+    print(path.name)
+    write(path, *rest)
+s.write_tensors = spy
+"""
+    again = subprocess.run(
+        [sys.executable, "-c", kept + SCAN, "never", images, killed],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    written = again.stdout.split()
+    assert not {path.name for path in times} & set(written)
+    for name in ("scores.csv", "regions.csv"):
+        theirs = (undisturbed / name).read_bytes()
+        assert (killed / name).read_bytes() == theirs
+    for path in sorted((undisturbed / "maps").iterdir()):
+        assert (killed / "maps" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_run_that_is_not_there_or_damaged_is_an_error(tmp_path, small_run):
+    with pytest.raises(RunError, match="not a run"):
+        patchcluster.load_run(tmp_path)
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    (tmp_path / "run" / "scores.csv").write_text("rank,path\n")
+    with pytest.raises(RunError, match="damaged"):
+        patchcluster.load_run(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(RunError, match="cannot read"):
+        patchcluster.load_run(tmp_path / "run")

@@ -1,0 +1,62 @@
+import pytest
+
+from patchcluster.errors import SettingError
+from patchcluster.methods import METHODS
+from patchcluster.settings import METHOD_SETTINGS, PRESETS, Settings, resolve
+
+
+def test_nothing_given_is_the_default_preset():
+    assert resolve() == Settings()
+    assert resolve(preset=None, k=None) == Settings()
+
+
+def test_preset_then_what_was_given():
+    fast = resolve(preset="fast")
+    assert (fast.size, fast.local_weight) == ((256,), 0.0)
+    assert resolve(preset="fast", size=(320,)).size == (320,)
+    assert resolve(preset="fast", size=(320,)).local_weight == 0.0
+
+
+def test_a_method_brings_its_own_settings_and_not_the_presets_of_another():
+    paper = resolve(method="patchcluster")
+    assert (paper.size, paper.frame, paper.image_score) == ((224,), 224, "max")
+    assert resolve(method="patchcluster", preset="best") == resolve(
+        method="patchcluster", preset="best", size=(224,)
+    )
+    assert resolve(preset="paper").backbone == "wide_resnet50_2.tv_in1k"
+
+
+def test_every_method_has_settings_and_every_preset_resolves():
+    assert set(METHOD_SETTINGS) == set(METHODS)
+    for preset in PRESETS:
+        assert resolve(preset=preset).method in METHODS
+
+
+def test_what_is_given_reaches_the_method():
+    method = resolve(k=5, ratio=0.7, local_weight=0.1, seed=3).make_method([2, 3])
+    assert (method.k, method.ratio, method.local_weight) == (5, 0.7, 0.1)
+    assert (method.seed, list(method.stages)) == (3, [2, 3])
+    paper = resolve(method="patchcluster", k=5).make_method([2, 3])
+    assert (paper.k, paper.ratio) == (5, METHODS["patchcluster"]().ratio)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"preset": "nope"}, "default, fast, best, paper"),
+        ({"method": "nope"}, "patchcluster-plus, patchcluster"),
+        ({"colour": "red"}, "no setting named 'colour'"),
+        ({"size": (16,)}, "32 to 4096"),
+        ({"size": ()}, "32 to 4096"),
+        ({"ratio": 0.0}, "ratio"),
+        ({"ratio": 2.0}, "ratio"),
+        ({"k": 0}, "at least 1"),
+        ({"seed": -1}, "seed"),
+        ({"image_score": "nope"}, "top1%, max or reweighted"),
+        ({"method": "patchcluster", "local_weight": 0.5}, "patchcluster-plus"),
+        ({"image_score": "reweighted"}, "reweighted"),
+    ],
+)
+def test_settings_that_cannot_work_are_errors_that_name_the_choice(given, words):
+    with pytest.raises(SettingError, match=words):
+        resolve(**given)
