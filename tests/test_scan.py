@@ -16,7 +16,7 @@ from PIL import Image
 
 import patchcluster
 from conftest import textured_image, write_set
-from patchcluster import runs, storage
+from patchcluster import runfolder, storage
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.maps import find_regions, fuse
 
@@ -48,7 +48,7 @@ def test_map_has_the_size_of_the_original_image(small_run):
 def test_scores_csv_is_ranked_and_agrees_with_the_run(small_run):
     with open(small_run.folder / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == runs.SCORES_HEADER
+    assert list(rows[0]) == runfolder.SCORES_HEADER
     assert [int(row["rank"]) for row in rows] == list(range(1, 9))
     assert [row["path"] for row in rows] == [small_run.paths[i] for i in small_run.ranking]
     values = [float(row["score"]) for row in rows]
@@ -68,7 +68,7 @@ def test_regions_csv_agrees_with_the_maps(small_run):
     with open(small_run.folder / "regions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
-    assert list(rows[0]) == runs.REGIONS_HEADER
+    assert list(rows[0]) == runfolder.REGIONS_HEADER
     for path in small_run.paths:
         expected = find_regions(small_run.map(path), small_run.threshold.value)
         found = small_run.regions(path)
@@ -333,7 +333,7 @@ def test_killed_and_started_again_it_goes_on_and_the_scores_are_identical(tmp_pa
     process.stdout.close()
     with pytest.raises(RunError, match="not finished"):
         patchcluster.load_run(killed)
-    batches = runs.batch_paths(killed)
+    batches = runfolder.batch_paths(killed)
     times = {path: path.stat().st_mtime_ns for path in batches}
     assert batches
     time.sleep(0.01)

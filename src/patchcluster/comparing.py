@@ -11,12 +11,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from . import runs, storage
+from . import runfolder, storage
 from .extraction import patches_name
 from .maps import Floats, ImageScore
 from .methods import Comparison, Method
 from .methods.base import flatten, join
-from .runs import ImageRecord
+from .runfolder import ImageRecord
 
 COMPARED_PATCHES = 12_544  # at least, a batch of comparisons
 
@@ -107,7 +107,7 @@ class Comparer:
         """Patches float16 [h, w, c] of each content, in the order of the set."""
         wanted = {records[0].id: sha for sha, records in self.image_set.records.items()}
         found: dict[str, Tensor] = {}
-        for path in runs.batch_paths(self.folder):
+        for path in runfolder.batch_paths(self.folder):
             tensors, note = storage.read_tensors(path)
             for image in note["images"]:
                 if image["id"] in wanted:
@@ -115,7 +115,7 @@ class Comparer:
         return [found[sha] for sha in self.image_set.shas]
 
     def _fit(self, size: int, method: Method, patches: list[Tensor]) -> None:
-        path = runs.fitted_path(self.folder, size)
+        path = runfolder.fitted_path(self.folder, size)
         if storage.read_note(path) == self.digest:
             state, _ = storage.read_tensors(path)
         else:
@@ -124,13 +124,15 @@ class Comparer:
             )
             state = method.state()
             storage.write_tensors(path, state, self.digest)
+            if self.device.type == "cpu":
+                return
         method.restore({name: tensor.to(self.device) for name, tensor in state.items()})
 
     def _compare(self, size: int, method: Method, patches: list[Tensor]) -> Comparison:
         parts = []
         batches = list(_batches([grid.shape[0] * grid.shape[1] for grid in patches]))
         for number, batch in enumerate(batches):
-            path = runs.comparison_path(self.folder, size, number)
+            path = runfolder.comparison_path(self.folder, size, number)
             if storage.read_note(path) == self.digest:
                 tensors, _ = storage.read_tensors(path)
             else:

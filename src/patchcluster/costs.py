@@ -10,8 +10,12 @@ from .neighbors import QUERY_TILE
 
 MIB = 1 << 20
 GIB = 1 << 30
-_ACTIVATION_BYTES = 200  # of the network, a pixel of the batch (measured, EfficientNet-Lite0)
+# Measured with EfficientNet-Lite0 on the CPU:
+_ACTIVATION_BYTES = 300  # of the network, a pixel of a batch
+_SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of batch
 _PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
+_COMPARISON_BYTES = 60  # of the results, a patch
+_SLACK = 128 * MIB
 
 
 @dataclass(frozen=True)
@@ -23,25 +27,26 @@ class Workload:
     images: int
     largest_image: int  # pixels
     batch_pixels: int
+    batch_shapes: int  # how many different ones
     threads: int
-    ratio: float  # share of the patches in the bank
+    ratio: float  # share of the patches in the first pass, or in the coreset
 
 
 def predict_memory(work: Workload, baseline: int) -> int:
     """Peak resident memory in bytes. `baseline` is what the process holds with the network loaded.
 
-    Features are held as float16 for one network size at a time; the bank as float32, twice (whole,
-    and by stage); comparisons and scores a few numbers a patch.
+    For one network size at a time, a value of a patch takes 4 bytes as float16 (the patches and the
+    bank), 4 as float32 (the bank's stages), 4 more in the sample or coreset, and 4 while the bank
+    is being normalised or written.
     """
-    patches = max(work.patches)
-    features = patches * work.channels * 2
-    bank = int(patches * work.ratio) * work.channels * 4 * 2
-    comparisons = sum(work.patches) * 60
-    tiles = QUERY_TILE * (work.images * 4 + work.channels * 16) + 64 * MIB
-    search = features + bank + comparisons + tiles
+    values = max(work.patches) * work.channels
+    bank = int(values * (12 + 4 * work.ratio))
+    tiles = QUERY_TILE * 4 * (work.images + work.channels)
+    search = bank + sum(work.patches) * _COMPARISON_BYTES + tiles
     decoding = work.threads * work.largest_image * _PIXEL_BYTES
     extraction = work.batch_pixels * _ACTIVATION_BYTES + decoding
-    return baseline + max(search, extraction)
+    kept = baseline + work.batch_shapes * _SHAPE_BYTES + _SLACK
+    return kept + max(search, extraction)
 
 
 def check_memory(predicted: int, limit: int | None) -> None:

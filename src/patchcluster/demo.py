@@ -19,7 +19,7 @@ Floats = NDArray[np.floating[Any]]  # float32 throughout, for speed
 Bools = NDArray[np.bool_]
 Points = list[tuple[float, float]]
 
-DEFECTS = ("scratch", "dent", "stain", "missing_hole")
+DEFECTS = ("scratch", "dent", "stain", "chip")
 
 FIELD = 512.0
 RIM_RADIUS = 205.0
@@ -39,11 +39,16 @@ STAIN_COLOUR = np.array([0.72, 0.55, 0.36], np.float32)
 
 @dataclass(frozen=True)
 class Defect:
-    """Where a defect is, its change of height and its opacity; each array is [size, size]."""
+    """Where a defect is and what it changes; each array is [size, size].
+
+    The change of height, the opacity of a stain, and the signed distance to metal that has broken
+    away (negative within it).
+    """
 
     mask: Bools
     height: Floats
     stain: Floats
+    broken: Floats
 
 
 def draw_part(
@@ -64,10 +69,9 @@ def draw_part(
     table = 1 + 0.03 * _smooth_noise(rng, size, 6) + 0.05 * _smooth_noise(rng, size, 200)
     holes = _hole_centres(turn, first=int(rng.integers(HOLE_COUNT)))
     flaw = _make_defect(rng, defect, x, y, holes)
-    if defect == "missing_hole":
-        holes = holes[1:]
 
-    distance = _part_distance(x, y, turn, holes)
+    whole = _part_distance(x, y, turn, holes)
+    distance = np.maximum(whole, -flaw.broken)
     height = _part_height(x, y, distance) + flaw.height
     metal = _shade_metal(x, y, height, marks, light_angle, pixel)[..., None]
     metal = metal * (1 - flaw.stain[..., None] * (1 - STAIN_COLOUR))
@@ -75,7 +79,7 @@ def draw_part(
     coverage = np.clip(0.5 - distance / pixel, 0, 1)[..., None]
     vignette = 1 - 0.16 * (frame_x**2 + frame_y**2) / (FIELD / 2) ** 2
     scene = (table + coverage * (metal - table)) * (brightness * vignette[..., None])
-    return _photograph(rng, scene, pixel), flaw.mask & (distance < 0)
+    return _photograph(rng, scene, pixel), flaw.mask & (whole < 0)
 
 
 def write_parts(
@@ -197,19 +201,27 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Floats:
 def _make_defect(
     rng: np.random.Generator, kind: str | None, x: Floats, y: Floats, holes: Points
 ) -> Defect:
-    """Make a defect of the given kind by the first two holes, or an empty one for None."""
-    flat = np.zeros_like(x)
+    """Make a defect of the given kind near the first two holes, or an empty one for None."""
+    flat, far = np.zeros_like(x), np.full_like(x, FIELD)
     if kind is None:
-        return Defect(flat > 0, flat, flat)
+        return Defect(flat > 0, flat, flat, far)
     (x0, y0), (x1, y1) = holes[0], holes[1]
-    if kind == "missing_hole":
-        # The hole's chamfer is missing too, so it belongs to the mask.
-        disc = (x - x0) ** 2 + (y - y0) ** 2 < (HOLE_RADIUS + CHAMFER) ** 2
-        return Defect(disc, flat, flat)
+    if kind == "chip":
+        return _chip(rng, x, y, math.atan2(y0 + y1, x0 + x1))
     # Near the middle between two holes, so that the defect does not fall into an opening.
     weight0, weight1 = rng.uniform(0.48, 0.66), rng.uniform(0.48, 0.66)
     x, y = x - weight0 * x0 - weight1 * x1, y - weight0 * y0 - weight1 * y1
     return {"scratch": _scratch, "dent": _dent, "stain": _stain}[kind](rng, x, y)
+
+
+def _chip(rng: np.random.Generator, x: Floats, y: Floats, direction: float) -> Defect:
+    """A piece broken out of the rim in a direction from the centre; x and y are [size, size]."""
+    radius, turned = rng.uniform(12, 20), direction + rng.uniform(-0.4, 0.4)
+    centre = RIM_RADIUS + rng.uniform(-0.1, 0.3) * radius
+    from_centre = np.hypot(x - centre * math.cos(turned), y - centre * math.sin(turned))
+    broken = from_centre - radius * (1 + 0.12 * _smooth_noise(rng, len(x), 40))
+    flat = np.zeros_like(x)
+    return Defect(broken < 0, flat, flat, broken.astype(np.float32))
 
 
 def _scratch(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
@@ -222,14 +234,19 @@ def _scratch(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
     across = offset / np.sqrt(1 + (2 * bend * along) ** 2)
     taper = np.sqrt(np.clip(1 - (along / half_length) ** 2, 0, 1))
     groove = np.exp(-((across / width) ** 2)) * taper
-    return Defect((np.abs(across) < 1.8 * width) & (taper > 0), -1.3 * groove, np.zeros_like(x))
+    return Defect(
+        (np.abs(across) < 1.8 * width) & (taper > 0),
+        -1.3 * groove,
+        np.zeros_like(x),
+        np.full_like(x, FIELD),
+    )
 
 
 def _dent(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
     """A shallow round pit at the origin; x and y are [size, size]."""
     radius = rng.uniform(14, 28)
     pit = np.clip(1 - (x**2 + y**2) / radius**2, 0, 1) ** 2
-    return Defect(pit > 0, -0.17 * radius * pit, np.zeros_like(x))
+    return Defect(pit > 0, -0.17 * radius * pit, np.zeros_like(x), np.full_like(x, FIELD))
 
 
 def _stain(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
@@ -239,7 +256,7 @@ def _stain(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
     inside = np.clip(radius * (1 + wobble) - np.sqrt(x**2 + y**2), 0, None)
     cloud = 0.40 + 0.05 * _smooth_noise(rng, size, 24) + 0.25 * np.exp(-inside / 6)
     opacity = np.clip(inside / 6, 0, 1) * cloud
-    return Defect(inside > 0, np.zeros_like(x), opacity)
+    return Defect(inside > 0, np.zeros_like(x), opacity, np.full_like(x, FIELD))
 
 
 def _photograph(rng: np.random.Generator, scene: Floats, pixel: float) -> NDArray[np.uint8]:

@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from . import runs, storage
+from . import runfolder, storage
 from .backbones import Backbone
 from .errors import UnreadableImage
 from .images import Header, LoadedImage, load_image, network_size, survey
 from .inputs import stamp
 from .patches import Layout, patch_grid
-from .runs import ImageRecord, Skipped
+from .runfolder import ImageRecord, Skipped
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
 _BATCHES_AHEAD = 2  # decoded while the network works
@@ -87,7 +87,7 @@ class Extractor:
         }
 
     def _note_on_disk(self, number: int, batch: Sequence[Candidate]) -> dict[str, Any] | None:
-        note = storage.read_note(runs.batch_path(self.folder, number))
+        note = storage.read_note(runfolder.batch_path(self.folder, number))
         if isinstance(note, dict) and note.get("identity") == self._identity(batch):
             return note
         return None
@@ -129,7 +129,7 @@ class Extractor:
                 for (candidate, _), grid in zip(good, patch_grid(stages, self.layout), strict=True):
                     tensors[patches_name(size, candidate.id)] = grid.half()
         for candidate, image in good:
-            path = runs.thumbnail_path(self.folder, candidate.id)
+            path = runfolder.thumbnail_path(self.folder, candidate.id)
             storage.write_bytes(path, image.thumbnail, durable=False)
         note = {
             "identity": self._identity(batch),
@@ -146,7 +146,7 @@ class Extractor:
                 if isinstance(why, str)
             ],
         }  # fmt: skip
-        storage.write_tensors(runs.batch_path(self.folder, number), tensors, note)
+        storage.write_tensors(runfolder.batch_path(self.folder, number), tensors, note)
         return note
 
 

@@ -1,68 +1,32 @@
-"""The run folder: the only file that knows its layout.
-
-RUN/
-  run.json               what was asked and found; "state" is "running" or "complete"
-  scores.csv             rank,path,score,percentile,flagged,regions,nearest
-  regions.csv            path,region,x,y,width,height,area,peak,group
-  maps/000012.npy        float16 [h, w]: the score grid of the image with that id
-  thumbnails/000012.jpg
-  neighbours.safetensors what each patch was compared with
-  bank.safetensors       the fitted methods, one a network size
-  report.html
-  .work/                 a scan in progress: features and comparisons, removed at its end
-"""
+"""A finished run, read from its folder."""
 
 import csv
-import dataclasses
 import functools
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from . import maps, storage
 from .errors import InputError, RunError
 from .maps import Floats, Region
+from .runfolder import (
+    FORMAT,
+    NEIGHBOURS_FILE,
+    REGIONS_FILE,
+    RUN_FILE,
+    SCORES_FILE,
+    ImageRecord,
+    RunInfo,
+    Skipped,
+    map_path,
+    rank,
+)
 from .thresholds import Threshold
-
-FORMAT = 1
-RUN_FILE = "run.json"
-SCORES_FILE = "scores.csv"
-REGIONS_FILE = "regions.csv"
-NEIGHBOURS_FILE = "neighbours.safetensors"
-BANK_FILE = "bank.safetensors"
-REPORT_FILE = "report.html"
-WORK_FOLDER = ".work"
-
-SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
-REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One scored image. `id` names its files in the run; sizes are as shown, in pixels."""
-
-    id: int
-    path: str
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that got no score, and why."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -75,210 +39,9 @@ class Neighbour:
     distance: float
 
 
-@dataclass
-class RunInfo:
-    """What run.json holds beside the images."""
-
-    inputs: list[str]
-    settings: dict[str, Any]
-    version: str
-    format: int = FORMAT
-    state: str = "running"
-    started: str = ""
-    finished: str = ""
-    backbone: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    device: str = ""
-    deep_range: dict[str, list[float]] = field(default_factory=dict)
-    threshold: dict[str, Any] = field(default_factory=dict)
-    map_rule: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)
-    duplicates: list[list[str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a scan found out about one file."""
-
-    record: ImageRecord
-    content: int  # index of its content in the set; copies share it
-    score: float
-    flagged: bool
-    regions: list[Region]
-    nearest: str  # path of the image that its most anomalous patch is nearest to
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is (or was about to become) a run."""
-    return (folder / RUN_FILE).is_file() and (
-        (folder / "maps").is_dir() or (folder / WORK_FOLDER).is_dir()
-    )
-
-
-def map_path(folder: Path, image_id: int) -> Path:
-    return folder / "maps" / f"{image_id:06d}.npy"
-
-
-def thumbnail_path(folder: Path, image_id: int) -> Path:
-    return folder / "thumbnails" / f"{image_id:06d}.jpg"
-
-
-def batch_paths(folder: Path) -> list[Path]:
-    return sorted((folder / WORK_FOLDER).glob("features-*.safetensors"))
-
-
-def batch_path(folder: Path, batch: int) -> Path:
-    return folder / WORK_FOLDER / f"features-{batch:06d}.safetensors"
-
-
-def comparison_path(folder: Path, size: int, batch: int) -> Path:
-    return folder / WORK_FOLDER / f"comparison-{size}-{batch:06d}.safetensors"
-
-
-def fitted_path(folder: Path, size: int) -> Path:
-    return folder / WORK_FOLDER / f"fitted-{size}.safetensors"
-
-
-# --- write --------------------------------------------------------------------------------------
-
-
-def write_info(
-    folder: Path, info: RunInfo, images: Sequence[ImageRecord], skipped: Sequence[Skipped]
-) -> None:
-    """Write run.json."""
-    value = dataclasses.asdict(info)
-    value["images"] = [dataclasses.asdict(image) for image in images]
-    value["skipped"] = [dataclasses.asdict(skip) for skip in skipped]
-    storage.write_json(folder / RUN_FILE, value)
-
-
-def write_map(folder: Path, image_id: int, grid: Floats) -> None:
-    """Write one score grid [h, w] as float16."""
-    buffer = io.BytesIO()
-    np.save(buffer, grid.astype(np.float16), allow_pickle=False)
-    storage.write_bytes(map_path(folder, image_id), buffer.getvalue(), durable=False)
-
-
-def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file in UTF-8; file names that are not valid UTF-8 keep their bytes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    storage.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
-
-
-def write_scores(folder: Path, results: Sequence[Result]) -> None:
-    """Write scores.csv, most anomalous first.
-
-    The percentile is the share of the other images that score lower, in %.
-    """
-    scores = np.array([result.score for result in results])
-    order = rank(scores)
-    ascending = np.sort(scores)
-    lower = np.searchsorted(ascending, scores) / max(1, len(scores) - 1) * 100
-    rows = []
-    for place, i in enumerate(order, start=1):
-        result = results[i]
-        flag = "true" if result.flagged else "false"
-        score, percentile = f"{result.score:.9g}", f"{lower[i]:.2f}"
-        rows.append(
-            [
-                place,
-                result.record.path,
-                score,
-                percentile,
-                flag,
-                len(result.regions),
-                result.nearest,
-            ]
-        )
-    write_table(folder / SCORES_FILE, SCORES_HEADER, rows)
-
-
-def write_regions(folder: Path, results: Sequence[Result]) -> None:
-    """Write regions.csv, images in input order, each image's highest peak first."""
-    rows = [
-        [result.record.path, n, r.x, r.y, r.width, r.height, r.area, f"{r.peak:.9g}", ""]
-        for result in results
-        for n, r in enumerate(result.regions, start=1)
-    ]
-    write_table(folder / REGIONS_FILE, REGIONS_HEADER, rows)
-
-
-def write_neighbours(
-    folder: Path, results: Sequence[Result], explanations: Sequence[Any], ids: Sequence[int]
-) -> None:
-    """Write what each patch of each image was compared with.
-
-    explanations: one a content, see `comparing.Explanations`; ids: the image id of each content.
-    """
-    parts = [explanations[result.content] for result in results]
-    counts = torch.tensor([0, *(len(part.patch) for part in parts)])
-    image = torch.cat([part.image for part in parts]).long()
-    storage.write_tensors(
-        folder / NEIGHBOURS_FILE,
-        {
-            "ids": torch.tensor([result.record.id for result in results]),
-            "offsets": counts.cumsum(0),
-            "image": torch.tensor(ids)[image].int(),
-            "patch": torch.cat([part.patch for part in parts]),
-            "distance": torch.cat([part.distance for part in parts]).half(),
-        },
-    )
-
-
-def write_bank(folder: Path, states: Mapping[int, Mapping[str, Tensor]]) -> None:
-    """Write the fitted methods, one a network size, as tensors named SIZE.NAME."""
-    tensors = {f"{size}.{name}": t for size, state in states.items() for name, t in state.items()}
-    storage.write_tensors(folder / BANK_FILE, tensors)
-
-
-def clear(folder: Path) -> None:
-    """Remove what a scan writes, and nothing else, from a folder."""
-    for name in (RUN_FILE, SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, REPORT_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("maps", "thumbnails", WORK_FOLDER):
-        storage.remove(folder / name)
-
-
-# --- read ---------------------------------------------------------------------------------------
-
-
 def load_run(folder: str | Path) -> "Run":
     """Open a finished run. Raises RunError if it is missing, unfinished, damaged or too new."""
     return Run(Path(folder))
-
-
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Raise RunError if a scan must not write into a folder."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{str(folder)!r} is a file: choose a folder for the run with -o")
-    if not folder.is_dir() or is_run(folder):
-        return
-    others = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
-    if others:
-        advice = "choose another -o" if overwrite else "choose a new or empty folder with -o"
-        raise RunError(f"{str(folder)!r} holds other files ({', '.join(others[:3])}): {advice}")
-
-
-def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
-    """What run.json says if the folder holds a scan of the same, finished or not; None if empty.
-
-    Raises RunError if it holds a scan of something else.
-    """
-    if not (folder / RUN_FILE).is_file():
-        return None
-    value = storage.read_json(folder / RUN_FILE)
-    asked = json.loads(json.dumps([info.inputs, info.settings]))  # tuples become lists
-    if [value.get("inputs"), value.get("settings")] != asked:
-        raise RunError(
-            f"{str(folder)!r} holds a scan of other inputs or settings: choose another -o, or add "
-            "--overwrite"
-        )
-    del value["images"], value["skipped"]
-    return RunInfo(**value)
 
 
 class Run:
@@ -429,8 +192,3 @@ class Run:
             raise RunError(
                 f"cannot read {str(self.folder / name)!r} ({error}): scan again"
             ) from error
-
-
-def rank(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices [n] from the largest score to the smallest; equal scores in input order."""
-    return np.argsort(-scores, kind="stable")

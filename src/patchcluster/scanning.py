@@ -29,7 +29,7 @@ import PIL
 import timm
 import torch
 
-from . import __version__, costs, maps, runs, storage
+from . import __version__, costs, maps, runfolder, storage
 from .backbones import Backbone, load_backbone
 from .comparing import Compared, Comparer, ImageSet
 from .errors import InputError, RunError, SettingError
@@ -38,7 +38,8 @@ from .images import deep_range
 from .inputs import find_images, stamp
 from .maps import Floats
 from .report import write_report
-from .runs import ImageRecord, Run, RunInfo, Skipped
+from .runfolder import ImageRecord, RunInfo, Skipped
+from .runs import Run
 from .settings import resolve
 from .thresholds import Threshold, robust_threshold
 
@@ -74,10 +75,10 @@ def scan(
     step = progress or (lambda *_: None)
     if output is not None:
         folder = Path(output)
-        runs.check_output(folder, overwrite)
+        runfolder.check_output(folder, overwrite)
         with storage.lock(folder):
             if overwrite:
-                runs.clear(folder)
+                runfolder.clear(folder)
             Scan(folder, info, limit, step).run()
         return Run(folder)
     folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
@@ -105,17 +106,17 @@ class Scan:
         self.threads = torch.get_num_threads()
 
     def run(self) -> None:
-        files = find_images(self.info.inputs, runs.is_run)
-        earlier = runs.read_earlier(self.folder, self.info)
+        files = find_images(self.info.inputs, runfolder.is_run)
+        earlier = runfolder.read_earlier(self.folder, self.info)
         if earlier is not None and earlier.state == "complete":
             self._check_unchanged(files)
         else:
             self._scan(files)
-        if not (self.folder / runs.REPORT_FILE).is_file():
+        if not (self.folder / runfolder.REPORT_FILE).is_file():
             self.progress("report", 0, 1)
             write_report(Run(self.folder))
             self.progress("report", 1, 1)
-        storage.remove(self.folder / runs.WORK_FOLDER)
+        storage.remove(self.folder / runfolder.WORK_FOLDER)
 
     def _scan(self, files: Sequence[str]) -> None:
         device = choose_device(self.settings.device)
@@ -135,7 +136,7 @@ class Scan:
             backbone = load_backbone(self.settings.backbone, self.settings.weights, device)
         self._describe(backbone)
         self._check_memory(candidates, backbone)
-        runs.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
+        runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
 
         extracted = self._extract(candidates, backbone)
         skipped |= extracted.skipped
@@ -172,14 +173,14 @@ class Scan:
         stride = backbone.strides[0 if self.settings.layout == "fine" else -1]
         areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
         method = self.settings.make_method(backbone.channels)
+        batches = make_batches(candidates)
         work = costs.Workload(
             patches=[sum(area) // stride**2 for area in zip(*areas, strict=True)],
             channels=sum(backbone.channels),
             images=len(candidates),
             largest_image=max(c.header.width * c.header.height for c in candidates),
-            batch_pixels=max(
-                sum(h * w for c in batch for h, w in c.inputs) for batch in make_batches(candidates)
-            ),
+            batch_pixels=max(sum(h * w for c in batch for h, w in c.inputs) for batch in batches),
+            batch_shapes=len({(len(batch), batch[0].inputs) for batch in batches}),
             threads=self.threads,
             ratio=method.ratio,
         )
@@ -235,16 +236,16 @@ class Scan:
         results = self._results(image_set, compared)
         finest = max(compared, key=lambda result: result.size)
         ids = [copies[0].id for copies in image_set.records.values()]
-        runs.write_scores(self.folder, results)
-        runs.write_regions(self.folder, results)
-        runs.write_neighbours(self.folder, results, finest.explanations, ids)
-        runs.write_bank(self.folder, {result.size: result.state for result in compared})
+        runfolder.write_scores(self.folder, results)
+        runfolder.write_regions(self.folder, results)
+        runfolder.write_neighbours(self.folder, results, finest.explanations, ids)
+        runfolder.write_bank(self.folder, {result.size: result.state for result in compared})
         self.info.finished = _now()
         self.info.memory["peak"] = costs.peak_memory()
         self.info.state = "complete"
-        runs.write_info(self.folder, self.info, [result.record for result in results], skipped)
+        runfolder.write_info(self.folder, self.info, [result.record for result in results], skipped)
 
-    def _results(self, image_set: ImageSet, compared: list[Compared]) -> list[runs.Result]:
+    def _results(self, image_set: ImageSet, compared: list[Compared]) -> list[runfolder.Result]:
         """Score, flag and nearest image of every file, in input order; writes the maps."""
         grids = [_fuse(compared, image) for image in range(len(image_set.shas))]
         copies = list(image_set.records.values())
@@ -257,11 +258,11 @@ class Scan:
         for image, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
             other = int(finest.explanations[image].image[int(grid.argmax()), 0])
             for record in records:
-                runs.write_map(self.folder, record.id, grid)
+                runfolder.write_map(self.folder, record.id, grid)
                 regions = self._find_regions(record, grid, threshold)
                 flagged = score > threshold.value
                 nearest = copies[other][0].path
-                results.append(runs.Result(record, image, score, flagged, regions, nearest))
+                results.append(runfolder.Result(record, image, score, flagged, regions, nearest))
                 step(len(results), total)
         return sorted(results, key=lambda result: result.record.id)
 

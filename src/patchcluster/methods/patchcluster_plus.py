@@ -1,7 +1,7 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -22,18 +22,18 @@ class PatchClusterPlus(Method):
        mean squared norm; the scores of the stages are averaged.
     2. An image is never compared with itself.
     3. Distance to an image is the distance to its nearest patch; a patch's base score d_s is the
-       k-th smallest over the other images (k = 2), divided by the mean over the bank. One other
-       image with the same defect therefore does not hide it.
-    4. Only the nearest images are searched in full: those to which a random share of each image's
-       patches (seeded by the image's key) is nearest.
+       k-th smallest over the other images, divided by the mean over the bank. A defect that k - 1
+       other images share is therefore not hidden by them.
+    4. Only k + `margin` images are searched in full for a patch: those that are nearest by a random
+       share of each image's patches, seeded by the image's key.
     5. Places that are rare but ordinary are lowered: from the base score a patch's `local_weight`
        times the mean base score of its 3 nearest patches (last stage, of 3 other images) is taken.
 
         score = d - local_weight * mean(d of the 3 nearest bank patches),  d = mean over s of d_s
 
-    Parameters: `ratio`, the random share of each image's patches; `candidates`, how many other
-    images are searched in full; `stages`, the channels of each stage in the last axis of the
-    patches (None: one stage); `seed` of the random share.
+    Parameters: `k`; None: 1 in 100 images, at least 2. `ratio`, the random share of each image's
+    patches; `margin`, how many more images than k are searched in full; `stages`, the channels of
+    each stage in the last axis of the patches (None: one stage); `seed` of the random share.
     """
 
     name = "patchcluster-plus"
@@ -41,16 +41,16 @@ class PatchClusterPlus(Method):
 
     def __init__(
         self,
-        k: int = 2,
+        k: int | None = None,
         ratio: float = 0.3,
-        candidates: int = 8,
+        margin: int = 6,
         local_weight: float = 0.3,
         stages: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         self.k = k
         self.ratio = ratio
-        self.candidates = candidates
+        self.margin = margin
         self.local_weight = local_weight
         self.stages = stages
         self.seed = seed
@@ -80,11 +80,11 @@ class PatchClusterPlus(Method):
 
     def compare(self, rows: Tensor, own: Tensor | None = None) -> Comparison:
         others = self.image_count_ - int(own is not None)
-        k, kept = min(self.k, others), min(NEIGHBOURS_KEPT, others)
+        k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
         base = []
-        for bank, stage in zip(self._banks, self._normalise(to_float(rows)), strict=True):
+        for bank, stage in zip(self._banks, self._normalise(rows), strict=True):
             wanted = max(k, kept) if bank is self._banks[-1] else k
-            distances, neighbours = bank.nearest_blocks(stage, wanted, self.candidates, own)
+            distances, neighbours = bank.nearest_blocks(stage, wanted, k + self.margin, own)
             base.append(distances[:, k - 1])
         return Comparison(torch.stack(base, 1), neighbours[:, :kept], distances[:, :kept])
 
@@ -129,10 +129,14 @@ class PatchClusterPlus(Method):
             raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
         if images < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
-        if self.k < 1:
-            raise SettingError(f"k={self.k}: choose the k-th nearest image, k at least 1")
+        if self.k is not None and not 1 <= self.k < images:
+            raise SettingError(f"k={self.k} of {images - 1} other images: choose 1 to {images - 1}")
         if self.stages is not None and sum(self.stages) != channels:
             raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
+
+    def _order(self) -> int:
+        """Which of the other images, from the nearest, a patch's score is the distance to."""
+        return max(2, round(self.image_count_ / 100)) if self.k is None else self.k
 
     def _splits(self) -> list[int]:
         return [len(self.mean_)] if self.stages is None else list(self.stages)
@@ -147,10 +151,12 @@ class PatchClusterPlus(Method):
         norms = [(part.sum() / count).sqrt() for part in torch.split(squares, self._splits())]
         self.scales_ = torch.stack([1 / n if n > 0 else torch.ones_like(n) for n in norms]).float()
 
-    def _normalise(self, rows: Tensor) -> list[Tensor]:
-        """Rows [p, c] -> float32 [p, c_s] for each stage, centred and scaled."""
-        stages = torch.split((rows - self.mean_).float(), self._splits(), dim=1)
-        return [(s * scale).contiguous() for s, scale in zip(stages, self.scales_, strict=True)]
+    def _normalise(self, rows: Tensor) -> Iterator[Tensor]:
+        """Rows [p, c] -> float32 [p, c_s] for each stage, centred and scaled, one at a time."""
+        splits = self._splits()
+        stages = zip(torch.split(rows, splits, 1), torch.split(self.mean_, splits), strict=True)
+        for (stage, mean), scale in zip(stages, self.scales_, strict=True):
+            yield (to_float(stage) - mean).float().mul_(scale)
 
     def _sample(self, count: int, key: int) -> Tensor:
         """Patches of an image for the first pass, ascending; the same for the same image."""
@@ -162,8 +168,7 @@ class PatchClusterPlus(Method):
         sizes = torch.bincount(self.bank_image_, minlength=self.image_count_)
         offsets = [0, *sizes.cumsum(0).tolist()]
         self._banks = [
-            BlockBank(stage, offsets, self.sample_)
-            for stage in self._normalise(to_float(self.bank_))
+            BlockBank(stage, offsets, self.sample_) for stage in self._normalise(self.bank_)
         ]
 
     def _base(self, comparison: Comparison) -> Tensor:

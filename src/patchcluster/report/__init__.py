@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import maps, runs, storage
+from .. import maps, runfolder, storage
 from ..errors import RunError
 from ..maps import Floats
 from ..runs import Run
@@ -45,17 +45,17 @@ def write_report(run: Run) -> None:
         scale=_colour_scale_css(),
     )
     # Names that are not valid UTF-8 are shown with a question mark.
-    storage.write_bytes(run.folder / runs.REPORT_FILE, page.encode("utf-8", "replace"))
+    storage.write_bytes(run.folder / runfolder.REPORT_FILE, page.encode("utf-8", "replace"))
 
 
 def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
     """The map values at which colour begins and is strongest, one pair for the whole set.
 
-    It begins at the median of the maps, so that ordinary places stay clear, and is strongest where
-    1 pixel in 1,000 lies above, but never below the threshold.
+    It begins where 1 pixel in 10 lies above, so that ordinary places stay clear, and is strongest
+    where 1 in 1,000 does, but never below the threshold.
     """
     pixels = np.concatenate([frame[::4, ::4].ravel() for frame in frames])
-    low = float(np.median(pixels))
+    low = float(np.quantile(pixels, 0.9))
     return low, max(float(np.quantile(pixels, 0.999)), run.threshold.value, low + 1e-6)
 
 
@@ -68,7 +68,7 @@ def heat_png(frame: Floats, low: float, high: float) -> bytes:
     image = Image.fromarray(np.rint(share * (_LEVELS - 1)).astype(np.uint8), "P")
     levels = np.linspace(0, 1, _LEVELS)
     image.putpalette(_colours(levels).astype(np.uint8).tobytes())
-    opacity = np.rint(_MOST_OPAQUE * np.sqrt(levels)).astype(np.uint8).tobytes()
+    opacity = np.rint(_MOST_OPAQUE * levels**0.7).astype(np.uint8).tobytes()
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=opacity, optimize=True)
     return buffer.getvalue()
@@ -80,7 +80,7 @@ def _cards(
     """What the page says of each image."""
     for place, (i, frame) in enumerate(zip(shown, frames, strict=True), start=1):
         image = run.images[i]
-        path = runs.thumbnail_path(run.folder, image.id)
+        path = runfolder.thumbnail_path(run.folder, image.id)
         try:
             thumbnail = path.read_bytes()
         except OSError as error:
@@ -88,7 +88,7 @@ def _cards(
         yield {
             "rank": place,
             "path": image.path,
-            "name": image.path.replace("\\", "/").rsplit("/", 1)[-1],
+            "name": "/".join(image.path.replace("\\", "/").split("/")[-2:]),
             "score": run.scores[i],
             "flagged": bool(run.flagged[i]),
             "width": image.width,
