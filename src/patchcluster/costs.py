@@ -93,4 +93,5 @@ def peak_memory() -> int:
     except ImportError:  # Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    # Some systems bring the peak up to date with a delay.
+    return max(peak if sys.platform == "darwin" else peak * 1024, resident_memory())
