@@ -156,7 +156,7 @@ def test_order_and_names_of_the_files_do_not_change_the_scores(tmp_path, small_r
 
 def test_batch_size_does_not_change_the_scores(small_run, monkeypatch):
     monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 2 * 128 * 128)
-    monkeypatch.setattr("patchcluster.comparing.COMPARED_PATCHES", 64)
+    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 64)
     run = patchcluster.scan(small_run.info.inputs, size=SIZE)
     np.testing.assert_allclose(run.scores, small_run.scores, rtol=1e-3)
 
@@ -298,6 +298,12 @@ def test_output_inside_the_input_is_left_out_of_the_next_scan(tmp_path):
     assert first.paths == second.paths
 
 
+def test_a_scan_that_cannot_start_leaves_nothing_behind(tmp_path):
+    with pytest.raises(InputError):
+        patchcluster.scan(tmp_path / "nowhere", tmp_path / "out" / "run", size=SIZE)
+    assert not (tmp_path / "out" / "run").exists()
+
+
 def test_a_second_process_is_told_who_holds_the_run(tmp_path):
     write_set(tmp_path / "images", 3)
     with storage.lock(tmp_path / "run"), pytest.raises(RunError, match=str(os.getpid())):
@@ -305,7 +311,7 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
 
 
 SCAN = """
-import sys, time, patchcluster, patchcluster.extraction as e, patchcluster.comparing as c
+import sys, time, patchcluster, patchcluster.extraction as e, patchcluster.methods.base as c
 e.BATCH_PIXELS = 2 * 128 * 128
 c.COMPARED_PATCHES = 128
 stop, images, out = sys.argv[1:]
@@ -358,6 +364,26 @@ s.write_tensors = spy
         assert (killed / name).read_bytes() == theirs
     for path in sorted((undisturbed / "maps").iterdir()):
         assert (killed / "maps" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_files_may_come_and_go_between_a_kill_and_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 2 * 128 * 128)
+    images, out = tmp_path / "images", tmp_path / "run"
+    paths = write_set(images, 9)
+
+    def stop(step, *_):
+        if step == "compare":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        patchcluster.scan(images, out, size=SIZE, progress=stop)
+    for path in paths[:3]:
+        path.unlink()
+    Image.fromarray(textured_image(50)).save(images / "new.png")
+    resumed = patchcluster.scan(images, out, size=SIZE)
+    fresh = patchcluster.scan(images, tmp_path / "fresh", size=SIZE)
+    assert resumed.paths == fresh.paths
+    np.testing.assert_array_equal(resumed.scores, fresh.scores)
 
 
 def test_a_run_that_is_not_there_or_damaged_is_an_error(tmp_path, small_run):

@@ -3,7 +3,7 @@
 Comparisons go to disk in batches, so that a later start can take them up again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,10 +15,8 @@ from . import runfolder, storage
 from .extraction import patches_name
 from .maps import Floats, ImageScore
 from .methods import Comparison, Method
-from .methods.base import flatten, join
+from .methods.base import NEIGHBOURS_KEPT, flatten, join, make_batches
 from .runfolder import ImageRecord
-
-COMPARED_PATCHES = 12_544  # at least, a batch of comparisons
 
 
 @dataclass(frozen=True)
@@ -130,15 +128,13 @@ class Comparer:
 
     def _compare(self, size: int, method: Method, patches: list[Tensor]) -> Comparison:
         parts = []
-        batches = list(_batches([grid.shape[0] * grid.shape[1] for grid in patches]))
+        batches = list(make_batches([grid.shape[0] * grid.shape[1] for grid in patches]))
         for number, batch in enumerate(batches):
             path = runfolder.comparison_path(self.folder, size, number)
             if storage.read_note(path) == self.digest:
                 tensors, _ = storage.read_tensors(path)
             else:
-                grids = [flatten(patches[i]) for i in batch]
-                own = torch.tensor(batch).repeat_interleave(torch.tensor([len(g) for g in grids]))
-                part = method.compare(torch.cat(grids).to(self.device), own.to(self.device))
+                part = method.compare([patches[i].to(self.device) for i in batch], batch)
                 tensors = {name: tensor.cpu() for name, tensor in vars(part).items()}
                 storage.write_tensors(path, tensors, self.digest)
             parts.append(Comparison(**tensors))
@@ -148,21 +144,9 @@ class Comparer:
     def _explain(
         self, method: Method, comparison: Comparison, counts: list[int]
     ) -> list[Explanations]:
-        image = method.bank_image_.cpu()[comparison.neighbours].int()
-        patch = method.bank_patch_.cpu()[comparison.neighbours].int()
-        parts = (torch.split(t, counts) for t in (image, patch, comparison.neighbour_distances))
+        rows = comparison.neighbours[:, :NEIGHBOURS_KEPT]
+        image = method.bank_image_.cpu()[rows].int()
+        patch = method.bank_patch_.cpu()[rows].int()
+        distance = comparison.neighbour_distances[:, :NEIGHBOURS_KEPT]
+        parts = (torch.split(t, counts) for t in (image, patch, distance))
         return [Explanations(*part) for part in zip(*parts, strict=True)]
-
-
-def _batches(counts: Sequence[int]) -> Iterator[list[int]]:
-    """Cut images of so many patches each into consecutive batches of about equal work."""
-    batch: list[int] = []
-    patches = 0
-    for image, count in enumerate(counts):
-        batch.append(image)
-        patches += count
-        if patches >= COMPARED_PATCHES:
-            yield batch
-            batch, patches = [], 0
-    if batch:
-        yield batch

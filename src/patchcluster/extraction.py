@@ -58,6 +58,7 @@ class Extractor:
 
     def run(self, batches: Sequence[Sequence[Candidate]], done: Done) -> Extracted:
         """Make the patches of all batches that the run folder does not hold yet."""
+        runfolder.remove_batches_from(self.folder, len(batches))  # of an earlier, longer list
         notes = [self._note_on_disk(i, batch) for i, batch in enumerate(batches)]
         total = sum(len(batch) for batch in batches)
         finished = sum(len(batches[i]) for i, note in enumerate(notes) if note is not None)

@@ -116,6 +116,13 @@ def batch_paths(folder: Path) -> list[Path]:
     return sorted((folder / WORK_FOLDER).glob("features-*.safetensors"))
 
 
+def remove_batches_from(folder: Path, first: int) -> None:
+    """Remove the batches from a number on."""
+    for path in batch_paths(folder):
+        if path >= batch_path(folder, first):
+            path.unlink()
+
+
 def batch_path(folder: Path, batch: int) -> Path:
     return folder / WORK_FOLDER / f"features-{batch:06d}.safetensors"
 

@@ -122,6 +122,8 @@ class Scan:
         device = choose_device(self.settings.device)
         self.info.started = _now()
         self.info.device = str(device)
+        with self._timed("network"):
+            backbone = load_backbone(self.settings.backbone, self.settings.weights, device)
         with self._timed("survey"):
             candidates, skipped = survey_files(
                 files, self.settings.size, self.threads, self._step("survey")
@@ -132,8 +134,6 @@ class Scan:
                 f"none of the {len(files)} files is an image that can be read "
                 f"({'; '.join(reasons[:3])}): name a folder that holds images"
             )
-        with self._timed("network"):
-            backbone = load_backbone(self.settings.backbone, self.settings.weights, device)
         self._describe(backbone)
         self._check_memory(candidates, backbone)
         runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run

@@ -111,7 +111,12 @@ def lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if [entry.name for entry in folder.iterdir()] == [path.name]:  # nothing came of it
+                path.unlink()
+                folder.rmdir()
 
 
 def _try_lock(descriptor: int) -> bool:

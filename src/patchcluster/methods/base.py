@@ -12,7 +12,7 @@ workers:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -27,6 +27,7 @@ from ..patches import Layout
 Progress = Callable[[int, int], None]  # done, total
 Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
 NEIGHBOURS_KEPT = 3
+COMPARED_PATCHES = 12_544  # at least, a batch of comparisons; enough to keep matrix products busy
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def compare(self, rows: Tensor, own: Tensor | None = None) -> Comparison:
-        """Compare patches [p, c] with the bank.
+    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+        """Compare the patches of images [h_i, w_i, c] with the bank, all patches in order.
 
-        `own` int64 [p] is the index of each patch's image in the set that was fitted, for patches
-        of that set: they are not compared with themselves. None: patches of other images.
+        `own` is each image's index in the set that was fitted, for images of that set: they are not
+        compared with themselves. None: other images.
         """
 
     @abstractmethod
@@ -114,19 +115,17 @@ class Method(ABC):
         The kind of array, and a list for a list, is that of the input; values are float32.
         """
         grids = as_tensors(patches)
-        scores = [self.grade(self.compare(flatten(grid))).view(grid.shape[:2]) for grid in grids]
+        scores = [self.grade(self.compare([grid])).view(grid.shape[:2]) for grid in grids]
         return like(patches, scores)
 
     def fit_score(self, patches: Patches) -> Any:
         """Score the images of a set blindly, against the set itself: [n, h, w, c] -> [n, h, w]."""
         grids = as_tensors(patches)
         self.fit(grids)
-        comparisons = [
-            self.compare(flatten(grid), torch.full((grid[..., 0].numel(),), image))
-            for image, grid in enumerate(grids)
-        ]
-        counts = [len(comparison.distances) for comparison in comparisons]
-        comparison = join(comparisons)
+        counts = [grid.shape[0] * grid.shape[1] for grid in grids]
+        comparison = join(
+            [self.compare([grids[i] for i in batch], batch) for batch in make_batches(counts)]
+        )
         self.calibrate(comparison.select(self.bank_rows(counts)))
         scores = torch.split(self.grade(comparison), counts)
         pairs = zip(grids, scores, strict=True)
@@ -148,6 +147,20 @@ def join(comparisons: Sequence[Comparison]) -> Comparison:
         torch.cat([c.neighbours for c in comparisons]),
         torch.cat([c.neighbour_distances for c in comparisons]),
     )
+
+
+def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
+    """Cut images of so many patches each into consecutive batches of about equal work."""
+    batch: list[int] = []
+    patches = 0
+    for image, count in enumerate(counts):
+        batch.append(image)
+        patches += count
+        if patches >= COMPARED_PATCHES:
+            yield batch
+            batch, patches = [], 0
+    if batch:
+        yield batch
 
 
 def flatten(grid: Tensor) -> Tensor:

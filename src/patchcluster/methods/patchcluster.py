@@ -52,7 +52,8 @@ class PatchCluster(Method):
         self._neighbour_count(skip=1)
         return self
 
-    def compare(self, rows: Tensor, own: Tensor | None = None) -> Comparison:
+    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+        rows = torch.cat([flatten(grid) for grid in grids])
         skip = 0 if own is None else 1
         k = self._neighbour_count(skip)
         wanted = max(k, min(NEIGHBOURS_KEPT, len(self.bank_) - skip))

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..neighbors import BlockBank, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Method, Patches, Progress, as_tensors, flatten
+from .base import (
+    NEIGHBOURS_KEPT,
+    Comparison,
+    Method,
+    Patches,
+    Progress,
+    as_tensors,
+    flatten,
+    join,
+    make_batches,
+)
 
 
 class PatchClusterPlus(Method):
@@ -78,13 +88,19 @@ class PatchClusterPlus(Method):
         self._index_bank()
         return self
 
-    def compare(self, rows: Tensor, own: Tensor | None = None) -> Comparison:
+    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+        flat = [flatten(grid) for grid in grids]
+        rows = torch.cat(flat)
+        image = None
+        if own is not None:
+            counts = torch.tensor([len(r) for r in flat])
+            image = torch.tensor(own).repeat_interleave(counts).to(rows.device)
         others = self.image_count_ - int(own is not None)
         k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
         base = []
         for bank, stage in zip(self._banks, self._normalise(rows), strict=True):
             wanted = max(k, kept) if bank is self._banks[-1] else k
-            distances, neighbours = bank.nearest_blocks(stage, wanted, k + self.margin, own)
+            distances, neighbours = bank.nearest_blocks(stage, wanted, k + self.margin, image)
             base.append(distances[:, k - 1])
         return Comparison(torch.stack(base, 1), neighbours[:, :kept], distances[:, :kept])
 
@@ -94,7 +110,10 @@ class PatchClusterPlus(Method):
 
     def grade(self, comparison: Comparison) -> Tensor:
         if self.bank_scores_ is None:  # fitted, but not on the way of fit_score
-            self.calibrate(self.compare(self.bank_, self.bank_image_))
+            sizes = torch.bincount(self.bank_image_).tolist()
+            images = [rows[None] for rows in torch.split(self.bank_, sizes)]
+            batches = make_batches(sizes)
+            self.calibrate(join([self.compare([images[i] for i in b], b) for b in batches]))
         assert self.bank_scores_ is not None
         around = self.bank_scores_[comparison.neighbours].mean(1)
         return self._base(comparison) - self.local_weight * around

@@ -1,0 +1,86 @@
+"""What each step of the default method is worth, on images with masks.
+
+    python benchmarks/ablation.py DATASET...
+
+DATASET is a folder in MVTec AD's layout; its `test` is scored blindly. Each row changes one
+parameter of PatchClusterPlus; image AUROC / pixel AUROC / PRO in %. Masks and maps are compared at
+the resolution of the masks.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchcluster import maps
+from patchcluster.backbones import load_backbone
+from patchcluster.datasets import find_truth, read_mask
+from patchcluster.images import Header, load_image, network_size, survey
+from patchcluster.inputs import find_images
+from patchcluster.methods import PatchClusterPlus
+from patchcluster.metrics import PixelMetrics, image_metrics
+from patchcluster.patches import patch_grid
+from patchcluster.settings import Settings
+
+STAGES = [40, 112]
+ROWS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "stages joined": {"stages": None},
+    "k = 1": {"k": 1},
+    "k = 3": {"k": 3},
+    "k = 5": {"k": 5},
+    "k = 10": {"k": 10},
+    "only k images searched in full": {"margin": 0},
+    "first pass with every patch": {"ratio": 1.0},
+    "no local term": {"local_weight": 0.0},
+    "local weight 0.4": {"local_weight": 0.4},
+}
+
+
+def extract(paths: list[str]) -> tuple[list[Tensor], list[Header]]:
+    """Patches float16 [h, w, c] and headers of images, as a scan makes them."""
+    backbone, size = load_backbone(), Settings.size[0]
+    headers = [survey(path) for path in paths]
+    grids = []
+    for path, header in zip(paths, headers, strict=True):
+        sizes = [network_size(header.width, header.height, size)]
+        stages = backbone.features(load_image(path, header, sizes, {}).pixels)
+        grids.append(patch_grid(stages, "coarse")[0].half())
+    return grids, headers
+
+
+def measure(scores: list[Tensor], headers: list[Header], paths: list[str], root: Path) -> str:
+    truths = find_truth(paths, root)
+    low = min(float(s.min()) for s in scores)
+    pixels = PixelMetrics(low, max(float(s.max()) for s in scores))
+    image_scores = []
+    for grid, header, truth in zip(scores, headers, truths, strict=True):
+        frame = maps.smooth(grid.numpy(), Settings.frame, header.width, header.height)
+        image_scores.append(maps.score_image(frame, Settings.image_score))
+        mask = None if truth.mask is None else read_mask(truth.mask)
+        height, width = (header.height, header.width) if mask is None else mask.shape
+        pixels.add(maps.to_image(frame, width, height), mask)
+    auroc, _, _ = image_metrics(
+        np.array(image_scores), np.array([truth.anomalous for truth in truths])
+    )
+    figures = (auroc, pixels.auroc(), pixels.pro())
+    return " / ".join("-" if f is None else f"{100 * f:.1f}" for f in figures)
+
+
+def main() -> None:
+    for root in map(Path, sys.argv[1:]):
+        paths = find_images([root / "test"])
+        grids, headers = extract(paths)
+        print(f"{root.name}, {len(paths)} images", flush=True)
+        for name, change in ROWS.items():
+            method = PatchClusterPlus(**{"stages": STAGES, **change})
+            with torch.inference_mode():
+                scores = method.fit_score(grids)
+            print(f"  {name:28} {measure(scores, headers, paths, root)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
