@@ -53,7 +53,7 @@ def test_what_is_given_reaches_the_method():
         ({"k": 0}, "at least 1"),
         ({"seed": -1}, "seed"),
         ({"image_score": "nope"}, "top1%, max or reweighted"),
-        ({"method": "patchcluster", "local_weight": 0.5}, "patchcluster-plus"),
+        ({"method": "patchcluster", "local_weight": 0.5}, "has no setting local_weight"),
         ({"image_score": "reweighted"}, "reweighted"),
     ],
 )

@@ -182,7 +182,7 @@ class Scan:
             batch_pixels=max(sum(h * w for c in batch for h, w in c.inputs) for batch in batches),
             batch_shapes=len({(len(batch), batch[0].inputs) for batch in batches}),
             threads=self.threads,
-            ratio=method.ratio,
+            ratio=getattr(method, "ratio", 1.0),
         )
         predicted = costs.predict_memory(work, costs.resident_memory())
         self.info.memory["predicted"] = predicted

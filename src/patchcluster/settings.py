@@ -1,6 +1,7 @@
 """Every setting of a scan, its one default, and the presets, which are named sets of them."""
 
 import dataclasses
+import inspect
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -21,6 +22,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best": {"size": (256, 448), "local_weight": 0.2},
     "paper": {"method": "patchcluster", "backbone": "wide_resnet50_2.tv_in1k"},
 }
+
+
+_METHOD_OPTIONS = ("k", "ratio", "local_weight")
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,13 @@ class Settings:
     def layout(self) -> Layout:
         return METHODS[self.method].layout
 
-    def make_method(self, stages: list[int]) -> Any:
+    def make_method(self, stages: list[int]) -> Method:
         """Build the method for patches whose channels come from stages of these sizes."""
-        options: dict[str, Any] = {"k": self.k, "ratio": self.ratio}
-        if self.method == "patchcluster-plus":
-            options |= {"local_weight": self.local_weight, "stages": stages, "seed": self.seed}
-        given = {key: value for key, value in options.items() if value is not None}
-        return METHODS[self.method](**given)
+        options = {name: getattr(self, name) for name in _METHOD_OPTIONS}
+        options |= {"stages": stages, "seed": self.seed}
+        taken = inspect.signature(METHODS[self.method]).parameters
+        given = {name: value for name, value in options.items() if value is not None}
+        return METHODS[self.method](**{n: value for n, value in given.items() if n in taken})
 
 
 def resolve(**given: Any) -> Settings:
@@ -94,10 +98,10 @@ def _check(settings: Settings) -> None:
         raise SettingError(f"k={settings.k}: choose at least 1 neighbour")
     if settings.seed < 0:
         raise SettingError(f"seed {settings.seed}: choose 0 or more")
-    if settings.local_weight is not None and settings.method != "patchcluster-plus":
-        raise SettingError(
-            f"local_weight is a setting of patchcluster-plus, not of {settings.method}"
-        )
+    taken = inspect.signature(METHODS[settings.method]).parameters
+    for name in _METHOD_OPTIONS:
+        if getattr(settings, name) is not None and name not in taken:
+            raise SettingError(f"{settings.method} has no setting {name}: leave it out")
     if settings.image_score not in get_args(ImageScore):
         raise SettingError(f"image score {settings.image_score!r}: choose top1%, max or reweighted")
     if settings.image_score == "reweighted" and (

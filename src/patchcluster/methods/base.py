@@ -34,8 +34,9 @@ COMPARED_PATCHES = 12_544  # at least, a batch of comparisons; enough to keep ma
 class Comparison:
     """p patches against the bank.
 
-    distances float32 [p, d]: what the method grades. neighbours int64 [p, 3]: the rows of the bank
-    that explain the patch, nearest first, and their distances float32 [p, 3].
+    distances float32 [p, d]: what the method grades. neighbours int64 [p, j]: the rows of the bank
+    that explain the patch, nearest first, and their distances float32 [p, j]; j is 3 or what the
+    method needs.
     """
 
     distances: Tensor
