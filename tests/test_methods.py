@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import LocalOutlierFactor
 
 from patchcluster.coreset import greedy_coreset
 from patchcluster.errors import SettingError
-from patchcluster.methods import METHODS, PatchCluster, PatchClusterPlus
+from patchcluster.methods import (
+    METHODS,
+    PatchCluster,
+    PatchClusterPlus,
+    PatchCore,
+    PatchCoreLOF,
+)
 
 
 def random_patches(n=6, h=4, w=5, c=7, seed=0):
@@ -89,6 +96,32 @@ def test_k_that_the_bank_cannot_serve_is_an_error(k):
         PatchCluster(k=k, ratio=1.0).fit(random_patches())
 
 
+# --- PatchCore, LOF -----------------------------------------------------------------------------
+
+
+def test_patchcore_with_the_whole_bank_is_patchcluster_with_k_1():
+    patches = random_patches()
+    expected = PatchCluster(k=1, ratio=1.0).fit_score(patches)
+    np.testing.assert_array_equal(PatchCore(ratio=1.0).fit_score(patches), expected)
+
+
+@pytest.mark.parametrize("k", [5, 20, 100])
+def test_lof_agrees_with_scikit_learn(k):
+    patches = random_patches()
+    reference = LocalOutlierFactor(n_neighbors=k).fit(patches.reshape(-1, 7).astype(np.float64))
+    scores = PatchCoreLOF(k=k).fit_score(patches)
+    np.testing.assert_allclose(scores.reshape(-1), -reference.negative_outlier_factor_, rtol=1e-5)
+
+
+def test_lof_of_new_images_agrees_with_scikit_learn():
+    patches, new = random_patches(), random_patches(2, seed=3)
+    reference = LocalOutlierFactor(n_neighbors=20, novelty=True)
+    reference.fit(patches.reshape(-1, 7).astype(np.float64))
+    expected = -reference.score_samples(new.reshape(-1, 7).astype(np.float64))
+    scores = PatchCoreLOF(k=20).fit(patches).score(new)
+    np.testing.assert_allclose(scores.reshape(-1), expected, rtol=1e-5)
+
+
 # --- PatchClusterPlus ---------------------------------------------------------------------------
 
 
@@ -164,39 +197,46 @@ def test_stages_must_add_up():
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
+def make(name, **options):
+    """A method with parameters that suit small sets."""
+    small = {"patchcore-lof": {"k": 5}}
+    return METHODS[name](**{**small.get(name, {}), **options})
+
+
 @every_method
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_arrays_in_arrays_out_tensors_in_tensors_out(name, dtype):
     patches = random_patches().astype(dtype)
-    scores = METHODS[name]().fit_score(patches)
+    scores = make(name).fit_score(patches)
     assert isinstance(scores, np.ndarray)
     assert scores.shape == (6, 4, 5)
     assert np.isfinite(scores).all()
-    tensors = METHODS[name]().fit_score(torch.from_numpy(patches))
+    tensors = make(name).fit_score(torch.from_numpy(patches))
     np.testing.assert_allclose(tensors.numpy(), scores, rtol=1e-6)
 
 
 @every_method
 def test_images_of_several_sizes(name):
     patches = [random_patches(1, h, w, seed=h)[0] for h, w in ((4, 5), (3, 3), (6, 2), (5, 5))]
-    scores = METHODS[name]().fit_score(patches)
+    scores = make(name).fit_score(patches)
     assert [s.shape for s in scores] == [(4, 5), (3, 3), (6, 2), (5, 5)]
 
 
 @every_method
 def test_scores_do_not_depend_on_the_order_of_the_images(name):
     patches = random_patches(9)
-    options = {"ratio": 1.0} if name == "patchcluster" else {}
+    # A greedy coreset starts at the first patch of the set.
+    options = {"ratio": 1.0} if name in ("patchcluster", "patchcore") else {}
     order = np.random.default_rng(5).permutation(9)
-    scores = METHODS[name](**options).fit_score(patches)
-    shuffled = METHODS[name](**options).fit_score(patches[order])
+    scores = make(name, **options).fit_score(patches)
+    shuffled = make(name, **options).fit_score(patches[order])
     np.testing.assert_allclose(shuffled, scores[order], rtol=1e-4)
 
 
 @every_method
 def test_same_input_same_scores(name):
     patches = random_patches()
-    first, second = (METHODS[name]().fit_score(patches) for _ in range(2))
+    first, second = (make(name).fit_score(patches) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -204,13 +244,13 @@ def test_same_input_same_scores(name):
 def test_input_is_left_as_it_was(name):
     patches = random_patches()
     before = patches.copy()
-    METHODS[name]().fit_score(patches)
+    make(name).fit_score(patches)
     np.testing.assert_array_equal(patches, before)
 
 
 @every_method
 def test_constant_images_score_the_same_everywhere(name):
-    scores = METHODS[name]().fit_score(np.ones((5, 3, 3, 4), np.float32))
+    scores = make(name).fit_score(np.ones((5, 3, 3, 4), np.float32))
     assert np.isfinite(scores).all()
     assert np.ptp(scores) == 0
 
@@ -219,16 +259,16 @@ def test_constant_images_score_the_same_everywhere(name):
 def test_an_odd_patch_scores_highest(name):
     patches = random_patches(12, 5, 5) * 0.1
     patches[3, 2, 4] += 5
-    scores = METHODS[name]().fit_score(patches)
+    scores = make(name).fit_score(patches)
     assert np.unravel_index(scores.argmax(), scores.shape) == (3, 2, 4)
 
 
 @every_method
 def test_state_restores_the_method(name):
     patches, new = random_patches(), random_patches(2, seed=8)
-    method = METHODS[name]()
+    method = make(name)
     method.fit_score(patches)
-    restored = METHODS[name]().restore(method.state())
+    restored = make(name).restore(method.state())
     np.testing.assert_array_equal(restored.score(new), method.score(new))
 
 
@@ -236,10 +276,10 @@ def test_state_restores_the_method(name):
 @pytest.mark.parametrize("shape", [(0, 3, 3, 4), (2, 3, 4), (2, 0, 3, 4)])
 def test_wrong_shapes_are_errors(name, shape):
     with pytest.raises(SettingError, match=r"\[n?,? ?h, w, c\]"):
-        METHODS[name]().fit(np.zeros(shape, np.float32))
+        make(name).fit(np.zeros(shape, np.float32))
 
 
-@every_method
+@pytest.mark.parametrize("name", ["patchcluster", "patchcluster-plus", "patchcore"])
 @pytest.mark.parametrize("ratio", [0.0, 2.0, -0.5])
 def test_impossible_ratio_is_an_error(name, ratio):
     with pytest.raises(SettingError, match="ratio"):

@@ -47,7 +47,9 @@ Preset = Annotated[
     str | None,
     typer.Option(help="default, fast, best, or paper (WideResNet50, brings no weights)."),
 ]
-MethodName = Annotated[str | None, typer.Option(help="patchcluster-plus or patchcluster.")]
+MethodName = Annotated[
+    str | None, typer.Option(help="patchcluster-plus, patchcluster, patchcore or patchcore-lof.")
+]
 Backbone = Annotated[str | None, typer.Option(help="Any timm network, by its name.")]
 Weights = Annotated[
     str | None, typer.Option(metavar="FILE", help="The backbone's weights, .safetensors or .pth.")

@@ -11,9 +11,12 @@ from .methods import METHODS, Method
 from .patches import Layout
 
 # Settings that make a method what its authors (or we) measured; they override the defaults below.
+_PAPER: dict[str, Any] = {"size": (224,), "frame": 224, "image_score": "max"}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "patchcluster-plus": {},
-    "patchcluster": {"size": (224,), "frame": 224, "image_score": "max"},
+    "patchcluster": _PAPER,
+    "patchcore": {**_PAPER, "image_score": "reweighted"},
+    "patchcore-lof": _PAPER,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -108,6 +111,6 @@ def _check(settings: Settings) -> None:
         len(settings.size) > 1 or METHODS[settings.method].reweight is Method.reweight
     ):
         raise SettingError(
-            "the reweighted image score needs one size and method patchcluster: choose them, or "
-            "another image score"
+            "the reweighted image score needs one size and method patchcluster or patchcore: "
+            "choose them, or another image score"
         )

@@ -3,10 +3,22 @@
 from .base import Comparison, Method
 from .patchcluster import PatchCluster
 from .patchcluster_plus import PatchClusterPlus
+from .patchcore import PatchCore
+from .patchcore_lof import PatchCoreLOF
 
 METHODS: dict[str, type[Method]] = {
     "patchcluster-plus": PatchClusterPlus,
     "patchcluster": PatchCluster,
+    "patchcore": PatchCore,
+    "patchcore-lof": PatchCoreLOF,
 }
 
-__all__ = ["METHODS", "Comparison", "Method", "PatchCluster", "PatchClusterPlus"]
+__all__ = [
+    "METHODS",
+    "Comparison",
+    "Method",
+    "PatchCluster",
+    "PatchClusterPlus",
+    "PatchCore",
+    "PatchCoreLOF",
+]

@@ -150,6 +150,20 @@ def join(comparisons: Sequence[Comparison]) -> Comparison:
     )
 
 
+def place_rows(grids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Image and patch of each row of a bank that holds all patches of all images, int64 [m]."""
+    counts = [grid.shape[0] * grid.shape[1] for grid in grids]
+    image = torch.arange(len(grids)).repeat_interleave(torch.tensor(counts))
+    return image, torch.cat([torch.arange(count) for count in counts])
+
+
+def compare_bank(method: Method) -> Comparison:
+    """Compare a method's own bank, which holds all patches of all images, with itself."""
+    counts = torch.bincount(method.bank_image_).tolist()
+    images = [rows[None] for rows in torch.split(method.bank_, counts)]
+    return join([method.compare([images[i] for i in b], b) for b in make_batches(counts)])
+
+
 def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
     """Cut images of so many patches each into consecutive batches of about equal work."""
     batch: list[int] = []

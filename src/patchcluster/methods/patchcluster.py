@@ -9,7 +9,16 @@ from torch import Tensor
 from ..coreset import greedy_coreset
 from ..errors import SettingError
 from ..neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Method, Patches, Progress, as_tensors, flatten
+from .base import (
+    NEIGHBOURS_KEPT,
+    Comparison,
+    Method,
+    Patches,
+    Progress,
+    as_tensors,
+    flatten,
+    place_rows,
+)
 
 
 class PatchCluster(Method):
@@ -40,9 +49,7 @@ class PatchCluster(Method):
             raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
         grids = as_tensors(patches)
         rows = torch.cat([to_float(flatten(grid)) for grid in grids])
-        counts = torch.tensor([grid.shape[0] * grid.shape[1] for grid in grids])
-        image = torch.arange(len(grids)).repeat_interleave(counts)
-        patch = torch.cat([torch.arange(int(count)) for count in counts])
+        image, patch = place_rows(grids)
         if self.ratio < 1:
             size = max(1, round(len(rows) * self.ratio))
             chosen = greedy_coreset(rows, size, progress=progress)

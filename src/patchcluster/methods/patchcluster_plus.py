@@ -17,9 +17,9 @@ from .base import (
     Patches,
     Progress,
     as_tensors,
+    compare_bank,
     flatten,
-    join,
-    make_batches,
+    place_rows,
 )
 
 
@@ -81,8 +81,7 @@ class PatchClusterPlus(Method):
         sample = [s + self._sample(c, k) for s, c, k in zip(starts, counts, keys, strict=False)]
         self.image_count_ = len(grids)
         self.bank_ = torch.cat(flat)
-        self.bank_image_ = torch.arange(len(grids)).repeat_interleave(torch.tensor(counts))
-        self.bank_patch_ = torch.cat([torch.arange(count) for count in counts])
+        self.bank_image_, self.bank_patch_ = place_rows(grids)
         self.sample_ = torch.cat(sample).to(self.bank_.device)
         self.bank_scores_: Tensor | None = None
         self._index_bank()
@@ -110,10 +109,7 @@ class PatchClusterPlus(Method):
 
     def grade(self, comparison: Comparison) -> Tensor:
         if self.bank_scores_ is None:  # fitted, but not on the way of fit_score
-            sizes = torch.bincount(self.bank_image_).tolist()
-            images = [rows[None] for rows in torch.split(self.bank_, sizes)]
-            batches = make_batches(sizes)
-            self.calibrate(join([self.compare([images[i] for i in b], b) for b in batches]))
+            self.calibrate(compare_bank(self))
         assert self.bank_scores_ is not None
         around = self.bank_scores_[comparison.neighbours].mean(1)
         return self._base(comparison) - self.local_weight * around
