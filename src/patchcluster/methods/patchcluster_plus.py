@@ -26,7 +26,7 @@ from .base import (
 class PatchClusterPlus(Method):
     """Score a patch by the k-th smallest of its distances to the other images.
 
-    It goes beyond the paper in five ways, each measured in docs/quality.md:
+    It goes beyond the paper in five ways; docs/quality.md has the figures:
 
     1. Stages are compared apart. Stage s is centred on the set's mean and divided by the set's root
        mean squared norm; the scores of the stages are averaged.
