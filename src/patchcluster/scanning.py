@@ -13,6 +13,7 @@ content are one image: it is scored once and never compared with its copy.
 import dataclasses
 import datetime
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -26,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import PIL
-import timm
 import torch
 
 from . import __version__, costs, maps, runfolder, storage
@@ -157,7 +157,7 @@ class Scan:
             "patchcluster": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "timm": timm.__version__,
+            "timm": importlib.metadata.version("timm"),
             "numpy": np.__version__,
             "pillow": PIL.__version__,
         }
