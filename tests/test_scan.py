@@ -17,7 +17,7 @@ from PIL import Image
 import patchcluster
 from conftest import textured_image, write_set
 from patchcluster import runfolder, storage
-from patchcluster.errors import InputError, RunError, SettingError
+from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
 from patchcluster.maps import find_regions, fuse
 
 SIZE = (128,)  # small and fast
@@ -271,6 +271,19 @@ def test_a_run_of_something_else_is_kept_unless_overwrite_is_given(tmp_path):
     with pytest.raises(RunError, match="changed"):
         patchcluster.scan(tmp_path / "images", out, size=SIZE)
     assert len(patchcluster.scan(tmp_path / "images", out, size=SIZE, overwrite=True)) == 3
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(tmp_path):
+    write_set(tmp_path / "images", 3)
+    patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+    for mistake in (
+        {"inputs": tmp_path / "imagse"},
+        {"inputs": tmp_path / "images", "backbone": "nope"},
+        {"inputs": tmp_path / "images", "max_memory": "1MB"},
+    ):
+        with pytest.raises(PatchclusterError):
+            patchcluster.scan(output=tmp_path / "run", overwrite=True, **mistake)
+    assert len(patchcluster.load_run(tmp_path / "run")) == 3
 
 
 def test_a_changed_image_is_noticed(tmp_path):

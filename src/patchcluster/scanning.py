@@ -59,8 +59,9 @@ def scan(
 
     inputs: folders, files, globs or fsspec URLs. output: the run folder; None: a temporary one that
     goes with the Run. If it holds an unfinished scan of the same, that goes on; if the finished
-    one, it is returned as it is; if anything else, RunError, unless `overwrite`. max_memory: bytes,
-    or text such as "8GB". progress(step, done, total) is called as work gets done. settings: the
+    one, it is returned as it is; if anything else, RunError. With `overwrite` a finished scan, or
+    one of something else, is replaced once the new one can start. max_memory: bytes, or text such
+    as "8GB". progress(step, done, total) is called as work gets done. settings: the
     fields of `Settings`.
 
     Raises InputError, SettingError, WeightsError or RunError.
@@ -77,9 +78,7 @@ def scan(
         folder = Path(output)
         runfolder.check_output(folder, overwrite)
         with storage.lock(folder):
-            if overwrite:
-                runfolder.clear(folder)
-            Scan(folder, info, limit, step).run()
+            Scan(folder, info, limit, step).run(overwrite)
         return Run(folder)
     folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
     try:
@@ -105,20 +104,27 @@ class Scan:
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
 
-    def run(self) -> None:
+    def run(self, overwrite: bool = False) -> None:
         files = find_images(self.info.inputs, runfolder.is_run)
-        earlier = runfolder.read_earlier(self.folder, self.info)
-        if earlier is not None and earlier.state == "complete":
-            self._check_unchanged(files)
+        stale = False
+        try:
+            earlier = runfolder.read_earlier(self.folder, self.info)
+        except RunError:
+            if not overwrite:
+                raise
+            earlier, stale = None, True
+        if earlier is None or earlier.state != "complete" or overwrite:
+            self._scan(files, stale or (earlier is not None and earlier.state == "complete"))
         else:
-            self._scan(files)
+            self._check_unchanged(files)
         if not (self.folder / runfolder.REPORT_FILE).is_file():
             self.progress("report", 0, 1)
             write_report(Run(self.folder))
             self.progress("report", 1, 1)
         storage.remove(self.folder / runfolder.WORK_FOLDER)
 
-    def _scan(self, files: Sequence[str]) -> None:
+    def _scan(self, files: Sequence[str], replace: bool) -> None:
+        """Do all the work; `replace`: clear what the folder holds, once nothing can be refused."""
         device = choose_device(self.settings.device)
         self.info.started = _now()
         self.info.device = str(device)
@@ -136,14 +142,15 @@ class Scan:
             )
         self._describe(backbone)
         self._check_memory(candidates, backbone)
+        if replace:
+            runfolder.clear(self.folder)
         runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
 
         extracted = self._extract(candidates, backbone)
         skipped |= extracted.skipped
         image_set = self._image_set(extracted)
         compared = self._compare(image_set, backbone.channels, device)
-        with self._timed("maps"):
-            self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
+        self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
 
     def _describe(self, backbone: Backbone) -> None:
         self.info.backbone = {
@@ -233,7 +240,8 @@ class Scan:
         self, image_set: ImageSet, compared: list[Compared], skipped: Sequence[Skipped]
     ) -> None:
         """Write everything that a finished run holds, run.json last."""
-        results = self._results(image_set, compared)
+        with self._timed("maps"):
+            results = self._results(image_set, compared)
         finest = max(compared, key=lambda result: result.size)
         ids = [copies[0].id for copies in image_set.records.values()]
         runfolder.write_scores(self.folder, results)
