@@ -28,7 +28,7 @@ def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[s
 
 def test_help_names_every_command_with_an_example():
     top = run("--help").stdout
-    for name in ("scan", "demo", "evaluate", "report"):
+    for name in ("scan", "demo", "evaluate", "report", "methods"):
         assert name in top
         assert f"Example: patchcluster {name}" in run(name, "--help").stdout
 
@@ -37,6 +37,14 @@ def test_help_names_every_method_and_preset():
     text = " ".join(run("scan", "--help").stdout.split())
     for name in [*METHODS, *PRESETS]:
         assert name in text
+
+
+def test_methods_lists_every_method_with_its_parameters():
+    rows = json.loads(run("methods", "--json").stdout)
+    assert [row["name"] for row in rows] == list(METHODS)
+    assert {row["name"]: row["parameters"] for row in rows}["patchcore-lof"] == {"k": 100}
+    text = run("methods").stdout
+    assert all(row["does"] in text and row["does"].endswith(".") for row in rows)
 
 
 def test_help_does_not_load_torch():

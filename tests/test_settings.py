@@ -52,9 +52,13 @@ def test_what_is_given_reaches_the_method():
         ({"ratio": 2.0}, "ratio"),
         ({"k": 0}, "at least 1"),
         ({"seed": -1}, "seed"),
-        ({"image_score": "nope"}, "top1%, max or reweighted"),
+        ({"image_score": "nope"}, "choose from top1%, max"),
         ({"method": "patchcluster", "local_weight": 0.5}, "has no setting local_weight"),
-        ({"image_score": "reweighted"}, "reweighted"),
+        ({"image_score": "reweighted"}, "no image score 'reweighted'"),
+        (
+            {"method": "patchcluster", "image_score": "reweighted", "size": (96, 128)},
+            "needs one size",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_errors_that_name_the_choice(given, words):

@@ -48,7 +48,10 @@ Preset = Annotated[
     typer.Option(help="default, fast, best, or paper (WideResNet50, brings no weights)."),
 ]
 MethodName = Annotated[
-    str | None, typer.Option(help="patchcluster-plus, patchcluster, patchcore or patchcore-lof.")
+    str | None,
+    typer.Option(
+        help="patchcluster-plus, patchcluster, patchcore, patchcore-lof, spade, spade-cluster."
+    ),
 ]
 Backbone = Annotated[str | None, typer.Option(help="Any timm network, by its name.")]
 Weights = Annotated[
@@ -64,7 +67,7 @@ LocalWeight = Annotated[
     float | None, typer.Option(help="How much rare but ordinary places are lowered.")
 ]
 ImageScoreName = Annotated[
-    str | None, typer.Option(metavar="RULE", help="top1%, max or reweighted (equation 3).")
+    str | None, typer.Option(metavar="RULE", help="top1%, max, reweighted (equation 3) or global.")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 MaxMemory = Annotated[
@@ -204,6 +207,33 @@ def report(run_folder: RunFolder, debug: Debug = False) -> None:
         run = load_run(run_folder)
         write_report(run)
     print(run.folder / "report.html")
+
+
+@app.command(epilog="Example: patchcluster methods")
+def methods(as_json: AsJson = False) -> None:
+    """List the methods, what each does, and its parameters."""
+    import inspect
+
+    from .methods import METHODS
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "does": inspect.cleandoc(method.__doc__ or "").splitlines()[0],
+            "parameters": {
+                parameter.name: parameter.default
+                for parameter in inspect.signature(method).parameters.values()
+                if parameter.name != "stages"  # comes from the backbone
+            },
+        }
+        for name, method in METHODS.items()
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        values = ", ".join(f"{name}={value}" for name, value in row["parameters"].items())
+        print(f"{row['name']}\n    {row['does']}\n    {values}")
 
 
 def main() -> None:

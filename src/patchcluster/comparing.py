@@ -15,7 +15,7 @@ from . import runfolder, storage
 from .extraction import patches_name
 from .maps import Floats, ImageScore
 from .methods import Comparison, Method
-from .methods.base import NEIGHBOURS_KEPT, flatten, join, make_batches
+from .methods.base import NEIGHBOURS_KEPT, join, make_batches
 from .runfolder import ImageRecord
 
 
@@ -63,7 +63,7 @@ class Compared:
     grids: list[Floats]  # scores float32 [h, w]
     explanations: list[Explanations]
     state: dict[str, Tensor]  # of the fitted method
-    reweighted: list[float] | None  # image scores of equation 3, if they were asked for
+    image_scores: list[float] | None  # by a rule of the method's own, if one was asked for
 
 
 @dataclass(frozen=True)
@@ -84,21 +84,15 @@ class Comparer:
         comparison = self._compare(size, method, patches)
         method.calibrate(comparison.select(method.bank_rows(counts)))
         scores = torch.split(method.grade(comparison), counts)
-        reweighted = None
-        if rule == "reweighted":
-            peaks = torch.tensor([int(score.argmax()) for score in scores])
-            rows = [flatten(grid)[peak] for grid, peak in zip(patches, peaks, strict=True)]
-            highest = torch.stack([score.max() for score in scores])
-            answer = method.reweight(
-                torch.stack(rows).to(self.device), highest.to(self.device), own=True
-            )
-            reweighted = answer.tolist()
+        image_scores = None
+        if rule in method.image_scores:
+            image_scores = method.score_images(rule, patches, scores, comparison).tolist()
         return Compared(
             size,
             [s.view(g.shape[:2]).numpy() for s, g in zip(scores, patches, strict=True)],
             self._explain(method, comparison, counts),
             method.state(),
-            reweighted,
+            image_scores,
         )
 
     def _load_patches(self, size: int) -> list[Tensor]:

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from .errors import SettingError
 
-ImageScore = Literal["top1%", "max", "reweighted"]
+ImageScore = Literal["top1%", "max", "reweighted", "global"]
 Floats = NDArray[np.float32]
 
 SIGMA = 4.0  # of the Gaussian, in pixels of the frame
@@ -72,14 +72,14 @@ def fuse(grids: list[Floats]) -> Floats:
 def score_image(frame_map: Floats, rule: ImageScore) -> float:
     """Image score from the smoothed map: its maximum, or the mean of its highest 1 %.
 
-    The re-weighted maximum (equation 3) needs the bank: see `Method.reweight`.
+    Other rules are the methods' own: see `Method.score_images`.
     """
     if rule == "max":
         return float(frame_map.max())
     if rule == "top1%":
         count = max(1, round(frame_map.size * TOP_SHARE))
         return float(np.partition(frame_map, -count, axis=None)[-count:].mean(dtype=np.float64))
-    raise SettingError(f"unknown image score {rule!r}: choose top1%, max or reweighted")
+    raise SettingError(f"a map alone has no image score {rule!r}: choose top1% or max")
 
 
 def find_regions(image_map: Floats, threshold: float) -> list[Region]:

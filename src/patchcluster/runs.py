@@ -31,7 +31,7 @@ from .thresholds import Threshold
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A place in another image that a place was compared with; x, y are its centre in pixels."""
+    """A place of the set that a place was compared with; x, y are its centre in pixels."""
 
     path: str
     x: float
@@ -122,10 +122,10 @@ class Run:
         return self._regions.get(self.paths[self.index(path)], [])
 
     def neighbours(self, path: str, x: float, y: float) -> list[Neighbour]:
-        """The places in other images that the place at pixel (x, y) was compared with.
+        """The places that the place at pixel (x, y) was compared with, nearest first.
 
-        Nearest first, from different images where the method compares image by image: what the
-        place should have looked like. Raises InputError if (x, y) lies outside the image.
+        With the default method they lie in different other images: what the place should have
+        looked like. Raises InputError if (x, y) lies outside the image.
         """
         image = self.images[self.index(path)]
         if not (0 <= x < image.width and 0 <= y < image.height):

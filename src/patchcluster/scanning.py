@@ -277,8 +277,8 @@ class Scan:
     def _image_scores(
         self, records: Sequence[ImageRecord], grids: Sequence[Floats], compared: list[Compared]
     ) -> list[float]:
-        if compared[0].reweighted is not None:
-            return compared[0].reweighted
+        if compared[0].image_scores is not None:
+            return compared[0].image_scores
         frame, rule = self.settings.frame, self.settings.image_score
         return [
             maps.score_image(maps.smooth(grid, frame, record.width, record.height), rule)

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from .errors import SettingError
 from .maps import ImageScore
@@ -17,6 +17,8 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "patchcluster": _PAPER,
     "patchcore": {**_PAPER, "image_score": "reweighted"},
     "patchcore-lof": _PAPER,
+    "spade": {**_PAPER, "image_score": "global"},
+    "spade-cluster": {**_PAPER, "image_score": "global"},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -105,12 +107,12 @@ def _check(settings: Settings) -> None:
     for name in _METHOD_OPTIONS:
         if getattr(settings, name) is not None and name not in taken:
             raise SettingError(f"{settings.method} has no setting {name}: leave it out")
-    if settings.image_score not in get_args(ImageScore):
-        raise SettingError(f"image score {settings.image_score!r}: choose top1%, max or reweighted")
-    if settings.image_score == "reweighted" and (
-        len(settings.size) > 1 or METHODS[settings.method].reweight is Method.reweight
-    ):
+    own = METHODS[settings.method].image_scores
+    rules = ("top1%", "max", *own)
+    if settings.image_score not in rules:
         raise SettingError(
-            "the reweighted image score needs one size and method patchcluster or patchcore: "
-            "choose them, or another image score"
+            f"{settings.method} has no image score {settings.image_score!r}: choose from "
+            f"{', '.join(rules)}"
         )
+    if settings.image_score in own and len(settings.size) > 1:
+        raise SettingError(f"the image score {settings.image_score} needs one size: choose one")

@@ -5,12 +5,15 @@ from .patchcluster import PatchCluster
 from .patchcluster_plus import PatchClusterPlus
 from .patchcore import PatchCore
 from .patchcore_lof import PatchCoreLOF
+from .spade import Spade, SpadeCluster
 
 METHODS: dict[str, type[Method]] = {
     "patchcluster-plus": PatchClusterPlus,
     "patchcluster": PatchCluster,
     "patchcore": PatchCore,
     "patchcore-lof": PatchCoreLOF,
+    "spade": Spade,
+    "spade-cluster": SpadeCluster,
 }
 
 __all__ = [
@@ -21,4 +24,6 @@ __all__ = [
     "PatchClusterPlus",
     "PatchCore",
     "PatchCoreLOF",
+    "Spade",
+    "SpadeCluster",
 ]

@@ -60,6 +60,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     layout: ClassVar[Layout]  # the patch grid that the method is made for
+    image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
 
     bank_: Tensor  # float32 [m, c]
     bank_image_: Tensor  # int64 [m]
@@ -104,11 +105,16 @@ class Method(ABC):
     def restore(self, state: Mapping[str, Tensor]) -> Self:
         """Take the learned values that `state` gave."""
 
-    def reweight(self, patches: Tensor, scores: Tensor, own: bool) -> Tensor:  # noqa: ARG002
-        """Image scores [n] of equation 3 from each image's most anomalous patch [n, c], [n]."""
-        raise SettingError(
-            f"{self.name} has no re-weighted image score: choose another image score"
-        )
+    def score_images(
+        self, rule: str, grids: Sequence[Tensor], scores: Sequence[Tensor], comparison: Comparison
+    ) -> Tensor:
+        """Image scores float32 [n] of the set that was fitted, by a rule of the method's own.
+
+        grids: patches [h_i, w_i, c]; scores: [h_i * w_i] of each image; comparison: of all patches.
+        `image_scores` names the rules. Raises SettingError for any other.
+        """
+        del grids, scores, comparison
+        raise SettingError(f"{self.name} has no image score {rule!r}: choose top1% or max")
 
     def score(self, patches: Patches) -> Any:
         """Score images against the bank of other images: [n, h, w, c] -> [n, h, w].

@@ -34,6 +34,7 @@ class PatchCluster(Method):
 
     name = "patchcluster"
     layout = "fine"
+    image_scores = ("reweighted",)
 
     def __init__(self, k: int | None = None, ratio: float = 0.25) -> None:
         self.k = k
@@ -77,6 +78,17 @@ class PatchCluster(Method):
 
     def grade(self, comparison: Comparison) -> Tensor:
         return comparison.distances.squeeze(1)
+
+    def score_images(
+        self, rule: str, grids: Sequence[Tensor], scores: Sequence[Tensor], comparison: Comparison
+    ) -> Tensor:
+        if rule not in self.image_scores:
+            return super().score_images(rule, grids, scores, comparison)
+        peaks = [int(score.argmax()) for score in scores]
+        rows = [flatten(grid)[peak] for grid, peak in zip(grids, peaks, strict=True)]
+        highest = torch.stack([score.max() for score in scores])
+        device = self.bank_.device
+        return self.reweight(torch.stack(rows).to(device), highest.to(device), own=True)
 
     def reweight(self, patches: Tensor, scores: Tensor, own: bool, b: int = 9) -> Tensor:
         """Image scores by equation 3.
