@@ -188,5 +188,8 @@ def test_no_network_and_no_file_says_which_file_to_bring_and_is_quick(monkeypatc
 
 def test_network_without_the_needed_strides_is_an_error():
     assert _choose_stages("cnn", [2, 4, 8, 8, 16, 32]) == [3, 4]
-    with pytest.raises(WeightsError, match="strides 8 and 16"):
+    with pytest.raises(WeightsError, match="strides 8, 16"):
         _choose_stages("odd", [4, 32])
+    assert _choose_stages("cnn", [2, 4, 8, 8, 16, 32], (4, 8, 16)) == [1, 3, 4]
+    assert _choose_stages("vit", [16] * 12) == [5, 8]
+    assert _choose_stages("vit", [16] * 12, (4, 8, 16)) == [2, 5, 8]

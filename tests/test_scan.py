@@ -19,6 +19,7 @@ from conftest import textured_image, write_set
 from patchcluster import runfolder, storage
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
 from patchcluster.maps import find_regions, fuse
+from patchcluster.methods import METHODS
 
 SIZE = (128,)  # small and fast
 
@@ -224,6 +225,16 @@ def test_the_papers_method_scans_too(small_run, image_score):
     assert run.paths[run.ranking[0]].endswith("part7.png")
     if image_score == "max":
         assert run.scores[7] == pytest.approx(run.frame_map("part7.png").max(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_scans(small_run, name):
+    run = patchcluster.scan(small_run.info.inputs, method=name, size=(96,))
+    assert np.isfinite(run.scores).all()
+    coarse = METHODS[name].layout == "coarse"
+    side = 6 if coarse else 96 // METHODS[name].strides[0]
+    assert run.grid("part7.png").shape == (side, side)
+    assert len(run.neighbours("part7.png", 50, 50)) == (0 if name == "padim" else 3)
 
 
 @pytest.mark.parametrize("count", [0, 1])

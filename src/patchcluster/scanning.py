@@ -129,7 +129,9 @@ class Scan:
         self.info.started = _now()
         self.info.device = str(device)
         with self._timed("network"):
-            backbone = load_backbone(self.settings.backbone, self.settings.weights, device)
+            backbone = load_backbone(
+                self.settings.backbone, self.settings.weights, device, self.settings.strides
+            )
         with self._timed("survey"):
             candidates, skipped = survey_files(
                 files, self.settings.size, self.threads, self._step("survey")
@@ -264,12 +266,12 @@ class Scan:
         results = []
         step, total = self._step("maps"), sum(map(len, copies))
         for image, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
-            other = int(finest.explanations[image].image[int(grid.argmax()), 0])
+            shown = finest.explanations[image].image[int(grid.argmax())].tolist()
+            nearest = copies[shown[0]][0].path if shown else ""
             for record in records:
                 runfolder.write_map(self.folder, record.id, grid)
                 regions = self._find_regions(record, grid, threshold)
                 flagged = score > threshold.value
-                nearest = copies[other][0].path
                 results.append(runfolder.Result(record, image, score, flagged, regions, nearest))
                 step(len(results), total)
         return sorted(results, key=lambda result: result.record.id)

@@ -17,6 +17,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "patchcluster": _PAPER,
     "patchcore": {**_PAPER, "image_score": "reweighted"},
     "patchcore-lof": _PAPER,
+    "padim": _PAPER,
     "spade": {**_PAPER, "image_score": "global"},
     "spade-cluster": {**_PAPER, "image_score": "global"},
 }
@@ -52,6 +53,10 @@ class Settings:
     @property
     def layout(self) -> Layout:
         return METHODS[self.method].layout
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return METHODS[self.method].strides
 
     def make_method(self, stages: list[int]) -> Method:
         """Build the method for patches whose channels come from stages of these sizes."""

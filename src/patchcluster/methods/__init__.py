@@ -1,6 +1,7 @@
 """The methods by name. A new one is a file in this folder and a line here."""
 
 from .base import Comparison, Method
+from .padim import PaDiM
 from .patchcluster import PatchCluster
 from .patchcluster_plus import PatchClusterPlus
 from .patchcore import PatchCore
@@ -14,12 +15,14 @@ METHODS: dict[str, type[Method]] = {
     "patchcore-lof": PatchCoreLOF,
     "spade": Spade,
     "spade-cluster": SpadeCluster,
+    "padim": PaDiM,
 }
 
 __all__ = [
     "METHODS",
     "Comparison",
     "Method",
+    "PaDiM",
     "PatchCluster",
     "PatchClusterPlus",
     "PatchCore",

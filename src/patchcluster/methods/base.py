@@ -60,6 +60,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     layout: ClassVar[Layout]  # the patch grid that the method is made for
+    strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
 
     bank_: Tensor  # float32 [m, c]

@@ -1,0 +1,111 @@
+"""PaDiM (Defard et al., ICPR 2021)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..neighbors import to_float
+from .base import Comparison, Method, Patches, Progress, as_tensors, flatten
+
+_REGULARISATION = 0.01  # of every covariance, as in PaDiM's paper
+_POSITIONS = 64  # whose covariances are worked on at a time
+
+
+class PaDiM(Method):
+    """Score a patch by its Mahalanobis distance to a Gaussian fitted at its position.
+
+    The Gaussian of a position is that of the patches of all images there, in `dimensions` channels
+    chosen at random, with 0.01 added to the diagonal of its covariance. All images must therefore
+    have one grid. Scored blindly, an image is part of what it is compared with; there is no
+    neighbour to show.
+
+    Parameters: `dimensions`, 550 in PaDiM's paper for WideResNet50 (all, if there are fewer);
+    `seed` of their choice.
+    """
+
+    name = "padim"
+    layout = "fine"
+    strides = (4, 8, 16)
+
+    def __init__(self, dimensions: int = 550, seed: int = 0) -> None:
+        self.dimensions = dimensions
+        self.seed = seed
+
+    def fit(
+        self,
+        patches: Patches,
+        keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random about an image)
+        progress: Progress | None = None,
+    ) -> Self:
+        grids = as_tensors(patches)
+        if len(grids) < 2:
+            raise SettingError("one image has no covariance: give at least 2 images")
+        channels = grids[0].shape[-1]
+        chosen = np.random.default_rng(self.seed).permutation(channels)[: self.dimensions]
+        self.channels_ = torch.from_numpy(np.sort(chosen))
+        self.grid_ = torch.tensor(grids[0].shape[:2])
+        self.image_count_ = len(grids)
+        # The bank holds no patches, only the mean of each position.
+        self.bank_image_ = self.bank_patch_ = torch.empty(0, dtype=torch.int64)
+        rows = torch.stack([self._rows(grid) for grid in grids])
+        self.bank_ = rows.mean(0)
+        self.whitening_ = self._whiten(rows, progress)
+        return self
+
+    def _rows(self, grid: Tensor) -> Tensor:
+        """Patches [h, w, c] -> chosen channels float32 [h * w, d]."""
+        if list(grid.shape[:2]) != self.grid_.tolist():
+            raise SettingError(
+                f"padim needs images of one size: a grid of {list(grid.shape[:2])} among grids of "
+                f"{self.grid_.tolist()}. Choose another method for mixed sizes"
+            )
+        return to_float(flatten(grid))[:, self.channels_.to(grid.device)].float()
+
+    def _whiten(self, rows: Tensor, progress: Progress | None) -> Tensor:
+        """Inverse Cholesky factors [p, d, d] of the covariances of rows [n, p, d]."""
+        count, positions, dimensions = rows.shape
+        factors = rows.new_empty(positions, dimensions, dimensions)
+        ridge = _REGULARISATION * torch.eye(dimensions, device=rows.device, dtype=torch.float64)
+        for start in range(0, positions, _POSITIONS):
+            part = slice(start, start + _POSITIONS)
+            centred = (rows[:, part] - self.bank_[part]).double().permute(1, 0, 2)
+            covariance = centred.mT @ centred / (count - 1) + ridge
+            lower = torch.linalg.cholesky(covariance)
+            identity = torch.eye(dimensions, device=rows.device, dtype=torch.float64)
+            factors[part] = torch.linalg.solve_triangular(lower, identity, upper=False).float()
+            if progress is not None:
+                progress(min(start + _POSITIONS, positions), positions)
+        return factors
+
+    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+        del own  # the Gaussians cannot leave an image out
+        rows = torch.stack([self._rows(grid) for grid in grids])
+        whitened = torch.einsum("pij,npj->npi", self.whitening_, rows - self.bank_)
+        distances = whitened.norm(dim=2).reshape(-1, 1)
+        nothing = distances[:, :0]
+        return Comparison(distances, nothing.long(), nothing)
+
+    def grade(self, comparison: Comparison) -> Tensor:
+        return comparison.distances.squeeze(1)
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "bank": self.bank_,
+            "bank_image": self.bank_image_,
+            "bank_patch": self.bank_patch_,
+            "image_count": torch.tensor(self.image_count_),
+            "channels": self.channels_,
+            "grid": self.grid_,
+            "whitening": self.whitening_,
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> Self:
+        self.bank_, self.whitening_ = state["bank"], state["whitening"]
+        self.bank_image_, self.bank_patch_ = state["bank_image"], state["bank_patch"]
+        self.image_count_ = int(state["image_count"])
+        self.channels_, self.grid_ = state["channels"], state["grid"]
+        return self
