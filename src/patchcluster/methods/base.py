@@ -145,7 +145,7 @@ class Method(ABC):
         counts: number of patches of each image, in the order of `fit`.
         """
         starts = torch.tensor([0, *counts]).cumsum(0)
-        return starts[self.bank_image_] + self.bank_patch_
+        return starts[self.bank_image_.cpu()] + self.bank_patch_.cpu()
 
 
 def join(comparisons: Sequence[Comparison]) -> Comparison:
