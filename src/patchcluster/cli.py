@@ -50,7 +50,8 @@ Preset = Annotated[
 MethodName = Annotated[
     str | None,
     typer.Option(
-        help="patchcluster-plus, patchcluster, patchcore, patchcore-lof, spade, spade-cluster."
+        help="patchcluster-plus, patchcluster, patchcore, patchcore-lof, spade, spade-cluster, or "
+        "padim."
     ),
 ]
 Backbone = Annotated[str | None, typer.Option(help="Any timm network, by its name.")]
