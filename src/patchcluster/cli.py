@@ -195,6 +195,8 @@ def evaluate(
             load_run(run_folder), truth, lambda done, total: progress("evaluate", done, total)
         )
     figures = dataclasses.asdict(result)
+    if None in figures.values():
+        print("'-' or null: a figure needs normal and anomalous images, and masks", file=sys.stderr)
     print(json.dumps(figures) if as_json else _describe(figures))
 
 

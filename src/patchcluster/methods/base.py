@@ -61,6 +61,7 @@ class Method(ABC):
     name: ClassVar[str]
     layout: ClassVar[Layout]  # the patch grid that the method is made for
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
+    learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ beside the bank, tensors or None
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
 
     bank_: Tensor  # float32 [m, c]
@@ -98,13 +99,19 @@ class Method(ABC):
     def calibrate(self, bank: Comparison) -> None:  # noqa: B027 (not every method has constants)
         """Learn the set's constants from the comparison of the bank's own rows, in their order."""
 
-    @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """All learned values, for `restore`; the parameters are the constructor's."""
+        names = ("bank", "bank_image", "bank_patch", *self.learned)
+        values = {name: getattr(self, f"{name}_") for name in names}
+        state = {name: value for name, value in values.items() if value is not None}
+        return state | {"image_count": torch.tensor(self.image_count_)}
 
-    @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> Self:
         """Take the learned values that `state` gave."""
+        for name in ("bank", "bank_image", "bank_patch", *self.learned):
+            setattr(self, f"{name}_", state.get(name))
+        self.image_count_ = int(state["image_count"])
+        return self
 
     def score_images(
         self, rule: str, grids: Sequence[Tensor], scores: Sequence[Tensor], comparison: Comparison

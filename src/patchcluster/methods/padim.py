@@ -1,6 +1,6 @@
 """PaDiM (Defard et al., ICPR 2021)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -30,6 +30,7 @@ class PaDiM(Method):
     name = "padim"
     layout = "fine"
     strides = (4, 8, 16)
+    learned = ("channels", "grid", "whitening")
 
     def __init__(self, dimensions: int = 550, seed: int = 0) -> None:
         self.dimensions = dimensions
@@ -91,21 +92,3 @@ class PaDiM(Method):
 
     def grade(self, comparison: Comparison) -> Tensor:
         return comparison.distances.squeeze(1)
-
-    def state(self) -> dict[str, Tensor]:
-        return {
-            "bank": self.bank_,
-            "bank_image": self.bank_image_,
-            "bank_patch": self.bank_patch_,
-            "image_count": torch.tensor(self.image_count_),
-            "channels": self.channels_,
-            "grid": self.grid_,
-            "whitening": self.whitening_,
-        }
-
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
-        self.bank_, self.whitening_ = state["bank"], state["whitening"]
-        self.bank_image_, self.bank_patch_ = state["bank_image"], state["bank_patch"]
-        self.image_count_ = int(state["image_count"])
-        self.channels_, self.grid_ = state["channels"], state["grid"]
-        return self

@@ -1,6 +1,6 @@
 """PatchCluster, the paper's method (section 4.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -106,20 +106,6 @@ class PatchCluster(Method):
         # exp(a*) / sum of exp(distances), in logarithms so that large distances do not overflow
         share = torch.exp(scores - torch.logsumexp(distances, dim=1))
         return (1 - share) * scores
-
-    def state(self) -> dict[str, Tensor]:
-        return {
-            "bank": self.bank_,
-            "bank_image": self.bank_image_,
-            "bank_patch": self.bank_patch_,
-            "image_count": torch.tensor(self.image_count_),
-        }
-
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
-        self.bank_ = state["bank"]
-        self.bank_image_, self.bank_patch_ = state["bank_image"], state["bank_patch"]
-        self.image_count_ = int(state["image_count"])
-        return self
 
     def _neighbour_count(self, skip: int) -> int:
         """K, at most what the bank has beside the skipped neighbour. Raises SettingError."""

@@ -48,6 +48,7 @@ class PatchClusterPlus(Method):
 
     name = "patchcluster-plus"
     layout = "coarse"
+    learned = ("sample", "mean", "scales", "bank_scores", "stage_means")
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class PatchClusterPlus(Method):
         self.bank_image_, self.bank_patch_ = place_rows(grids)
         self.sample_ = torch.cat(sample).to(self.bank_.device)
         self.bank_scores_: Tensor | None = None
+        self.stage_means_: Tensor | None = None
         self._index_bank()
         return self
 
@@ -114,29 +116,9 @@ class PatchClusterPlus(Method):
         around = self.bank_scores_[comparison.neighbours].mean(1)
         return self._base(comparison) - self.local_weight * around
 
-    def state(self) -> dict[str, Tensor]:
-        state = {
-            "bank": self.bank_,
-            "bank_image": self.bank_image_,
-            "bank_patch": self.bank_patch_,
-            "sample": self.sample_,
-            "image_count": torch.tensor(self.image_count_),
-            "mean": self.mean_,
-            "scales": self.scales_,
-        }
-        if self.bank_scores_ is not None:
-            state |= {"bank_scores": self.bank_scores_, "stage_means": self.stage_means_}
-        return state
-
     def restore(self, state: Mapping[str, Tensor]) -> Self:
-        self.bank_image_, self.bank_patch_ = state["bank_image"], state["bank_patch"]
-        self.image_count_ = int(state["image_count"])
-        self.mean_, self.scales_ = state["mean"], state["scales"]
-        self.bank_, self.sample_ = state["bank"], state["sample"]
+        super().restore(state)
         self._index_bank()
-        self.bank_scores_ = state.get("bank_scores")
-        if self.bank_scores_ is not None:
-            self.stage_means_ = state["stage_means"]
         return self
 
     def _check(self, images: int, channels: int) -> None:
@@ -187,6 +169,7 @@ class PatchClusterPlus(Method):
         ]
 
     def _base(self, comparison: Comparison) -> Tensor:
+        assert self.stage_means_ is not None
         return (comparison.distances / self.stage_means_).mean(1)
 
 

@@ -1,6 +1,6 @@
 """PatchCore's bank with the local outlier factor (the paper's PatchCore-LoF, section 5.1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -36,6 +36,7 @@ class PatchCoreLOF(Method):
 
     name = "patchcore-lof"
     layout = "fine"
+    learned = ("density", "reach")
 
     def __init__(self, k: int = 100) -> None:
         self.k = k
@@ -51,6 +52,7 @@ class PatchCoreLOF(Method):
         self.bank_image_, self.bank_patch_ = place_rows(grids)
         self.image_count_ = len(grids)
         self.density_: Tensor | None = None
+        self.reach_: Tensor | None = None
         if not 1 <= self.k < len(self.bank_):
             raise SettingError(
                 f"k={self.k} neighbours, but the bank offers {len(self.bank_) - 1}: choose a "
@@ -78,25 +80,6 @@ class PatchCoreLOF(Method):
 
     def _density(self, comparison: Comparison) -> Tensor:
         """Local reachability density of compared patches, float32 [p]."""
+        assert self.reach_ is not None
         reach = self.reach_[comparison.neighbours]
         return 1 / (torch.maximum(reach, comparison.distances).mean(1) + _TINY)
-
-    def state(self) -> dict[str, Tensor]:
-        state = {
-            "bank": self.bank_,
-            "bank_image": self.bank_image_,
-            "bank_patch": self.bank_patch_,
-            "image_count": torch.tensor(self.image_count_),
-        }
-        if self.density_ is not None:
-            state |= {"density": self.density_, "reach": self.reach_}
-        return state
-
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
-        self.bank_ = state["bank"]
-        self.bank_image_, self.bank_patch_ = state["bank_image"], state["bank_patch"]
-        self.image_count_ = int(state["image_count"])
-        self.density_ = state.get("density")
-        if self.density_ is not None:
-            self.reach_ = state["reach"]
-        return self

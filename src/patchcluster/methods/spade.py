@@ -32,6 +32,8 @@ class SpadeCluster(Method):
 
     name = "spade-cluster"
     layout = "fine"
+    learned = ("pooled",)
+    pooled_: Tensor
     image_scores = ("global",)
 
     def __init__(self, k: int = 20, images: int = 50) -> None:
@@ -95,18 +97,8 @@ class SpadeCluster(Method):
         counts = torch.tensor([0, *(len(score) for score in scores)])
         return comparison.distances[counts.cumsum(0)[:-1], 1]
 
-    def state(self) -> dict[str, Tensor]:
-        return {
-            "bank": self.bank_,
-            "bank_image": self.bank_image_,
-            "bank_patch": self.bank_patch_,
-            "pooled": self.pooled_,
-        }
-
     def restore(self, state: Mapping[str, Tensor]) -> Self:
-        self.bank_, self.pooled_ = state["bank"], state["pooled"]
-        self.bank_image_, self.bank_patch_ = state["bank_image"], state["bank_patch"]
-        self.image_count_ = len(self.pooled_)
+        super().restore(state)
         self._index()
         return self
 
