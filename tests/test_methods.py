@@ -6,18 +6,23 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from sklearn.neighbors import LocalOutlierFactor
 
+from patchcluster.backbones import random_backbone
 from patchcluster.coreset import greedy_coreset
 from patchcluster.errors import SettingError
 from patchcluster.methods import (
     METHODS,
+    NeighbourMethod,
     PaDiM,
     PatchCluster,
     PatchClusterPlus,
     PatchCore,
     PatchCoreLOF,
+    ReverseDistillation,
     Spade,
     SpadeCluster,
 )
+from patchcluster.methods.patchcluster import shrink
+from patchcluster.patches import patch_grid
 
 
 def random_patches(n=6, h=4, w=5, c=7, seed=0):
@@ -144,9 +149,8 @@ def test_spade_cluster_searches_the_images_most_like_the_own(k, images):
         whole.append(gaps[image][near].mean())
         found = np.sort(distances64(rows[image], rows[near].reshape(-1, 7)), 1)[:, :k].mean(1)
         np.testing.assert_allclose(scores[image].reshape(-1), found, rtol=1e-5)
-    comparison = method.compare(list(torch.from_numpy(patches)), range(6))
     flat = list(torch.from_numpy(scores).reshape(6, -1))
-    own = method.score_images("global", list(torch.from_numpy(patches)), flat, comparison)
+    own = method.score_images("global", list(torch.from_numpy(patches)), flat, range(6))
     np.testing.assert_allclose(own, whole, rtol=1e-5)
 
 
@@ -182,6 +186,103 @@ def test_padim_chooses_dimensions_at_random_by_its_seed():
 def test_padim_refuses_images_of_several_sizes():
     with pytest.raises(SettingError, match="one size"):
         PaDiM().fit([np.zeros((3, 3, 2)), np.zeros((3, 4, 2))])
+
+
+# --- reverse distillation -----------------------------------------------------------------------
+
+
+def stage_patches(n=12, seed=0):
+    """Patches of three stages of 3, 4 and 5 channels on grids of 8, 4 and 2, all images alike."""
+    rng = np.random.default_rng(seed)
+    pattern = [rng.normal(size=(c, s, s)) for c, s in ((3, 8), (4, 4), (5, 2))]
+    stages = [
+        torch.from_numpy((p + 0.1 * rng.normal(size=(n, *p.shape))).astype(np.float32))
+        for p in pattern
+    ]
+    return patch_grid(stages, "stages"), stages
+
+
+STAGES = {"stages": (3, 4, 5), "strides": (4, 8, 16)}
+
+
+def test_reverse_distillation_is_the_sum_of_cosine_distances_over_the_stages():
+    patches, stages = stage_patches()
+    method = ReverseDistillation(epochs=2, **STAGES).fit(patches)
+    with torch.no_grad():
+        given = method._student([stage[:3] for stage in stages])
+    expected = np.zeros((3, 8, 8))
+    for teacher, student in zip(stages, given, strict=True):
+        t, s = teacher[:3].double().numpy(), student.double().numpy()
+        assert t.shape == s.shape
+        norms = np.linalg.norm(t, axis=1) * np.linalg.norm(s, axis=1)
+        distance = torch.from_numpy(1 - (t * s).sum(1) / norms)[:, None]
+        size = {"size": (8, 8), "mode": "bilinear", "align_corners": False}
+        expected += torch.nn.functional.interpolate(distance, **size)[:, 0].numpy()
+    np.testing.assert_allclose(method.score(patches[:3]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_reverse_distillation_learns_to_give_back_and_an_odd_image_is_not_given_back():
+    patches, _ = stage_patches(20)
+    new, _ = stage_patches(20)
+    trained = ReverseDistillation(epochs=60, **STAGES).fit(patches)
+    untrained = ReverseDistillation(epochs=1, **STAGES).fit(patches)
+    assert trained.score(new).mean() < 0.25 * untrained.score(new).mean()
+    odd = new.clone()
+    odd[4, 4:6, 4:6] += 4 * torch.randn(12, generator=torch.Generator().manual_seed(0))
+    scores = trained.score(odd)
+    assert int(scores.flatten(1).max(1).values.argmax()) == 4
+    inside = scores[4, 4:6, 4:6].mean()
+    assert inside > 3 * scores[[0, 1, 2, 3]].mean()
+
+
+def test_reverse_distillation_stops_early_and_keeps_the_best_state():
+    patches, _ = stage_patches(20)
+    epochs = []
+    method = ReverseDistillation(epochs=500, patience=2, **STAGES)
+    losses = []
+    measure = method._loss
+
+    def spy(student, grids):
+        losses.append(measure(student, grids))
+        return losses[-1]
+
+    method._loss = spy
+    method.fit(patches, progress=lambda done, total: epochs.append((done, total)))
+    assert len(losses) < 500
+    assert epochs[-1] == (500, 500)
+    best = int(np.argmin(losses))
+    assert best == len(losses) - 3  # two epochs of patience
+    held_out = 2  # 1 in 10
+    assert any(
+        abs(float(method.score(patches[[i, j]]).mean()) - losses[best]) < 1e-5
+        for i in range(20)
+        for j in range(i)
+    ), f"the kept state does not have the smallest loss on any {held_out} images"
+
+
+def test_reverse_distillation_depends_on_its_seed():
+    patches, _ = stage_patches()
+    scores = [ReverseDistillation(epochs=2, seed=s, **STAGES).fit_score(patches) for s in (0, 1)]
+    assert not torch.allclose(*scores)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_reverse_distillation_works_with_any_teacher_of_three_stages(name):
+    teacher = random_backbone(name, strides=(4, 8, 16))
+    assert len(teacher.channels) == 3
+    images = torch.randint(0, 256, (4, 64, 96, 3), generator=torch.Generator().manual_seed(0))
+    patches = patch_grid(teacher(images.to(torch.uint8)), "stages")
+    method = ReverseDistillation(epochs=1, stages=teacher.channels, strides=teacher.strides)
+    scores = method.fit_score(patches)
+    assert scores.shape == patches.shape[:3]
+    assert bool(torch.isfinite(scores).all())
+
+
+def test_reverse_distillation_refuses_stages_that_do_not_add_up():
+    with pytest.raises(SettingError, match="do not add up to 7"):
+        ReverseDistillation(stages=(3, 3)).fit(random_patches())
+    with pytest.raises(SettingError, match="at least 1 of each"):
+        ReverseDistillation(epochs=0).fit(random_patches())
 
 
 # --- PatchClusterPlus ---------------------------------------------------------------------------
@@ -257,11 +358,25 @@ def test_stages_must_add_up():
 # --- rules for all methods ----------------------------------------------------------------------
 
 every_method = pytest.mark.parametrize("name", METHODS)
+devices = pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+        ),
+    ],
+)
 
 
 def make(name, **options):
     """A method with parameters that suit small sets."""
-    small = {"patchcore-lof": {"k": 5}, "spade-cluster": {"k": 3}}
+    small = {
+        "patchcore-lof": {"k": 5},
+        "spade-cluster": {"k": 3},
+        "reverse-distillation": {"epochs": 5},
+    }
     return METHODS[name](**{**small.get(name, {}), **options})
 
 
@@ -275,6 +390,19 @@ def test_arrays_in_arrays_out_tensors_in_tensors_out(name, dtype):
     assert np.isfinite(scores).all()
     tensors = make(name).fit_score(torch.from_numpy(patches))
     np.testing.assert_allclose(tensors.numpy(), scores, rtol=1e-6)
+    listed = make(name).fit_score(list(patches))
+    np.testing.assert_allclose(np.stack(listed), scores, rtol=1e-6)
+
+
+@every_method
+@devices
+def test_scores_are_where_the_patches_are(name, device):
+    patches = torch.from_numpy(random_patches())
+    scores = make(name).fit_score(patches.to(device))
+    assert scores.device.type == device
+    if name != "reverse-distillation":  # training on another device ends elsewhere
+        expected = make(name).fit_score(patches)
+        torch.testing.assert_close(scores.cpu(), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"padim"}))
@@ -312,17 +440,44 @@ def test_input_is_left_as_it_was(name):
 
 @every_method
 def test_constant_images_score_the_same_everywhere(name):
-    scores = make(name).fit_score(np.ones((5, 3, 3, 4), np.float32))
+    trained = name == "reverse-distillation"
+    options = {"epochs": 40} if trained else {}
+    scores = make(name, **options).fit_score(np.ones((5, 3, 3, 4), np.float32))
     assert np.isfinite(scores).all()
-    assert np.ptp(scores) == 0
+    # A decoder gives edges back a little otherwise than the middle; all others are exact.
+    assert np.ptp(scores) <= (0.005 if trained else 0)
 
 
 @every_method
-def test_an_odd_patch_scores_highest(name):
+def test_copies_of_an_image_score_the_same(name):
+    patches = random_patches(9)
+    patches[4] = patches[7] = patches[2]
+    scores = make(name).fit_score(patches)
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(scores[4], scores[2], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scores[7], scores[2], rtol=1e-4, atol=1e-6)
+
+
+# Reverse distillation is made for training sets without anomalies: it learns to give back those of
+# such a small set.
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"reverse-distillation"}))
+def test_an_odd_patch_of_a_set_scores_highest(name):
     patches = random_patches(12, 5, 5) * 0.1
     patches[3, 2, 4] += 5
     scores = make(name).fit_score(patches)
     assert np.unravel_index(scores.argmax(), scores.shape) == (3, 2, 4)
+
+
+@every_method
+def test_an_odd_patch_of_new_images_scores_highest(name):
+    common = 3 * np.random.default_rng(1).normal(size=7)
+    normal, new = ((common + 0.1 * random_patches(12, 5, 5, seed=s)) for s in (0, 1))
+    new[3, 2, 4] -= 5
+    scores = make(name).fit(normal).score(new)
+    image, row, column = np.unravel_index(scores.argmax(), scores.shape)
+    assert image == 3
+    if name != "reverse-distillation":  # on so small a grid its student spoils the whole image
+        assert (row, column) == (2, 4)
 
 
 @every_method
@@ -348,6 +503,34 @@ def test_impossible_ratio_is_an_error(name, ratio):
         METHODS[name](ratio=ratio).fit(random_patches())
 
 
-def test_one_image_has_nothing_to_be_compared_with():
+@every_method
+def test_one_image_has_nothing_to_be_compared_with(name):
     with pytest.raises(SettingError, match="at least 2 images"):
-        PatchClusterPlus().fit_score(random_patches(1))
+        make(name).fit_score(random_patches(1))
+
+
+neighbour_methods = pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if issubclass(method, NeighbourMethod)]
+)
+
+
+@neighbour_methods
+def test_a_search_for_more_neighbours_serves_too(name):
+    patches = torch.from_numpy(random_patches())
+    method = make(name).fit(patches)
+    grids, own = list(patches[1:3]), [1, 2]
+    wanted = method.neighbour_count(blind=True)
+    expected = method.compare(grids, own)
+    found = method.summarise(method.search(grids, own, wanted + 7))
+    for mine, theirs in zip(vars(found).values(), vars(expected).values(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.4])
+def test_a_smaller_coreset_is_the_beginning_of_a_larger_one(ratio):
+    patches = random_patches()
+    large = PatchCluster(k=2, ratio=0.5).fit(patches)
+    small = PatchCluster(k=2, ratio=ratio).fit(patches)
+    cut = PatchCluster(k=2, ratio=ratio).restore(shrink(large.state(), round(120 * ratio)))
+    np.testing.assert_array_equal(cut.bank_, small.bank_)
+    np.testing.assert_array_equal(cut.score(patches), small.score(patches))

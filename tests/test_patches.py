@@ -41,6 +41,19 @@ def test_fine_grid_interpolates_the_last_stage():
     torch.testing.assert_close(patches[..., 1], torch.full((1, 4, 4), 0.5))
 
 
+def test_stages_layout_holds_what_the_network_gave():
+    rng = np.random.default_rng(1)
+    stages = [
+        torch.from_numpy(rng.normal(size=(2, c, s, s)).astype(np.float32))
+        for c, s in ((3, 8), (4, 4), (5, 2))
+    ]
+    patches = patch_grid(stages, "stages")
+    assert patches.shape == (2, 8, 8, 12)
+    taken_out = torch.split(patches.permute(0, 3, 1, 2), [3, 4, 5], 1)
+    for maps, stage, ratio in zip(taken_out, stages, (1, 2, 4), strict=True):
+        torch.testing.assert_close(maps[:, :, ::ratio, ::ratio], stage, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("layout", ["fine", "coarse"])
 def test_stages_of_one_grid_are_joined_as_they_are(layout):
     stages = [torch.randn(2, 3, 5, 5), torch.randn(2, 4, 5, 5)]

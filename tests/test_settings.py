@@ -19,7 +19,7 @@ def test_preset_then_what_was_given():
 
 def test_a_method_brings_its_own_settings_and_not_the_presets_of_another():
     paper = resolve(method="patchcluster")
-    assert (paper.size, paper.frame, paper.image_score) == ((224,), 224, "max")
+    assert (paper.size, paper.frame, paper.image_score) == ((224,), 224, "reweighted")
     assert resolve(method="patchcluster", preset="best") == resolve(
         method="patchcluster", preset="best", size=(224,)
     )
@@ -33,10 +33,10 @@ def test_every_method_has_settings_and_every_preset_resolves():
 
 
 def test_what_is_given_reaches_the_method():
-    method = resolve(k=5, ratio=0.7, local_weight=0.1, seed=3).make_method([2, 3])
+    method = resolve(k=5, ratio=0.7, local_weight=0.1, seed=3).make_method([2, 3], [8, 16])
     assert (method.k, method.ratio, method.local_weight) == (5, 0.7, 0.1)
     assert (method.seed, list(method.stages)) == (3, [2, 3])
-    paper = resolve(method="patchcluster", k=5).make_method([2, 3])
+    paper = resolve(method="patchcluster", k=5).make_method([2, 3], [8, 16])
     assert (paper.k, paper.ratio) == (5, METHODS["patchcluster"]().ratio)
 
 

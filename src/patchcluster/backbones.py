@@ -109,11 +109,11 @@ def load_backbone(
     return Backbone(name, _create(name, state), strides).eval().requires_grad_(False).to(device)
 
 
-def random_backbone(name: str, seed: int = 0) -> Backbone:
+def random_backbone(name: str, seed: int = 0, strides: Sequence[int] = STRIDES) -> Backbone:
     """Build a backbone with random weights, for tests of geometry. It must never score images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Backbone(name, _build(name)).eval().requires_grad_(False)
+        return Backbone(name, _build(name), strides).eval().requires_grad_(False)
 
 
 def _check_name(name: str) -> None:

@@ -34,7 +34,7 @@ _SKIPPED_LISTED = 20
 _STEPS = {
     "survey": "reading headers",
     "features": "features",
-    "bank": "choosing the bank",
+    "bank": "bank",
     "compare": "comparing",
     "maps": "maps",
     "report": "report",
@@ -50,8 +50,8 @@ Preset = Annotated[
 MethodName = Annotated[
     str | None,
     typer.Option(
-        help="patchcluster-plus, patchcluster, patchcore, patchcore-lof, spade, spade-cluster, or "
-        "padim."
+        help="patchcluster-plus, patchcluster, patchcore, patchcore-lof, spade, spade-cluster, "
+        "padim, or reverse-distillation."
     ),
 ]
 Backbone = Annotated[str | None, typer.Option(help="Any timm network, by its name.")]
@@ -226,7 +226,7 @@ def methods(as_json: AsJson = False) -> None:
             "parameters": {
                 parameter.name: parameter.default
                 for parameter in inspect.signature(method).parameters.values()
-                if parameter.name != "stages"  # comes from the backbone
+                if parameter.name not in ("stages", "strides")  # come from the backbone
             },
         }
         for name, method in METHODS.items()

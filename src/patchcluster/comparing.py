@@ -86,7 +86,7 @@ class Comparer:
         scores = torch.split(method.grade(comparison), counts)
         image_scores = None
         if rule in method.image_scores:
-            image_scores = method.score_images(rule, patches, scores, comparison).tolist()
+            image_scores = method.score_images(rule, patches, scores, range(len(counts))).tolist()
         return Compared(
             size,
             [s.view(g.shape[:2]).numpy() for s, g in zip(scores, patches, strict=True)],
@@ -112,12 +112,13 @@ class Comparer:
             state, _ = storage.read_tensors(path)
         else:
             method.fit(
-                patches, self.image_set.keys, lambda done, total: self.progress("bank", done, total)
+                [grid.to(self.device) for grid in patches],
+                self.image_set.keys,
+                lambda done, total: self.progress("bank", done, total),
             )
             state = method.state()
             storage.write_tensors(path, state, self.digest)
-            if self.device.type == "cpu":
-                return
+            return
         method.restore({name: tensor.to(self.device) for name, tensor in state.items()})
 
     def _compare(self, size: int, method: Method, patches: list[Tensor]) -> Comparison:

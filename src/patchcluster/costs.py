@@ -30,6 +30,7 @@ class Workload:
     batch_shapes: int  # how many different ones
     threads: int
     ratio: float  # share of the patches in the first pass, or in the coreset
+    extra: int = 0  # bytes that the method needs beside patches, bank and scores
 
 
 def predict_memory(work: Workload, baseline: int) -> int:
@@ -42,7 +43,7 @@ def predict_memory(work: Workload, baseline: int) -> int:
     values = max(work.patches) * work.channels
     bank = int(values * (12 + 4 * work.ratio))
     tiles = QUERY_TILE * 4 * (work.images + work.channels)
-    search = bank + sum(work.patches) * _COMPARISON_BYTES + tiles
+    search = bank + sum(work.patches) * _COMPARISON_BYTES + tiles + work.extra
     decoding = work.threads * work.largest_image * _PIXEL_BYTES
     extraction = work.batch_pixels * _ACTIVATION_BYTES + decoding
     kept = baseline + work.batch_shapes * _SHAPE_BYTES + _SLACK

@@ -1,7 +1,8 @@
-"""Feature maps of stages -> one grid of locally aware patch features an image.
+"""Feature maps of stages -> one grid of patch features an image.
 
-A patch feature is the mean over a 3 x 3 neighbourhood of a stage (the paper's section 4.1: the
-features are fused with their neighbours), and the stages are joined along the channels on one grid.
+A locally aware patch feature is the mean over a 3 x 3 neighbourhood of a stage (the paper's section
+4.1: the features are fused with their neighbours), and the stages are joined along the channels on
+one grid.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Layout = Literal["fine", "coarse"]
+Layout = Literal["fine", "coarse", "stages"]
 
 
 def patch_grid(stages: Sequence[Tensor], layout: Layout) -> Tensor:
@@ -19,7 +20,13 @@ def patch_grid(stages: Sequence[Tensor], layout: Layout) -> Tensor:
 
     `fine`: on the first stage's grid, the others interpolated bilinearly (PatchCore, the paper).
     `coarse`: on the last stage's grid, the others averaged over its cells.
+    `stages`: on the first stage's grid, without neighbours, each cell of the others repeated: what
+    the network gave can be taken out of it again.
     """
+    if layout == "stages":
+        size = stages[0].shape[-2:]
+        repeated = [F.interpolate(stage.float(), size=size, mode="nearest") for stage in stages]
+        return torch.cat(repeated, dim=1).permute(0, 2, 3, 1).contiguous()
     pooled = [pool_neighbourhood(stage) for stage in stages]
     height, width = pooled[0 if layout == "fine" else -1].shape[-2:]
     on_grid = [_bring(stage, (height, width)) for stage in pooled]

@@ -151,7 +151,7 @@ class Scan:
         extracted = self._extract(candidates, backbone)
         skipped |= extracted.skipped
         image_set = self._image_set(extracted)
-        compared = self._compare(image_set, backbone.channels, device)
+        compared = self._compare(image_set, backbone, device)
         self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
 
     def _describe(self, backbone: Backbone) -> None:
@@ -179,19 +179,22 @@ class Scan:
         }
 
     def _check_memory(self, candidates: Sequence[Candidate], backbone: Backbone) -> None:
-        stride = backbone.strides[0 if self.settings.layout == "fine" else -1]
+        stride = backbone.strides[-1 if self.settings.layout == "coarse" else 0]
         areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
-        method = self.settings.make_method(backbone.channels)
+        method = self.settings.make_method(backbone.channels, backbone.strides)
         batches = make_batches(candidates)
+        patches = [sum(area) // stride**2 for area in zip(*areas, strict=True)]
+        images, channels = len(candidates), sum(backbone.channels)
         work = costs.Workload(
-            patches=[sum(area) // stride**2 for area in zip(*areas, strict=True)],
-            channels=sum(backbone.channels),
-            images=len(candidates),
+            patches=patches,
+            channels=channels,
+            images=images,
             largest_image=max(c.header.width * c.header.height for c in candidates),
             batch_pixels=max(sum(h * w for c in batch for h, w in c.inputs) for batch in batches),
             batch_shapes=len({(len(batch), batch[0].inputs) for batch in batches}),
             threads=self.threads,
             ratio=getattr(method, "ratio", 1.0),
+            extra=method.extra_memory(images, max(patches) // images, channels),
         )
         predicted = costs.predict_memory(work, costs.resident_memory())
         self.info.memory["predicted"] = predicted
@@ -226,7 +229,7 @@ class Scan:
         return image_set
 
     def _compare(
-        self, image_set: ImageSet, channels: list[int], device: torch.device
+        self, image_set: ImageSet, backbone: Backbone, device: torch.device
     ) -> list[Compared]:
         identity = json.dumps([self.info.settings, self.info.backbone["sha256"], image_set.shas])
         digest = hashlib.sha256(identity.encode()).hexdigest()
@@ -234,7 +237,7 @@ class Scan:
         compared = []
         for size in self.settings.size:
             with self._timed("compare"):
-                method = self.settings.make_method(channels)
+                method = self.settings.make_method(backbone.channels, backbone.strides)
                 compared.append(comparer.run(size, method, self.settings.image_score))
         return compared
 

@@ -14,10 +14,11 @@ from .patches import Layout
 _PAPER: dict[str, Any] = {"size": (224,), "frame": 224, "image_score": "max"}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "patchcluster-plus": {},
-    "patchcluster": _PAPER,
+    "patchcluster": {**_PAPER, "image_score": "reweighted"},
     "patchcore": {**_PAPER, "image_score": "reweighted"},
     "patchcore-lof": _PAPER,
     "padim": _PAPER,
+    "reverse-distillation": _PAPER,
     "spade": {**_PAPER, "image_score": "global"},
     "spade-cluster": {**_PAPER, "image_score": "global"},
 }
@@ -58,10 +59,10 @@ class Settings:
     def strides(self) -> tuple[int, ...]:
         return METHODS[self.method].strides
 
-    def make_method(self, stages: list[int]) -> Method:
-        """Build the method for patches whose channels come from stages of these sizes."""
+    def make_method(self, stages: list[int], strides: list[int]) -> Method:
+        """Build the method for patches that are made of stages of so many channels."""
         options = {name: getattr(self, name) for name in _METHOD_OPTIONS}
-        options |= {"stages": stages, "seed": self.seed}
+        options |= {"stages": stages, "strides": strides, "seed": self.seed}
         taken = inspect.signature(METHODS[self.method]).parameters
         given = {name: value for name, value in options.items() if value is not None}
         return METHODS[self.method](**{n: value for n, value in given.items() if n in taken})
@@ -120,4 +121,7 @@ def _check(settings: Settings) -> None:
             f"{', '.join(rules)}"
         )
     if settings.image_score in own and len(settings.size) > 1:
-        raise SettingError(f"the image score {settings.image_score} needs one size: choose one")
+        raise SettingError(
+            f"the image score {settings.image_score} needs one size: choose one size, or "
+            "--image-score max"
+        )

@@ -1,11 +1,12 @@
 """The methods by name. A new one is a file in this folder and a line here."""
 
-from .base import Comparison, Method
+from .base import Comparison, Method, NeighbourMethod
 from .padim import PaDiM
 from .patchcluster import PatchCluster
 from .patchcluster_plus import PatchClusterPlus
 from .patchcore import PatchCore
 from .patchcore_lof import PatchCoreLOF
+from .reverse_distillation import ReverseDistillation
 from .spade import Spade, SpadeCluster
 
 METHODS: dict[str, type[Method]] = {
@@ -16,17 +17,20 @@ METHODS: dict[str, type[Method]] = {
     "spade": Spade,
     "spade-cluster": SpadeCluster,
     "padim": PaDiM,
+    "reverse-distillation": ReverseDistillation,
 }
 
 __all__ = [
     "METHODS",
     "Comparison",
     "Method",
+    "NeighbourMethod",
     "PaDiM",
     "PatchCluster",
     "PatchClusterPlus",
     "PatchCore",
     "PatchCoreLOF",
+    "ReverseDistillation",
     "Spade",
     "SpadeCluster",
 ]

@@ -3,16 +3,18 @@
 A method compares patches with a bank in steps that a pipeline can spread over time, devices or
 workers:
 
-    fit        builds the bank of a set of images
+    fit        builds the bank of a set of images, or trains on it
     compare    patches against the bank; each independent of all other queries
     calibrate  learns the constants of the set from the comparisons of the bank's own patches
     grade      comparison -> scores
 
-`score` and `fit_score` run them in order for arrays in memory.
+`score` and `fit_score` run them in order for arrays in memory. A `NeighbourMethod` compares in two
+steps, so that one search serves several methods that share a bank.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -114,15 +116,27 @@ class Method(ABC):
         return self
 
     def score_images(
-        self, rule: str, grids: Sequence[Tensor], scores: Sequence[Tensor], comparison: Comparison
+        self,
+        rule: str,
+        grids: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        own: Sequence[int] | None = None,
     ) -> Tensor:
-        """Image scores float32 [n] of the set that was fitted, by a rule of the method's own.
+        """Image scores float32 [n] by a rule of the method's own.
 
-        grids: patches [h_i, w_i, c]; scores: [h_i * w_i] of each image; comparison: of all patches.
+        grids: patches [h_i, w_i, c]; scores: [h_i * w_i] of each image; own: as in `compare`.
         `image_scores` names the rules. Raises SettingError for any other.
         """
-        del grids, scores, comparison
+        del grids, scores, own
         raise SettingError(f"{self.name} has no image score {rule!r}: choose top1% or max")
+
+    def extra_memory(self, images: int, patches: int, channels: int) -> int:
+        """Bytes that the method needs beside the patches, the bank and a score a patch.
+
+        images of so many patches each, of so many channels.
+        """
+        del images, patches, channels
+        return 0
 
     def score(self, patches: Patches) -> Any:
         """Score images against the bank of other images: [n, h, w, c] -> [n, h, w].
@@ -134,8 +148,13 @@ class Method(ABC):
         return like(patches, scores)
 
     def fit_score(self, patches: Patches) -> Any:
-        """Score the images of a set blindly, against the set itself: [n, h, w, c] -> [n, h, w]."""
+        """Score the images of a set blindly, against the set itself: [n, h, w, c] -> [n, h, w].
+
+        Raises SettingError if it is a single image.
+        """
         grids = as_tensors(patches)
+        if len(grids) < 2:
+            raise SettingError("one image has nothing to be compared with: give at least 2 images")
         self.fit(grids)
         counts = [grid.shape[0] * grid.shape[1] for grid in grids]
         comparison = join(
@@ -153,6 +172,49 @@ class Method(ABC):
         """
         starts = torch.tensor([0, *counts]).cumsum(0)
         return starts[self.bank_image_.cpu()] + self.bank_patch_.cpu()
+
+
+class NeighbourMethod(Method):
+    """A method that grades a patch by its distances to the nearest rows of a bank.
+
+    `compare` is a search, which takes nearly all the time, and a summary of what it found. Methods
+    of equal `bank_key` that were fitted on one set have equal banks: what the method with the
+    largest `neighbour_count` finds, the others can summarise.
+    """
+
+    @abstractmethod
+    def bank_key(self) -> Hashable:
+        """What decides the bank beside the set."""
+
+    @abstractmethod
+    def neighbour_count(self, blind: bool) -> int:
+        """How many neighbours `summarise` needs; blind: for images of the set that was fitted.
+
+        Raises SettingError if the bank has not so many.
+        """
+
+    @abstractmethod
+    def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
+        """Find the k nearest rows of the bank for all patches; parameters as in `compare`.
+
+        Distances, ascending, and neighbours are [p, k].
+        """
+
+    @abstractmethod
+    def summarise(self, found: Comparison) -> Comparison:
+        """What `grade` needs, of a search for at least `neighbour_count` neighbours."""
+
+    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+        return self.summarise(self.search(grids, own, self.neighbour_count(own is not None)))
+
+
+def check_k(k: int, left: int) -> int:
+    """k, if a bank with so many rows left can serve it. Raises SettingError."""
+    if not 1 <= k <= left:
+        raise SettingError(
+            f"k={k} neighbours, but the bank offers {left}: choose a smaller k or more images"
+        )
+    return k
 
 
 def join(comparisons: Sequence[Comparison]) -> Comparison:
@@ -190,6 +252,12 @@ def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
             batch, patches = [], 0
     if batch:
         yield batch
+
+
+def digest(grid: Tensor) -> int:
+    """A number that names the content of patches."""
+    values = grid.contiguous().cpu().numpy()
+    return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
 
 
 def flatten(grid: Tensor) -> Tensor:

@@ -82,6 +82,12 @@ class PaDiM(Method):
                 progress(min(start + _POSITIONS, positions), positions)
         return factors
 
+    def extra_memory(self, images: int, patches: int, channels: int) -> int:
+        dimensions = min(self.dimensions, channels)
+        factors = patches * dimensions**2
+        # The rows of all images twice, the factors as they are, as they are written and read.
+        return 4 * (2 * images * patches * dimensions + 3 * factors)
+
     def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
         del own  # the Gaussians cannot leave an image out
         rows = torch.stack([self._rows(grid) for grid in grids])

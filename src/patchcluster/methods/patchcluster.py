@@ -1,6 +1,6 @@
 """PatchCluster, the paper's method (section 4.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -12,16 +12,17 @@ from ..neighbors import nearest, to_float
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
-    Method,
+    NeighbourMethod,
     Patches,
     Progress,
     as_tensors,
+    check_k,
     flatten,
     place_rows,
 )
 
 
-class PatchCluster(Method):
+class PatchCluster(NeighbourMethod):
     """Score a patch by the mean distance to its k nearest neighbours in the bank (equation 2).
 
     The bank holds the patches of all images, or a greedy coreset of them. Scored blindly, a patch's
@@ -57,45 +58,51 @@ class PatchCluster(Method):
             rows, image, patch = rows[chosen], image[chosen.cpu()], patch[chosen.cpu()]
         self.bank_, self.bank_image_, self.bank_patch_ = rows, image, patch
         self.image_count_ = len(grids)
-        self._neighbour_count(skip=1)
+        self.neighbour_count(blind=len(grids) > 1)
         return self
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
-        rows = torch.cat([flatten(grid) for grid in grids])
-        skip = 0 if own is None else 1
-        k = self._neighbour_count(skip)
-        wanted = max(k, min(NEIGHBOURS_KEPT, len(self.bank_) - skip))
-        distances, indices = nearest(rows, self.bank_, skip + wanted)
-        distances, indices = (
-            torch.as_tensor(distances)[:, skip:],
-            torch.as_tensor(indices)[:, skip:],
-        )
+    def bank_key(self) -> Hashable:
+        return ("patches", self.ratio)
+
+    def neighbour_count(self, blind: bool) -> int:
+        left = len(self.bank_) - int(blind)
+        return max(self._k(left), min(NEIGHBOURS_KEPT, left))
+
+    def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
+        return search_bank(self.bank_, grids, own is not None, k)
+
+    def summarise(self, found: Comparison) -> Comparison:
+        k = self._k(found.distances.shape[1])
         return Comparison(
-            distances[:, :k].mean(1, keepdim=True),
-            indices[:, :NEIGHBOURS_KEPT],
-            distances[:, :NEIGHBOURS_KEPT],
+            found.distances[:, :k].mean(1, keepdim=True),
+            found.neighbours[:, :NEIGHBOURS_KEPT],
+            found.distances[:, :NEIGHBOURS_KEPT],
         )
 
     def grade(self, comparison: Comparison) -> Tensor:
         return comparison.distances.squeeze(1)
 
     def score_images(
-        self, rule: str, grids: Sequence[Tensor], scores: Sequence[Tensor], comparison: Comparison
+        self,
+        rule: str,
+        grids: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        own: Sequence[int] | None = None,
     ) -> Tensor:
         if rule not in self.image_scores:
-            return super().score_images(rule, grids, scores, comparison)
+            return super().score_images(rule, grids, scores, own)
         peaks = [int(score.argmax()) for score in scores]
         rows = [flatten(grid)[peak] for grid, peak in zip(grids, peaks, strict=True)]
         highest = torch.stack([score.max() for score in scores])
         device = self.bank_.device
-        return self.reweight(torch.stack(rows).to(device), highest.to(device), own=True)
+        return self.reweight(torch.stack(rows).to(device), highest.to(device), own is not None)
 
     def reweight(self, patches: Tensor, scores: Tensor, own: bool, b: int = 9) -> Tensor:
         """Image scores by equation 3.
 
-        patches [n, c]: each image's most anomalous patch f*; scores [n]: its score a*; own: whether
+        patches [n, c]: each image's most anomalous patch; scores [n]: its score a*; own: whether
         the images are in the bank, so that the first neighbour is skipped. N(f*) holds the b
-        nearest rows of the bank to the nearest neighbour of f*, that neighbour among them.
+        nearest rows of the bank to the patch's nearest neighbour f*, f* among them.
         """
         queries = to_float(patches)
         skip = int(own)
@@ -107,13 +114,28 @@ class PatchCluster(Method):
         share = torch.exp(scores - torch.logsumexp(distances, dim=1))
         return (1 - share) * scores
 
-    def _neighbour_count(self, skip: int) -> int:
-        """K, at most what the bank has beside the skipped neighbour. Raises SettingError."""
-        left = len(self.bank_) - skip
+    def _k(self, left: int) -> int:
+        """K, at most what the bank has left beside a skipped neighbour. Raises SettingError."""
         rule = min(left, max(1, round(self.image_count_ * self.ratio)))
-        k = rule if self.k is None else self.k
-        if not 1 <= k <= left:
-            raise SettingError(
-                f"k={k} neighbours, but the bank offers {left}: choose a smaller k or more images"
-            )
-        return k
+        return check_k(rule if self.k is None else self.k, left)
+
+
+def search_bank(bank: Tensor, grids: Sequence[Tensor], blind: bool, k: int) -> Comparison:
+    """The k nearest rows of a bank for all patches of grids [h_i, w_i, c].
+
+    blind: the patches are in the bank, and the first neighbour, which is the patch itself, is
+    skipped.
+    """
+    rows = torch.cat([flatten(grid) for grid in grids])
+    skip = int(blind)
+    distances, indices = map(torch.as_tensor, nearest(rows, bank, skip + k))
+    return Comparison(distances[:, skip:], indices[:, skip:], distances[:, skip:])
+
+
+def shrink(state: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Cut the state of a method with a coreset to a smaller coreset of `size` rows.
+
+    The greedy choice of `size` rows is the beginning of any longer one of the same set.
+    """
+    cut = {name: state[name][:size] for name in ("bank", "bank_image", "bank_patch")}
+    return {**state, **cut}

@@ -1,6 +1,5 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
@@ -18,6 +17,7 @@ from .base import (
     Progress,
     as_tensors,
     compare_bank,
+    digest,
     flatten,
     place_rows,
 )
@@ -76,7 +76,7 @@ class PatchClusterPlus(Method):
         self._check(len(grids), grids[0].shape[-1])
         flat = [flatten(grid) for grid in grids]
         self._fit_normalisation(flat)
-        keys = [_digest(rows) for rows in flat] if keys is None else keys
+        keys = [digest(rows) for rows in flat] if keys is None else keys
         counts = [len(rows) for rows in flat]
         starts = np.cumsum([0, *counts])
         sample = [s + self._sample(c, k) for s, c, k in zip(starts, counts, keys, strict=False)]
@@ -171,9 +171,3 @@ class PatchClusterPlus(Method):
     def _base(self, comparison: Comparison) -> Tensor:
         assert self.stage_means_ is not None
         return (comparison.distances / self.stage_means_).mean(1)
-
-
-def _digest(rows: Tensor) -> int:
-    values = rows.contiguous().cpu().numpy()
-    digest = hashlib.blake2b(values.tobytes(), digest_size=8)
-    return int.from_bytes(digest.digest(), "little")

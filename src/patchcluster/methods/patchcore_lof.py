@@ -1,28 +1,29 @@
 """PatchCore's bank with the local outlier factor (the paper's PatchCore-LoF, section 5.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from ..errors import SettingError
-from ..neighbors import nearest, to_float
+from ..neighbors import to_float
 from .base import (
     Comparison,
-    Method,
+    NeighbourMethod,
     Patches,
     Progress,
     as_tensors,
+    check_k,
     compare_bank,
     flatten,
     place_rows,
 )
+from .patchcluster import search_bank
 
 _TINY = 1e-10  # keeps the density of identical patches finite, as in scikit-learn
 
 
-class PatchCoreLOF(Method):
+class PatchCoreLOF(NeighbourMethod):
     """Score a patch by its local outlier factor over the k nearest patches of the full bank.
 
     With N(p) the k nearest neighbours of p (itself left out) and d_k(o) the distance of o to its
@@ -53,19 +54,25 @@ class PatchCoreLOF(Method):
         self.image_count_ = len(grids)
         self.density_: Tensor | None = None
         self.reach_: Tensor | None = None
-        if not 1 <= self.k < len(self.bank_):
-            raise SettingError(
-                f"k={self.k} neighbours, but the bank offers {len(self.bank_) - 1}: choose a "
-                "smaller k or more images"
-            )
+        self.neighbour_count(blind=len(grids) > 1)
         return self
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
-        rows = torch.cat([flatten(grid) for grid in grids])
-        skip = 0 if own is None else 1
-        distances, indices = nearest(rows, self.bank_, skip + self.k)
-        kept = torch.as_tensor(distances)[:, skip:]
-        return Comparison(kept, torch.as_tensor(indices)[:, skip:], kept)
+    def bank_key(self) -> Hashable:
+        return ("patches", 1.0)
+
+    def neighbour_count(self, blind: bool) -> int:
+        return check_k(self.k, len(self.bank_) - int(blind))
+
+    def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
+        return search_bank(self.bank_, grids, own is not None, k)
+
+    def summarise(self, found: Comparison) -> Comparison:
+        distances = found.distances[:, : self.k]
+        return Comparison(distances, found.neighbours[:, : self.k], distances)
+
+    def extra_memory(self, images: int, patches: int, channels: int) -> int:
+        del channels
+        return images * patches * self.k * 24  # distances and neighbours, in parts and joined
 
     def calibrate(self, bank: Comparison) -> None:
         self.reach_ = bank.distances[:, -1].clone()

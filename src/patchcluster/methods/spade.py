@@ -1,6 +1,6 @@
 """SPADE as the paper modifies it, and SPADE-Cluster (sections 5 and 5.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -11,16 +11,18 @@ from ..neighbors import nearest, to_float
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
-    Method,
+    NeighbourMethod,
     Patches,
     Progress,
     as_tensors,
+    check_k,
     flatten,
+    join,
     place_rows,
 )
 
 
-class SpadeCluster(Method):
+class SpadeCluster(NeighbourMethod):
     """Score a patch by the mean distance to its k nearest patches in the images most like its own.
 
     The images are the `images` nearest ones by pooled features, the mean over all patches of an
@@ -57,45 +59,61 @@ class SpadeCluster(Method):
         self.pooled_ = torch.stack([rows.mean(0) for rows in flat])
         self.image_count_ = len(grids)
         self._index()
+        self.neighbour_count(blind=True)
         return self
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
-        parts = [
-            self._compare_image(to_float(flatten(grid)), None if own is None else own[i])
-            for i, grid in enumerate(grids)
-        ]
-        return Comparison(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    def bank_key(self) -> Hashable:
+        return ("images", self.images)
 
-    def _compare_image(self, rows: Tensor, own: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances [p, 2]: of the patches, and of the image as a whole, repeated."""
+    def neighbour_count(self, blind: bool) -> int:
+        """At most what the images with the fewest patches offer."""
+        sizes = sorted(len(places) for places in self._places)
+        left = sum(sizes[: min(self.images, self.image_count_ - int(blind))])
+        return max(check_k(self.k, left), min(NEIGHBOURS_KEPT, left))
+
+    def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
+        parts = []
+        for i, grid in enumerate(grids):
+            rows = to_float(flatten(grid))
+            near, _ = self._near_images(rows, None if own is None else own[i])
+            places = torch.cat([self._places[image] for image in near.tolist()])
+            distances, indices = map(torch.as_tensor, nearest(rows, self.bank_[places], k))
+            parts.append(Comparison(distances, places[indices], distances))
+        return join(parts)
+
+    def summarise(self, found: Comparison) -> Comparison:
+        return Comparison(
+            found.distances[:, : self.k].mean(1, keepdim=True),
+            found.neighbours[:, :NEIGHBOURS_KEPT],
+            found.distances[:, :NEIGHBOURS_KEPT],
+        )
+
+    def grade(self, comparison: Comparison) -> Tensor:
+        return comparison.distances.squeeze(1)
+
+    def score_images(
+        self,
+        rule: str,
+        grids: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+    ) -> Tensor:
+        if rule not in self.image_scores:
+            return super().score_images(rule, grids, scores, own)
+        means = []
+        for i, grid in enumerate(grids):
+            rows = to_float(flatten(grid)).to(self.pooled_.device)
+            means.append(self._near_images(rows, None if own is None else own[i])[1].mean())
+        return torch.stack(means)
+
+    def _near_images(self, rows: Tensor, own: int | None) -> tuple[Tensor, Tensor]:
+        """The images most like one of patches [p, c], and the distances of the pooled features."""
         gaps = (self.pooled_ - rows.mean(0)).norm(dim=1)
         if own is not None:
             gaps[own] = torch.inf
         others = self.image_count_ - int(own is not None)
         near = gaps.topk(min(self.images, others), largest=False)
-        places = torch.cat([self._places[image] for image in near.indices.tolist()])
-        kept = min(max(self.k, NEIGHBOURS_KEPT), len(places))
-        if self.k > kept:
-            raise SettingError(
-                f"k={self.k} neighbours, but {len(near.indices)} images offer {kept}: choose a "
-                "smaller k"
-            )
-        distances, indices = map(torch.as_tensor, nearest(rows, self.bank_[places], kept))
-        score = distances[:, : self.k].mean(1)
-        whole = near.values.mean().expand(len(rows))
-        rows_found = places[indices[:, :NEIGHBOURS_KEPT]]
-        return torch.stack([score, whole], 1), rows_found, distances[:, :NEIGHBOURS_KEPT]
-
-    def grade(self, comparison: Comparison) -> Tensor:
-        return comparison.distances[:, 0]
-
-    def score_images(
-        self, rule: str, grids: Sequence[Tensor], scores: Sequence[Tensor], comparison: Comparison
-    ) -> Tensor:
-        if rule not in self.image_scores:
-            return super().score_images(rule, grids, scores, comparison)
-        counts = torch.tensor([0, *(len(score) for score in scores)])
-        return comparison.distances[counts.cumsum(0)[:-1], 1]
+        return near.indices, near.values
 
     def restore(self, state: Mapping[str, Tensor]) -> Self:
         super().restore(state)
