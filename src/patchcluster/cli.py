@@ -180,7 +180,9 @@ def evaluate(
     run_folder: RunFolder,
     truth: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Data set in MVTec AD's layout, or its ground_truth."),
+        typer.Option(
+            metavar="DIR", help="Data set (MVTec AD, VisA, images + masks), or its ground_truth."
+        ),
     ],
     as_json: AsJson = False,
     quiet: Quiet = False,

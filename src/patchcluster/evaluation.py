@@ -27,9 +27,11 @@ class Evaluation:
 def evaluate(
     run: Run, truth: str | Path, progress: Callable[[int, int], None] | None = None
 ) -> Evaluation:
-    """Measure a run against masks in MVTec AD's layout, at the masks' own resolution.
+    """Measure a run against masks, at the masks' own resolution.
 
-    truth: the data set's folder or its `ground_truth`. Raises InputError if an image has no truth.
+    truth: the data set's folder, in a layout that `datasets` knows, or its `ground_truth`.
+
+    Raises InputError if an image has no truth.
     """
     truths = find_truth(run.paths, truth)
     low, high = _bounds(run)
@@ -55,7 +57,8 @@ def _bounds(run: Run) -> tuple[float, float]:
 
 def _add(pixels: PixelMetrics, run: Run, path: str, known: Truth) -> None:
     if known.mask is None:
-        pixels.add(run.map(path), None)
+        if not known.anomalous:  # else nobody knows where
+            pixels.add(run.map(path), None)
         return
     mask = read_mask(known.mask)
     height, width = mask.shape
