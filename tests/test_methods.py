@@ -89,7 +89,34 @@ def test_reweighted_image_score_is_equation_3(own):
         nearest = order[1] if own else order[0]
         support = distances64(rows[nearest][None], rows)[0].argsort()[:9]
         total = np.exp(distances64(query[None], rows[support])[0]).sum()
-        assert float(value) == pytest.approx((1 - np.exp(a) / total) * a, rel=1e-5)
+        gap = distances64(query[None], rows[nearest][None])[0, 0]
+        assert float(value) == pytest.approx((1 - np.exp(gap) / total) * a, rel=1e-4)
+
+
+def test_equation_3_as_it_is_written_for_one_neighbour():
+    """With K = 1 the score a* is the distance to f*: the paper's equation and PatchCore's agree."""
+    patches = torch.from_numpy(random_patches())
+    rows = patches.reshape(-1, 7).numpy()
+    method = PatchCore(ratio=1.0)
+    scores = method.fit_score(patches)
+    result = method.score_images("reweighted", list(patches), list(scores.flatten(1)), range(6))
+    for image in range(6):
+        query = rows[20 * image + int(scores[image].argmax())]
+        a = float(scores[image].max())
+        nearest = distances64(query[None], rows)[0].argsort()[1]
+        support = distances64(rows[nearest][None], rows)[0].argsort()[:9]
+        total = np.exp(distances64(query[None], rows[support])[0]).sum()
+        assert float(result[image]) == pytest.approx((1 - np.exp(a) / total) * a, rel=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_reweighted_scores_lie_between_nothing_and_the_highest_score(k):
+    patches = torch.from_numpy(10 * random_patches())
+    method = PatchCluster(k=k, ratio=1.0)
+    scores = method.fit_score(patches)
+    result = method.score_images("reweighted", list(patches), list(scores.flatten(1)), range(6))
+    assert bool((result >= 0).all())
+    assert bool((result <= scores.flatten(1).max(1).values).all())
 
 
 def test_reweighting_does_not_overflow():

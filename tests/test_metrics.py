@@ -55,6 +55,8 @@ def test_pixel_metrics_agree_with_scikit_learn_and_the_definition_of_pro(seed):
     expected = average_precision_score(truth, values)
     assert metrics.average_precision() == pytest.approx(expected, abs=1e-9)
     assert metrics.pro() == pytest.approx(direct_pro(maps, masks), abs=1e-9)
+    best = max(f1_score(truth, values >= threshold) for threshold in np.unique(values))
+    assert metrics.f1max() == pytest.approx(best, abs=1e-9)
 
 
 def test_continuous_maps_lose_nothing_that_matters_in_the_histogram():
@@ -101,6 +103,7 @@ def test_metrics_that_the_truth_does_not_allow_are_none():
     metrics = PixelMetrics(0, 1)
     metrics.add(np.zeros((4, 4), np.float32), None)
     assert metrics.auroc() is metrics.average_precision() is metrics.pro() is None
+    assert metrics.f1max() is None
     assert image_metrics(np.array([1.0, 2.0]), np.array([True, True])) == (None, None, None)
 
 

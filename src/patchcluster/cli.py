@@ -40,6 +40,7 @@ _STEPS = {
     "report": "report",
     "draw": "drawing",
     "evaluate": "evaluating",
+    "cells": "benchmark",
 }
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a scan wrote.")]
@@ -202,6 +203,81 @@ def evaluate(
     print(json.dumps(figures) if as_json else _describe(figures))
 
 
+@app.command(
+    epilog="Example: patchcluster benchmark mvtec/ -o bench --setting mix,test,ano --tables 2,5,7"
+)
+def benchmark(
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="Data set: MVTec AD, VisA, or images + masks.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Where to write the tables.")
+    ] = Path("benchmark"),
+    setting: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Of mix,test,ano,one-class; else all.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Of those `methods` lists; else all.")
+    ] = None,
+    tables: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Of the paper's 1 to 7: 2,5,7; else all.")
+    ] = None,
+    categories: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Of the data set's; else all.")
+    ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw what the paper's figures 1, 3, 4, 5 show.")
+    ] = False,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Network input, a multiple of 32.")
+    ] = None,
+    crop: Annotated[
+        bool, typer.Option(help="Resize to 8/7 of the input and cut out the centre, as the paper.")
+    ] = True,
+    device: Device = None,
+    max_memory: MaxMemory = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run the paper's methods in its settings and write its tables, measured beside published.
+
+    The same command after a kill goes on where it stopped; with more names it adds to OUT.
+    """
+    with _errors(debug), _progress(quiet) as progress:
+        from .benchmark import benchmark as run_benchmark
+
+        given: dict[str, Any] = {
+            "settings": _names(setting),
+            "methods": _names(methods),
+            "tables": _numbers(tables),
+            "categories": _names(categories),
+            "backbone": backbone,
+            "weights": weights,
+            "size": size,
+            "device": device,
+            "seed": seed,
+        }
+        result = run_benchmark(
+            root,
+            output,
+            figures=figures,
+            crop=crop,
+            max_memory=max_memory,
+            progress=progress,
+            tell=(lambda _: None) if quiet else _tell,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    if as_json:
+        cells = [dataclasses.asdict(cell) for cell in result.cells]
+        print(json.dumps({"report": str(result.report), "cells": cells}))
+    else:
+        print(result.report)
+
+
 @app.command(epilog="Example: patchcluster report photos-run")
 def report(run_folder: RunFolder, debug: Debug = False) -> None:
     """Write RUN/report.html again."""
@@ -252,6 +328,23 @@ def default_output(first_input: str) -> Path:
     name = Path(first_input).resolve().name if "://" not in first_input else ""
     plain = name and not any(c in name for c in "*?[")
     return Path(f"{name}-run" if plain else "patchcluster-run")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} are not numbers of tables: write 2,5,7") from None
+
+
+def _tell(line: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:

@@ -50,13 +50,14 @@ def predict_memory(work: Workload, baseline: int) -> int:
     return kept + max(search, extraction)
 
 
-def check_memory(predicted: int, limit: int | None) -> None:
-    """Raise SettingError if a scan would not fit."""
+def check_memory(
+    predicted: int, limit: int | None, advice: str = "--preset fast, a smaller --size or --ratio"
+) -> None:
+    """Raise SettingError, with advice on what to choose, if the work would not fit."""
     if limit is not None and predicted > limit:
         raise SettingError(
-            f"the scan needs about {format_bytes(predicted)}, over --max-memory "
-            f"{format_bytes(limit)}: choose --preset fast, a smaller --size or --ratio, or more "
-            "memory"
+            f"this needs about {format_bytes(predicted)}, over --max-memory "
+            f"{format_bytes(limit)}: choose {advice}, or more memory"
         )
 
 

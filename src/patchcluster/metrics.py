@@ -86,6 +86,15 @@ class PixelMetrics:
         steps = np.diff(true, prepend=0) / positives
         return float((steps * true / np.maximum(flagged, 1)).sum())
 
+    def f1max(self) -> float | None:
+        """The best F1 over all thresholds."""
+        positives = int(self.anomalous.sum())
+        if not positives:
+            return None
+        true = np.cumsum(self.anomalous[::-1])
+        flagged = true + np.cumsum(self.normal[::-1])
+        return float((2 * true / (flagged + positives)).max())
+
     def pro(self, most: float = PRO_FALSE_POSITIVES) -> float | None:
         """Per-region overlap averaged over false-positive rates from 0 to `most`, normalised.
 

@@ -53,13 +53,16 @@ class PatchCluster(NeighbourMethod):
         rows = torch.cat([to_float(flatten(grid)) for grid in grids])
         image, patch = place_rows(grids)
         if self.ratio < 1:
-            size = max(1, round(len(rows) * self.ratio))
-            chosen = greedy_coreset(rows, size, progress=progress)
+            chosen = greedy_coreset(rows, self.coreset_size(len(rows)), progress=progress)
             rows, image, patch = rows[chosen], image[chosen.cpu()], patch[chosen.cpu()]
         self.bank_, self.bank_image_, self.bank_patch_ = rows, image, patch
         self.image_count_ = len(grids)
         self.neighbour_count(blind=len(grids) > 1)
         return self
+
+    def coreset_size(self, patches: int) -> int:
+        """Rows of the bank of a set of so many patches."""
+        return max(1, round(patches * self.ratio))
 
     def bank_key(self) -> Hashable:
         return ("patches", self.ratio)
@@ -98,20 +101,26 @@ class PatchCluster(NeighbourMethod):
         return self.reweight(torch.stack(rows).to(device), highest.to(device), own is not None)
 
     def reweight(self, patches: Tensor, scores: Tensor, own: bool, b: int = 9) -> Tensor:
-        """Image scores by equation 3.
+        """Image scores by equation 3, with the weight that PatchCore gives it.
 
-        patches [n, c]: each image's most anomalous patch; scores [n]: its score a*; own: whether
+            (1 - exp |p - f*| / sum over f in N(f*) of exp |p - f|) * a*
+
+        patches [n, c]: each image's most anomalous patch p; scores [n]: its score a*; own: whether
         the images are in the bank, so that the first neighbour is skipped. N(f*) holds the b
-        nearest rows of the bank to the patch's nearest neighbour f*, f* among them.
+        nearest rows of the bank to the nearest neighbour f* of p, f* among them.
+
+        The paper writes exp a* for exp |p - f*|, which is the same for K = 1. For a larger K the
+        mean distance a* exceeds all |p - f|, and the weight would be negative without bound; the
+        paper also says that the function is PatchCore's.
         """
         queries = to_float(patches)
         skip = int(own)
-        _, first = nearest(queries, self.bank_, skip + 1)
-        around = torch.as_tensor(first)[:, skip]
+        gap, first = map(torch.as_tensor, nearest(queries, self.bank_, skip + 1))
+        around = first[:, skip]
         _, support = nearest(self.bank_[around], self.bank_, min(b, len(self.bank_)))
         distances = (self.bank_[torch.as_tensor(support)] - queries[:, None]).norm(dim=2)
-        # exp(a*) / sum of exp(distances), in logarithms so that large distances do not overflow
-        share = torch.exp(scores - torch.logsumexp(distances, dim=1))
+        # in logarithms, so that large distances do not overflow
+        share = torch.exp(gap[:, skip] - torch.logsumexp(distances, dim=1)).clamp_max(1)
         return (1 - share) * scores
 
     def _k(self, left: int) -> int:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
 from PIL import Image
 
 from .. import maps, runfolder, storage
+from ..colours import STOPS, colours
 from ..errors import RunError
 from ..maps import Floats
 from ..runs import Run
@@ -19,10 +19,6 @@ MOST_SHOWN = 500  # images in the gallery; scores.csv has them all
 HEAT_SIDE = 128  # longer side of a heat map in the page, pixels
 _LEVELS = 64
 _BARS = 60  # of the histogram
-# From little to much; dark to light, so that it can be read without telling red from green.
-_COLOURS = np.array(
-    [[48, 18, 98], [126, 31, 109], [196, 62, 76], [238, 115, 36], [250, 178, 45], [252, 246, 164]]
-)
 _MOST_OPAQUE = 225  # of 255
 
 
@@ -67,7 +63,7 @@ def heat_png(frame: Floats, low: float, high: float) -> bytes:
     share = np.clip((small - low) / (high - low), 0, 1)
     image = Image.fromarray(np.rint(share * (_LEVELS - 1)).astype(np.uint8), "P")
     levels = np.linspace(0, 1, _LEVELS)
-    image.putpalette(_colours(levels).astype(np.uint8).tobytes())
+    image.putpalette(colours(levels).astype(np.uint8).tobytes())
     opacity = np.rint(_MOST_OPAQUE * levels**0.7).astype(np.uint8).tobytes()
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=opacity, optimize=True)
@@ -121,14 +117,8 @@ def _histogram(run: Run) -> dict[str, Any]:
     return {"bars": bars, "bar_width": width, "threshold": at, "low": low, "high": high}
 
 
-def _colours(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Colours [n, 3], 0 to 255, for shares [n] of the scale from 0 to 1."""
-    at = np.linspace(0, 1, len(_COLOURS))
-    return np.stack([np.interp(share, at, _COLOURS[:, c]) for c in range(3)], axis=1)
-
-
 def _colour_scale_css() -> str:
-    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in _COLOURS.tolist())
+    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in STOPS.tolist())
     return f"linear-gradient(to right, {stops})"
 
 

@@ -1,0 +1,310 @@
+"""results.csv and report.md: the paper's tables in its layout, measured beside published."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import storage
+from ..costs import format_bytes
+from ..datasets import Category, Setting, Statistics, select, statistics
+from ..errors import InputError
+from ..runfolder import write_table
+from .cells import Cell, Figures
+from .features import ImageInfo, InputRule
+from .plan import Plan
+from .tables import (
+    METRIC_NAMES,
+    PAPER_BACKBONE,
+    PAPER_CATEGORIES,
+    PAPER_SIZE,
+    PIXEL,
+    STATISTICS_TABLE,
+    TABLES,
+    Table,
+    Variant,
+    read_published,
+)
+
+_SETTING_NAMES = {"mix": "Mix", "test": "Test", "ano": "Ano", "one-class": "One-class"}
+_METRICS = tuple(field.name for field in dataclasses.fields(Figures))
+_PEAK_FROM, _PEAK_TO = 10, 150  # K at which the paper's curves are highest
+
+Averages = dict[tuple[str, str, str], tuple[float, int]]  # setting, variant, metric -> %, how many
+Row = Sequence[str]
+
+
+def write_results(path: Path, cells: Iterable[Cell]) -> None:
+    """Write one row a cell, figures as fractions."""
+    header = ["setting", "category", "variant", *_METRICS, "seconds", "shared_by", "error"]
+    rows = []
+    for cell in cells:
+        values = dataclasses.asdict(cell.figures) if cell.figures else {}
+        figures = ["" if values.get(m) is None else f"{values[m]:.6f}" for m in _METRICS]
+        rows.append(
+            [
+                cell.setting,
+                cell.category,
+                cell.variant,
+                *figures,
+                cell.seconds,
+                cell.shared_by,
+                cell.error,
+            ]
+        )
+    write_table(path, header, rows)
+
+
+def write_report(
+    path: Path,
+    asked: Mapping[str, Any],
+    plan: Plan,
+    infos: Mapping[str, list[ImageInfo]],
+    cells: Sequence[Cell],
+    left_out: Sequence[str],
+) -> None:
+    """Write the tables that were asked for."""
+    averages = average(cells)
+    parts = [_head(asked, plan)]
+    for number in sorted(plan.tables):
+        if number == STATISTICS_TABLE:
+            parts.append(_statistics(plan, infos))
+        elif any(setting in plan.settings for setting in TABLES[number].settings):
+            table = TABLES[number]
+            body = _by_category(table, cells, plan) if table.by_category else None
+            parts.append(_section(table, plan, body or _columns(table, averages, plan), asked))
+    parts.append(_findings(cells, averages))
+    parts.append(_left_out(cells, left_out))
+    storage.write_bytes(path, "\n".join(part for part in parts if part).encode())
+
+
+def average(cells: Iterable[Cell]) -> Averages:
+    """Means over the categories in %, and over how many."""
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for cell in cells:
+        figures = dataclasses.asdict(cell.figures) if cell.figures else {}
+        for metric, value in figures.items():
+            if value is not None:
+                values.setdefault((cell.setting, cell.variant, metric), []).append(100 * value)
+    return {key: (sum(found) / len(found), len(found)) for key, found in values.items()}
+
+
+def incomparable(asked: Mapping[str, Any], categories: Iterable[str]) -> list[str]:
+    """In what a benchmark differs from the paper's; empty if figures can be compared."""
+    differences = []
+    if asked["backbone"].split(".")[0] != PAPER_BACKBONE:
+        differences.append(f"the backbone is {asked['backbone']}, not WideResNet-50")
+    rule = InputRule(asked["size"], asked["crop"])
+    if rule != InputRule(PAPER_SIZE, True):
+        differences.append(f"images are {rule}")
+    names = set(categories)
+    if names != set(PAPER_CATEGORIES):
+        differences.append(f"the mean is over {', '.join(sorted(names))}, not its 15 categories")
+    return differences
+
+
+# --- parts of the page --------------------------------------------------------------------------
+
+
+def _head(asked: Mapping[str, Any], plan: Plan) -> str:
+    rule = InputRule(asked["size"], asked["crop"])
+    return f"""# Blind anomaly detection on {Path(plan.root).resolve().name}
+
+Figures in %: image AUROC, pixel AUROC and PRO (30 % false positives), as the paper has them; \
+average precision and F1max of every cell are in results.csv.
+
+- backbone: {asked["backbone"]} (weights {asked["weights"][:12]}), images {rule}
+- categories: {", ".join(category.name for category in plan.categories)}
+- patchcluster {asked["version"]}, seed {asked["seed"]}; {asked["seconds"]:.0f} s in all, peak \
+memory {format_bytes(asked["peak_memory"])}
+"""
+
+
+def _statistics(plan: Plan, infos: Mapping[str, list[ImageInfo]]) -> str:
+    published = read_published(STATISTICS_TABLE)
+    rows = []
+    for setting in plan.settings:
+        found = [s for c in plan.categories if (s := _describe_split(c, setting, infos[c.name]))]
+        if not found:
+            continue
+        means = [
+            sum(values) / len(found)
+            for values in zip(*map(dataclasses.astuple, found), strict=True)
+        ]
+        shown = [f"{means[0]:.0f}", f"{means[1]:.0f}", f"{100 * means[2]:.0f}%"]
+        rows.append([_SETTING_NAMES[setting], "measured", *shown, f"{100 * means[3]:.1f}%"])
+        theirs = published.get((setting, ""))
+        if theirs:
+            normal, anomalous, share, pixels = theirs.values()
+            values = [f"{normal:.0f}", f"{anomalous:.0f}", f"{share:.0f}%", f"{pixels:.1f}%"]
+            rows.append(["", "*published*", *values])
+    header = ["", "", "Normal images", "Anomaly images", "Normal images", "Anomalous pixels"]
+    return f"""## Table 1. The settings
+
+Means over the categories; published: the 15 of MVTec AD.
+
+{_table(header, rows)}
+"""
+
+
+def _describe_split(
+    category: Category, setting: Setting, infos: list[ImageInfo]
+) -> Statistics | None:
+    try:
+        split = select(category, setting)
+    except InputError:
+        return None
+    paths = {category.samples[i].path for i in split.scored}
+    counted = [(i.anomalous, i.pixels, i.anomalous_pixels) for i in infos if i.path in paths]
+    return statistics(counted)
+
+
+def _section(table: Table, plan: Plan, body: str, asked: Mapping[str, Any]) -> str:
+    differences = incomparable(asked, (category.name for category in plan.categories))
+    note = "Published figures are the paper's, with the same backbone, input and categories."
+    if differences:
+        note = (
+            f"**Published figures are not comparable**: {'; '.join(differences)}. They show what "
+            "the paper found, not what to expect here."
+        )
+    return f"## Table {table.number}. {table.title}\n\n{note}\n\n{body}\n"
+
+
+def _columns(table: Table, averages: Averages, plan: Plan) -> str:
+    """Methods, K or ratios as columns; settings and metrics as rows."""
+    columns = [(heading, variant) for heading, variant in table.columns.items()]
+    columns += [("", variant) for variant in table.others]
+    columns = [(h, v) for h, v in columns if v.method in plan.methods]
+    published = read_published(table.number)
+    rows = []
+    for setting in plan.settings:
+        if setting not in table.settings:
+            continue
+        for metric in table.metrics_in(setting):
+            found = [averages.get((setting, variant.name, metric)) for _, variant in columns]
+            if not any(found):
+                continue
+            most = max(count for value in found if value for count in value[1:])
+            rows.append([_SETTING_NAMES[setting], METRIC_NAMES[metric], *_best_bold(found, most)])
+            theirs = published.get((setting, metric), {})
+            values = [f"{theirs[h]:.1f}" if h in theirs else "" for h, _ in columns]
+            rows.append(["", "*published*", *values])
+    header = ["", "", *(_heading(table, heading, variant) for heading, variant in columns)]
+    return _table(header, rows)
+
+
+def _heading(table: Table, heading: str, variant: Variant) -> str:
+    if heading.isdecimal():
+        return f"K = {heading}" if table.number in (5, 6) else f"{heading}%"
+    return variant.name if heading else f"{variant.name} (not in the paper)"
+
+
+def _best_bold(found: Sequence[tuple[float, int] | None], most: int) -> list[str]:
+    """Values with the highest bold; one that is a mean over fewer categories says so."""
+    best = max(round(value[0], 1) for value in found if value)
+    shown = []
+    for value in found:
+        if value is None:
+            shown.append("-")
+            continue
+        text = f"{value[0]:.1f}" + (f" ({value[1]} of {most})" if value[1] < most else "")
+        shown.append(f"**{text}**" if round(value[0], 1) == best else text)
+    return shown
+
+
+def _by_category(table: Table, cells: Sequence[Cell], plan: Plan) -> str:
+    """Categories as columns (the paper's Table 3)."""
+    (variant,) = table.columns.values()
+    names = [category.name for category in plan.categories]
+    published = read_published(table.number)
+    figures = {
+        (cell.setting, cell.category): dataclasses.asdict(cell.figures)
+        for cell in cells
+        if cell.variant == variant.name and cell.figures
+    }
+    rows = []
+    for setting in plan.settings:
+        if setting not in table.settings:
+            continue
+        for metric in table.metrics_in(setting):
+            values = [figures.get((setting, name), {}).get(metric) for name in names]
+            known = [value for value in values if value is not None]
+            if not known:
+                continue
+            shown = ["-" if v is None else f"{100 * v:.1f}" for v in values]
+            mean = f"{100 * sum(known) / len(known):.1f}"
+            rows.append([_SETTING_NAMES[setting], METRIC_NAMES[metric], *shown, mean])
+            theirs = published[(setting, metric)]
+            listed = [f"{theirs[n]:.1f}" if n in theirs else "" for n in (*names, "average")]
+            rows.append(["", "*published*", *listed])
+    return _table(["", "", *names, "mean"], rows)
+
+
+def _findings(cells: Sequence[Cell], averages: Averages) -> str:
+    """Whether what the paper found holds here."""
+    lines = [*_find_order(averages), *_find_identity(cells), *_find_peaks(averages)]
+    if not lines:
+        return ""
+    return "## Do the paper's findings hold here?\n\n" + "\n".join(f"- {x}" for x in lines) + "\n"
+
+
+def _find_order(averages: Averages) -> list[str]:
+    lines = []
+    names = ("patchcluster-25%", "padim", "patchcore-25%")
+    for setting in ("mix", "test", "ano"):
+        found = [averages.get((setting, name, PIXEL)) for name in names]
+        if all(found):
+            values = [value[0] for value in found if value]
+            holds = "holds" if values == sorted(values, reverse=True) else "does not hold"
+            shown = " > ".join(f"{n} {v:.1f}" for n, v in zip(names, values, strict=True))
+            lines.append(
+                f"PatchCluster > PaDiM > PatchCore, pixel AUROC, {setting}: {holds} ({shown})"
+            )
+    return lines
+
+
+def _find_identity(cells: Sequence[Cell]) -> list[str]:
+    by_name = {(c.setting, c.category, c.variant): c.figures for c in cells if c.figures}
+    pairs = [
+        (figures, by_name[setting, category, "patchcore-100%"])
+        for (setting, category, variant), figures in by_name.items()
+        if variant == "patchcluster-100% k=1" and (setting, category, "patchcore-100%") in by_name
+    ]
+    if not pairs:
+        return []
+    holds = "holds" if all(a == b for a, b in pairs) else "does not hold"
+    return [f"K = 1 equals PatchCore-100%, all figures of {len(pairs)} cells: {holds}"]
+
+
+def _find_peaks(averages: Averages) -> list[str]:
+    lines = []
+    for table in (TABLES[5], TABLES[6]):
+        for setting in table.settings:
+            for metric in table.metrics_in(setting):
+                curve = {
+                    int(k): round(value[0], 1)
+                    for k, variant in table.columns.items()
+                    if (value := averages.get((setting, variant.name, metric)))
+                }
+                if len(curve) < 3:
+                    continue
+                peak = max(curve, key=lambda k: curve[k])
+                holds = "holds" if _PEAK_FROM <= peak <= _PEAK_TO else "does not hold"
+                lines.append(
+                    f"Table {table.number}, {setting} {METRIC_NAMES[metric]}: the curve over K is "
+                    f"highest between {_PEAK_FROM} and {_PEAK_TO}: {holds} (at K = {peak})"
+                )
+    return lines
+
+
+def _left_out(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
+    lines = [
+        *left_out,
+        *(f"{c.setting}: {c.category} {c.variant}: {c.error}" for c in cells if c.error),
+    ]
+    return "## Left out\n\n" + "\n".join(f"- {x}" for x in lines) + "\n" if lines else ""
+
+
+def _table(header: Row, rows: Sequence[Row]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
