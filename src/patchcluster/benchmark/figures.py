@@ -58,31 +58,34 @@ def write_figures(folder: Path, features: Features, cells: CellStore, plan: Plan
     name = features.category.name
     examples = _choose_examples(features, cells, plan)
     if examples:
-        rows = [[e.shown, _outline(e.shown, e.mask), *e.heats.values()] for e in examples]
-        labels = ["image", "mask", *examples[0].heats]
-        _save(folder / "parts" / f"methods-{name}.png", _grid(rows, labels, _titles(examples)))
-        detected = [
-            [e.shown, _outline(e.shown, e.mask), e.heats[DETECTED_BY.name]]
-            for e in examples
-            if DETECTED_BY.name in e.heats
-        ]
-        if detected:
-            titles = _titles(examples)
-            labels = ["image", "mask", DETECTED_BY.name]
-            _save(folder / "parts" / f"found-{name}.png", _grid(detected, labels, titles))
+        columns = list(examples[0].heats)
+        _save(folder / "parts" / f"methods-{name}.png", _side_by_side(examples, columns))
+        if DETECTED_BY.name in columns:
+            found = _side_by_side(examples, [DETECTED_BY.name])
+            _save(folder / "parts" / f"found-{name}.png", found)
     patches = _draw_neighbours(features, plan.rule)
     if patches is not None:
         _save(folder / f"figure5-{name}.png", patches)
-    for figure, part, textures in (
-        ("figure1", "found", None),
-        ("figure3", "methods", False),
-        ("figure4", "methods", True),
-    ):
-        names = [c.name for c in plan.categories if textures in (None, c.name in TEXTURES)]
-        paths = [folder / "parts" / f"{part}-{n}.png" for n in names]
-        pictures = [np.asarray(Image.open(path)) for path in paths if path.is_file()]
-        if pictures:
-            _save(folder / f"{figure}.png", _stack(pictures))
+    names = [category.name for category in plan.categories]
+    _join(folder, "figure1", [f"found-{n}" for n in names])
+    _join(folder, "figure3", [f"methods-{n}" for n in names if n not in TEXTURES])
+    _join(folder, "figure4", [f"methods-{n}" for n in names if n in TEXTURES])
+
+
+def _side_by_side(examples: Sequence[Example], columns: Sequence[str]) -> Picture:
+    rows = [
+        [e.shown, _outline(e.shown, e.mask), *(e.heats[column] for column in columns)]
+        for e in examples
+    ]
+    return _grid(rows, ["image", "mask", *columns], [e.title for e in examples])
+
+
+def _join(folder: Path, figure: str, parts: Sequence[str]) -> None:
+    """Put the parts that are there below each other."""
+    paths = [folder / "parts" / f"{part}.png" for part in parts]
+    pictures = [np.asarray(Image.open(path)) for path in paths if path.is_file()]
+    if pictures:
+        _save(folder / f"{figure}.png", _stack(pictures))
 
 
 def _choose_examples(features: Features, cells: CellStore, plan: Plan) -> list[Example]:
@@ -107,10 +110,6 @@ def _choose_examples(features: Features, cells: CellStore, plan: Plan) -> list[E
         title = f"{features.category.name}, {kind}"
         examples.append(Example(title, shown, features.masks[i].numpy(), heats))
     return examples
-
-
-def _titles(examples: Sequence[Example]) -> list[str]:
-    return [example.title for example in examples]
 
 
 # --- figure 5 -----------------------------------------------------------------------------------
