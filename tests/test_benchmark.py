@@ -233,7 +233,8 @@ def test_the_report_has_the_means_beside_the_papers_figures(whole):
     assert "not comparable" in "".join(table[:4])
     for number in TABLE_NUMBERS:
         assert f"## Table {number}. " in report
-    assert "| Mix | measured | 8 | 4 | 67% |" in report
+    assert "| Mix (2 of 3 categories) | measured | 8 | 4 | 67% |" in report
+    assert "| Test | measured | 3 | 4 | 43% |" in report
 
 
 def test_figures_of_other_settings_are_compared_only_with_the_papers_own():
@@ -276,10 +277,12 @@ def test_figures_are_drawn(whole):
         "figure5-untrained.png",
     }
     # Side by side: image, mask and a map for each method of Table 2; tile is a texture.
-    side_by_side = Image.open(folder / "figure4.png")
-    assert side_by_side.width == (2 + len(TABLES[2].variants)) * (SIZE + 6)
-    assert Image.open(folder / "figure1.png").width == 3 * (SIZE + 6)
-    shown = np.asarray(side_by_side)[36 : 36 + SIZE]
+    detected, side_by_side = (
+        np.asarray(Image.open(folder / f"{name}.png")) for name in ("figure1", "figure4")
+    )
+    assert side_by_side.shape[1] == (2 + len(TABLES[2].variants)) * (SIZE + 6)
+    assert detected.shape[1] == 3 * (SIZE + 6)
+    shown = side_by_side[36 : 36 + SIZE]
     image, mask = shown[:, :SIZE], shown[:, SIZE + 6 : 2 * SIZE + 6]
     inside = (image < 40).all(-1)  # the dark square, which the mask leaves as it is
     assert inside.sum() > 60

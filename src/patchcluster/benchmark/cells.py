@@ -236,24 +236,14 @@ class CategoryRunner:
     def _compare(
         self, methods: list[Method], patches: list[Tensor], blind: bool, advance: Advance
     ) -> list[Comparison]:
-        """Compare all patches with the bank: one search, then each method's own summary of it."""
+        """Compare all patches with the bank."""
         parts: list[list[Comparison]] = [[] for _ in methods]
-        first = methods[0]
-        most = (
-            max(m.neighbour_count(blind) for m in methods if isinstance(m, NeighbourMethod))
-            if (isinstance(first, NeighbourMethod))
-            else 0
-        )
         for batch in make_batches([grid.shape[0] * grid.shape[1] for grid in patches]):
-            grids, own = [patches[i] for i in batch], batch if blind else None
-            if isinstance(first, NeighbourMethod):
-                found = first.search(grids, own, most)
-                summaries = [m.summarise(found) for m in methods if isinstance(m, NeighbourMethod)]
-            else:
-                summaries = [first.compare(grids, own)]
-            for part, summary in zip(parts, summaries, strict=True):
-                kept = Comparison(*(tensor.clone() for tensor in vars(summary).values()))
-                part.append(kept)  # a copy: a view would keep the whole search in memory
+            found = _compare_batch(methods, [patches[i] for i in batch], batch if blind else None)
+            for part, comparison in zip(parts, found, strict=True):
+                # A copy, since a view would keep the whole search in memory.
+                kept = Comparison(*(tensor.clone() for tensor in vars(comparison).values()))
+                part.append(kept)
             advance((batch[-1] + 1) / len(patches))
         return [join(part) for part in parts]
 
@@ -278,6 +268,18 @@ class CategoryRunner:
             return grids, scores.double().cpu().numpy()
         frames = [smooth(grid.numpy(), self.size) for grid in grids]
         return grids, np.array([maps.score_image(frame, rule) for frame in frames])
+
+
+def _compare_batch(
+    methods: Sequence[Method], grids: list[Tensor], own: Sequence[int] | None
+) -> list[Comparison]:
+    """The comparisons of methods of one group."""
+    sharing = [method for method in methods if isinstance(method, NeighbourMethod)]
+    if not sharing:
+        return [method.compare(grids, own) for method in methods]
+    most = max(method.neighbour_count(own is not None) for method in sharing)
+    found = sharing[0].search(grids, own, most)
+    return [method.summarise(found) for method in sharing]
 
 
 def smooth(grid: Floats, size: int) -> Floats:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def _statistics(plan: Plan, infos: Mapping[str, list[ImageInfo]]) -> str:
             for values in zip(*map(dataclasses.astuple, found), strict=True)
         ]
         shown = [f"{means[0]:.0f}", f"{means[1]:.0f}", f"{100 * means[2]:.0f}%"]
-        rows.append([_SETTING_NAMES[setting], "measured", *shown, f"{100 * means[3]:.1f}%"])
+        rows.append([_label(setting, plan), "measured", *shown, f"{100 * means[3]:.1f}%"])
         theirs = published.get((setting, ""))
         if theirs:
             normal, anomalous, share, pixels = theirs.values()
@@ -145,6 +146,17 @@ Means over the categories; published: the 15 of MVTec AD.
 
 {_table(header, rows)}
 """
+
+
+def _label(setting: Setting, plan: Plan) -> str:
+    """Name of a setting; if not all categories have the images for it, of how many it is."""
+    have = 0
+    for category in plan.categories:
+        with suppress(InputError):
+            select(category, setting)
+            have += 1
+    of = "" if have == len(plan.categories) else f" ({have} of {len(plan.categories)} categories)"
+    return _SETTING_NAMES[setting] + of
 
 
 def _describe_split(
@@ -185,7 +197,8 @@ def _columns(table: Table, averages: Averages, plan: Plan) -> str:
             if not any(found):
                 continue
             most = max(count for value in found if value for count in value[1:])
-            rows.append([_SETTING_NAMES[setting], METRIC_NAMES[metric], *_best_bold(found, most)])
+            label = _label(setting, plan)
+            rows.append([label, METRIC_NAMES[metric], *_best_bold(found, most)])
             theirs = published.get((setting, metric), {})
             values = [f"{theirs[h]:.1f}" if h in theirs else "" for h, _ in columns]
             rows.append(["", "*published*", *values])

@@ -85,8 +85,9 @@ _K = {1.0: 100, 0.25: 25, 0.1: 10, 0.01: 5}
 
 def _patchcluster(ratio: float, k: int | None = None) -> Variant:
     name = f"patchcluster-{100 * ratio:g}%"
-    options = {"ratio": ratio, "k": _K[ratio] if k is None else k}
-    return Variant(name if k is None else f"{name} k={k}", "patchcluster", options)
+    if k in (None, _K[ratio]):
+        return Variant(name, "patchcluster", {"ratio": ratio, "k": _K[ratio]})
+    return Variant(f"{name} k={k}", "patchcluster", {"ratio": ratio, "k": k})
 
 
 def _patchcore(ratio: float) -> Variant:
