@@ -28,7 +28,7 @@ def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[s
 
 def test_help_names_every_command_with_an_example():
     top = run("--help").stdout
-    for name in ("scan", "demo", "evaluate", "report", "methods"):
+    for name in ("scan", "demo", "evaluate", "benchmark", "report", "methods"):
         assert name in top
         assert f"Example: patchcluster {name}" in run(name, "--help").stdout
 
@@ -50,6 +50,39 @@ def test_methods_lists_every_method_with_its_parameters():
 def test_help_does_not_load_torch():
     code = "import sys; from patchcluster import cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_benchmark_prints_where_the_tables_are_and_says_each_cell(tmp_path):
+    write_parts(tmp_path / "parts", good=4)
+    command = ("benchmark", tmp_path / "parts", "-o", tmp_path / "out", "--size", 64)
+    chosen = ("--tables", "2,7", "--methods", "padim,patchcore", "--setting", "test")
+    result = run(*command, *chosen)
+    assert result.returncode == 0
+    assert result.stdout == f"{tmp_path / 'out' / 'report.md'}\n"
+    for cell in ("padim", "patchcore-10%", "patchcore-25%", "patchcore-100%"):
+        assert f"test parts {cell}: " in result.stderr
+    again = run(*command, *chosen, "--json", "--quiet")
+    assert again.stderr == ""
+    cells = json.loads(again.stdout)["cells"]
+    assert cells[0]["variant"] == "padim"
+    assert 0 <= cells[0]["figures"]["pixel_auroc"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--tables", "two"], 2, "write 2,5,7"),
+        (["--tables", "9"], 1, "no table 9"),
+        (["--methods", "padme"], 1, "no method 'padme': choose from patchcluster-plus"),
+        (["--setting", "blind"], 1, "no setting 'blind': choose from mix"),
+    ],
+)
+def test_benchmark_says_what_is_wrong(tmp_path, options, code, words):
+    write_parts(tmp_path / "parts", good=1)
+    result = run("benchmark", tmp_path / "parts", "-o", tmp_path / "out", *options)
+    assert result.returncode == code
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_version():

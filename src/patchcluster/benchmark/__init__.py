@@ -69,8 +69,7 @@ def benchmark(
     folder = Path(output)
     network = load_backbone(backbone, weights, choose_device(device), needed_strides(plan))
     with storage.lock(folder):
-        asked = claim(folder, plan, network)
         silent = (lambda *_: None), (lambda _: None)
         running = Running(folder, plan, network, progress or silent[0], tell or silent[1])
         running.check_memory(limit)
-        return running.run(asked)
+        return running.run(claim(folder, plan, network))
