@@ -94,9 +94,9 @@ class Method(ABC):
         compared with themselves. None: other images.
         """
 
-    @abstractmethod
     def grade(self, comparison: Comparison) -> Tensor:
-        """Turn a comparison of p patches into scores float32 [p]."""
+        """Turn a comparison of p patches into scores float32 [p]; here, its one distance each."""
+        return comparison.distances.squeeze(1)
 
     def calibrate(self, bank: Comparison) -> None:  # noqa: B027 (not every method has constants)
         """Learn the set's constants from the comparison of the bank's own rows, in their order."""
@@ -206,6 +206,15 @@ class NeighbourMethod(Method):
 
     def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
         return self.summarise(self.search(grids, own, self.neighbour_count(own is not None)))
+
+
+def mean_of_nearest(found: Comparison, k: int) -> Comparison:
+    """A search with the mean distance to the k nearest as the one distance (equation 2)."""
+    return Comparison(
+        found.distances[:, :k].mean(1, keepdim=True),
+        found.neighbours[:, :NEIGHBOURS_KEPT],
+        found.distances[:, :NEIGHBOURS_KEPT],
+    )
 
 
 def check_k(k: int, left: int) -> int:

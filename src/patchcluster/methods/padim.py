@@ -95,6 +95,3 @@ class PaDiM(Method):
         distances = whitened.norm(dim=2).reshape(-1, 1)
         nothing = distances[:, :0]
         return Comparison(distances, nothing.long(), nothing)
-
-    def grade(self, comparison: Comparison) -> Tensor:
-        return comparison.distances.squeeze(1)

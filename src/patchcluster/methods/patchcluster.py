@@ -18,6 +18,7 @@ from .base import (
     as_tensors,
     check_k,
     flatten,
+    mean_of_nearest,
     place_rows,
 )
 
@@ -75,15 +76,7 @@ class PatchCluster(NeighbourMethod):
         return search_bank(self.bank_, grids, own is not None, k)
 
     def summarise(self, found: Comparison) -> Comparison:
-        k = self._k(found.distances.shape[1])
-        return Comparison(
-            found.distances[:, :k].mean(1, keepdim=True),
-            found.neighbours[:, :NEIGHBOURS_KEPT],
-            found.distances[:, :NEIGHBOURS_KEPT],
-        )
-
-    def grade(self, comparison: Comparison) -> Tensor:
-        return comparison.distances.squeeze(1)
+        return mean_of_nearest(found, self._k(found.distances.shape[1]))
 
     def score_images(
         self,

@@ -166,9 +166,6 @@ class ReverseDistillation(Method):
         nothing = distances[:, :0]
         return Comparison(distances, nothing.long(), nothing)
 
-    def grade(self, comparison: Comparison) -> Tensor:
-        return comparison.distances.squeeze(1)
-
 
 def _hold_out(grids: list[Tensor], rng: np.random.Generator) -> tuple[list[Tensor], list[Tensor]]:
     """Images that say when to stop, and images to train on."""

@@ -18,6 +18,7 @@ from .base import (
     check_k,
     flatten,
     join,
+    mean_of_nearest,
     place_rows,
 )
 
@@ -82,14 +83,7 @@ class SpadeCluster(NeighbourMethod):
         return join(parts)
 
     def summarise(self, found: Comparison) -> Comparison:
-        return Comparison(
-            found.distances[:, : self.k].mean(1, keepdim=True),
-            found.neighbours[:, :NEIGHBOURS_KEPT],
-            found.distances[:, :NEIGHBOURS_KEPT],
-        )
-
-    def grade(self, comparison: Comparison) -> Tensor:
-        return comparison.distances.squeeze(1)
+        return mean_of_nearest(found, self.k)
 
     def score_images(
         self,
