@@ -2,7 +2,8 @@
 
 Squared distances come from matrix products (|q|^2 - 2 q.b + |b|^2), on features centred on the
 bank, since the subtraction loses digits in proportion to the norms. They only pick candidates: the
-distances that are returned are those of the differences themselves.
+distances that are returned are those of the differences themselves. Where the processor has
+bfloat16, candidates come from `screening`, and only queries that it cannot prove go the long way.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import screening
 from .errors import SettingError
 
 QUERY_TILE = 3136  # queries a product; with one image of the bank the tile stays in cache
 _BANK_TILE = 8192  # bank rows a product in `nearest`
 _MARGIN = 8  # candidates beyond k, so that rounding loses no neighbour
-_GATHER = 1 << 24  # values gathered at a time for exact distances (64 MiB)
+_SCREEN_MARGIN = 16  # the same for screening, or k / 3 if that is more
+_GATHER = 1 << 19  # values gathered at a time for exact distances (2 MiB, which stay in cache)
+_SCREENED = 8192  # rows that a bank must have for screening to pay, and queries x rows / 1000
+_MOST_UNPROVEN = 0.5  # share of queries; if screening proves fewer, the rest goes without it
 
 
 def nearest(
@@ -42,9 +47,7 @@ def nearest(
     b = b.to(q.device)
     centre = b.mean(0)
     q, b = q - centre, b - centre
-    parts = [_nearest_tile(q[i : i + QUERY_TILE], b, k) for i in range(0, len(q), QUERY_TILE)]
-    distances = torch.cat([d for d, _ in parts]) if parts else q.new_empty(0, k)
-    indices = torch.cat([i for _, i in parts]) if parts else q.new_empty(0, k).long()
+    distances, indices = _search(q, b, k)
     if isinstance(queries, np.ndarray):
         return distances.numpy(), indices.numpy()
     return distances, indices
@@ -54,6 +57,31 @@ def to_float(values: Tensor | NDArray[Any]) -> Tensor:
     """Any array of numbers -> the same as a tensor of float32, or of float64 if it is one."""
     tensor = torch.as_tensor(values)
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _search(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`nearest` for centred tensors."""
+    distances = queries.new_empty(len(queries), k)
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    pays = len(bank) >= _SCREENED and len(queries) * len(bank) >= 1000 * _SCREENED
+    on_cpu = queries.device.type == "cpu" and queries.dtype == torch.float32
+    screen = None
+    if pays and on_cpu and 4 * k <= len(bank) and screening.available():
+        screen = screening.Screen(bank)
+    for i in range(0, len(queries), QUERY_TILE):
+        part = queries[i : i + QUERY_TILE]
+        todo = torch.ones(len(part), dtype=torch.bool, device=part.device)
+        if screen is not None:
+            found = screen(part, min(k + max(_SCREEN_MARGIN, k // 3), len(bank)))
+            close, rows = _rank(part, bank, found.rows, k)
+            todo = ~(close[:, -1].double() < found.others)  # true for what is not a number, too
+            distances[i : i + len(part)], indices[i : i + len(part)] = close, rows
+            if float(todo.double().mean()) > _MOST_UNPROVEN:
+                screen = None
+        if bool(todo.any()):
+            places = todo.nonzero()[:, 0] + i
+            distances[places], indices[places] = _nearest_tile(part[todo], bank, k)
+    return distances, indices
 
 
 def _nearest_tile(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -71,18 +99,24 @@ def _nearest_tile(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor
         if best.shape[1] > keep:
             best, chosen = best.topk(keep, dim=1, largest=False, sorted=False)
             indices = indices.gather(1, chosen)
-    exact = _exact_distances(queries, bank, indices)
-    distances, order = exact.topk(k, dim=1, largest=False)
-    return distances, indices.gather(1, order)
+    return _rank(queries, bank, indices, k)
+
+
+def _rank(queries: Tensor, bank: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of rows [q, j] of the bank, by exact distances, ascending."""
+    distances, order = _exact_distances(queries, bank, rows).topk(k, dim=1, largest=False)
+    return distances, rows.gather(1, order)
 
 
 def _exact_distances(queries: Tensor, bank: Tensor, indices: Tensor) -> Tensor:
     """Distances [q, j] of queries [q, c] to bank[indices [q, j]], by direct differences."""
     distances = torch.empty(indices.shape, dtype=queries.dtype, device=queries.device)
-    step = max(1, _GATHER // max(1, indices.shape[1] * queries.shape[1]))
+    width, channels = indices.shape[1], queries.shape[1]
+    step = max(1, _GATHER // max(1, width * channels))
     for i in range(0, len(queries), step):
-        differences = bank[indices[i : i + step]] - queries[i : i + step, None]
-        torch.linalg.vector_norm(differences, dim=2, out=distances[i : i + step])
+        rows = bank.index_select(0, indices[i : i + step].reshape(-1)).view(-1, width, channels)
+        rows -= queries[i : i + step, None]
+        torch.linalg.vector_norm(rows, dim=2, out=distances[i : i + step])
     return distances
 
 
