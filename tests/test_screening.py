@@ -35,7 +35,7 @@ def distances64(queries, bank):
     return np.stack([np.sqrt(((row - b) ** 2).sum(1)) for row in a])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     m=st.integers(1, 700),
@@ -57,6 +57,13 @@ def test_no_other_row_is_nearer_than_is_said(kind, m, channels, seed, data):
             assert left.min() >= others - 1e-6
 
 
+def test_the_bound_allows_for_the_rounding_of_the_product():
+    """One row at 0 and a query at 1.523125: the product is 1.16043, in bfloat16 1.1640625."""
+    bank, queries = torch.zeros(2, 1), torch.tensor([[1.523125]])
+    found = screening.Screen(bank)(queries, 1)
+    assert float(found.others) <= 1.523125
+
+
 def test_candidates_of_several_chunks_and_batches_of_queries(monkeypatch):
     monkeypatch.setattr(screening, "_ROWS", 64)
     monkeypatch.setattr(screening, "_CHUNK", 192)
@@ -66,6 +73,21 @@ def test_candidates_of_several_chunks_and_batches_of_queries(monkeypatch):
     truth = distances64(queries, bank)
     for row, rows, others in zip(truth, found.rows.tolist(), found.others.tolist(), strict=True):
         assert np.delete(row, rows).min() >= others
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_minima_of_blocks_are_half_the_squared_distances(kind):
+    bank, queries = draw(kind, 400, 24, 5), draw("random", 60, 24, 6)
+    offsets = [0, 130, 131, 250, 400]
+    minima = screening.BlockScreen(bank, offsets)(queries)
+    truth = distances64(queries, bank)
+    for block in range(4):
+        nearest_row = truth[:, offsets[block] : offsets[block + 1]].min(1)
+        # bfloat16 rounds off at most 2^-8 of a number, be it of a row or a result.
+        rows = bank[offsets[block] : offsets[block + 1]].norm(dim=1).max()
+        off = 2.0**-8 * (queries.norm(dim=1) + rows).numpy()
+        found = np.sqrt(2 * minima[block].clamp_min(0).numpy())
+        assert (np.abs(found - nearest_row) <= off + 2.0**-8 * nearest_row + 0.02).all()
 
 
 @pytest.fixture

@@ -64,9 +64,8 @@ def _search(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     distances = queries.new_empty(len(queries), k)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     pays = len(bank) >= _SCREENED and len(queries) * len(bank) >= 1000 * _SCREENED
-    on_cpu = queries.device.type == "cpu" and queries.dtype == torch.float32
     screen = None
-    if pays and on_cpu and 4 * k <= len(bank) and screening.available():
+    if pays and 4 * k <= len(bank) and _may_screen(bank):
         screen = screening.Screen(bank)
     for i in range(0, len(queries), QUERY_TILE):
         part = queries[i : i + QUERY_TILE]
@@ -82,6 +81,11 @@ def _search(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
             places = todo.nonzero()[:, 0] + i
             distances[places], indices[places] = _nearest_tile(part[todo], bank, k)
     return distances, indices
+
+
+def _may_screen(rows: Tensor) -> bool:
+    on_cpu = rows.device.type == "cpu" and rows.dtype == torch.float32
+    return on_cpu and screening.available()
 
 
 def _nearest_tile(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -136,11 +140,15 @@ class BlockBank:
         self.rows = rows
         self.offsets = list(offsets)
         self.norms = rows.square().sum(1)
-        self.complete = len(sample) == len(rows)
-        self.sample_rows = rows if self.complete else rows[sample]
-        self.sample_norms = self.norms if self.complete else self.norms[sample]
+        self.sample_rows = rows if len(sample) == len(rows) else rows[sample]
         bounds = torch.tensor(self.offsets, device=sample.device)
         self.sample_offsets: list[int] = torch.searchsorted(sample, bounds).tolist()
+        self.sample_norms = self.sample_rows.square().sum(1)
+        self.screen = None
+        if _may_screen(rows):
+            self.screen = screening.BlockScreen(self.sample_rows, self.sample_offsets)
+        # The first pass sees all rows, and sees them as they are: its choice needs no margin.
+        self.complete = len(sample) == len(rows) and self.screen is None
 
     def nearest_blocks(
         self, queries: Tensor, k: int, candidates: int, own: Tensor | None = None
@@ -166,13 +174,17 @@ class BlockBank:
         return self._search(queries, torch.cat(chosen), k)
 
     def _sample_minima(self, queries: Tensor) -> Tensor:
-        """Smallest |b|^2 - 2 q.b of each block's sample [blocks, q], reduced while in cache."""
+        """Smallest distance to each block's sample [blocks, q], in a measure that orders them."""
+        if self.screen is not None:
+            return self.screen(queries)
+        # |b|^2 - 2 q.b, reduced while in cache
         minima = queries.new_empty(len(self.offsets) - 1, len(queries))
         across = queries.T.contiguous()
         bounds = zip(self.sample_offsets, self.sample_offsets[1:], strict=False)
         for block, (start, stop) in enumerate(bounds):
-            norms = self.sample_norms[start:stop, None]
-            tile = torch.addmm(norms, self.sample_rows[start:stop], across, alpha=-2)
+            tile = torch.addmm(
+                self.sample_norms[start:stop, None], self.sample_rows[start:stop], across, alpha=-2
+            )
             minima[block] = tile.amin(0)
         return minima
 

@@ -5,7 +5,7 @@ rounded rows comes out of one matrix product, since their norms ride along in si
 
     [b, |b|^2 / 2 in three parts, 1, 1, 1] . [-q, 1, 1, 1, |q|^2 / 2 in three parts] = |q - b|^2 / 2
 
-The product adds in float32 and only its result is rounded, to within 2^-9 of itself: what is near
+The product adds in float32 and only its result is rounded, to within 2^-8 of itself: what is near
 stays sharp. By the triangle inequality the distance of two rows differs from that of the rounded
 ones by at most the lengths of what was rounded off, which are known. So a query whose k-th exact
 distance among its candidates lies below everything that the others can have is proven; the few
@@ -13,6 +13,7 @@ others have to be searched again.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ _ROWS = 3200  # of the bank in a product; with the queries its result stays in c
 _CHUNK = 40 * _ROWS  # of the bank whose products are kept at a time (64 MiB)
 _GROUP, _GROUPS = 4, 16  # rows whose minimum is kept, and such minima whose minimum is kept
 _NORM_PARTS = 3  # bfloat16 numbers that add up to a float32
-_ROUNDING = 2.0**-9 * 1.01  # relative, of a bfloat16 result
+_ROUNDING = 2.0**-8  # relative, of a bfloat16 result: it has 8 significant bits
 _FAR = torch.iinfo(torch.int16).max
 
 
@@ -105,6 +106,28 @@ class Screen:
         found = bits.view(-1)[rows * queries + column]
         chosen = _smallest(found, count)
         return found.gather(1, chosen).view(torch.bfloat16).float(), rows.gather(1, chosen)
+
+
+class BlockScreen:
+    """Rows float32 [m, c] in contiguous blocks given by offsets [n + 1], asked for their minima."""
+
+    def __init__(self, rows: Tensor, offsets: list[int]) -> None:
+        self.rows, _ = _augment(rows, is_query=False)
+        self.offsets = offsets
+
+    def __call__(self, queries: Tensor) -> Tensor:
+        """About half the squared distance to the nearest row of each block, float32 [n, q]."""
+        queries, _ = _augment(queries, is_query=True)
+        across = queries.T.contiguous()
+        blocks = list(pairwise(self.offsets))
+        longest = max(stop - start for start, stop in blocks)
+        bits = torch.empty(longest, len(queries), dtype=torch.int16)
+        minima = torch.empty(len(blocks), len(queries), dtype=torch.int16)
+        for block, (start, stop) in enumerate(blocks):
+            products = bits[: stop - start]
+            torch.mm(self.rows[start:stop], across, out=products.view(torch.bfloat16))
+            torch.amin(products, 0, out=minima[block])
+        return minima.view(torch.bfloat16).float()
 
 
 def _smallest(values: Tensor, count: int) -> Tensor:
