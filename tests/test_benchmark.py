@@ -386,6 +386,8 @@ def test_predicted_memory_grows_with_the_bank_and_the_method(dataset, tmp_path):
         ({"categories": ["nope"]}, "no category 'nope': choose from nut, tile"),
         ({"size": 100}, "multiple of 32"),
         ({"seed": -1}, "seed"),
+        ({"tables": [4], "settings": ["mix"]}, "tables 4 show nothing.* in the settings mix"),
+        ({"tables": [6], "methods": ["padim"]}, "nothing of the methods padim"),
     ],
 )
 def test_what_is_not_there_is_an_error_that_names_the_choice(dataset, tmp_path, given, words):

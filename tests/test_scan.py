@@ -239,6 +239,20 @@ def test_every_method_scans(small_run, name, monkeypatch):
     assert len(run.neighbours("part7.png", 50, 50)) == (0 if without_a_bank else 3)
 
 
+def test_a_method_for_one_size_says_so_before_the_work(tmp_path):
+    write_set(tmp_path / "images", 2)
+    Image.fromarray(textured_image(7, width=192)).save(tmp_path / "images" / "wide.png")
+    steps = []
+    with pytest.raises(SettingError, match=r"padim needs images of one shape.*96 x 96"):
+        patchcluster.scan(
+            tmp_path / "images",
+            method="padim",
+            size=(96,),
+            progress=lambda step, *_: steps.append(step),
+        )
+    assert set(steps) == {"survey"}
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_images_are_an_error(tmp_path, count):
     folder = tmp_path / "images"

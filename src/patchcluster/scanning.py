@@ -37,6 +37,7 @@ from .extraction import Candidate, Extracted, Extractor, make_batches, survey_fi
 from .images import deep_range
 from .inputs import find_images, stamp
 from .maps import Floats
+from .methods import METHODS
 from .report import write_report
 from .runfolder import ImageRecord, RunInfo, Skipped
 from .runs import Run
@@ -143,6 +144,7 @@ class Scan:
                 f"({'; '.join(reasons[:3])}): name a folder that holds images"
             )
         self._describe(backbone)
+        self._check_sizes(candidates)
         self._check_memory(candidates, backbone)
         if replace:
             runfolder.clear(self.folder)
@@ -177,6 +179,15 @@ class Scan:
             "round(frame * a) rows x columns, a = sqrt(width / height); Gaussian of sigma pixels "
             "there, edges repeated; bilinear to height x width",
         }
+
+    def _check_sizes(self, candidates: Sequence[Candidate]) -> None:
+        sizes = sorted({candidate.inputs[0] for candidate in candidates})
+        if METHODS[self.settings.method].one_size and len(sizes) > 1:
+            raise SettingError(
+                f"{self.settings.method} needs images of one shape, and these differ (network "
+                f"inputs of {' x '.join(map(str, sizes[0]))} to {' x '.join(map(str, sizes[-1]))}"
+                " pixels): choose another method"
+            )
 
     def _check_memory(self, candidates: Sequence[Candidate], backbone: Backbone) -> None:
         stride = backbone.strides[-1 if self.settings.layout == "coarse" else 0]

@@ -8,7 +8,7 @@ from ..datasets import SETTINGS, Category, Setting
 from ..errors import SettingError
 from ..methods import METHODS
 from .features import InputRule
-from .tables import SHOWN_VARIANTS, TABLE_NUMBERS, Variant, choose_variants
+from .tables import SHOWN_VARIANTS, STATISTICS_TABLE, TABLE_NUMBERS, Variant, choose_variants
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def make_plan(
         raise SettingError(f"size {size}: choose a multiple of 32 from 32 to 4096 pixels")
     if seed < 0:
         raise SettingError(f"seed {seed}: choose 0 or more")
-    return Plan(
+    plan = Plan(
         root,
         [by_name[_known(name, list(by_name), "category")] for name in names],
         [_known(name, SETTINGS, "setting") for name in settings],
@@ -61,6 +61,12 @@ def make_plan(
         InputRule(size, crop),
         seed,
     )
+    if STATISTICS_TABLE not in plan.tables and not any(map(plan.variants, plan.settings)):
+        raise SettingError(
+            f"tables {', '.join(map(str, tables))} show nothing of the methods "
+            f"{', '.join(methods)} in the settings {', '.join(settings)}: choose more of one"
+        )
+    return plan
 
 
 def _known(value: Any, there: Sequence[Any], kind: str) -> Any:

@@ -64,6 +64,7 @@ class Method(ABC):
     layout: ClassVar[Layout]  # the patch grid that the method is made for
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ beside the bank, tensors or None
+    one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
 
     bank_: Tensor  # float32 [m, c]

@@ -30,6 +30,7 @@ class PaDiM(Method):
     name = "padim"
     layout = "fine"
     strides = (4, 8, 16)
+    one_size = True
     learned = ("channels", "grid", "whitening")
 
     def __init__(self, dimensions: int = 550, seed: int = 0) -> None:
