@@ -342,9 +342,7 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 def _tell(line: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    print(_printable(line), file=sys.stderr, flush=True)  # rich keeps it above its bars
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:

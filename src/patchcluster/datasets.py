@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import InputError
-from .images import survey
+from .images import Header
 from .inputs import natural_key
 
 Setting = Literal["mix", "test", "ano", "one-class"]
@@ -117,13 +117,13 @@ def select(category: Category, setting: Setting) -> Split:
     return Split([i for i in test if setting == "test" or samples[i].truth.anomalous], None)
 
 
-def count_pixels(sample: Sample) -> tuple[int, int]:
-    """Pixels of an image, and how many of them are anomalous (of its mask, scaled to the image)."""
-    header = survey(sample.path)
+def count_pixels(header: Header, mask: NDArray[np.bool_] | None) -> tuple[int, int]:
+    """Pixels of an image, and how many of them are anomalous.
+
+    mask: bool [h, w] of any size, scaled to the image; None: a normal image.
+    """
     pixels = header.width * header.height
-    if sample.truth.mask is None:
-        return pixels, 0
-    return pixels, round(pixels * float(read_mask(sample.truth.mask).mean()))
+    return pixels, 0 if mask is None else round(pixels * float(mask.mean()))
 
 
 def statistics(counts: Sequence[tuple[bool, int, int]]) -> Statistics:

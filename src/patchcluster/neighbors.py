@@ -22,7 +22,7 @@ _BANK_TILE = 8192  # bank rows a product in `nearest`
 _MARGIN = 8  # candidates beyond k, so that rounding loses no neighbour
 _SCREEN_MARGIN = 16  # the same for screening, or k / 3 if that is more
 _GATHER = 1 << 19  # values gathered at a time for exact distances (2 MiB, which stay in cache)
-_SCREENED = 8192  # rows that a bank must have for screening to pay, and queries x rows / 1000
+_SCREENED = 8192  # rows a bank must have for screening to pay, and thousands of distances
 _MOST_UNPROVEN = 0.5  # share of queries; if screening proves fewer, the rest goes without it
 
 
@@ -140,13 +140,14 @@ class BlockBank:
         self.rows = rows
         self.offsets = list(offsets)
         self.norms = rows.square().sum(1)
-        self.sample_rows = rows if len(sample) == len(rows) else rows[sample]
+        sampled = rows if len(sample) == len(rows) else rows[sample]
         bounds = torch.tensor(self.offsets, device=sample.device)
         self.sample_offsets: list[int] = torch.searchsorted(sample, bounds).tolist()
-        self.sample_norms = self.sample_rows.square().sum(1)
         self.screen = None
         if _may_screen(rows):
-            self.screen = screening.BlockScreen(self.sample_rows, self.sample_offsets)
+            self.screen = screening.BlockScreen(sampled, self.sample_offsets)
+        else:
+            self.sample_rows, self.sample_norms = sampled, sampled.square().sum(1)
         # The first pass sees all rows, and sees them as they are: its choice needs no margin.
         self.complete = len(sample) == len(rows) and self.screen is None
 

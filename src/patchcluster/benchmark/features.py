@@ -159,19 +159,20 @@ class FeatureStore:
         side, window = self.rule.resized, self.rule.window
         with _naming(sample):
             image = load_image(sample.path, header, [(side, side)], ranges)
+        mask = None if sample.truth.mask is None else read_mask(sample.truth.mask)
         info = ImageInfo(
             sample.path,
             image.sha256,
             sample.train,
             sample.truth.anomalous,
-            sample.truth.mask is not None,
-            *count_pixels(sample),
+            mask is not None,
+            *count_pixels(header, mask),
         )
-        mask = np.zeros((side, side), bool)
-        if sample.truth.mask is not None:
-            shown = Image.fromarray(read_mask(sample.truth.mask))
-            mask = np.asarray(shown.resize((side, side), Image.Resampling.NEAREST))
-        return image.pixels[0][window, window], info, mask[window, window]
+        resized = np.zeros((side, side), bool)
+        if mask is not None:
+            shown = Image.fromarray(mask)
+            resized = np.asarray(shown.resize((side, side), Image.Resampling.NEAREST))
+        return image.pixels[0][window, window], info, resized[window, window]
 
 
 def _survey(sample: Sample) -> Header:

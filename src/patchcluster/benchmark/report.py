@@ -269,7 +269,7 @@ def _find_order(averages: Averages) -> list[str]:
         if all(found):
             values = [value[0] for value in found if value]
             holds = "holds" if values == sorted(values, reverse=True) else "does not hold"
-            shown = " > ".join(f"{n} {v:.1f}" for n, v in zip(names, values, strict=True))
+            shown = ", ".join(f"{n} {v:.1f}" for n, v in zip(names, values, strict=True))
             lines.append(
                 f"PatchCluster > PaDiM > PatchCore, pixel AUROC, {setting}: {holds} ({shown})"
             )

@@ -33,8 +33,8 @@ class ReverseDistillation(Method):
 
     Training stops after `epochs`, or once images that are held out (1 in 10; all, in sets below 10)
     have not been given back better for `patience` epochs (passes through the set, or 16 steps where
-    that is more); the best state is kept. It depends on the
-    set and the seed alone, but the number of threads changes its rounding, and with it the scores.
+    that is more); the best state is kept. It depends on the set and the seed alone, but the number
+    of threads changes its rounding, and with it the scores.
 
     Parameters: `epochs` (its paper: 200), `patience`, `batch` images a step, `seed` of the first
     weights and the order of the images; `stages`, the channels of each stage in the last axis of
@@ -126,6 +126,7 @@ class ReverseDistillation(Method):
         return best
 
     def _epoch(self, grids: list[Tensor], rng: np.random.Generator) -> Iterator[Tensor]:
+        """Batches float32 [n, h, w, c] of one epoch."""
         steps = 0
         while steps < _STEPS:
             for batch in _batches(grids, self.batch, rng):
@@ -243,6 +244,7 @@ class _Student(nn.Module):
         return given[::-1]
 
     def _split(self, patches: Tensor) -> list[Tensor]:
+        """Patches [n, h, w, c] -> the teacher's stages [n, c_s, h_s, w_s]."""
         maps = torch.split(patches.permute(0, 3, 1, 2), self.channels, 1)
         return [m[:, :, ::r, ::r].contiguous() for m, r in zip(maps, self.ratios, strict=True)]
 
