@@ -2,8 +2,9 @@
 
 Squared distances come from matrix products (|q|^2 - 2 q.b + |b|^2), on features centred on the
 bank, since the subtraction loses digits in proportion to the norms. They only pick candidates: the
-distances that are returned are those of the differences themselves. Where the processor has
-bfloat16, candidates come from `screening`, and only queries that it cannot prove go the long way.
+distances that are returned are those of the differences themselves. Where the processor has the
+instructions, products of 8 bits do the same (`screening`), and only queries that these cannot prove
+go by products of float32.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,9 @@ from .errors import SettingError
 QUERY_TILE = 3136  # queries a product; with one image of the bank the tile stays in cache
 _BANK_TILE = 8192  # bank rows a product in `nearest`
 _MARGIN = 8  # candidates beyond k, so that rounding loses no neighbour
-_SCREEN_MARGIN = 16  # the same for screening, or k / 3 if that is more
 _GATHER = 1 << 19  # values gathered at a time for exact distances (2 MiB, which stay in cache)
-_SCREENED = 8192  # rows a bank must have for screening to pay, and thousands of distances
-_MOST_UNPROVEN = 0.5  # share of queries; if screening proves fewer, the rest goes without it
+_SCREENED = 1 << 20  # distances from which on screening pays
+_PROBE = 192  # queries; if screening proves fewer than half of the first ones, it is given up
 
 
 def nearest(
@@ -63,29 +63,31 @@ def _search(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`nearest` for centred tensors."""
     distances = queries.new_empty(len(queries), k)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    pays = len(bank) >= _SCREENED and len(queries) * len(bank) >= 1000 * _SCREENED
-    screen = None
-    if pays and 4 * k <= len(bank) and _may_screen(bank):
-        screen = screening.Screen(bank)
-    for i in range(0, len(queries), QUERY_TILE):
-        part = queries[i : i + QUERY_TILE]
-        todo = torch.ones(len(part), dtype=torch.bool, device=part.device)
-        if screen is not None:
-            found = screen(part, min(k + max(_SCREEN_MARGIN, k // 3), len(bank)))
-            close, rows = _rank(part, bank, found.rows, k)
-            todo = ~(close[:, -1].double() < found.others)  # true for what is not a number, too
-            distances[i : i + len(part)], indices[i : i + len(part)] = close, rows
-            if float(todo.double().mean()) > _MOST_UNPROVEN:
-                screen = None
-        if bool(todo.any()):
-            places = todo.nonzero()[:, 0] + i
-            distances[places], indices[places] = _nearest_tile(part[todo], bank, k)
+    todo = torch.arange(len(queries), device=queries.device)
+    if 4 * k <= len(bank) and len(queries) * len(bank) >= _SCREENED and _may_screen(bank):
+        screen = screening.Bank(bank, [0, len(bank)])
+        unproven = []
+        for part in (todo[:_PROBE], todo[_PROBE:]):
+            found = screen.nearest(queries[part], k)
+            distances[part], indices[part] = found.distances, found.rows
+            unproven.append(part[~found.proven])
+            if 2 * len(unproven[0]) > _PROBE:
+                unproven = [todo]
+                break
+        todo = torch.cat(unproven)
+    for part in torch.split(todo, QUERY_TILE):
+        distances[part], indices[part] = _nearest_tile(queries[part], bank, k)
     return distances, indices
 
 
 def _may_screen(rows: Tensor) -> bool:
-    on_cpu = rows.device.type == "cpu" and rows.dtype == torch.float32
-    return on_cpu and screening.available()
+    return (
+        screening.available()
+        and rows.device.type == "cpu"
+        and rows.dtype == torch.float32
+        and len(rows) <= screening.MOST_ROWS
+        and rows.shape[1] <= screening.MOST_CHANNELS
+    )
 
 
 def _nearest_tile(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -139,17 +141,20 @@ class BlockBank:
     def __init__(self, rows: Tensor, offsets: Sequence[int], sample: Tensor) -> None:
         self.rows = rows
         self.offsets = list(offsets)
-        self.norms = rows.square().sum(1)
-        sampled = rows if len(sample) == len(rows) else rows[sample]
+        complete = len(sample) == len(rows)
+        sampled = rows if complete else rows[sample]
         bounds = torch.tensor(self.offsets, device=sample.device)
         self.sample_offsets: list[int] = torch.searchsorted(sample, bounds).tolist()
-        self.screen = None
+        self.screen = self.sample_screen = None
         if _may_screen(rows):
-            self.screen = screening.BlockScreen(sampled, self.sample_offsets)
+            self.screen = screening.Bank(rows, self.offsets)
+            self.sample_screen = self.screen
+            if not complete:
+                self.sample_screen = screening.Bank(sampled, self.sample_offsets)
         else:
             self.sample_rows, self.sample_norms = sampled, sampled.square().sum(1)
-        # The first pass sees all rows, and sees them as they are: its choice needs no margin.
-        self.complete = len(sample) == len(rows) and self.screen is None
+        # A first pass that sees all rows, and as they are, makes a choice that needs no margin.
+        self.complete = complete and self.screen is None
 
     def nearest_blocks(
         self, queries: Tensor, k: int, candidates: int, own: Tensor | None = None
@@ -176,8 +181,8 @@ class BlockBank:
 
     def _sample_minima(self, queries: Tensor) -> Tensor:
         """Smallest distance to each block's sample [blocks, q], in a measure that orders them."""
-        if self.screen is not None:
-            return self.screen(queries)
+        if self.sample_screen is not None:
+            return self.sample_screen.block_minima(queries)
         # |b|^2 - 2 q.b, reduced while in cache
         minima = queries.new_empty(len(self.offsets) - 1, len(queries))
         across = queries.T.contiguous()
@@ -192,25 +197,32 @@ class BlockBank:
     def _search(self, queries: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k nearest of the nearest rows of the chosen blocks int64 [q, j] of each query."""
         count, width = chosen.shape
-        flat = chosen.reshape(-1)
-        order = flat.argsort(
-            stable=True
-        )  # so that each block is searched once, for all its queries
-        sizes = torch.bincount(flat, minlength=len(self.offsets) - 1).tolist()
-        rows = torch.empty(count * width, dtype=torch.int64, device=queries.device)
-        partial = queries.new_empty(count * width)
-        done = 0
-        for block, size in enumerate(sizes):
-            if size == 0:
-                continue
-            places = order[done : done + size]
-            start, stop = self.offsets[block], self.offsets[block + 1]
-            asked = queries[places // width]
-            tile = torch.addmm(self.norms[start:stop], asked, self.rows[start:stop].T, alpha=-2)
-            partial[places], nearest_rows = tile.min(1)
-            rows[places] = nearest_rows + start
-            done += size
-        best = partial.view(count, width).topk(k, 1, largest=False).indices
-        rows = rows.view(count, width).gather(1, best)
-        distances, ascending = _exact_distances(queries, self.rows, rows).sort(1)
-        return distances, rows.gather(1, ascending)
+        which = torch.arange(count, device=chosen.device).repeat_interleave(width)
+        blocks = chosen.reshape(-1)
+        if self.screen is None:
+            rows = self._nearest_rows(queries, which, blocks).view(count, width)
+            distances = _exact_distances(queries, self.rows, rows)
+        else:
+            found = self.screen.nearest_in_blocks(queries, which, blocks)
+            left = (~found.proven).nonzero()[:, 0]
+            nearest_rows = self._nearest_rows(queries, which[left], blocks[left])
+            found.rows[left] = nearest_rows
+            found.distances[left] = _exact_distances(
+                queries[which[left]], self.rows, nearest_rows[:, None]
+            )[:, 0]
+            rows, distances = found.rows.view(count, width), found.distances.view(count, width)
+        distances, best = distances.topk(k, 1, largest=False)
+        return distances, rows.gather(1, best)
+
+    def _nearest_rows(self, queries: Tensor, which: Tensor, blocks: Tensor) -> Tensor:
+        """The row of block blocks[p] that is nearest to query which[p], int64 [p]."""
+        order = blocks.argsort(stable=True)  # each block is searched once, for all its queries
+        sizes = torch.bincount(blocks, minlength=len(self.offsets) - 1).tolist()
+        found = torch.empty_like(blocks)
+        for block, places in enumerate(torch.split(order, sizes)):
+            if len(places):
+                rows = self.rows[self.offsets[block] : self.offsets[block + 1]]
+                norms = rows.square().sum(1)
+                tile = torch.addmm(norms, queries[which[places]], rows.T, alpha=-2)
+                found[places] = tile.argmin(1) + self.offsets[block]
+        return found

@@ -1,159 +1,219 @@
-"""Candidates for nearest neighbours from bfloat16 products, with a proof that none was missed.
+"""Exact nearest neighbours by way of 8-bit products, where the processor has the instructions.
 
-Rows are rounded to bfloat16; all else is exact enough to reason about. The squared distance of two
-rounded rows comes out of one matrix product, since their norms ride along in six more columns:
-
-    [b, |b|^2 / 2 in three parts, 1, 1, 1] . [-q, 1, 1, 1, |q|^2 / 2 in three parts] = |q - b|^2 / 2
-
-The product adds in float32 and only its result is rounded, to within 2^-8 of itself: what is near
-stays sharp. By the triangle inequality the distance of two rows differs from that of the rounded
-ones by at most the lengths of what was rounded off, which are known. So a query whose k-th exact
-distance among its candidates lies below everything that the others can have is proven; the few
-others have to be searched again.
+`kernels.c` rounds rows to 8 bits and multiplies them; what was rounded off is known, so that for
+nearly every query it is proven which few rows can be its nearest. Distances are then taken from the
+float32 rows. Queries that it cannot prove, because rounding hides which rows are nearest, are left
+to the caller. The library is compiled when the package is built (`hatch_build.py`); without it, or
+without AVX512-VNNI, `available` says no, and everything goes by float32 products.
 """
 
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_QUERIES = 256  # at a time
-_ROWS = 3200  # of the bank in a product; with the queries its result stays in cache
-_CHUNK = 40 * _ROWS  # of the bank whose products are kept at a time (64 MiB)
-_GROUP, _GROUPS = 4, 16  # rows whose minimum is kept, and such minima whose minimum is kept
-_NORM_PARTS = 3  # bfloat16 numbers that add up to a float32
-_ROUNDING = 2.0**-8  # relative, of a bfloat16 result: it has 8 significant bits
-_FAR = torch.iinfo(torch.int16).max
+LIBRARY = Path(__file__).with_name("_kernels.so")
+MOST_CHANNELS = 1 << 16  # so that sums of 8-bit products fit 32 bits
+MOST_ROWS = 1 << 31
+_LANES = 16  # rows in a panel
+_QUERIES = 192  # that a thread takes at a time
+_PANELS = 512
+
+_Pointer, _Int = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Bank(ctypes.Structure):
+    """`Bank` of kernels.c."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("words", "halves", "scales", "norms", "left")),
+        *((name, _Pointer) for name in ("initial", "first", "rows")),
+        ("steps", _Int),
+        ("channels", _Int),
+    )
+
+
+class _Queries(ctypes.Structure):
+    """`Queries` of kernels.c."""
+
+    _fields_ = tuple(
+        (name, _Pointer) for name in ("words", "rows", "halves", "scales", "norms", "left")
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError:  # it was not compiled
+        return None
+    return library if library.supported() else None
 
 
 def available() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return supported is not None and bool(supported())
+    """Whether this processor and this installation have the 8-bit kernels."""
+    return _library() is not None
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Rows of the bank int64 [q, j] for each query; all others are at least `others` [q] away."""
+class Found:
+    """Distances float32 and rows int64 of the same shape; where not `proven` they mean nothing."""
 
+    distances: Tensor
     rows: Tensor
-    others: Tensor
+    proven: Tensor
 
 
-class Screen:
-    """A bank float32 [m, c], ready for screening; rows should be centred."""
+class Bank:
+    """A bank float32 [m, c] in blocks given by offsets [n + 1]; rows should be centred.
 
-    def __init__(self, bank: Tensor) -> None:
-        self.size = len(bank)
-        self.rows, rounded_off = _augment(bank, is_query=False)
-        self.rounded_off = rounded_off.max()
-        # Relative error of the sums, which run in at least 16 lanes, twice over. Of rows b with
-        # |b| <= 3 |q| it is at most 10 |q|^2 times this, of others 8 times this of the result.
-        self._adding = self.rows.shape[1] / 16 * 2.0**-23
-        # Products are compared by their bits, which order as the numbers do while these are
-        # positive. What rounding makes negative is 0 but for noise, and comes first anyway.
-        padded = -(-min(self.size, _CHUNK) // (_GROUP * _GROUPS)) * _GROUP * _GROUPS
-        self._bits = torch.empty(padded * _QUERIES, dtype=torch.int16)
-        self._minima = torch.empty(padded // _GROUP * _QUERIES, dtype=torch.int16)
+    It must be on the CPU, of at most MOST_ROWS rows and MOST_CHANNELS channels.
+    """
 
-    def __call__(self, queries: Tensor, count: int) -> Candidates:
-        """The `count` rows that look nearest to each query [q, c], in no order; count <= m."""
-        rows, others = [], []
-        for i in range(0, len(queries), _QUERIES):
-            across, rounded_off = _augment(queries[i : i + _QUERIES], is_query=True)
-            found, highest = self._screen(across.T, count)
-            halves = highest.double() * (1 - _ROUNDING - 8 * self._adding)
-            halves -= 10 * self._adding * queries[i : i + _QUERIES].double().square().sum(1)
-            rows.append(found)
-            near = (2 * halves.clamp_min(0)).sqrt()
-            others.append(near - rounded_off - self.rounded_off)
-        return Candidates(torch.cat(rows), torch.cat(others))
+    def __init__(self, rows: Tensor, offsets: Sequence[int]) -> None:
+        self.rows = rows.contiguous()
+        channels = rows.shape[1]
+        blocks = [(torch.arange(start, stop, _LANES), stop) for start, stop in pairwise(offsets)]
+        self.bounds = torch.tensor([0, *(len(first) for first, _ in blocks)]).cumsum(0)
+        self.first = torch.cat([first for first, _ in blocks])
+        counts = torch.cat([(stop - first).clamp(max=_LANES) for first, stop in blocks])
+        panels, steps = len(self.first), -(-channels // 4)
+        self.words = torch.zeros(panels, steps, _LANES, dtype=torch.int32)
+        self.initial = torch.empty(panels, _LANES, dtype=torch.int32)
+        numbers = [torch.empty(panels, _LANES) for _ in range(4)]
+        self._kept = [*numbers, counts]
+        halves, scales, norms, left = map(Tensor.data_ptr, numbers)
+        _share_out(
+            lambda begin, end: _call(
+                "pack_bank", self.rows, channels, steps, begin, end, self.first, counts,
+                self.words, *numbers, self.initial,
+            ),
+            panels,
+            _PANELS,
+        )  # fmt: skip
+        self._struct = _Bank(
+            self.words.data_ptr(), halves, scales, norms, left, self.initial.data_ptr(),
+            self.first.data_ptr(), self.rows.data_ptr(), steps, channels,
+        )  # fmt: skip
 
-    def _screen(self, across: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Rows [q, count] with the smallest products, and the largest product among them [q]."""
-        values = torch.empty(across.shape[1], 0)
-        rows = torch.empty(across.shape[1], 0, dtype=torch.int64)
-        for start in range(0, self.size, _CHUNK):
-            chunk = self.rows[start : start + _CHUNK]
-            more, found = self._screen_chunk(chunk, across, min(count, len(chunk)))
-            values, rows = torch.cat([values, more], 1), torch.cat([rows, found + start], 1)
-            if values.shape[1] > count:
-                values, chosen = values.topk(count, 1, largest=False, sorted=False)
-                rows = rows.gather(1, chosen)
-        return rows, values.max(1).values
+    def nearest(self, queries: Tensor, k: int) -> Found:
+        """The k nearest rows of each query [q, c], ascending, [q, k]; proven bool [q]; k <= m."""
+        packed = _PackedQueries(queries, self._struct.steps)
+        which = torch.arange(len(queries))
+        found = _empty(len(queries), k)
+        _share_out(
+            lambda begin, end: self._nearest(
+                packed, 0, len(self.first), which[begin:end], _part(found, begin, end)
+            ),
+            len(queries),
+            _QUERIES,
+        )
+        return found
 
-    def _screen_chunk(self, chunk: Tensor, across: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The smallest products [q, count] and their rows, by way of minima of minima."""
-        queries = across.shape[1]
-        padded = -(-len(chunk) // (_GROUP * _GROUPS)) * _GROUP * _GROUPS
-        bits = self._bits[: padded * queries].view(padded, queries)
-        minima = self._minima[: padded // _GROUP * queries].view(-1, queries)
-        bits[len(chunk) :] = _FAR
-        products = bits.view(torch.bfloat16)
-        for start in range(0, len(chunk), _ROWS):
-            stop = min(start + _ROWS, len(chunk))
-            torch.mm(chunk[start:stop], across, out=products[start:stop])
-            end = padded if stop == len(chunk) else stop
-            groups = bits[start:end].view(-1, _GROUP, queries)
-            torch.amin(groups, 1, out=minima[start // _GROUP : end // _GROUP])
-        column = torch.arange(queries)[:, None]
-        # The groups with the smallest minima hold the smallest values: twice, then their rows.
-        top = minima.view(-1, _GROUPS, queries).amin(1).T.contiguous()
-        places = _spread(_smallest(top, count), _GROUPS)
-        best = _smallest(minima.view(-1)[places * queries + column], count)
-        rows = _spread(places.gather(1, best), _GROUP)
-        found = bits.view(-1)[rows * queries + column]
-        chosen = _smallest(found, count)
-        return found.gather(1, chosen).view(torch.bfloat16).float(), rows.gather(1, chosen)
+    def nearest_in_blocks(self, queries: Tensor, which: Tensor, blocks: Tensor) -> Found:
+        """The nearest row of block blocks[p] to query which[p], both int64 [p]; all are [p]."""
+        packed = _PackedQueries(queries, self._struct.steps)
+        order = blocks.argsort(stable=True)  # each block is searched once, for all its queries
+        which = which[order].contiguous()
+        sizes = torch.bincount(blocks, minlength=len(self.bounds) - 1)
+        starts = [0, *sizes.cumsum(0).tolist()]
+        panels = self.bounds.tolist()
+        found = _empty(len(which), 1)
 
+        def search(begin: int, end: int) -> None:
+            for block in range(begin, end):
+                start, stop = starts[block], starts[block + 1]
+                self._nearest(
+                    packed, panels[block], panels[block + 1], which[start:stop],
+                    _part(found, start, stop),
+                )  # fmt: skip
 
-class BlockScreen:
-    """Rows float32 [m, c] in contiguous blocks given by offsets [n + 1], asked for their minima."""
+        _share_out(search, len(sizes), 1)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order))
+        return Found(found.distances[back, 0], found.rows[back, 0], found.proven[back])
 
-    def __init__(self, rows: Tensor, offsets: list[int]) -> None:
-        self.rows, _ = _augment(rows, is_query=False)
-        self.offsets = offsets
+    def block_minima(self, queries: Tensor) -> Tensor:
+        """Least of each block, float32 [n, q]: about half the squared distance to its nearest row,
+        less half the query's squared norm, which does not change the order of the blocks."""
+        packed = _PackedQueries(queries, self._struct.steps)
+        minima = torch.empty(len(self.bounds) - 1, len(queries))
+        _share_out(
+            lambda begin, end: _call(
+                "block_minima", self._struct, packed.struct, begin, end, len(queries), self.bounds,
+                len(minima), minima,
+            ),
+            len(queries),
+            _QUERIES,
+        )  # fmt: skip
+        return minima
 
-    def __call__(self, queries: Tensor) -> Tensor:
-        """About half the squared distance to the nearest row of each block, float32 [n, q]."""
-        queries, _ = _augment(queries, is_query=True)
-        across = queries.T.contiguous()
-        blocks = list(pairwise(self.offsets))
-        longest = max(stop - start for start, stop in blocks)
-        bits = torch.empty(longest, len(queries), dtype=torch.int16)
-        minima = torch.empty(len(blocks), len(queries), dtype=torch.int16)
-        for block, (start, stop) in enumerate(blocks):
-            products = bits[: stop - start]
-            torch.mm(self.rows[start:stop], across, out=products.view(torch.bfloat16))
-            torch.amin(products, 0, out=minima[block])
-        return minima.view(torch.bfloat16).float()
-
-
-def _smallest(values: Tensor, count: int) -> Tensor:
-    """Places of the smallest values int16 [q, m] in each row, at most `count`."""
-    kept = min(count, values.shape[1])
-    return values.float().topk(kept, 1, largest=False, sorted=False).indices
-
-
-def _spread(places: Tensor, size: int) -> Tensor:
-    """Groups [q, j] -> the places of their members [q, j * size]."""
-    return (places[:, :, None] * size + torch.arange(size)).flatten(1)
+    def _nearest(
+        self, queries: "_PackedQueries", begin: int, end: int, which: Tensor, found: Found
+    ) -> None:
+        count, k = found.rows.shape
+        _call(
+            "nearest", self._struct, queries.struct, begin, end, which, count, k, found.distances,
+            found.rows, found.proven,
+        )  # fmt: skip
 
 
-def _augment(rows: Tensor, is_query: bool) -> tuple[Tensor, Tensor]:
-    """Rows [m, c] -> bfloat16 with columns for the norms, and the lengths that were rounded off."""
-    count, channels = rows.shape
-    width = -(-(channels + 2 * _NORM_PARTS) // 16) * 16
-    wide = torch.zeros(count, width, dtype=torch.bfloat16)
-    wide[:, :channels] = rows
-    rounded = wide[:, :channels].float()
-    left = rounded.square().sum(1) / 2
-    norm_at, one_at = channels + _NORM_PARTS * is_query, channels + _NORM_PARTS * (not is_query)
-    wide[:, one_at : one_at + _NORM_PARTS] = 1
-    for part in range(_NORM_PARTS):
-        wide[:, norm_at + part] = left
-        left = left - wide[:, norm_at + part].float()
-    if is_query:
-        wide[:, :channels].neg_()
-    return wide, torch.linalg.vector_norm(rows - rounded, dim=1)
+class _PackedQueries:
+    """Queries float32 [q, c], rounded."""
+
+    def __init__(self, queries: Tensor, steps: int) -> None:
+        self.rows = queries.contiguous()
+        count, channels = queries.shape
+        self.words = torch.zeros(count, steps, dtype=torch.int32)
+        self.numbers = [torch.empty(count) for _ in range(4)]
+        _share_out(
+            lambda begin, end: _call(
+                "pack_queries", self.rows, channels, steps, begin, end, self.words, *self.numbers
+            ),
+            count,
+            _PANELS * _LANES,
+        )
+        pointers = map(Tensor.data_ptr, (self.words, self.rows, *self.numbers))
+        self.struct = _Queries(*pointers)
+
+
+def _empty(count: int, k: int) -> Found:
+    rows = torch.empty(count, k, dtype=torch.int64)
+    return Found(torch.empty(count, k), rows, torch.zeros(count, dtype=torch.bool))
+
+
+def _part(found: Found, begin: int, end: int) -> Found:
+    return Found(found.distances[begin:end], found.rows[begin:end], found.proven[begin:end])
+
+
+def _call(name: str, *arguments: Tensor | ctypes.Structure | int) -> None:
+    """Call a function of the library, which takes pointers and 64-bit numbers."""
+    passed = [
+        _Pointer(a.data_ptr()) if isinstance(a, Tensor)
+        else ctypes.byref(a) if isinstance(a, ctypes.Structure)
+        else _Int(a)
+        for a in arguments
+    ]  # fmt: skip
+    if getattr(_library(), name)(*passed):
+        raise MemoryError(f"no memory for the buffers of {name}")
+
+
+def _share_out(work: Callable[[int, int], None], count: int, step: int) -> None:
+    """Call work(begin, end) for 0 to count in steps, in as many threads as torch uses.
+
+    The library lets go of Python's lock while it works.
+    """
+    begins = range(0, count, step)
+    if len(begins) <= 1:
+        for begin in begins:
+            work(begin, count)
+        return
+    with ThreadPoolExecutor(torch.get_num_threads(), "search") as pool:
+        for _ in pool.map(lambda begin: work(begin, min(begin + step, count)), begins):
+            pass
