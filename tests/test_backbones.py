@@ -1,3 +1,4 @@
+import copy
 import pickle
 import time
 
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 
 from patchcluster.backbones import (
     EMBEDDED,
+    Backbone,
     _choose_stages,
     embedded_weights,
     load_backbone,
@@ -115,10 +117,36 @@ def test_networks_of_every_family_give_two_grids(name, grids):
     assert all(s.dtype == torch.float32 for s in stages)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tf_efficientnet_lite0", "efficientnet_b0", "resnet18", "wide_resnet50_2", "resnetv2_50"],
+)
+def test_batch_norms_in_the_convolutions_change_nothing(name):
+    torch.manual_seed(1)
+    model = timm.create_model(name).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.weight, module.running_var):
+                torch.nn.init.uniform_(values, 0.5, 1.5)
+            for values in (module.bias, module.running_mean):
+                torch.nn.init.normal_(values, 0, 0.1)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    plain = copy.deepcopy(model).double()
+    backbone = Backbone(name, model)
+    x = (torch.from_numpy(pixels).permute(2, 0, 1)[None] - backbone.mean) / backbone.std
+    expected = plain.forward_intermediates(
+        x.double(), indices=backbone.indices, intermediates_only=True
+    )
+    left = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert name == "resnetv2_50" or not left
+    for stage, other in zip(backbone.features([pixels]), expected, strict=True):
+        torch.testing.assert_close(stage.double(), other, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_weights_from_a_file(tmp_path, suffix):
-    state = random_backbone("resnet18", seed=7).model.state_dict()
-    state = {key: value.contiguous() for key, value in state.items()}
+    torch.manual_seed(7)
+    state = timm.create_model("resnet18").state_dict()
     path = tmp_path / f"weights.{suffix}"
     if suffix == "pth":
         torch.save({"state_dict": state}, path)

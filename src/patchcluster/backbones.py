@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import WeightsError
 from .images import Pixels
@@ -61,6 +63,7 @@ class Backbone(nn.Module):
         config: Any = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
+        _fold_batch_norms(model.eval())
         self.model = model.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -78,8 +81,19 @@ class Backbone(nn.Module):
         return [stage.float() for stage in stages]
 
     def features(self, images: Sequence[Pixels]) -> list[Tensor]:
-        """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w]."""
-        return self(torch.from_numpy(np.stack(images)).to(self.mean.device))  # type: ignore[no-any-return]
+        """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w].
+
+        A GPU takes all at once, the CPU one after the other: what one image activates stays in its
+        cache, and is given memory that was used before.
+        """
+        device = self.mean.device
+        if device.type != "cpu":
+            pixels = torch.from_numpy(np.stack(images))
+            if device.type == "cuda":  # memory that the GPU can read by itself
+                pixels = pixels.pin_memory()
+            return self(pixels.to(device, non_blocking=True))  # type: ignore[no-any-return]
+        parts = [self(torch.from_numpy(image)[None]) for image in images]
+        return [torch.cat(stage) for stage in zip(*parts, strict=True)]
 
 
 def load_backbone(
@@ -152,6 +166,24 @@ def _build(name: str, **options: Any) -> nn.Module:
         return timm.create_model(name, dynamic_img_size=True, **options)
     except TypeError:
         return timm.create_model(name, **options)
+
+
+def _fold_batch_norms(model: nn.Module) -> None:
+    """Put the batch norms of an EfficientNet or ResNet into the convolutions before them.
+
+    In these families what follows a convolution in its block is what is applied to its output.
+    """
+    from timm.models import EfficientNet, ResNet
+
+    if not isinstance(model, EfficientNet | ResNet):
+        return
+    for block in list(model.modules()):
+        for (_, conv), (name, norm) in pairwise(list(block.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                fused = fuse_conv_bn_eval(conv, norm)
+                conv.weight, conv.bias = fused.weight, fused.bias
+                # timm's norms of EfficientNets hold the activation that follows.
+                setattr(block, name, getattr(norm, "act", nn.Identity()))
 
 
 def _count_classes(name: str, state: Mapping[str, Tensor]) -> int | None:

@@ -1,7 +1,8 @@
 """Files -> patches on disk, in batches that a later start can take up again.
 
 A batch is a list of files of one network size; which files it holds depends on the list of files
-alone. Decoding runs in threads ahead of the network.
+alone. On the CPU each thread takes an image from its file to its patches, with a network of one
+thread: no thread waits for another. For a GPU the threads only decode, ahead of the network.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import runfolder, storage
 from .backbones import Backbone
 from .errors import UnreadableImage
-from .images import Header, LoadedImage, load_image, network_size, survey
+from .images import Header, LoadedImage, Pixels, load_image, network_size, survey
 from .inputs import stamp
 from .patches import Layout, patch_grid
 from .runfolder import ImageRecord, Skipped
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
-_BATCHES_AHEAD = 2  # decoded while the network works
+_AHEAD = 4  # images a thread that may be waiting to be written, so that threads never wait
 
 Done = Callable[[int, int], None]  # done, total
 
@@ -43,6 +45,14 @@ class Extracted:
 
     images: list[ImageRecord]
     skipped: dict[int, Skipped]  # by id
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An image, and, if the thread that loaded it made them, its patches for each network size."""
+
+    image: LoadedImage
+    grids: list[Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -96,15 +106,16 @@ class Extractor:
 
     def _load_ahead(
         self, pending: Sequence[tuple[int, Sequence[Candidate]]]
-    ) -> Iterator[tuple[int, Sequence[Candidate], list[LoadedImage | str]]]:
-        """Yield each batch with its images, or reasons, while the next ones are being decoded."""
-        with ThreadPoolExecutor(self.threads, "decode") as pool:
-            ahead: list[tuple[int, Sequence[Candidate], list[Future[LoadedImage | str]]]] = []
+    ) -> Iterator[tuple[int, Sequence[Candidate], list[_Loaded | str]]]:
+        """Yield each batch with its images, or reasons, while the threads work on the next ones."""
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(self.threads, "load", lambda: torch.set_num_threads(1)) as pool:
+            ahead: list[tuple[int, Sequence[Candidate], list[Future[_Loaded | str]]]] = []
             try:
                 for number, batch in pending:
                     futures = [pool.submit(self._load, candidate) for candidate in batch]
                     ahead.append((number, batch, futures))
-                    if len(ahead) > _BATCHES_AHEAD:
+                    while sum(len(b) for _, b, _ in ahead[1:]) >= _AHEAD * self.threads:
                         number, batch, futures = ahead.pop(0)
                         yield number, batch, [future.result() for future in futures]
                 while ahead:
@@ -112,24 +123,35 @@ class Extractor:
                     yield number, batch, [future.result() for future in futures]
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+                torch.set_num_threads(threads)  # new threads would otherwise take the pool's
 
-    def _load(self, candidate: Candidate) -> LoadedImage | str:
+    def _load(self, candidate: Candidate) -> _Loaded | str:
         try:
-            return load_image(candidate.path, candidate.header, candidate.inputs, self.ranges)
+            image = load_image(candidate.path, candidate.header, candidate.inputs, self.ranges)
         except UnreadableImage as error:
             return str(error)
+        if self.backbone.mean.device.type != "cpu":
+            return _Loaded(image, None)
+        return _Loaded(image, [self._patches([pixels])[0] for pixels in image.pixels])
+
+    def _patches(self, pixels: Sequence[Pixels]) -> list[Tensor]:
+        """Images of one size -> patches float16 [h, w, c] of each, on the CPU."""
+        return list(patch_grid(self.backbone.features(pixels), self.layout).half().cpu())
 
     def _extract(
-        self, number: int, batch: Sequence[Candidate], loaded: Sequence[Any]
+        self, number: int, batch: Sequence[Candidate], loaded: Sequence[_Loaded | str]
     ) -> dict[str, Any]:
         """Write one batch: thumbnails first, since the batch's file says that all is there."""
-        good = [(c, im) for c, im in zip(batch, loaded, strict=True) if not isinstance(im, str)]
+        both = list(zip(batch, loaded, strict=True))
+        good = [(c, one.image) for c, one in both if not isinstance(one, str)]
+        grids = [one.grids for one in loaded if not isinstance(one, str)]
         tensors: dict[str, Tensor] = {}
         for which, size in enumerate(self.sizes):
-            if good:
-                stages = self.backbone.features([image.pixels[which] for _, image in good])
-                for (candidate, _), grid in zip(good, patch_grid(stages, self.layout), strict=True):
-                    tensors[patches_name(size, candidate.id)] = grid.half()
+            made = [of_image[which] for of_image in grids if of_image is not None]
+            if good and not made:
+                made = self._patches([image.pixels[which] for _, image in good])
+            for (candidate, _), grid in zip(good, made, strict=True):
+                tensors[patches_name(size, candidate.id)] = grid
         for candidate, image in good:
             path = runfolder.thumbnail_path(self.folder, candidate.id)
             storage.write_bytes(path, image.thumbnail, durable=False)
@@ -144,7 +166,7 @@ class Extractor:
             ],
             "skipped": [
                 {"id": c.id, "path": c.path, "reason": why}
-                for c, why in zip(batch, loaded, strict=True)
+                for c, why in both
                 if isinstance(why, str)
             ],
         }  # fmt: skip

@@ -30,6 +30,7 @@ THUMBNAIL_SIDE = 320
 _INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
 _ORIENTATION = 0x0112  # EXIF tag
 _TIFF_BITS = 258  # TIFF tag: bits of each channel
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _WHITE = (255, 255, 255, 255)
 
 
@@ -76,7 +77,7 @@ def survey(path: str) -> Header:
         image = Image.open(source)
         depth = _depth(image, source)
         width, height = image.size
-        if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # orientations that swap the sides
+        if _orientation(image, source) in (5, 6, 7, 8):  # those that swap the sides
             width, height = height, width
         if depth == "byte":
             return Header(width, height, depth)
@@ -102,12 +103,12 @@ def load_image(
         image = Image.open(source)
         depth = _depth(image, source)
         if depth == "byte":
-            shown = _to_rgb(ImageOps.exif_transpose(image))
+            shown = _plain(ImageOps.exif_transpose(image))
             pixels: list[Pixels] = [_resize(shown, size) for size in sizes]
         else:
             values = _scale(_deep_values(data), ranges[depth])
             pixels = [_resize_float(values, size) for size in sizes]
-            shown = Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+            shown = Image.fromarray(np.rint(values).astype(np.uint8))
     if shown.size != (header.width, header.height):
         raise UnreadableImage("changed while the scan was running")
     return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), len(data), _thumbnail(shown))
@@ -128,8 +129,10 @@ def _reading() -> Iterator[None]:
         raise UnreadableImage(f"damaged image: {reason(error)}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Bring an 8-bit image of any mode to RGB; transparent pixels lie on white."""
+def _plain(image: Image.Image) -> Image.Image:
+    """Bring an 8-bit image of any mode to grey or RGB; transparent pixels lie on white."""
+    if image.mode == "L" and "transparency" not in image.info:
+        return image
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
@@ -137,13 +140,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize an RGB image to (height, width), with an antialiasing filter."""
-    return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))
+    """Resize a grey or RGB image to RGB of (height, width), with an antialiasing filter."""
+    return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR).convert("RGB"))
 
 
 def _thumbnail(image: Image.Image) -> bytes:
     small = image.copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    small.thumbnail(side, Image.Resampling.BILINEAR, reducing_gap=1.0)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
@@ -169,6 +173,30 @@ def deep_range(headers: Iterable[Header]) -> dict[str, list[float]]:
         top = next((top for top in tops if high <= top), high)
         ranges[depth] = [0.0, top] if low >= 0 and high <= tops[-1] else [low, high]
     return ranges
+
+
+def _orientation(image: Image.Image, source: IO[bytes]) -> int:
+    """The EXIF orientation, 1 to 8. Pillow decodes a PNG to see whether it comes behind the pixels,
+    so that PNGs are asked first whether they have one at all."""
+    if image.format == "PNG" and not _has_metadata(source):
+        return 1
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _has_metadata(png: IO[bytes]) -> bool:
+    """Whether a PNG has a chunk that an orientation can be in: EXIF, EXIF as text, or XMP."""
+    position = png.tell()
+    png.seek(len(_PNG_SIGNATURE))
+    try:
+        while len(head := png.read(8)) == 8:
+            length, name = int.from_bytes(head[:4], "big"), head[4:]
+            start = png.read(min(length, 20)) if name in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if name == b"eXIf" or start.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
+                return True
+            png.seek(length - len(start) + 4, io.SEEK_CUR)  # and the checksum
+        return False
+    finally:
+        png.seek(position)
 
 
 def _depth(image: Image.Image, source: IO[bytes]) -> Depth:
