@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchcluster import screening
 from patchcluster.errors import SettingError
 from patchcluster.neighbors import QUERY_TILE, BlockBank, nearest
 
@@ -92,7 +93,7 @@ def test_blocks_of_a_complete_bank_equal_direct_search(sizes, seed):
     own = np.repeat(np.arange(len(sizes)), sizes)
     bank = BlockBank(torch.from_numpy(rows), offsets, torch.arange(len(rows)))
     k = len(sizes) - 1
-    distances, found = bank.nearest_blocks(torch.from_numpy(rows), k, 1, torch.from_numpy(own))
+    distances, found = bank.nearest_blocks(torch.from_numpy(rows), k, k, torch.from_numpy(own))
     minima = block_minima64(rows, rows, offsets)
     minima[np.arange(len(rows)), own] = np.inf
     np.testing.assert_allclose(distances, np.sort(minima, 1)[:, :k], rtol=1e-5, atol=1e-6)
@@ -110,6 +111,21 @@ def test_candidates_are_searched_in_full():
     distances, found = bank.nearest_blocks(torch.zeros(1, 1), 1, candidates=1)
     assert found.tolist() == [[3]]
     assert distances[0, 0] == pytest.approx(0.1)
+
+
+@pytest.mark.skipif(not screening.available(), reason="the 8-bit kernels are not there")
+@pytest.mark.parametrize("spread", [0.02, 1.0])
+def test_all_machines_choose_the_same_blocks(monkeypatch, spread):
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(30, 1, 20))  # 30 blocks that differ hardly or much within
+    rows = (centres + spread * rng.normal(size=(30, 40, 20))).reshape(-1, 20).astype(np.float32)
+    bank, sample = torch.from_numpy(rows), torch.arange(0, len(rows), 3)
+    offsets, queries = list(range(0, 1201, 40)), torch.from_numpy(rows[::7] + np.float32(0.01))
+    with_kernels = BlockBank(bank, offsets, sample).nearest_blocks(queries, 3, 4)
+    monkeypatch.setattr(screening, "_library", lambda: None)
+    without = BlockBank(bank, offsets, sample).nearest_blocks(queries, 3, 4)
+    torch.testing.assert_close(with_kernels[0], without[0])
+    assert with_kernels[1].tolist() == without[1].tolist()
 
 
 def test_queries_over_several_tiles_agree_with_one_at_a_time():

@@ -4,7 +4,9 @@ Results go to standard output, everything else to standard error. torch is impor
 that need it, so that help appears at once.
 """
 
+import atexit
 import dataclasses
+import gc
 import json
 import sys
 import warnings
@@ -320,6 +322,10 @@ def methods(as_json: AsJson = False) -> None:
 def main() -> None:
     """Entry point of the `patchcluster` command."""
     warnings.filterwarnings("ignore", module="PIL")  # broken EXIF and the like: not the user's work
+    # The networks' libraries make millions of objects that stay. To look through them again and
+    # again while they load, and once more at the end, takes a second and a half.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     app()
 
 

@@ -31,6 +31,7 @@ _INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
 _ORIENTATION = 0x0112  # EXIF tag
 _TIFF_BITS = 258  # TIFF tag: bits of each channel
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_XMP = b"XML:com.adobe.xmp\0"
 _WHITE = (255, 255, 255, 255)
 
 
@@ -184,16 +185,19 @@ def _orientation(image: Image.Image, source: IO[bytes]) -> int:
 
 
 def _has_metadata(png: IO[bytes]) -> bool:
-    """Whether a PNG has a chunk that an orientation can be in: EXIF, EXIF as text, or XMP."""
+    """Whether a PNG has a chunk that an orientation may be in: EXIF, EXIF as text, or XMP."""
     position = png.tell()
     png.seek(len(_PNG_SIGNATURE))
     try:
         while len(head := png.read(8)) == 8:
             length, name = int.from_bytes(head[:4], "big"), head[4:]
-            start = png.read(min(length, 20)) if name in (b"tEXt", b"zTXt", b"iTXt") else b""
-            if name == b"eXIf" or start.startswith((b"Raw profile type", b"XML:com.adobe.xmp")):
+            text = png.read(length) if name in (b"tEXt", b"zTXt", b"iTXt") else b""
+            xmp, compressed = text.startswith(_XMP), text[len(_XMP) : len(_XMP) + 1] != b"\0"
+            if xmp and (compressed or b"Orientation" in text):
                 return True
-            png.seek(length - len(start) + 4, io.SEEK_CUR)  # and the checksum
+            if name == b"eXIf" or text.startswith(b"Raw profile type"):
+                return True
+            png.seek(length - len(text) + 4, io.SEEK_CUR)  # and the checksum
         return False
     finally:
         png.seek(position)

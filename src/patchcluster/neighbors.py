@@ -8,6 +8,7 @@ go by products of float32.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -129,9 +130,11 @@ def _exact_distances(queries: Tensor, bank: Tensor, indices: Tensor) -> Tensor:
 class BlockBank:
     """A bank in blocks (one an image) that is asked for the nearest row of the nearest blocks.
 
-    A first pass over a sample of the rows picks candidate blocks for each query; the candidates are
-    then searched row by row. With neighbouring patches as alike as those of images are, this comes
-    close to searching every row of every block at little more than the cost of the sample.
+    A first pass over a sample of the rows, rounded to 8 bits, picks candidate blocks for each
+    query; the candidates are then searched row by row, exactly. With neighbouring patches as alike
+    as those of images are, this comes close to searching every row of every block at little more
+    than the cost of the sample. The rounding is part of the method: where the processor has no
+    8-bit products, the same numbers are multiplied as float32, so that all machines choose alike.
 
     rows [m, c] float32, in contiguous blocks given by offsets [n + 1]; sample int64 [s], ascending,
     with a row of every block. The rows should be centred (mean about 0), as the subtraction of
@@ -141,20 +144,17 @@ class BlockBank:
     def __init__(self, rows: Tensor, offsets: Sequence[int], sample: Tensor) -> None:
         self.rows = rows
         self.offsets = list(offsets)
-        complete = len(sample) == len(rows)
-        sampled = rows if complete else rows[sample]
+        sampled = rows if len(sample) == len(rows) else rows[sample]
         bounds = torch.tensor(self.offsets, device=sample.device)
         self.sample_offsets: list[int] = torch.searchsorted(sample, bounds).tolist()
         self.screen = self.sample_screen = None
         if _may_screen(rows):
-            self.screen = screening.Bank(rows, self.offsets)
-            self.sample_screen = self.screen
-            if not complete:
+            self.screen = self.sample_screen = screening.Bank(rows, self.offsets)
+            if sampled is not rows:
                 self.sample_screen = screening.Bank(sampled, self.sample_offsets)
         else:
-            self.sample_rows, self.sample_norms = sampled, sampled.square().sum(1)
-        # A first pass that sees all rows, and as they are, makes a choice that needs no margin.
-        self.complete = complete and self.screen is None
+            self.sample_halves = sampled.square().sum(1) / 2
+            self.sample_rows = screening.round_rows(sampled)
 
     def nearest_blocks(
         self, queries: Tensor, k: int, candidates: int, own: Tensor | None = None
@@ -170,7 +170,7 @@ class BlockBank:
         left = len(self.offsets) - 1 - int(own is not None)
         if not 1 <= k <= left:
             raise SettingError(f"k={k} images to compare with, but there are {left} others")
-        count = k if self.complete else min(max(k, candidates), left)
+        count = min(max(k, candidates), left)
         chosen = []
         for i in range(0, len(queries), QUERY_TILE):
             minima = self._sample_minima(queries[i : i + QUERY_TILE])
@@ -180,18 +180,14 @@ class BlockBank:
         return self._search(queries, torch.cat(chosen), k)
 
     def _sample_minima(self, queries: Tensor) -> Tensor:
-        """Smallest distance to each block's sample [blocks, q], in a measure that orders them."""
+        """|b|^2 / 2 - q.b of each block's nearest sampled row b, rounded, [blocks, q]."""
         if self.sample_screen is not None:
             return self.sample_screen.block_minima(queries)
-        # |b|^2 - 2 q.b, reduced while in cache
         minima = queries.new_empty(len(self.offsets) - 1, len(queries))
-        across = queries.T.contiguous()
-        bounds = zip(self.sample_offsets, self.sample_offsets[1:], strict=False)
-        for block, (start, stop) in enumerate(bounds):
-            tile = torch.addmm(
-                self.sample_norms[start:stop, None], self.sample_rows[start:stop], across, alpha=-2
-            )
-            minima[block] = tile.amin(0)
+        across = screening.round_rows(queries).T.contiguous()
+        for block, (start, stop) in enumerate(pairwise(self.sample_offsets)):
+            halves, rows = self.sample_halves[start:stop, None], self.sample_rows[start:stop]
+            minima[block] = torch.addmm(halves, rows, across, alpha=-1).amin(0)  # while in cache
         return minima
 
     def _search(self, queries: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -277,17 +278,19 @@ class Scan:
         threshold = robust_threshold(np.array(scores))
         self.info.threshold = dataclasses.asdict(threshold)
         finest = max(compared, key=lambda result: result.size)
-        results = []
-        step, total = self._step("maps"), sum(map(len, copies))
-        for image, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
-            shown = finest.explanations[image].image[int(grid.argmax())].tolist()
-            nearest = copies[shown[0]][0].path if shown else ""
-            for record in records:
+        results: list[runfolder.Result] = []
+        files = [(record, i) for i, records in enumerate(copies) for record in records]
+        step = self._step("maps")
+        with ThreadPoolExecutor(self.threads, "maps") as pool:
+            regions = pool.map(lambda f: self._find_regions(f[0], grids[f[1]], threshold), files)
+            for (record, image), found in zip(files, regions, strict=True):
+                grid, score = grids[image], scores[image]
+                shown = finest.explanations[image].image[int(grid.argmax())].tolist()
+                nearest = copies[shown[0]][0].path if shown else ""
                 runfolder.write_map(self.folder, record.id, grid)
-                regions = self._find_regions(record, grid, threshold)
                 flagged = score > threshold.value
-                results.append(runfolder.Result(record, image, score, flagged, regions, nearest))
-                step(len(results), total)
+                results.append(runfolder.Result(record, image, score, flagged, found, nearest))
+                step(len(results), len(files))
         return sorted(results, key=lambda result: result.record.id)
 
     def _image_scores(
@@ -296,10 +299,12 @@ class Scan:
         if compared[0].image_scores is not None:
             return compared[0].image_scores
         frame, rule = self.settings.frame, self.settings.image_score
-        return [
-            maps.score_image(maps.smooth(grid, frame, record.width, record.height), rule)
-            for record, grid in zip(records, grids, strict=True)
-        ]
+
+        def score(record: ImageRecord, grid: Floats) -> float:
+            return maps.score_image(maps.smooth(grid, frame, record.width, record.height), rule)
+
+        with ThreadPoolExecutor(self.threads, "maps") as pool:
+            return list(pool.map(score, records, grids))
 
     def _find_regions(
         self, record: ImageRecord, grid: Floats, threshold: Threshold

@@ -61,6 +61,13 @@ def available() -> bool:
     return _library() is not None
 
 
+def round_rows(rows: Tensor) -> Tensor:
+    """Rows [m, c] as the kernels see them: whole multiples, -127 to 127, of a scale of each row."""
+    scale = rows.abs().amax(1, keepdim=True) / 127
+    inverse = torch.where(scale > 0, 1 / scale, 0)
+    return (rows * inverse).round_().mul_(scale)
+
+
 @dataclass(frozen=True)
 class Found:
     """Distances float32 and rows int64 of the same shape; where not `proven` they mean nothing."""
