@@ -46,7 +46,7 @@ def test_memory_of_this_process():
 def workload(**changes):
     usual = {
         "patches": [100 * 784], "channels": 152, "images": 100, "largest_image": 1 << 20,
-        "batch_pixels": 8 * 448 * 448, "batch_shapes": 1, "threads": 2, "ratio": 0.3,
+        "input_pixels": 448 * 448, "input_shapes": 1, "threads": 2, "ratio": 0.3,
     }  # fmt: skip
     return Workload(**{**usual, **changes})
 
@@ -55,8 +55,8 @@ def test_prediction_grows_with_what_costs_memory():
     base = predict_memory(workload(), GIB)
     assert base > GIB
     for larger in (
-        {"patches": [10_000 * 784]}, {"largest_image": 150 << 20}, {"batch_shapes": 9},
-        {"batch_pixels": 16 * 448 * 448},
+        {"patches": [10_000 * 784]}, {"largest_image": 150 << 20}, {"input_shapes": 9},
+        {"input_pixels": 4 * 448 * 448},
     ):  # fmt: skip
         assert predict_memory(workload(**larger), GIB) > base
 

@@ -11,11 +11,11 @@ from .neighbors import QUERY_TILE
 MIB = 1 << 20
 GIB = 1 << 30
 # Measured with EfficientNet-Lite0 on the CPU:
-_ACTIVATION_BYTES = 300  # of the network, a pixel of a batch
-_SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of batch
+_ACTIVATION_BYTES = 400  # of the network, a pixel of the image that a thread works on
+_SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of input
 _PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
 _COMPARISON_BYTES = 60  # of the results, a patch
-_SLACK = 128 * MIB
+_SLACK = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Workload:
     channels: int
     images: int
     largest_image: int  # pixels
-    batch_pixels: int
-    batch_shapes: int  # how many different ones
+    input_pixels: int  # of the network's largest input
+    input_shapes: int  # how many different ones
     threads: int
     ratio: float  # share of the patches in the first pass, or in the coreset
     extra: int = 0  # bytes that the method needs beside patches, bank and scores
@@ -45,8 +45,8 @@ def predict_memory(work: Workload, baseline: int) -> int:
     tiles = QUERY_TILE * 4 * (work.images + work.channels)
     search = bank + sum(work.patches) * _COMPARISON_BYTES + tiles + work.extra
     decoding = work.threads * work.largest_image * _PIXEL_BYTES
-    extraction = work.batch_pixels * _ACTIVATION_BYTES + decoding
-    kept = baseline + work.batch_shapes * _SHAPE_BYTES + _SLACK
+    extraction = work.threads * work.input_pixels * _ACTIVATION_BYTES + decoding
+    kept = baseline + work.input_shapes * _SHAPE_BYTES + _SLACK
     return kept + max(search, extraction)
 
 

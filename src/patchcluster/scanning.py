@@ -194,7 +194,6 @@ class Scan:
         stride = backbone.strides[-1 if self.settings.layout == "coarse" else 0]
         areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
         method = self.settings.make_method(backbone.channels, backbone.strides)
-        batches = make_batches(candidates)
         patches = [sum(area) // stride**2 for area in zip(*areas, strict=True)]
         images, channels = len(candidates), sum(backbone.channels)
         work = costs.Workload(
@@ -202,8 +201,8 @@ class Scan:
             channels=channels,
             images=images,
             largest_image=max(c.header.width * c.header.height for c in candidates),
-            batch_pixels=max(sum(h * w for c in batch for h, w in c.inputs) for batch in batches),
-            batch_shapes=len({(len(batch), batch[0].inputs) for batch in batches}),
+            input_pixels=max(map(max, areas)),
+            input_shapes=len({size for candidate in candidates for size in candidate.inputs}),
             threads=self.threads,
             ratio=getattr(method, "ratio", 1.0),
             extra=method.extra_memory(images, max(patches) // images, channels),
