@@ -92,7 +92,7 @@ class Backbone(nn.Module):
             if device.type == "cuda":  # memory that the GPU can read by itself
                 pixels = pixels.pin_memory()
             return self(pixels.to(device, non_blocking=True))  # type: ignore[no-any-return]
-        parts = [self(torch.from_numpy(image)[None]) for image in images]
+        parts = [self(torch.from_numpy(image[None].copy())) for image in images]
         return [torch.cat(stage) for stage in zip(*parts, strict=True)]
 
 
