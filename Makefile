@@ -16,8 +16,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks experiments hatch_build.py
 	$(BIN)/mypy
 
+# PEER=python of an environment with anomalib, see benchmarks/peers/anomalib_peer.py.
+MVTEC := $(wildcard ../shared/data/mvtec)
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet 'faiss-cpu>=1.9'
+	$(BIN)/python benchmarks/neighbours.py $(MVTEC)
+	$(BIN)/python benchmarks/coreset.py $(PEER)
+	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/growth.py
+	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
 
 clean:
 	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,66 @@
+"""(c) Features: files to patches as a scan makes them, and the network called plainly.
+
+    python benchmarks/features.py [FOLDER]
+
+Plainly: the network as timm builds it, float32, batches of 8, without decoding; and the same one
+image at a time. Ours decodes, resizes, makes thumbnails, hashes and writes as well.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from machine import alternate, describe
+
+from patchcluster.backbones import load_backbone
+from patchcluster.demo import write_parts
+from patchcluster.extraction import Extractor, make_batches, survey_files
+from patchcluster.inputs import find_images
+
+IMAGES = 32
+
+
+def compare(files: list[str], size: int) -> None:
+    backbone = load_backbone()
+    candidates, _ = survey_files(files, [size], torch.get_num_threads(), lambda *_: None)
+    batches = make_batches(candidates)
+    plain = timm.create_model(backbone.name).eval()  # its time does not depend on the weights
+    pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 3, size, size))).float()
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as work:
+            Extractor(
+                backbone, [size], "coarse", {}, Path(work), torch.get_num_threads()
+            ).run(batches, lambda *_: None)  # fmt: skip
+
+    def plainly(batch: int) -> None:
+        with torch.inference_mode():
+            for i in range(0, len(files), batch):
+                plain.forward_intermediates(
+                    pixels[: min(batch, len(files) - i)],
+                    indices=backbone.indices, stop_early=True, intermediates_only=True,
+                )  # fmt: skip
+
+    seconds = alternate(
+        {"ours": ours, "network alone, 8": lambda: plainly(8), "1": lambda: plainly(1)}
+    )
+    times = "  ".join(
+        f"{name} {1e3 * spent / len(files):.1f} ms" for name, spent in seconds.items()
+    )
+    print(f"input {size}, an image: {times}", flush=True)
+
+
+def main() -> None:
+    print(describe())
+    with tempfile.TemporaryDirectory() as work:
+        write_parts(Path(work))
+        files = find_images(sys.argv[1:2] or [str(Path(work) / "test")], lambda _: False)
+        for size in (256, 448):
+            compare(files[:IMAGES], size)
+
+
+if __name__ == "__main__":
+    main()

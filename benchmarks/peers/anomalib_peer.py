@@ -1,0 +1,62 @@
+"""anomalib 2.7 at the work that ours is compared with; runs in an environment of its own.
+
+    python -m venv peer && peer/bin/pip install anomalib==2.7.0 torch==2.14.1 torchvision==0.29.1
+    peer/bin/python benchmarks/peers/anomalib_peer.py coreset ROWS.npy SIZE
+    peer/bin/python benchmarks/peers/anomalib_peer.py patchcore CATEGORY
+
+`coreset` times KCenterGreedy on rows [m, c]. `patchcore` fits PatchCore (1 % coreset, the same two
+stages of EfficientNet-Lite0, input 256) on the train part of an MVTec-AD category and scores its
+test part. Weights are random, since hubs may be out of reach; the time does not depend on them.
+Prints one JSON object.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def coreset(path: str, size: str) -> dict[str, float]:
+    import numpy as np
+    import torch
+    from anomalib.models.components import KCenterGreedy
+
+    rows = torch.from_numpy(np.load(path))
+    start = time.perf_counter()
+    chosen = KCenterGreedy(rows, sampling_ratio=int(size) / len(rows)).select_coreset_idxs()
+    return {"seconds": time.perf_counter() - start, "chosen": len(chosen)}
+
+
+def patchcore(category: str) -> dict[str, float]:
+    from anomalib.data import Folder
+    from anomalib.engine import Engine
+    from anomalib.models import Patchcore
+
+    root = Path(category)
+    defects = sorted(p.name for p in (root / "test").iterdir() if p.name != "good")
+    with tempfile.TemporaryDirectory() as work:
+        data = Folder(
+            name=root.name, root=root, normal_dir="train/good", normal_test_dir="test/good",
+            abnormal_dir=[f"test/{name}" for name in defects], train_batch_size=8,
+            eval_batch_size=8, num_workers=2,
+        )  # fmt: skip
+        model = Patchcore(
+            backbone="tf_efficientnet_lite0", layers=["blocks.2", "blocks.4"], pre_trained=False,
+            coreset_sampling_ratio=0.01,
+            pre_processor=Patchcore.configure_pre_processor(image_size=(256, 256)),
+        )  # fmt: skip
+        engine = Engine(accelerator="cpu", devices=1, default_root_dir=work, logger=False)
+        start = time.perf_counter()
+        engine.fit(model, datamodule=data)
+        fitted = time.perf_counter()
+        engine.predict(model, datamodule=data)
+        done = time.perf_counter()
+    return {"fit": fitted - start, "predict": done - fitted, "seconds": done - start}
+
+
+if __name__ == "__main__":
+    result = {"coreset": coreset, "patchcore": patchcore}[sys.argv[1]](*sys.argv[2:])
+    result["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(result))
