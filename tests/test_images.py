@@ -64,6 +64,44 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     np.testing.assert_array_equal(load(tmp_path / "a.png"), expected)
 
 
+def insert_chunk(png: bytes, name: bytes, content: bytes, behind_pixels: bool) -> bytes:
+    at = png.index(b"IEND" if behind_pixels else b"IDAT") - 4
+    checksum = zlib.crc32(name + content).to_bytes(4, "big")
+    return png[:at] + len(content).to_bytes(4, "big") + name + content + checksum + png[at:]
+
+
+def orientation_chunks():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = exif.tobytes()
+    xmp = b"<x:xmpmeta xmlns:tiff='http://ns.adobe.com/tiff/1.0/' tiff:Orientation='6'/>"
+    as_text = b"\nexif\n" + str(len(raw)).encode() + b"\n" + raw.hex().encode()
+    key = b"XML:com.adobe.xmp\0"
+    return {
+        "EXIF": (b"eXIf", raw.removeprefix(b"Exif\0\0")),
+        "EXIF as text": (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(as_text)),
+        "XMP": (b"iTXt", key + b"\0\0\0\0" + xmp),
+        "compressed XMP": (b"iTXt", key + b"\1\0\0\0" + zlib.compress(xmp)),
+        "XMP without": (b"iTXt", key + b"\0\0\0\0<x:xmpmeta/>"),
+        "a remark": (b"tEXt", b"Comment\0Orientation"),
+    }
+
+
+@pytest.mark.parametrize("behind_pixels", [False, True])
+@pytest.mark.parametrize("kind", list(orientation_chunks()))
+def test_orientation_of_a_png_is_found_wherever_it_is(tmp_path, kind, behind_pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(gradient()).save(buffer, "PNG")
+    name, content = orientation_chunks()[kind]
+    path = tmp_path / "a.png"
+    path.write_bytes(insert_chunk(buffer.getvalue(), name, content, behind_pixels))
+    with Image.open(path) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    header = survey(str(path))
+    assert (header.height, header.width) == expected.shape[:2]
+    np.testing.assert_array_equal(load(path), expected)
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA", "RGBA"])
 def test_every_mode_becomes_rgb_as_pillow_shows_it(tmp_path, mode):
     source = Image.fromarray(gradient()).convert("RGB")

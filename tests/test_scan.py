@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import patchcluster
@@ -140,6 +141,22 @@ def test_without_an_output_the_run_lives_as_long_as_it_is_used(tmp_path):
 
 
 # --- what may not change the scores -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_neither_threads_nor_8_bit_products_change_the_scores(
+    tmp_path, small_run, monkeypatch, threads
+):
+    monkeypatch.setattr("patchcluster.screening._library", lambda: None)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        run = patchcluster.scan(small_run.info.inputs, tmp_path / "run", size=SIZE)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(usual)
+    np.testing.assert_allclose(run.scores, small_run.scores, rtol=1e-3)
+    assert run.flagged.tolist() == small_run.flagged.tolist()
 
 
 def test_order_and_names_of_the_files_do_not_change_the_scores(tmp_path, small_run):

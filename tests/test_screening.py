@@ -11,7 +11,7 @@ from patchcluster.neighbors import nearest
 
 REASON = "the 8-bit kernels need AVX512-VNNI, and a C compiler when the package was built"
 needs_kernels = pytest.mark.skipif(not screening.available(), reason=REASON)
-KINDS = ("random", "clusters", "copies", "constant", "heavy", "far")
+KINDS = ("random", "clusters", "copies", "constant", "heavy", "far", "tiny")
 
 
 def draw(kind, count, channels, seed):
@@ -26,6 +26,8 @@ def draw(kind, count, channels, seed):
         rows[:] = 0
     if kind == "heavy":
         rows *= rng.lognormal(0, 2, (count, 1))
+    if kind == "tiny":
+        rows *= 1e-36
     if kind == "far":
         rows[: count // 2] += 200
     rows = rows.astype(np.float32)

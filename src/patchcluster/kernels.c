@@ -64,6 +64,9 @@ EXPORT int supported(void)
            __builtin_cpu_supports("bmi");
 }
 
+/* Rows whose scale is below are rounded to 0, as its inverse would be infinite. */
+static const float SMALLEST = 1e-30f;
+
 /* --- rounding rows -------------------------------------------------------------------------- */
 
 typedef struct {
@@ -81,7 +84,7 @@ TARGET static Rounded round_row(const float *row, int64_t channels, int32_t adde
         largest = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask, row + i)), largest);
     }
     float scale = _mm512_reduce_max_ps(largest) / 127;
-    __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0);
+    __m512 inverse = _mm512_set1_ps(scale > SMALLEST ? 1 / scale : 0);
     __m512 squares = _mm512_setzero_ps(), norms = squares, off = squares;
     __m512i sum = _mm512_setzero_si512();
     for (int64_t i = 0; i < channels; i += LANES) {
@@ -289,8 +292,8 @@ TARGET static void append(Candidates *found, __mmask16 mask, __m512 values, __m5
 
 /* A lower limit, with all candidates dropped that lie above it. It is the k-th smallest value and a
  * quarter of the bounds more: roundings hardly ever add up to that, and in the end it is checked.
- * Where more than `most` candidates are left, rounding hides which rows are nearest: the query is
- * given up, its limit is minus infinity. */
+ * Where three quarters of the room are left full, rounding hides which rows are nearest: the query
+ * is given up, its limit is minus infinity. */
 TARGET static float lower_limit(Candidates *found, int64_t k, int64_t most, float limit)
 {
     if (found->count < k || limit == -INFINITY)
@@ -314,7 +317,7 @@ TARGET static float lower_limit(Candidates *found, int64_t k, int64_t most, floa
     }
     found->full = 2 * found->count + 8 * LANES;
     found->full = found->full < most ? found->full : most;
-    return found->count < most ? limit : -INFINITY;
+    return found->count <= most / 4 * 3 ? limit : -INFINITY;
 }
 
 /* Append what a panel has for 24 queries; lower the limits of those that have become full. */

@@ -24,6 +24,7 @@ MOST_ROWS = 1 << 31
 _LANES = 16  # rows in a panel
 _QUERIES = 192  # that a thread takes at a time
 _PANELS = 512
+_SMALLEST = 1e-30  # scale of a row; `SMALLEST` of kernels.c
 
 _Pointer, _Int = ctypes.c_void_p, ctypes.c_int64
 
@@ -64,7 +65,7 @@ def available() -> bool:
 def round_rows(rows: Tensor) -> Tensor:
     """Rows [m, c] as the kernels see them: whole multiples, -127 to 127, of a scale of each row."""
     scale = rows.abs().amax(1, keepdim=True) / 127
-    inverse = torch.where(scale > 0, 1 / scale, 0)
+    inverse = torch.where(scale > _SMALLEST, 1 / scale, 0)
     return (rows * inverse).round_().mul_(scale)
 
 
