@@ -8,6 +8,7 @@ float32 rounds differently.
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -52,12 +53,17 @@ def radius(rows: NDArray[np.float32], chosen: Any) -> float:
 
 
 def anomalib(python: str, rows: NDArray[np.float32], size: int) -> float:
+    """Seconds; not a number if it fails twice: it was seen to run out of 24 GiB of memory."""
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "rows.npy"
         np.save(path, rows)
         command = [python, str(PEER), "coreset", str(path), str(size)]
-        done = subprocess.run(command, capture_output=True, check=True, text=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+        for _ in range(2):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+            print(f"anomalib ended with exit code {done.returncode}", file=sys.stderr)
+    return math.nan
 
 
 def main() -> None:
