@@ -53,7 +53,7 @@ def radius(rows: NDArray[np.float32], chosen: Any) -> float:
 
 
 def anomalib(python: str, rows: NDArray[np.float32], size: int) -> float:
-    """Seconds; not a number if it fails twice: it was seen to run out of 24 GiB of memory."""
+    """Seconds; not a number if it fails twice: the system was seen to kill it."""
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "rows.npy"
         np.save(path, rows)
