@@ -55,6 +55,12 @@ typedef struct {
 /* Of sums of float32 in 16 lanes, relative: halves are lowered by it and bounds raised. */
 static float rounding(int64_t channels) { return (float)(channels / LANES + 32) * 0x1p-23f; }
 
+/* A mask of the first `count` lanes, at most all of them. */
+INLINE __mmask16 first_lanes(int64_t count)
+{
+    return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
+}
+
 EXPORT int supported(void)
 {
     __builtin_cpu_init();
@@ -80,7 +86,7 @@ TARGET static Rounded round_row(const float *row, int64_t channels, int32_t adde
 {
     __m512 largest = _mm512_setzero_ps();
     for (int64_t i = 0; i < channels; i += LANES) {
-        __mmask16 mask = channels - i < LANES ? (__mmask16)((1u << (channels - i)) - 1) : 0xffff;
+        __mmask16 mask = first_lanes(channels - i);
         largest = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask, row + i)), largest);
     }
     float scale = _mm512_reduce_max_ps(largest) / 127;
@@ -88,7 +94,7 @@ TARGET static Rounded round_row(const float *row, int64_t channels, int32_t adde
     __m512 squares = _mm512_setzero_ps(), norms = squares, off = squares;
     __m512i sum = _mm512_setzero_si512();
     for (int64_t i = 0; i < channels; i += LANES) {
-        __mmask16 mask = channels - i < LANES ? (__mmask16)((1u << (channels - i)) - 1) : 0xffff;
+        __mmask16 mask = first_lanes(channels - i);
         __m512 values = _mm512_maskz_loadu_ps(mask, row + i);
         __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(values, inverse));
         __m512 rounded = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_set1_ps(scale));
@@ -246,11 +252,6 @@ typedef struct {
     float rounding;      /* of sums of float32, what the final check allows for */
 } Candidates;
 
-INLINE __mmask16 first_lanes(int64_t count)
-{
-    return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
-}
-
 /* A number that at least k of the values do not exceed, hardly above the k-th smallest of them. */
 TARGET static float kth_smallest(const float *values, int64_t count, int64_t k)
 {
@@ -320,6 +321,13 @@ TARGET static float lower_limit(Candidates *found, int64_t k, int64_t most, floa
     return found->count <= most / 4 * 3 ? limit : -INFINITY;
 }
 
+/* Values less what rounding can have added to them: |q| |b - rounded b| + |q - rounded q| |b|. */
+TARGET INLINE __m512 take_bound(__m512 values, float length, __m512 off, float left, __m512 norms)
+{
+    values = _mm512_fnmadd_ps(_mm512_set1_ps(length), off, values);
+    return _mm512_fnmadd_ps(_mm512_set1_ps(left), norms, values);
+}
+
 /* Append what a panel has for 24 queries; lower the limits of those that have become full. */
 TARGET static void collect(const Bank *bank, int64_t panel, const Block *block, int64_t group,
                            float values[GROUP][LANES], Candidates *found, float *limits,
@@ -330,8 +338,7 @@ TARGET static void collect(const Bank *bank, int64_t panel, const Block *block, 
     __m512 off = _mm512_loadu_ps(bank->left + panel * LANES);
     __m512 norms = _mm512_loadu_ps(bank->norms + panel * LANES);
     for (int i = 0; i < GROUP; i++) {
-        __m512 least = _mm512_fnmadd_ps(_mm512_set1_ps(lengths[i]), off, _mm512_load_ps(values[i]));
-        least = _mm512_fnmadd_ps(_mm512_set1_ps(left[i]), norms, least);
+        __m512 least = take_bound(_mm512_load_ps(values[i]), lengths[i], off, left[i], norms);
         masks[i] = _mm512_cmp_ps_mask(least, _mm512_set1_ps(limits[i]), _CMP_LT_OQ);
     }
     __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -343,8 +350,7 @@ TARGET static void collect(const Bank *bank, int64_t panel, const Block *block, 
             if (!masks[i])
                 continue;
             __m512 value = _mm512_load_ps(values[i]);
-            __m512 least = _mm512_fnmadd_ps(_mm512_set1_ps(lengths[i]), off, value);
-            least = _mm512_fnmadd_ps(_mm512_set1_ps(left[i]), norms, least);
+            __m512 least = take_bound(value, lengths[i], off, left[i], norms);
             append(found + i, masks[i], value, least, places);
             if (found[i].count >= found[i].full)
                 limits[i] = lower_limit(found + i, k, most, limits[i]);

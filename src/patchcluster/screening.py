@@ -95,7 +95,7 @@ class Bank:
         self.words = torch.zeros(panels, steps, _LANES, dtype=torch.int32)
         self.initial = torch.empty(panels, _LANES, dtype=torch.int32)
         numbers = [torch.empty(panels, _LANES) for _ in range(4)]
-        self._kept = [*numbers, counts]
+        self._numbers = numbers  # `_struct` points into them
         halves, scales, norms, left = map(Tensor.data_ptr, numbers)
         _share_out(
             lambda begin, end: _call(
@@ -148,8 +148,11 @@ class Bank:
         return Found(found.distances[back, 0], found.rows[back, 0], found.proven[back])
 
     def block_minima(self, queries: Tensor) -> Tensor:
-        """Least of each block, float32 [n, q]: about half the squared distance to its nearest row,
-        less half the query's squared norm, which does not change the order of the blocks."""
+        """For queries [q, c] the least value of each block, float32 [n, q].
+
+        That is about half the squared distance to its nearest row, less half the query's squared
+        norm, which does not change the order of the blocks.
+        """
         packed = _PackedQueries(queries, self._struct.steps)
         minima = torch.empty(len(self.bounds) - 1, len(queries))
         _share_out(
