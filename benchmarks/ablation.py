@@ -7,6 +7,7 @@ parameter of PatchClusterPlus; image AUROC / pixel AUROC / PRO in %. Masks and m
 the resolution of the masks.
 """
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,14 @@ from patchcluster.metrics import PixelMetrics, image_metrics
 from patchcluster.patches import patch_grid
 from patchcluster.settings import Settings
 
-STAGES = [40, 112]
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
-    "stages joined": {"stages": None},
+    "no third stage": {"_stages": 2},
+    "no saturation": {"saturation": 1e6},
+    "saturation 1": {"saturation": 1.0},
+    "saturation 4": {"saturation": 4.0},
+    "near-duplicates compared": {"duplicate": 0.0},
+    "gaps ignored": {"gap": math.inf},
     "k = 1": {"k": 1},
     "k = 3": {"k": 3},
     "k = 5": {"k": 5},
@@ -40,16 +45,16 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def extract(paths: list[str]) -> tuple[list[Tensor], list[Header]]:
-    """Patches float16 [h, w, c] and headers of images, as a scan makes them."""
-    backbone, size = load_backbone(), Settings.size[0]
+def extract(paths: list[str]) -> tuple[list[Tensor], list[Header], dict[str, list[int]]]:
+    """Patches float16 [h, w, c] and headers of images, as a scan makes them, and their stages."""
+    backbone, size = load_backbone(strides=PatchClusterPlus.strides), Settings.size[0]
     headers = [survey(path) for path in paths]
     grids = []
     for path, header in zip(paths, headers, strict=True):
         sizes = [network_size(header.width, header.height, size)]
         stages = backbone.features(load_image(path, header, sizes, {}).pixels)
-        grids.append(patch_grid(stages, "coarse")[0].half())
-    return grids, headers
+        grids.append(patch_grid(stages, "middle")[0].half())
+    return grids, headers, {"stages": backbone.channels, "strides": backbone.strides}
 
 
 def measure(scores: list[Tensor], headers: list[Header], paths: list[str], root: Path) -> str:
@@ -73,10 +78,10 @@ def measure(scores: list[Tensor], headers: list[Header], paths: list[str], root:
 def main() -> None:
     for root in map(Path, sys.argv[1:]):
         paths = find_images([root / "test"])
-        grids, headers = extract(paths)
+        grids, headers, stages = extract(paths)
         print(f"{root.name}, {len(paths)} images", flush=True)
         for name, change in ROWS.items():
-            method = PatchClusterPlus(**{"stages": STAGES, **change})
+            method = PatchClusterPlus(**{**stages, **change})
             with torch.inference_mode():
                 scores = method.fit_score(grids)
             print(f"  {name:28} {measure(scores, headers, paths, root)}", flush=True)

@@ -33,7 +33,7 @@ def compare(files: list[str], size: int) -> None:
     def ours() -> None:
         with tempfile.TemporaryDirectory() as work:
             Extractor(
-                backbone, [size], "coarse", {}, Path(work), torch.get_num_threads()
+                backbone, [size], "middle", {}, Path(work), torch.get_num_threads()
             ).run(batches, lambda *_: None)  # fmt: skip
 
     def plainly(batch: int) -> None:

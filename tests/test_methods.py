@@ -1,8 +1,13 @@
 """Every method against float64 evaluations of its formulas, and rules that all must keep."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial.distance import mahalanobis
 from sklearn.neighbors import LocalOutlierFactor
 
@@ -22,7 +27,7 @@ from patchcluster.methods import (
     SpadeCluster,
 )
 from patchcluster.methods.patchcluster import shrink
-from patchcluster.patches import patch_grid
+from patchcluster.patches import patch_grid, pool_neighbourhood
 
 
 def random_patches(n=6, h=4, w=5, c=7, seed=0):
@@ -315,56 +320,115 @@ def test_reverse_distillation_refuses_stages_that_do_not_add_up():
 # --- PatchClusterPlus ---------------------------------------------------------------------------
 
 
-def plus64(patches, stages, k, weight):
-    """The docstring's formulas with every patch in the sample, in float64."""
-    n, h, w, c = patches.shape
-    rows = patches.reshape(-1, c).astype(np.float64)
-    image = np.repeat(np.arange(n), h * w)
-    base, start = np.zeros(len(rows)), 0
-    for channels in stages:
-        stage = rows[:, start : start + channels]
-        start += channels
-        stage = stage - stage.mean(0)
-        stage = stage / np.sqrt((stage**2).sum(1).mean())
-        all_distances = distances64(stage, stage)
-        minima = np.stack([all_distances[:, image == i].min(1) for i in range(n)], 1)
-        places = np.stack(
-            [np.flatnonzero(image == i)[all_distances[:, image == i].argmin(1)] for i in range(n)],
-            1,
-        )
-        minima[np.arange(len(rows)), image] = np.inf
+def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1)):
+    """The docstring's formulas with every patch in the first pass, in float64."""
+    n, h, w, _ = patches.shape
+    shares, total = (1, 2, 0.5)[: len(stages)], np.zeros((n, h, w))
+    left_out = np.eye(n, dtype=bool)
+    found = {}
+    for s, (width, r) in enumerate(zip(stages, ratios, strict=False)):
+        start = sum(stages[:s])
+        part = patches[..., start : start + width].astype(np.float64)
+        cells = part.reshape(n, h // r, r, w // r, r, width).transpose(0, 1, 3, 5, 2, 4)
+        found[s] = minima64(cells.reshape(n * (h // r) * (w // r), -1), n)
+    shown = max(s for s in found if ratios[s] == 1)
+    typical = np.median(found[shown][0].reshape(n, h * w, n), 1) ** 2
+    for i in range(n):
+        others = np.sort(np.delete(typical[i], i))
+        left_out[i] |= typical[i] < 0.49 * others[(n - 2) // 2]
+    for s, (minima, places) in found.items():
+        r = ratios[s]
+        minima[np.repeat(left_out, h * w // r**2, 0)] = np.inf
         order = minima.argsort(1)
-        score = np.take_along_axis(minima, order, 1)[:, k - 1]
-        base += score / score.mean() / len(stages)
-    nearest = np.take_along_axis(places, order[:, :3], 1)  # of the last stage
-    return (base - weight * base[nearest].mean(1)).reshape(n, h, w)
+        score = np.take_along_axis(minima, order, 1)[:, k - 1].reshape(n, h // r, w // r)
+        score = F.interpolate(torch.from_numpy(score)[None], scale_factor=r, mode="bilinear")[0]
+        total += shares[s] * (score / score.mean()).numpy() / sum(shares)
+        if s == shown:
+            nearest = np.take_along_axis(places, order[:, :3], 1)
+    flat = total.ravel()
+    lowered = np.minimum(flat[nearest], 1.5).mean(1)
+    return (flat - weight * lowered).reshape(n, h, w)
+
+
+def minima64(rows, n):
+    """Distance of each row to the nearest row of each of n images, and that row."""
+    rows = rows - rows.mean(0)
+    rows = rows / np.sqrt((rows**2).sum(1, keepdims=True) + 4 * (rows**2).sum(1).mean())
+    by_image = distances64(rows, rows).reshape(len(rows), n, -1)
+    starts = np.arange(n) * by_image.shape[2]
+    return by_image.min(2), by_image.argmin(2) + starts
 
 
 @pytest.mark.parametrize(
-    ("stages", "k", "weight"), [((3, 4), 2, 0.4), ((7,), 1, 0.0), ((2, 5), 3, 0.2)]
+    ("stages", "strides", "k", "weight"),
+    [
+        ((3, 4), None, 2, 0.4),
+        ((7,), None, 1, 0.0),
+        ((2, 5), (8, 16), 3, 0.2),
+        ((2, 3, 8), (8, 16, 32), 2, 0.5),
+    ],
 )
-def test_plus_equals_its_formula_in_float64(stages, k, weight):
-    patches = random_patches()
-    method = PatchClusterPlus(k=k, ratio=1.0, local_weight=weight, stages=stages)
-    expected = plus64(patches, stages, k, weight)
+def test_plus_equals_its_formula_in_float64(stages, strides, k, weight):
+    patches = random_patches(6, 4, 6)
+    ratios = (1, 1, 2) if len(stages) == 3 else (1, 1)
+    widths = [channels // r**2 for channels, r in zip(stages, ratios, strict=False)]
+    assert sum(widths) == patches.shape[-1]
+    method = PatchClusterPlus(
+        k=k, ratio=1.0, local_weight=weight, stages=stages, strides=strides, gap=math.inf
+    )
+    expected = plus64(patches, k, weight, widths, ratios)
     np.testing.assert_allclose(method.fit_score(patches), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_plus_sample_is_a_share_of_each_image_and_goes_with_its_content():
-    patches = random_patches(8)
-    method = PatchClusterPlus(ratio=0.3).fit(patches)
-    image = method.bank_image_[method.sample_]
-    assert torch.bincount(image).tolist() == [6] * 8
-    turned = PatchClusterPlus(ratio=0.3).fit(patches[::-1].copy())
-    mine = method.bank_patch_[method.sample_[image == 2]]
-    theirs = turned.bank_patch_[turned.sample_[turned.bank_image_[turned.sample_] == 5]]
-    assert mine.tolist() == theirs.tolist()
+def test_plus_takes_stages_out_of_the_grid_that_the_network_gave():
+    """Cells of a stage of stride 32 are compared as the network made them."""
+    generator = torch.Generator().manual_seed(0)
+    stages = [torch.randn(5, c, s, s, generator=generator) for c, s in ((3, 8), (4, 4), (9, 2))]
+    patches = patch_grid(stages, "middle")
+    assert patches.shape == (5, 4, 4, 3 + 4 + 3)
+    method = PatchClusterPlus(stages=(3, 4, 9), strides=(8, 16, 32)).fit(patches)
+    taken = torch.stack([method._take(grid, 2) for grid in patches])
+    expected = pool_neighbourhood(stages[2]).flatten(2).mT
+    torch.testing.assert_close(taken[..., :9], expected)
+    assert not taken[..., 9:].any()
+
+
+def test_plus_does_not_compare_near_duplicates():
+    """A second photograph of the same part would hide its defect."""
+    patches = random_patches(1, 4, 4) + 0.2 * random_patches(8, 4, 4, seed=1)
+    patches[3, 1, 1] = 4.0
+    patches[4] = patches[3] + 0.01
+    alone = PatchClusterPlus(duplicate=0.0, k=1).fit_score(patches)
+    apart = PatchClusterPlus(k=1).fit_score(patches)
+    assert np.unravel_index(apart.argmax(), apart.shape)[0] in (3, 4)
+    assert apart[3:5, 1, 1].min() > 3 * alone[3:5, 1, 1].max()
+
+
+def test_plus_finds_a_defect_that_many_images_share():
+    patches = random_patches(48, 4, 4)
+    rng = np.random.default_rng(5)
+    shared = [3, 11, 20, 30, 41]
+    patches[shared, 2, 2] = 4 + 0.05 * rng.normal(size=(5, 7)).astype(np.float32)
+    scores = PatchClusterPlus(ratio=1.0).fit_score(patches)
+    rest = np.delete(scores.reshape(48, -1), shared, 0)
+    assert scores[shared, 2, 2].min() > rest.max()
+    hidden = PatchClusterPlus(ratio=1.0, gap=math.inf).fit_score(patches)
+    assert hidden[shared, 2, 2].max() < rest.max()
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), ratio=st.floats(0.1, 1.0))
+def test_plus_sample_is_spread_evenly(height, width, ratio):
+    sample = PatchClusterPlus(ratio=ratio)._lattice(height, width)
+    assert sample.tolist() == sorted(set(sample.tolist()))
+    assert sample[0] == 0  # no image without
+    assert abs(len(sample) - ratio * height * width) <= 4 + 0.02 * height * width
 
 
 def test_plus_of_two_images_compares_each_with_the_other():
     patches = random_patches(2)
     scores = PatchClusterPlus(ratio=1.0, local_weight=0.0).fit_score(patches)
-    expected = plus64(patches, (7,), 1, 0.0)
+    expected = plus64(patches, 1, 0.0)
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 

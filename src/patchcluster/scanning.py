@@ -39,6 +39,7 @@ from .images import deep_range
 from .inputs import find_images, stamp
 from .maps import Floats
 from .methods import METHODS
+from .patches import grid_channels, grid_stride
 from .report import write_report
 from .runfolder import ImageRecord, RunInfo, Skipped
 from .runs import Run
@@ -191,11 +192,13 @@ class Scan:
             )
 
     def _check_memory(self, candidates: Sequence[Candidate], backbone: Backbone) -> None:
-        stride = backbone.strides[-1 if self.settings.layout == "coarse" else 0]
+        layout = self.settings.layout
+        stride = grid_stride(backbone.strides, layout)
         areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
         method = self.settings.make_method(backbone.channels, backbone.strides)
         patches = [sum(area) // stride**2 for area in zip(*areas, strict=True)]
-        images, channels = len(candidates), sum(backbone.channels)
+        channels = grid_channels(backbone.channels, backbone.strides, layout)
+        images = len(candidates)
         work = costs.Workload(
             patches=patches,
             channels=channels,

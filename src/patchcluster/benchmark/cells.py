@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import maps, storage
+from ..backbones import Backbone
 from ..datasets import Setting, Split, select
 from ..errors import SettingError
 from ..maps import Floats
 from ..methods import (
-    METHODS,
     Comparison,
     Method,
     NeighbourMethod,
@@ -121,14 +121,11 @@ class Group:
         return scored * bank * ratio + choosing
 
 
-def group_variants(
-    variants: Iterable[Variant], stages: Sequence[int], strides: Sequence[int], seed: int
-) -> list[Group]:
+def group_variants(variants: Iterable[Variant], network: Backbone, seed: int) -> list[Group]:
     """Group variants by the bank that they need; coresets from the largest to the smallest."""
     found: dict[Hashable, list[tuple[int, Variant, Method]]] = {}
     for variant in variants:
-        count = stage_count(variant)
-        method = variant.make(stages[-count:], strides[-count:], seed)
+        method = variant.make(network, seed)
         key: Hashable = variant.name
         if isinstance(method, NeighbourMethod):
             key = (method.layout, method.bank_key())
@@ -140,22 +137,15 @@ def group_variants(
     return sorted(groups, key=lambda group: -getattr(group.methods[0], "ratio", 1.0))
 
 
-def stage_count(variant: Variant) -> int:
-    """How many stages the patches of a variant are made of."""
-    return len(METHODS[variant.method].strides)
-
-
 class CategoryRunner:
     """Runs groups of variants on one category in one setting."""
 
-    def __init__(
-        self, features: Features, setting: Setting, size: int, device: torch.device
-    ) -> None:
+    def __init__(self, features: Features, setting: Setting, size: int, network: Backbone) -> None:
         self.features = features
         self.setting = setting
         self.split: Split = select(features.category, setting)
         self.size = size
-        self.device = device
+        self.network = network
         self._coreset: dict[str, Tensor] | None = None  # state with the largest one so far
 
     def run(
@@ -193,8 +183,8 @@ class CategoryRunner:
         return Cell(name, self.setting, variant.name, figures, error, round(seconds, 2), shared)
 
     def _patches(self, indices: Sequence[int], method: Method) -> list[Tensor]:
-        grids = self.features.patches(method.layout, len(method.strides), indices)
-        return [grid.to(self.device) for grid in grids]
+        grids = self.features.patches(method.layout, method.strides, indices)
+        return [grid.to(self.network.mean.device) for grid in grids]
 
     def _fit(
         self, group: Group, bank: list[Tensor], blind: bool, advance: Advance

@@ -68,18 +68,22 @@ class ImageInfo:
 class Features:
     """All images of a category, in the order of their contents.
 
-    stages float16 [n, c, h, w], one tensor a stage; masks bool [n, size, size], as cropped.
+    stages float16 [n, c, h, w], one tensor for each of `strides`; masks bool [n, size, size], as
+    cropped.
     """
 
     category: Category
     images: list[ImageInfo]
+    strides: Sequence[int]
     stages: list[Tensor]
     masks: Tensor
     ranges: dict[str, list[float]]  # of deep images, see `images.deep_range`
 
-    def patches(self, layout: Layout, stage_count: int, indices: Sequence[int]) -> list[Tensor]:
-        """Patches float16 [h, w, c] of some images, of the last `stage_count` stages."""
-        stages = self.stages[-stage_count:]
+    def patches(
+        self, layout: Layout, strides: Sequence[int], indices: Sequence[int]
+    ) -> list[Tensor]:
+        """Patches float16 [h, w, c] of some images, of the stages of some strides."""
+        stages = [self.stages[self.strides.index(stride)] for stride in strides]
         parts = []
         for i in range(0, len(indices), _BATCH):
             batch = torch.tensor(indices[i : i + _BATCH])
@@ -106,6 +110,7 @@ class FeatureStore:
         return Features(
             Category(category.name, [category.samples[i] for i in note["order"]]),
             [ImageInfo(**image) for image in note["images"]],
+            self.backbone.wanted,
             [tensors[f"stage{i}"] for i in range(len(self.backbone.channels))],
             tensors["masks"].bool(),
             note["ranges"],

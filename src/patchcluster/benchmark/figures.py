@@ -21,6 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from .. import storage
+from ..backbones import STRIDES
 from ..colours import colours
 from ..datasets import select
 from ..maps import Floats
@@ -123,8 +124,8 @@ def _draw_neighbours(features: Features, rule: InputRule) -> Picture | None:
         return None
     query = max(marked, key=lambda i: int(features.masks[i].sum()))
     places = [i for i in split.scored if i != query]
-    own = features.patches("fine", 2, [query])[0].float()
-    bank = torch.stack(features.patches("fine", 2, places)).float()
+    own = features.patches("fine", STRIDES, [query])[0].float()
+    bank = torch.stack(features.patches("fine", STRIDES, places)).float()
     height, width = own.shape[:2]
     rows, labels = [], []
     for kind, cell in _query_cells(features.masks[query].numpy(), height, width).items():

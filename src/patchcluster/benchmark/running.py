@@ -13,7 +13,9 @@ from .. import __version__, costs, storage
 from ..backbones import Backbone
 from ..datasets import Category, Setting, Split, select
 from ..errors import InputError, RunError
-from .cells import CategoryRunner, Cell, CellStore, Group, group_variants, stage_count
+from ..methods import METHODS
+from ..patches import grid_channels, grid_stride
+from .cells import CategoryRunner, Cell, CellStore, Group, group_variants
 from .features import Features, FeatureStore, ImageInfo
 from .figures import write_figures
 from .plan import Plan
@@ -23,7 +25,6 @@ from .tables import SHOWN_VARIANTS
 Progress = Callable[[str, int, int], None]  # step, done, total
 RUN_FILE = "benchmark.json"
 _WORK = ".work"
-_STRIDES = (4, 8, 16)  # of the stages that all methods together need
 _VALUE_BYTES = 14  # of a patch: float16, float32, centred, and while the bank is made
 _SLACK = 256 * costs.MIB
 
@@ -107,8 +108,7 @@ class Running:
             for variant in self.plan.variants(setting)
             if self.cells.read(category.name, setting, variant) is None
         ]
-        channels, strides = self.backbone.channels, self.backbone.strides
-        groups = group_variants(missing, channels, strides, self.plan.seed)
+        groups = group_variants(missing, self.backbone, self.plan.seed)
         return Work(category, setting, groups, split)
 
     def _run_category(self, category: Category) -> list[ImageInfo]:
@@ -134,9 +134,7 @@ class Running:
         return [ImageInfo(**image) for image in known["images"]]
 
     def _run_work(self, work: Work, features: Features) -> None:
-        runner = CategoryRunner(
-            features, work.setting, self.plan.rule.size, self.backbone.mean.device
-        )
+        runner = CategoryRunner(features, work.setting, self.plan.rule.size, self.backbone)
         shown = {variant.name for variant in SHOWN_VARIANTS}
         for group in work.groups:
             cost = work.cost(group)
@@ -176,10 +174,11 @@ class Running:
         values = sum(c * (size // s) ** 2 for c, s in zip(channels, strides, strict=True))
         needs = [0]
         for variant in {v for s in self.plan.settings for v in self.plan.variants(s)}:
-            count = stage_count(variant)
-            method = variant.make(channels[-count:], strides[-count:], self.plan.seed)
-            patches = (size // strides[-1 if method.layout == "coarse" else -count]) ** 2
-            width = sum(channels[-count:])
+            method = variant.make(self.backbone, self.plan.seed)
+            places = self.backbone.places(method.strides)
+            of_stages = [strides[i] for i in places]
+            patches = (size // grid_stride(of_stages, method.layout)) ** 2
+            width = grid_channels([channels[i] for i in places], of_stages, method.layout)
             bank = images * patches * width * _VALUE_BYTES
             needs.append(bank + method.extra_memory(images, patches, width))
         return costs.resident_memory() + 4 * images * values + max(needs) + _SLACK
@@ -188,7 +187,7 @@ class Running:
 def needed_strides(plan: Plan) -> tuple[int, ...]:
     """Strides of the stages that the variants need."""
     variants = (v for s in plan.settings for v in plan.variants(s))
-    return _STRIDES if any(stage_count(v) == 3 for v in variants) else _STRIDES[1:]
+    return tuple(sorted({stride for v in variants for stride in METHODS[v.method].strides}))
 
 
 def claim(folder: Path, plan: Plan, backbone: Backbone) -> dict[str, Any]:

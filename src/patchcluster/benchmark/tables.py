@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from ..backbones import Backbone
 from ..datasets import SETTINGS, Setting
 from ..maps import ImageScore
 from ..methods import METHODS, Method
@@ -45,9 +46,14 @@ class Variant:
     def image_score(self) -> ImageScore:
         return _IMAGE_SCORES.get(self.method, "max")
 
-    def make(self, stages: Sequence[int], strides: Sequence[int], seed: int) -> Method:
-        """Build the method for patches that are made of stages of so many channels."""
-        known = {"stages": list(stages), "strides": list(strides), "seed": seed}
+    def make(self, network: Backbone, seed: int) -> Method:
+        """Build the method for patches that are made of stages of a network."""
+        places = network.places(METHODS[self.method].strides)
+        known: dict[str, Any] = {
+            "stages": [network.channels[i] for i in places],
+            "strides": [network.strides[i] for i in places],
+            "seed": seed,
+        }
         taken = inspect.signature(METHODS[self.method]).parameters
         given = {name: value for name, value in known.items() if name in taken}
         return METHODS[self.method](**given, **self.options)

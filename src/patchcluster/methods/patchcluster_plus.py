@@ -1,14 +1,16 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
 from ..neighbors import BlockBank, to_float
+from ..patches import dealt_channels, gather_up
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
@@ -16,94 +18,116 @@ from .base import (
     Patches,
     Progress,
     as_tensors,
-    compare_bank,
-    digest,
     flatten,
+    join,
+    make_batches,
     place_rows,
 )
+
+_WEIGHTS = (1.0, 2.0, 0.5)  # of the stages
+_GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
+_LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
+_LATTICE = (0.7548776662466927, 0.5698402909980532)  # of least discrepancy in two dimensions
 
 
 class PatchClusterPlus(Method):
     """Score a patch by the k-th smallest of its distances to the other images.
 
-    It goes beyond the paper in five ways; docs/quality.md has the figures:
+    It goes beyond the paper in seven ways; docs/quality.md has the figures:
 
-    1. Stages are compared apart. Stage s is centred on the set's mean and divided by the set's root
-       mean squared norm; the scores of the stages are averaged.
-    2. An image is never compared with itself.
-    3. Distance to an image is the distance to its nearest patch; a patch's base score d_s is the
-       k-th smallest over the other images, divided by the mean over the bank. A defect that k - 1
-       other images share is therefore not hidden by them.
-    4. Only k + `margin` images are searched in full for a patch: those that are nearest by a random
-       share of each image's patches, seeded by the image's key.
-    5. Places that are rare but ordinary are lowered: from the base score a patch's `local_weight`
-       times the mean base score of its 3 nearest patches (last stage, of 3 other images) is taken.
+    1. Stages are compared apart, each on a grid of its own if it is coarser than the patches'. A
+       stage's vector x, centred on the set's mean, becomes x / sqrt(|x|^2 + s^2 m), m the mean of
+       |x|^2 over the set and s `saturation`: a place that is strongly textured or lit is not
+       anomalous by its contrast alone.
+    2. An image is never compared with itself, nor with near-duplicates: images whose distance, by
+       the median of an image's patches, is below `duplicate` times that of the median image. A
+       second photograph of the same part would hide its defect.
+    3. Distance to an image is the distance to its nearest patch; the score of a patch is the k-th
+       smallest over the other images. A defect that k - 1 of them share does not hide itself.
+    4. Nor does one that more of them share, if it is far from everything else: of the images in
+       order of distance those before the last gap, where the next is `gap` times as far, are left
+       out, up to an eighth of all.
+    5. Only k + `margin` images are searched in full for a patch: those that are nearest by a
+       `ratio` of each image's patches, spread evenly over its grid.
+    6. A stage's scores are divided by their mean over the bank; the stages are averaged with
+       weights 1, 2 and 1/2: strides of 8, 16 and 32.
+    7. Places that are rare but ordinary are lowered: from the score d of a patch `local_weight`
+       times the mean of min(d, 1.5) over its 3 nearest patches (by the stage of the patches' grid,
+       of 3 images that were not left out) is taken. The limit keeps a defect that is nearest to
+       other defects from being lowered by as much as they stand out.
 
-        score = d - local_weight * mean(d of the 3 nearest bank patches),  d = mean over s of d_s
-
-    Parameters: `k`; None: 1 in 100 images, at least 2. `ratio`, the random share of each image's
-    patches; `margin`, how many more images than k are searched in full; `stages`, the channels of
-    each stage in the last axis of the patches (None: one stage); `seed` of the random share.
+    Parameters: `k`; None: 1 in 100 images, at least 3. `ratio`, the share of each image's patches
+    in the first pass; `margin`, how many more images than k are searched in full; `stages`, the
+    channels of each stage (None: the patches are one stage), and `strides`, their strides in
+    pixels: those coarser than the second are taken to be dealt out over the patches' grid, as
+    `patch_grid` does.
     """
 
     name = "patchcluster-plus"
-    layout = "coarse"
-    learned = ("sample", "mean", "scales", "bank_scores", "stage_means")
+    layout = "middle"
+    strides = (8, 16, 32)
+    learned = ("shapes", "mean", "energies", "bank_scores", "stage_means")
 
     def __init__(
         self,
         k: int | None = None,
         ratio: float = 0.3,
         margin: int = 6,
-        local_weight: float = 0.3,
+        local_weight: float = 0.5,
+        saturation: float = 2.0,
+        duplicate: float = 0.7,
+        gap: float = 1.5,
         stages: Sequence[int] | None = None,
-        seed: int = 0,
+        strides: Sequence[int] | None = None,
     ) -> None:
         self.k = k
         self.ratio = ratio
         self.margin = margin
         self.local_weight = local_weight
+        self.saturation = saturation
+        self.duplicate = duplicate
+        self.gap = gap
         self.stages = stages
-        self.seed = seed
+        self.stage_strides = strides
 
     def fit(
         self,
         patches: Patches,
-        keys: Sequence[int] | None = None,
+        keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random)
         progress: Progress | None = None,  # noqa: ARG002 (takes no time)
     ) -> Self:
         grids = as_tensors(patches)
-        self._check(len(grids), grids[0].shape[-1])
-        flat = [flatten(grid) for grid in grids]
-        self._fit_normalisation(flat)
-        keys = [digest(rows) for rows in flat] if keys is None else keys
-        counts = [len(rows) for rows in flat]
-        starts = np.cumsum([0, *counts])
-        sample = [s + self._sample(c, k) for s, c, k in zip(starts, counts, keys, strict=False)]
+        self._check(grids)
         self.image_count_ = len(grids)
-        self.bank_ = torch.cat(flat)
+        self.bank_ = torch.cat([flatten(grid) for grid in grids])
         self.bank_image_, self.bank_patch_ = place_rows(grids)
-        self.sample_ = torch.cat(sample).to(self.bank_.device)
+        self.shapes_ = torch.tensor([grid.shape[:2] for grid in grids])
+        self._fit_normalisation(grids)
         self.bank_scores_: Tensor | None = None
         self.stage_means_: Tensor | None = None
         self._index_bank()
         return self
 
     def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
-        flat = [flatten(grid) for grid in grids]
-        rows = torch.cat(flat)
-        image = None
-        if own is not None:
-            counts = torch.tensor([len(r) for r in flat])
-            image = torch.tensor(own).repeat_interleave(counts).to(rows.device)
-        others = self.image_count_ - int(own is not None)
-        k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
-        base = []
-        for bank, stage in zip(self._banks, self._normalise(rows), strict=True):
-            wanted = max(k, kept) if bank is self._banks[-1] else k
-            distances, neighbours = bank.nearest_blocks(stage, wanted, k + self.margin, image)
-            base.append(distances[:, k - 1])
-        return Comparison(torch.stack(base, 1), neighbours[:, :kept], distances[:, :kept])
+        left_out = self._left_out(grids, own)
+        left = self.image_count_ - int(left_out.sum(1).max())
+        k, kept = min(self._order(), left), min(NEIGHBOURS_KEPT, left)
+        base: list[Tensor] = []
+        for stage, ratio in enumerate(self._ratios()):
+            rows = [self._stage_rows(grid, stage) for grid in grids]
+            counts = torch.tensor([len(r) for r in rows], device=left_out.device)
+            wanted = max(k, kept) if stage == self._shown else k
+            distances, found = self._banks[stage].nearest_blocks(
+                torch.cat(rows),
+                wanted,
+                k + self.margin,
+                left_out.repeat_interleave(counts, 0),
+                self.gap,
+            )
+            base.append(_to_grids(distances[:, k - 1], [grid.shape[:2] for grid in grids], ratio))
+            if stage == self._shown:
+                neighbours, shown = found[:, :kept], distances[:, :kept]
+        return Comparison(torch.stack(base, 1), neighbours, shown)
 
     def calibrate(self, bank: Comparison) -> None:
         self.stage_means_ = bank.distances.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
@@ -111,9 +135,9 @@ class PatchClusterPlus(Method):
 
     def grade(self, comparison: Comparison) -> Tensor:
         if self.bank_scores_ is None:  # fitted, but not on the way of fit_score
-            self.calibrate(compare_bank(self))
+            self.calibrate(self._compare_bank())
         assert self.bank_scores_ is not None
-        around = self.bank_scores_[comparison.neighbours].mean(1)
+        around = self.bank_scores_[comparison.neighbours].clamp_max(_LOWERED).mean(1)
         return self._base(comparison) - self.local_weight * around
 
     def restore(self, state: Mapping[str, Tensor]) -> Self:
@@ -121,53 +145,159 @@ class PatchClusterPlus(Method):
         self._index_bank()
         return self
 
-    def _check(self, images: int, channels: int) -> None:
+    def _check(self, grids: Sequence[Tensor]) -> None:
+        images, channels = len(grids), grids[0].shape[-1]
         if not 0 < self.ratio <= 1:
             raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
         if images < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
         if self.k is not None and not 1 <= self.k < images:
             raise SettingError(f"k={self.k} of {images - 1} other images: choose 1 to {images - 1}")
-        if self.stages is not None and sum(self.stages) != channels:
+        widths = [] if self.stages is None else self._widths(channels)
+        if self.stages is not None and len(self.stages) > len(_WEIGHTS):
+            raise SettingError(f"{len(self.stages)} stages: give at most {len(_WEIGHTS)}")
+        if self.stages is not None and sum(widths) != channels:
             raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
+        ratio = max(self._ratios())
+        if any(side % ratio for grid in grids for side in grid.shape[:2]):
+            raise SettingError(
+                f"grids of patches must be multiples of {ratio} here: choose another"
+            )
 
     def _order(self) -> int:
         """Which of the other images, from the nearest, a patch's score is the distance to."""
-        return max(2, round(self.image_count_ / 100)) if self.k is None else self.k
+        return max(3, round(self.image_count_ / 100)) if self.k is None else self.k
 
-    def _splits(self) -> list[int]:
-        return [len(self.mean_)] if self.stages is None else list(self.stages)
+    def _ratios(self) -> list[int]:
+        """How many times coarser than the grid of the patches each stage is; finer ones: 1."""
+        if self.stages is None or self.stage_strides is None:
+            return [1] * len(self.stages or [1])
+        grid = self.stage_strides[min(1, len(self.stages) - 1)]
+        return [max(1, stride // grid) for stride in self.stage_strides]
 
-    def _fit_normalisation(self, flat: list[Tensor]) -> None:
-        """Means [c] and, for each stage, 1 / root mean squared norm about them, in float64."""
-        count = sum(len(rows) for rows in flat)
-        total = torch.stack([rows.double().sum(0) for rows in flat]).sum(0)
-        mean = total / count
-        squares = torch.stack([(rows.double() - mean).square().sum(0) for rows in flat]).sum(0)
-        self.mean_ = mean.float()
-        norms = [(part.sum() / count).sqrt() for part in torch.split(squares, self._splits())]
-        self.scales_ = torch.stack([1 / n if n > 0 else torch.ones_like(n) for n in norms]).float()
+    @property
+    def _shown(self) -> int:
+        """The stage whose neighbours explain a patch: the last on the grid of the patches."""
+        return max(stage for stage, ratio in enumerate(self._ratios()) if ratio == 1)
 
-    def _normalise(self, rows: Tensor) -> Iterator[Tensor]:
-        """Rows [p, c] -> float32 [p, c_s] for each stage, centred and scaled, one at a time."""
-        splits = self._splits()
-        stages = zip(torch.split(rows, splits, 1), torch.split(self.mean_, splits), strict=True)
-        for (stage, mean), scale in zip(stages, self.scales_, strict=True):
-            yield (to_float(stage) - mean).float().mul_(scale)
+    def _widths(self, channels: int) -> list[int]:
+        """Channels that each stage has in the patches."""
+        if self.stages is None:
+            return [channels]
+        pairs = zip(self.stages, self._ratios(), strict=True)
+        return [dealt_channels(stage, ratio) for stage, ratio in pairs]
 
-    def _sample(self, count: int, key: int) -> Tensor:
-        """Patches of an image for the first pass, ascending; the same for the same image."""
-        rng = np.random.default_rng([self.seed, key])
-        size = max(1, round(count * self.ratio))
-        return torch.from_numpy(np.sort(rng.permutation(count)[:size]))
+    def _counts(self, ratio: int) -> list[int]:
+        """Number of cells of each image of the bank, on a grid `ratio` times coarser."""
+        counts: list[int] = (self.shapes_ // ratio).prod(1).tolist()
+        return counts
+
+    def _take(self, grid: Tensor, stage: int) -> Tensor:
+        """One stage of an image's patches [h, w, c] -> float [cells, c_s], on its own grid."""
+        widths = self._widths(grid.shape[-1])
+        values = to_float(torch.split(grid, widths, -1)[stage])
+        ratio = self._ratios()[stage]
+        return flatten(values if ratio == 1 else gather_up(values, ratio))
+
+    def _fit_normalisation(self, grids: Sequence[Tensor]) -> None:
+        """Mean [c] of each stage, one after the other, and s^2 m of each, in float64."""
+        means, energies = [], []
+        for stage in range(len(self._ratios())):
+            count = sum(len(self._take(grid, stage)) for grid in grids)
+            total = sum(self._take(grid, stage).double().sum(0) for grid in grids)
+            mean = torch.as_tensor(total / count)
+            apart = (self._take(grid, stage).double() - mean for grid in grids)
+            squares = sum(float(difference.square().sum()) for difference in apart)
+            means.append(mean.float())
+            energies.append(self.saturation**2 * squares / count)
+        self.mean_ = torch.cat(means)
+        self.energies_ = torch.tensor(energies, device=self.mean_.device).float()
+
+    def _stage_rows(self, grid: Tensor, stage: int) -> Tensor:
+        """One stage of an image's patches [h, w, c], normalised -> float32 [cells, c_s]."""
+        rows = self._take(grid, stage)
+        widths = [len(rows.T)] if self.stages is None else self._full_widths(grid.shape[-1])
+        centred = (rows - torch.split(self.mean_, widths)[stage]).float()
+        energy = centred.square().sum(1, keepdim=True) + self.energies_[stage]
+        return centred.mul_(energy.clamp_min(torch.finfo(torch.float32).tiny).rsqrt())
+
+    def _full_widths(self, channels: int) -> list[int]:
+        """Channels of each stage on its own grid."""
+        return [w * r**2 for w, r in zip(self._widths(channels), self._ratios(), strict=True)]
+
+    def _lattice(self, height: int, width: int) -> Tensor:
+        """About `ratio` of the cells of a grid, row-major and ascending, spread evenly.
+
+        A rank-1 lattice, which does so for any share.
+        """
+        y, x = torch.arange(height)[:, None], torch.arange(width)
+        phase = (_LATTICE[0] * y.double() + _LATTICE[1] * x).remainder(1)
+        return (phase < self.ratio).flatten().nonzero()[:, 0]
+
+    def _sample(self) -> Tensor:
+        """Rows of the bank for the first pass, ascending."""
+        starts = np.cumsum([0, *self._counts(1)])
+        shapes = self.shapes_.tolist()
+        return torch.cat(
+            [s + self._lattice(*shape) for s, shape in zip(starts, shapes, strict=False)]
+        )
+
+    def _bank_grids(self) -> list[Tensor]:
+        parts = torch.split(self.bank_, self._counts(1))
+        return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
 
     def _index_bank(self) -> None:
-        sizes = torch.bincount(self.bank_image_, minlength=self.image_count_)
-        offsets = [0, *sizes.cumsum(0).tolist()]
-        self._banks = [
-            BlockBank(stage, offsets, self.sample_) for stage in self._normalise(self.bank_)
-        ]
+        grids = self._bank_grids()
+        self._banks = []
+        for stage, ratio in enumerate(self._ratios()):
+            rows = torch.cat([self._stage_rows(grid, stage) for grid in grids])
+            offsets = np.cumsum([0, *self._counts(ratio)]).tolist()
+            # A coarse stage is small: its first pass takes all of it.
+            sample = self._sample() if ratio == 1 else torch.arange(len(rows))
+            self._banks.append(BlockBank(rows, offsets, sample.to(rows.device)))
+
+    def _left_out(self, grids: Sequence[Tensor], own: Sequence[int] | None) -> Tensor:
+        """Images of the bank that each image is not compared with: itself and near-duplicates.
+
+        bool [images, bank's images]. At least half of the others are left.
+        """
+        # At the places of the first pass: what is the same photograph is there at no distance.
+        places = [self._lattice(*grid.shape[:2]) for grid in grids]
+        places = [p[:: -(-len(p) // _GLANCE)] for p in places]
+        pairs = zip(grids, places, strict=True)
+        rows = [self._stage_rows(grid, self._shown)[p.to(grid.device)] for grid, p in pairs]
+        squares = self._banks[self._shown].block_squares(torch.cat(rows))
+        parts = torch.split(squares, [len(r) for r in rows], 1)
+        typical = torch.stack([part.median(1).values for part in parts])
+        if own is not None:
+            typical[torch.arange(len(grids)), torch.as_tensor(own)] = torch.inf
+        others = self.image_count_ - int(own is not None)
+        middle = typical.kthvalue((others + 1) // 2, 1, keepdim=True).values
+        return (typical < self.duplicate**2 * middle) | typical.isinf()
+
+    def _compare_bank(self) -> Comparison:
+        grids, counts = self._bank_grids(), self._counts(1)
+        return join([self.compare([grids[i] for i in b], b) for b in make_batches(counts)])
 
     def _base(self, comparison: Comparison) -> Tensor:
         assert self.stage_means_ is not None
-        return (comparison.distances / self.stage_means_).mean(1)
+        weights = torch.tensor(_WEIGHTS[: len(self.stage_means_)])
+        weights = (weights / weights.sum()).to(comparison.distances.device)
+        return (comparison.distances / self.stage_means_) @ weights
+
+
+def _to_grids(values: Tensor, shapes: Sequence[Sequence[int]], ratio: int) -> Tensor:
+    """Values of the cells of grids `ratio` times coarser than shapes -> of all cells, bilinear."""
+    if ratio == 1:
+        return values
+    counts = [height * width // ratio**2 for height, width in shapes]
+    parts = zip(torch.split(values, counts), shapes, strict=True)
+    return torch.cat(
+        [
+            F.interpolate(
+                part.view(1, 1, height // ratio, width // ratio), size=(height, width),
+                mode="bilinear", align_corners=False,
+            ).flatten()
+            for part, (height, width) in parts
+        ]
+    )  # fmt: skip
