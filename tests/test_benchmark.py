@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from conftest import textured_image
 from patchcluster import benchmark as package
-from patchcluster.backbones import load_backbone
+from patchcluster.backbones import load_backbone, random_backbone
 from patchcluster.benchmark import benchmark, running
 from patchcluster.benchmark.cells import group_variants
 from patchcluster.benchmark.report import incomparable
@@ -408,7 +408,8 @@ def test_an_unreadable_image_is_an_error_that_names_it(tmp_path):
 
 def test_variants_of_one_bank_are_one_group():
     variants = choose_variants(TABLE_NUMBERS, list(METHODS), "test")
-    groups = group_variants(variants, [24, 40, 112], [4, 8, 16], seed=0)
+    network = random_backbone("tf_efficientnet_lite0", strides=(4, 8, 16, 32))
+    groups = group_variants(variants, network, seed=0)
     together = [{v.name for v in group.variants} for group in groups]
     full = next(names for names in together if "patchcore-100%" in names)
     assert {"patchcore-lof", "patchcluster-100%", "patchcluster-100% k=200"} <= full

@@ -33,9 +33,10 @@ def test_every_method_has_settings_and_every_preset_resolves():
 
 
 def test_what_is_given_reaches_the_method():
-    method = resolve(k=5, ratio=0.7, local_weight=0.1, seed=3).make_method([2, 3], [8, 16])
+    method = resolve(k=5, ratio=0.7, local_weight=0.1).make_method([2, 3], [8, 16])
     assert (method.k, method.ratio, method.local_weight) == (5, 0.7, 0.1)
-    assert (method.seed, list(method.stages)) == (3, [2, 3])
+    assert (list(method.stages), list(method.stage_strides)) == ([2, 3], [8, 16])
+    assert resolve(method="padim", seed=3).make_method([2, 3], [8, 16]).seed == 3
     paper = resolve(method="patchcluster", k=5).make_method([2, 3], [8, 16])
     assert (paper.k, paper.ratio) == (5, METHODS["patchcluster"]().ratio)
 
