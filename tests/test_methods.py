@@ -1,6 +1,7 @@
 """Every method against float64 evaluations of its formulas, and rules that all must keep."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -335,7 +336,9 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1)):
     typical = np.median(found[shown][0].reshape(n, h * w, n), 1) ** 2
     for i in range(n):
         others = np.sort(np.delete(typical[i], i))
-        left_out[i] |= typical[i] < 0.49 * others[(n - 2) // 2]
+        for nearer, farther in pairwise(others):
+            if nearer < 0.49 * others[(n - 2) // 2] and farther > 1.44 * nearer:
+                left_out[i] |= typical[i] <= nearer
     for s, (minima, places) in found.items():
         r = ratios[s]
         minima[np.repeat(left_out, h * w // r**2, 0)] = np.inf

@@ -24,8 +24,8 @@ from .base import (
     place_rows,
 )
 
-_WEIGHTS = (1.0, 2.0, 0.5)  # of the stages
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
+_DUPLICATE_GAP = 1.2
 _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 _LATTICE = (0.7548776662466927, 0.5698402909980532)  # of least discrepancy in two dimensions
 
@@ -40,8 +40,9 @@ class PatchClusterPlus(Method):
        |x|^2 over the set and s `saturation`: a place that is strongly textured or lit is not
        anomalous by its contrast alone.
     2. An image is never compared with itself, nor with near-duplicates: images whose distance, by
-       the median of an image's patches, is below `duplicate` times that of the median image. A
-       second photograph of the same part would hide its defect.
+       the median of an image's patches, is below `duplicate` times that of the median image and
+       lies before a gap, where the next image is 1.2 times as far. A second photograph of the same
+       part would hide its defect.
     3. Distance to an image is the distance to its nearest patch; the score of a patch is the k-th
        smallest over the other images. A defect that k - 1 of them share does not hide itself.
     4. Nor does one that more of them share, if it is far from everything else: of the images in
@@ -50,7 +51,7 @@ class PatchClusterPlus(Method):
     5. Only k + `margin` images are searched in full for a patch: those that are nearest by a
        `ratio` of each image's patches, spread evenly over its grid.
     6. A stage's scores are divided by their mean over the bank; the stages are averaged with
-       weights 1, 2 and 1/2: strides of 8, 16 and 32.
+       `stage_weights`; one of weight 0 is not compared.
     7. Places that are rare but ordinary are lowered: from the score d of a patch `local_weight`
        times the mean of min(d, 1.5) over its 3 nearest patches (by the stage of the patches' grid,
        of 3 images that were not left out) is taken. The limit keeps a defect that is nearest to
@@ -78,6 +79,7 @@ class PatchClusterPlus(Method):
         duplicate: float = 0.7,
         gap: float = 1.5,
         stages: Sequence[int] | None = None,
+        stage_weights: Sequence[float] = (1.0, 2.0, 0.5),
         strides: Sequence[int] | None = None,
     ) -> None:
         self.k = k
@@ -89,6 +91,7 @@ class PatchClusterPlus(Method):
         self.gap = gap
         self.stages = stages
         self.stage_strides = strides
+        self.stage_weights = stage_weights
 
     def fit(
         self,
@@ -113,7 +116,7 @@ class PatchClusterPlus(Method):
         left = self.image_count_ - int(left_out.sum(1).max())
         k, kept = min(self._order(), left), min(NEIGHBOURS_KEPT, left)
         base: list[Tensor] = []
-        for stage, ratio in enumerate(self._ratios()):
+        for stage, ratio in self._compared():
             rows = [self._stage_rows(grid, stage) for grid in grids]
             counts = torch.tensor([len(r) for r in rows], device=left_out.device)
             wanted = max(k, kept) if stage == self._shown else k
@@ -154,8 +157,11 @@ class PatchClusterPlus(Method):
         if self.k is not None and not 1 <= self.k < images:
             raise SettingError(f"k={self.k} of {images - 1} other images: choose 1 to {images - 1}")
         widths = [] if self.stages is None else self._widths(channels)
-        if self.stages is not None and len(self.stages) > len(_WEIGHTS):
-            raise SettingError(f"{len(self.stages)} stages: give at most {len(_WEIGHTS)}")
+        if len(self._ratios()) > len(self.stage_weights) or self.stage_weights[self._shown] <= 0:
+            raise SettingError(
+                f"stage_weights {tuple(self.stage_weights)}: give one for each of the "
+                f"{len(self._ratios())} stages, more than 0 to the last on the patches' own grid"
+            )
         if self.stages is not None and sum(widths) != channels:
             raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
         ratio = max(self._ratios())
@@ -174,6 +180,11 @@ class PatchClusterPlus(Method):
             return [1] * len(self.stages or [1])
         grid = self.stage_strides[min(1, len(self.stages) - 1)]
         return [max(1, stride // grid) for stride in self.stage_strides]
+
+    def _compared(self) -> list[tuple[int, int]]:
+        """The stages that count, and how many times coarser than the patches' grid they are."""
+        weighted = zip(enumerate(self._ratios()), self.stage_weights, strict=False)
+        return [stage for stage, weight in weighted if weight > 0]
 
     @property
     def _shown(self) -> int:
@@ -248,13 +259,13 @@ class PatchClusterPlus(Method):
 
     def _index_bank(self) -> None:
         grids = self._bank_grids()
-        self._banks = []
-        for stage, ratio in enumerate(self._ratios()):
+        self._banks = {}
+        for stage, ratio in self._compared():
             rows = torch.cat([self._stage_rows(grid, stage) for grid in grids])
             offsets = np.cumsum([0, *self._counts(ratio)]).tolist()
             # A coarse stage is small: its first pass takes all of it.
             sample = self._sample() if ratio == 1 else torch.arange(len(rows))
-            self._banks.append(BlockBank(rows, offsets, sample.to(rows.device)))
+            self._banks[stage] = BlockBank(rows, offsets, sample.to(rows.device))
 
     def _left_out(self, grids: Sequence[Tensor], own: Sequence[int] | None) -> Tensor:
         """Images of the bank that each image is not compared with: itself and near-duplicates.
@@ -272,8 +283,14 @@ class PatchClusterPlus(Method):
         if own is not None:
             typical[torch.arange(len(grids)), torch.as_tensor(own)] = torch.inf
         others = self.image_count_ - int(own is not None)
-        middle = typical.kthvalue((others + 1) // 2, 1, keepdim=True).values
-        return (typical < self.duplicate**2 * middle) | typical.isinf()
+        values = typical.sort(1).values
+        middle = values[:, (others - 1) // 2, None]
+        # Before a gap, as sets of many views hold images that are merely much alike.
+        gaps = (values[:, 1:] > _DUPLICATE_GAP**2 * values[:, :-1]) & (
+            values[:, :-1] < self.duplicate**2 * middle
+        )
+        last = torch.where(gaps, values[:, :-1], -1.0).amax(1, keepdim=True)
+        return (typical <= last) | typical.isinf()
 
     def _compare_bank(self) -> Comparison:
         grids, counts = self._bank_grids(), self._counts(1)
@@ -281,7 +298,7 @@ class PatchClusterPlus(Method):
 
     def _base(self, comparison: Comparison) -> Tensor:
         assert self.stage_means_ is not None
-        weights = torch.tensor(_WEIGHTS[: len(self.stage_means_)])
+        weights = torch.tensor([self.stage_weights[stage] for stage, _ in self._compared()])
         weights = (weights / weights.sum()).to(comparison.distances.device)
         return (comparison.distances / self.stage_means_) @ weights
 
