@@ -28,20 +28,21 @@ from patchcluster.settings import Settings
 
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
-    "no third stage": {"_stages": 2},
+    "no third stage": {"stage_weights": (1.0, 2.0, 0.0)},
     "no saturation": {"saturation": 1e6},
     "saturation 1": {"saturation": 1.0},
     "saturation 4": {"saturation": 4.0},
     "near-duplicates compared": {"duplicate": 0.0},
     "gaps ignored": {"gap": math.inf},
+    "stages of equal weight": {"stage_weights": (1.0, 1.0, 1.0)},
     "k = 1": {"k": 1},
-    "k = 3": {"k": 3},
+    "k = 2": {"k": 2},
     "k = 5": {"k": 5},
     "k = 10": {"k": 10},
     "only k images searched in full": {"margin": 0},
     "first pass with every patch": {"ratio": 1.0},
     "no local term": {"local_weight": 0.0},
-    "local weight 0.4": {"local_weight": 0.4},
+    "local weight 0.3": {"local_weight": 0.3},
 }
 
 

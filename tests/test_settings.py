@@ -20,8 +20,8 @@ def test_preset_then_what_was_given():
 def test_a_method_brings_its_own_settings_and_not_the_presets_of_another():
     paper = resolve(method="patchcluster")
     assert (paper.size, paper.frame, paper.image_score) == ((224,), 224, "reweighted")
-    assert resolve(method="patchcluster", preset="best") == resolve(
-        method="patchcluster", preset="best", size=(224,)
+    assert resolve(method="patchcluster", preset="fast") == resolve(
+        method="patchcluster", preset="fast", size=(224,)
     )
     assert resolve(preset="paper").backbone == "wide_resnet50_2.tv_in1k"
 

@@ -25,13 +25,19 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"size": (256,), "ratio": 0.5, "local_weight": 0.0, "stage_weights": (1.0, 1.5, 0.0)},
-    "best": {"size": (256, 448), "local_weight": 0.2},
+    "fast": {
+        "size": (256,),
+        "ratio": 0.5,
+        "local_weight": 0.0,
+        "saturation": 4.0,
+        "stage_weights": (1.0, 1.5, 0.0),
+    },
+    "best": {"ratio": 1.0},
     "paper": {"method": "patchcluster", "backbone": "wide_resnet50_2.tv_in1k"},
 }
 
 
-_METHOD_OPTIONS = ("k", "ratio", "local_weight", "stage_weights")
+_METHOD_OPTIONS = ("k", "ratio", "local_weight", "saturation", "stage_weights")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Settings:
     k: int | None = None
     ratio: float | None = None
     local_weight: float | None = None
+    saturation: float | None = None
     stage_weights: tuple[float, ...] | None = None  # of the stages of stride 8, 16 and 32
     seed: int = 0
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: the fastest there is
