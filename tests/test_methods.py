@@ -337,7 +337,7 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1)):
     for i in range(n):
         others = np.sort(np.delete(typical[i], i))
         for nearer, farther in pairwise(others):
-            if nearer < 0.64 * others[(n - 2) // 2] and farther > 1.12**2 * nearer:
+            if nearer < 0.64 * others[(n - 2) // 2] and farther > 1.15**2 * nearer:
                 left_out[i] |= typical[i] <= nearer
     for s, (minima, places) in found.items():
         r = ratios[s]

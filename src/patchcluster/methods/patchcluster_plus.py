@@ -25,7 +25,7 @@ from .base import (
 )
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
-_DUPLICATE_GAP = 1.12
+_DUPLICATE_GAP = 1.15
 _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 _LATTICE = (0.7548776662466927, 0.5698402909980532)  # of least discrepancy in two dimensions
 
@@ -41,7 +41,7 @@ class PatchClusterPlus(Method):
        anomalous by its contrast alone.
     2. An image is never compared with itself, nor with near-duplicates: images whose distance, by
        the median of an image's patches, is below `duplicate` times that of the median image and
-       lies before a gap, where the next image is 1.12 times as far. A second photograph of the same
+       lies before a gap, where the next image is 1.15 times as far. A second photograph of the same
        part would hide its defect.
     3. Distance to an image is the distance to its nearest patch; the score of a patch is the k-th
        smallest over the other images. A defect that k - 1 of them share does not hide itself.
