@@ -28,7 +28,7 @@ from patchcluster.settings import Settings
 
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
-    "no third stage": {"stage_weights": (1.0, 2.0, 0.0)},
+    "no third stage": {"stage_weights": (1.0, 2.0, 1e-9)},
     "no saturation": {"saturation": 1e6},
     "saturation 1": {"saturation": 1.0},
     "saturation 4": {"saturation": 4.0},

@@ -407,6 +407,18 @@ def test_plus_does_not_compare_near_duplicates():
     assert apart[3:5, 1, 1].min() > 3 * alone[3:5, 1, 1].max()
 
 
+def test_plus_scores_a_small_set_with_near_duplicates_alike_in_any_batches(monkeypatch):
+    """Three others are needed, so that the second photograph is one of them."""
+    patches = random_patches(1, 4, 4) + 0.2 * random_patches(4, 4, 4, seed=1)
+    patches[1] = patches[0] + 0.01
+    together = PatchClusterPlus(ratio=1.0).fit_score(patches)
+    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1)
+    one_by_one = PatchClusterPlus(ratio=1.0).fit_score(patches)
+    np.testing.assert_allclose(one_by_one, together, rtol=1e-5)
+    compared_with_all = PatchClusterPlus(ratio=1.0, duplicate=0.0).fit_score(patches)
+    np.testing.assert_allclose(together, compared_with_all, rtol=1e-5)
+
+
 def test_plus_finds_a_defect_that_many_images_share():
     patches = random_patches(48, 4, 4)
     rng = np.random.default_rng(5)

@@ -256,6 +256,13 @@ def test_every_method_scans(small_run, name, monkeypatch):
     assert len(run.neighbours("part7.png", 50, 50)) == (0 if without_a_bank else 3)
 
 
+def test_a_k_that_the_set_cannot_serve_is_refused_before_the_work(tmp_path):
+    write_set(tmp_path / "images", 3)
+    with pytest.raises(SettingError, match="k=9 of 2 other images: choose 1 to 2"):
+        patchcluster.scan(tmp_path / "images", tmp_path / "run", k=9)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_a_method_for_one_size_says_so_before_the_work(tmp_path):
     write_set(tmp_path / "images", 2)
     Image.fromarray(textured_image(7, width=192)).save(tmp_path / "images" / "wide.png")

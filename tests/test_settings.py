@@ -45,6 +45,8 @@ def test_what_is_given_reaches_the_method():
     ("given", "words"),
     [
         ({"preset": "nope"}, "default, fast, best, paper"),
+        ({"saturation": 0.0}, "saturation 0.0: choose more than 0"),
+        ({"stage_weights": (1.0, 0.0)}, "choose 1 to 3 weights of more than 0"),
         ({"method": "nope"}, "patchcluster-plus, patchcluster"),
         ({"colour": "red"}, "no setting named 'colour'"),
         ({"size": (16,)}, "32 to 4096"),

@@ -46,8 +46,8 @@ class Backbone(nn.Module):
     quarters for 16, the last for 32.
 
     Attributes: `name`; `wanted`, the strides that were asked for; `channels` and `strides` of the
-    stages that stand for them; `weights_hash`, a SHA-256 over
-    all weights, which names the exact network in a run.
+    stages that stand for them; `weights_hash`, a SHA-256 over all weights, which names the exact
+    network in a run.
     """
 
     mean: Tensor
@@ -84,9 +84,10 @@ class Backbone(nn.Module):
         )
         return [stage.float() for stage in stages]
 
-    def places(self, strides: Sequence[int]) -> list[int]:
-        """Which of the stages stand for some of the strides that were asked for."""
-        return [self.wanted.index(stride) for stride in strides]
+    def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Channels and strides of the stages that stand for some of the strides asked for."""
+        places = [self.wanted.index(stride) for stride in strides]
+        return [self.channels[i] for i in places], [self.strides[i] for i in places]
 
     def features(self, images: Sequence[Pixels]) -> list[Tensor]:
         """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w].

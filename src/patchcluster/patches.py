@@ -65,9 +65,15 @@ def grid_channels(channels: Sequence[int], strides: Sequence[int], layout: Layou
     """Channels of a patch that `patch_grid` makes of stages of so many channels and strides."""
     if layout != "middle":
         return sum(channels)
-    grid = grid_stride(strides, layout)
-    pairs = zip(channels, strides, strict=True)
-    return sum(dealt_channels(c, max(1, stride // grid)) for c, stride in pairs)
+    return sum(dealt_channels(c, r) for c, r in zip(channels, middle_ratios(strides), strict=True))
+
+
+def middle_ratios(strides: Sequence[int]) -> list[int]:
+    """How many times coarser than the `middle` grid the stages of some strides are; finer ones: 1.
+
+    So they are dealt out.
+    """
+    return [max(1, stride // grid_stride(strides, "middle")) for stride in strides]
 
 
 def gather_up(grid: Tensor, ratio: int) -> Tensor:

@@ -196,6 +196,7 @@ class Scan:
         stride = grid_stride(backbone.strides, layout)
         areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
         method = self.settings.make_method(backbone.channels, backbone.strides)
+        method.check_count(len(candidates))
         patches = [sum(area) // stride**2 for area in zip(*areas, strict=True)]
         channels = grid_channels(backbone.channels, backbone.strides, layout)
         images = len(candidates)

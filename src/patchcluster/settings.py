@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ratio": 0.5,
         "local_weight": 0.0,
         "saturation": 4.0,
-        "stage_weights": (1.0, 1.5, 0.0),
+        "stage_weights": (1.0, 1.5),
     },
     "best": {"ratio": 1.0},
     "paper": {"method": "patchcluster", "backbone": "wide_resnet50_2.tv_in1k"},
@@ -55,7 +55,7 @@ class Settings:
     ratio: float | None = None
     local_weight: float | None = None
     saturation: float | None = None
-    stage_weights: tuple[float, ...] | None = None  # of the stages of stride 8, 16 and 32
+    stage_weights: tuple[float, ...] | None = None  # of stride 8, 16, 32; what has none is not made
     seed: int = 0
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: the fastest there is
 
@@ -65,7 +65,8 @@ class Settings:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        return METHODS[self.method].strides
+        strides = METHODS[self.method].strides
+        return strides if self.stage_weights is None else strides[: len(self.stage_weights)]
 
     def make_method(self, stages: list[int], strides: list[int]) -> Method:
         """Build the method for patches that are made of stages of so many channels."""
@@ -117,6 +118,11 @@ def _check(settings: Settings) -> None:
         raise SettingError(f"k={settings.k}: choose at least 1 neighbour")
     if settings.seed < 0:
         raise SettingError(f"seed {settings.seed}: choose 0 or more")
+    if settings.saturation is not None and settings.saturation <= 0:
+        raise SettingError(f"saturation {settings.saturation}: choose more than 0")
+    weights = settings.stage_weights
+    if weights is not None and not (0 < len(weights) <= 3 and min(weights) > 0):
+        raise SettingError(f"stage_weights {weights}: choose 1 to 3 weights of more than 0")
     taken = inspect.signature(METHODS[settings.method]).parameters
     for name in _METHOD_OPTIONS:
         if getattr(settings, name) is not None and name not in taken:

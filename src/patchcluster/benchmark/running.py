@@ -175,10 +175,9 @@ class Running:
         needs = [0]
         for variant in {v for s in self.plan.settings for v in self.plan.variants(s)}:
             method = variant.make(self.backbone, self.plan.seed)
-            places = self.backbone.places(method.strides)
-            of_stages = [strides[i] for i in places]
-            patches = (size // grid_stride(of_stages, method.layout)) ** 2
-            width = grid_channels([channels[i] for i in places], of_stages, method.layout)
+            stages = self.backbone.stages(method.strides)
+            patches = (size // grid_stride(stages[1], method.layout)) ** 2
+            width = grid_channels(*stages, method.layout)
             bank = images * patches * width * _VALUE_BYTES
             needs.append(bank + method.extra_memory(images, patches, width))
         return costs.resident_memory() + 4 * images * values + max(needs) + _SLACK

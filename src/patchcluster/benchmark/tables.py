@@ -48,12 +48,8 @@ class Variant:
 
     def make(self, network: Backbone, seed: int) -> Method:
         """Build the method for patches that are made of stages of a network."""
-        places = network.places(METHODS[self.method].strides)
-        known: dict[str, Any] = {
-            "stages": [network.channels[i] for i in places],
-            "strides": [network.strides[i] for i in places],
-            "seed": seed,
-        }
+        channels, strides = network.stages(METHODS[self.method].strides)
+        known = {"stages": channels, "strides": strides, "seed": seed}
         taken = inspect.signature(METHODS[self.method]).parameters
         given = {name: value for name, value in known.items() if name in taken}
         return METHODS[self.method](**given, **self.options)

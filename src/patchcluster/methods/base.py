@@ -99,6 +99,9 @@ class Method(ABC):
         """Turn a comparison of p patches into scores float32 [p]; here, its one distance each."""
         return comparison.distances.squeeze(1)
 
+    def check_count(self, images: int) -> None:  # noqa: B027 (most methods take any set)
+        """Raise SettingError, before any work, if a set of so many images is too small."""
+
     def calibrate(self, bank: Comparison) -> None:  # noqa: B027 (not every method has constants)
         """Learn the set's constants from the comparison of the bank's own rows, in their order."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..neighbors import BlockBank, to_float
-from ..patches import dealt_channels, gather_up
+from ..patches import dealt_channels, gather_up, middle_ratios
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
@@ -42,7 +42,7 @@ class PatchClusterPlus(Method):
     2. An image is never compared with itself, nor with near-duplicates: images whose distance, by
        the median of an image's patches, is below `duplicate` times that of the median image and
        lies before a gap, where the next image is 1.15 times as far. A second photograph of the same
-       part would hide its defect.
+       part would hide its defect. (But for k others they are needed.)
     3. Distance to an image is the distance to its nearest patch; the score of a patch is the k-th
        smallest over the other images. A defect that k - 1 of them share does not hide itself.
     4. Nor does one that more of them share, if it is far from everything else: of the images in
@@ -51,7 +51,7 @@ class PatchClusterPlus(Method):
     5. Only k + `margin` images are searched in full for a patch: those that are nearest by a
        `ratio` of each image's patches, spread evenly over its grid.
     6. A stage's scores are divided by their mean over the bank; the stages are averaged with
-       `stage_weights`; one of weight 0 is not compared.
+       `stage_weights`.
     7. Places that are rare but ordinary are lowered: from the score d of a patch `local_weight`
        times the mean of min(d, 1.5) over its 3 nearest patches (by the stage of the patches' grid,
        of 3 images that were not left out) is taken. The limit keeps a defect that is nearest to
@@ -112,12 +112,13 @@ class PatchClusterPlus(Method):
         return self
 
     def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
-        left_out = self._left_out(grids, own)
-        left = self.image_count_ - int(left_out.sum(1).max())
-        k, kept = min(self._order(), left), min(NEIGHBOURS_KEPT, left)
+        shapes = [grid.shape[:2] for grid in grids]
+        stages = [[self._stage_rows(g, stage) for g in grids] for stage in range(self._stage_count)]
+        others = self.image_count_ - int(own is not None)
+        k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
+        left_out = self._left_out(stages[self._shown], shapes, own, max(k, kept))
         base: list[Tensor] = []
-        for stage, ratio in self._compared():
-            rows = [self._stage_rows(grid, stage) for grid in grids]
+        for stage, (rows, ratio) in enumerate(zip(stages, self._ratios(), strict=True)):
             counts = torch.tensor([len(r) for r in rows], device=left_out.device)
             wanted = max(k, kept) if stage == self._shown else k
             distances, found = self._banks[stage].nearest_blocks(
@@ -127,7 +128,7 @@ class PatchClusterPlus(Method):
                 left_out.repeat_interleave(counts, 0),
                 self.gap,
             )
-            base.append(_to_grids(distances[:, k - 1], [grid.shape[:2] for grid in grids], ratio))
+            base.append(_to_grids(distances[:, k - 1], shapes, ratio))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
         return Comparison(torch.stack(base, 1), neighbours, shown)
@@ -148,21 +149,24 @@ class PatchClusterPlus(Method):
         self._index_bank()
         return self
 
-    def _check(self, grids: Sequence[Tensor]) -> None:
-        images, channels = len(grids), grids[0].shape[-1]
-        if not 0 < self.ratio <= 1:
-            raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
+    def check_count(self, images: int) -> None:
         if images < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
         if self.k is not None and not 1 <= self.k < images:
             raise SettingError(f"k={self.k} of {images - 1} other images: choose 1 to {images - 1}")
-        widths = [] if self.stages is None else self._widths(channels)
-        if len(self._ratios()) > len(self.stage_weights) or self.stage_weights[self._shown] <= 0:
+
+    def _check(self, grids: Sequence[Tensor]) -> None:
+        self.check_count(len(grids))
+        channels = grids[0].shape[-1]
+        if not 0 < self.ratio <= 1:
+            raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
+        if self._stage_count > len(self.stage_weights):
             raise SettingError(
                 f"stage_weights {tuple(self.stage_weights)}: give one for each of the "
-                f"{len(self._ratios())} stages, more than 0 to the last on the patches' own grid"
+                f"{self._stage_count} stages"
             )
-        if self.stages is not None and sum(widths) != channels:
+        if sum(self._widths(channels)) != channels:
+            assert self.stages is not None
             raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
         ratio = max(self._ratios())
         if any(side % ratio for grid in grids for side in grid.shape[:2]):
@@ -178,13 +182,11 @@ class PatchClusterPlus(Method):
         """How many times coarser than the grid of the patches each stage is; finer ones: 1."""
         if self.stages is None or self.stage_strides is None:
             return [1] * len(self.stages or [1])
-        grid = self.stage_strides[min(1, len(self.stages) - 1)]
-        return [max(1, stride // grid) for stride in self.stage_strides]
+        return middle_ratios(self.stage_strides)
 
-    def _compared(self) -> list[tuple[int, int]]:
-        """The stages that count, and how many times coarser than the patches' grid they are."""
-        weighted = zip(enumerate(self._ratios()), self.stage_weights, strict=False)
-        return [stage for stage, weight in weighted if weight > 0]
+    @property
+    def _stage_count(self) -> int:
+        return len(self._ratios())
 
     @property
     def _shown(self) -> int:
@@ -213,8 +215,8 @@ class PatchClusterPlus(Method):
     def _fit_normalisation(self, grids: Sequence[Tensor]) -> None:
         """Mean [c] of each stage, one after the other, and s^2 m of each, in float64."""
         means, energies = [], []
-        for stage in range(len(self._ratios())):
-            count = sum(len(self._take(grid, stage)) for grid in grids)
+        for stage, ratio in enumerate(self._ratios()):
+            count = sum(self._counts(ratio))
             total = sum(self._take(grid, stage).double().sum(0) for grid in grids)
             mean = torch.as_tensor(total / count)
             apart = (self._take(grid, stage).double() - mean for grid in grids)
@@ -258,30 +260,30 @@ class PatchClusterPlus(Method):
         return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
 
     def _index_bank(self) -> None:
-        grids = self._bank_grids()
-        self._banks = {}
-        for stage, ratio in self._compared():
+        grids, sample = self._bank_grids(), self._sample().to(self.bank_.device)
+        self._banks = []
+        for stage, ratio in enumerate(self._ratios()):
             rows = torch.cat([self._stage_rows(grid, stage) for grid in grids])
             offsets = np.cumsum([0, *self._counts(ratio)]).tolist()
             # A coarse stage is small: its first pass takes all of it.
-            sample = self._sample() if ratio == 1 else torch.arange(len(rows))
-            self._banks[stage] = BlockBank(rows, offsets, sample.to(rows.device))
+            every = torch.arange(len(rows), device=rows.device)
+            self._banks.append(BlockBank(rows, offsets, sample if ratio == 1 else every))
 
-    def _left_out(self, grids: Sequence[Tensor], own: Sequence[int] | None) -> Tensor:
+    def _left_out(
+        self,
+        rows: Sequence[Tensor],
+        shapes: Sequence[Sequence[int]],
+        own: Sequence[int] | None,
+        needed: int,
+    ) -> Tensor:
         """Images of the bank that each image is not compared with: itself and near-duplicates.
 
-        bool [images, bank's images]. At least half of the others are left.
+        rows: of `_shown`, [h_i * w_i, c] each; shapes: (h_i, w_i) -> bool [images, bank's images].
+        Near-duplicates of an image are left in if fewer than `needed` others would remain.
         """
-        # At the places of the first pass: what is the same photograph is there at no distance.
-        places = [self._lattice(*grid.shape[:2]) for grid in grids]
-        places = [p[:: -(-len(p) // _GLANCE)] for p in places]
-        pairs = zip(grids, places, strict=True)
-        rows = [self._stage_rows(grid, self._shown)[p.to(grid.device)] for grid, p in pairs]
-        squares = self._banks[self._shown].block_squares(torch.cat(rows))
-        parts = torch.split(squares, [len(r) for r in rows], 1)
-        typical = torch.stack([part.median(1).values for part in parts])
+        typical = self._typical_squares(rows, shapes)
         if own is not None:
-            typical[torch.arange(len(grids)), torch.as_tensor(own)] = torch.inf
+            typical[torch.arange(len(rows)), torch.as_tensor(own)] = torch.inf
         others = self.image_count_ - int(own is not None)
         values = typical.sort(1).values
         middle = values[:, (others - 1) // 2, None]
@@ -290,7 +292,22 @@ class PatchClusterPlus(Method):
             values[:, :-1] < self.duplicate**2 * middle
         )
         last = torch.where(gaps, values[:, :-1], -1.0).amax(1, keepdim=True)
-        return (typical <= last) | typical.isinf()
+        duplicates = typical <= last
+        duplicates &= others - duplicates.sum(1, keepdim=True) >= needed
+        return duplicates | typical.isinf()
+
+    def _typical_squares(self, rows: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Tensor:
+        """Squared distance of each image to each of the bank: the median of some patches, [i, n].
+
+        They are at the places of the first pass, where a second photograph is at no distance.
+        """
+        glances = []
+        for image, shape in zip(rows, shapes, strict=True):
+            places = self._lattice(*shape)
+            glances.append(image[places[:: -(-len(places) // _GLANCE)].to(image.device)])
+        squares = self._banks[self._shown].block_squares(torch.cat(glances))
+        parts = torch.split(squares, [len(glance) for glance in glances], 1)
+        return torch.stack([part.median(1).values for part in parts])
 
     def _compare_bank(self) -> Comparison:
         grids, counts = self._bank_grids(), self._counts(1)
@@ -298,7 +315,7 @@ class PatchClusterPlus(Method):
 
     def _base(self, comparison: Comparison) -> Tensor:
         assert self.stage_means_ is not None
-        weights = torch.tensor([self.stage_weights[stage] for stage, _ in self._compared()])
+        weights = torch.tensor(self.stage_weights[: self._stage_count])
         weights = (weights / weights.sum()).to(comparison.distances.device)
         return (comparison.distances / self.stage_means_) @ weights
 
