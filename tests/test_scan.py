@@ -120,7 +120,7 @@ def test_neighbours_are_places_in_other_images_nearest_first(small_run):
 def test_images_are_named_by_path_or_by_an_end_of_it_that_fits_one(small_run):
     assert small_run.index("part2.png") == small_run.index(small_run.paths[2]) == 2
     assert small_run.index("images/part2.png") == 2
-    with pytest.raises(InputError, match="not in this run"):
+    with pytest.raises(InputError, match="not among the images"):
         small_run.map("art2.png")
 
 

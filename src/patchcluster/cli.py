@@ -77,6 +77,13 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps
 MaxMemory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Refuse to start if more is needed: 8GB.")
 ]
+Expect = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="Flag the share you expect to be anomalous: 5% or 0.05."),
+]
+FlagTop = Annotated[
+    int | None, typer.Option(metavar="N", help="Flag so many images, most anomalous first.")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of what is random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -118,6 +125,12 @@ def scan(
     image_score: ImageScoreName = None,
     device: Device = None,
     max_memory: MaxMemory = None,
+    expect: Expect = None,
+    flag_top: FlagTop = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV of path,label: normal, anomalous or unsure."),
+    ] = None,
     seed: Seed = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the scan in RUN.")] = False,
     as_json: AsJson = False,
@@ -126,7 +139,8 @@ def scan(
 ) -> None:
     """Score a set of images blindly and write a run.
 
-    The same command after a kill goes on where it stopped.
+    The same command after a kill goes on where it stopped. With other --labels a finished scan is
+    compared again, with another --expect or --flag-top only flagged again.
     """
     with _errors(debug), _progress(quiet) as progress:
         from .scanning import scan as run_scan
@@ -136,6 +150,9 @@ def scan(
             output or default_output(inputs[0]),
             overwrite=overwrite,
             max_memory=max_memory,
+            labels=labels or {},
+            expect=None if expect is None else _parse_share(expect),
+            flag_top=flag_top,
             progress=progress,
             preset=preset,
             method=method,
@@ -281,14 +298,23 @@ def benchmark(
 
 
 @app.command(epilog="Example: patchcluster report photos-run")
-def report(run_folder: RunFolder, debug: Debug = False) -> None:
-    """Write RUN/report.html again."""
+def report(
+    run_folder: RunFolder,
+    expect: Expect = None,
+    flag_top: FlagTop = None,
+    debug: Debug = False,
+) -> None:
+    """Flag the images of a run again, as asked now, and write RUN/report.html again."""
     with _errors(debug):
-        from .report import write_report
-        from .runs import load_run
+        from .reflagging import reflag
+        from .results import Flagging
 
-        run = load_run(run_folder)
-        write_report(run)
+        share = None if expect is None else _parse_share(expect)
+        run = reflag(run_folder, Flagging(share, flag_top))
+    print(
+        f"{run.flagged.sum()} of {len(run)} images flagged: {run.threshold.meaning}",
+        file=sys.stderr,
+    )
     print(run.folder / "report.html")
 
 
@@ -349,6 +375,13 @@ def _numbers(text: str | None) -> list[int] | None:
 
 def _tell(line: str) -> None:
     print(_printable(line), file=sys.stderr, flush=True)  # rich keeps it above its bars
+
+
+def _parse_share(text: str) -> float:
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a share: write 5% or 0.05") from None
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:
@@ -451,6 +484,7 @@ def _print_run(run: "Run", as_json: bool) -> None:
         f"{len(run)} images scored, {run.flagged.sum()} flagged, {len(run.skipped)} skipped; "
         f"report: {run.folder / 'report.html'}"
     )
+    print(_printable(f"flagged: {run.threshold.meaning}"), file=sys.stderr)
 
 
 def _describe(figures: dict[str, float | None]) -> str:

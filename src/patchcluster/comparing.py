@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import runfolder, storage
 from .extraction import patches_name
+from .labels import Label, Labels
 from .maps import Floats, ImageScore
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT, join, make_batches
@@ -35,6 +36,12 @@ class ImageSet:
     @property
     def shas(self) -> list[str]:
         return list(self.records)
+
+    def labels(self, by_path: Labels) -> list[Label | None]:
+        """What is said of each content by a label of one of its files; anomalous goes first."""
+        said = [{by_path.get(one.path) for one in copies} for copies in self.records.values()]
+        order: tuple[Label, ...] = ("anomalous", "normal")
+        return [next((label for label in order if label in of), None) for of in said]
 
     @property
     def keys(self) -> list[int]:
@@ -62,23 +69,28 @@ class Compared:
     size: int
     grids: list[Floats]  # scores float32 [h, w]
     explanations: list[Explanations]
-    state: dict[str, Tensor]  # of the fitted method
+    method: Method  # fitted
     image_scores: list[float] | None  # by a rule of the method's own, if one was asked for
 
 
 @dataclass(frozen=True)
 class Comparer:
-    """Compares every image of a set with the set. `digest` names all that the result depends on."""
+    """Compares every image of a set with the set.
+
+    load: network size -> patches [h, w, c] of each content, in the order of the set. digest names
+    all that the result depends on.
+    """
 
     folder: Path
     image_set: ImageSet
+    load: Callable[[int], list[Tensor]]
     device: torch.device
     digest: str
     progress: Callable[[str, int, int], None]
 
     def run(self, size: int, method: Method, rule: ImageScore) -> Compared:
         """Fit the method on the patches of one network size and score every image."""
-        patches = self._load_patches(size)
+        patches = self.load(size)
         self._fit(size, method, patches)
         counts = [grid.shape[0] * grid.shape[1] for grid in patches]
         comparison = self._compare(size, method, patches)
@@ -91,20 +103,9 @@ class Comparer:
             size,
             [s.view(g.shape[:2]).numpy() for s, g in zip(scores, patches, strict=True)],
             self._explain(method, comparison, counts),
-            method.state(),
+            method,
             image_scores,
         )
-
-    def _load_patches(self, size: int) -> list[Tensor]:
-        """Patches float16 [h, w, c] of each content, in the order of the set."""
-        wanted = {records[0].id: sha for sha, records in self.image_set.records.items()}
-        found: dict[str, Tensor] = {}
-        for path in runfolder.batch_paths(self.folder):
-            tensors, note = storage.read_tensors(path)
-            for image in note["images"]:
-                if image["id"] in wanted:
-                    found[image["sha256"]] = tensors[patches_name(size, image["id"])]
-        return [found[sha] for sha in self.image_set.shas]
 
     def _fit(self, size: int, method: Method, patches: list[Tensor]) -> None:
         path = runfolder.fitted_path(self.folder, size)
@@ -145,3 +146,15 @@ class Comparer:
         distance = comparison.neighbour_distances[:, :NEIGHBOURS_KEPT]
         parts = (torch.split(t, counts) for t in (image, patch, distance))
         return [Explanations(*part) for part in zip(*parts, strict=True)]
+
+
+def load_batches(folder: Path, image_set: ImageSet, size: int) -> list[Tensor]:
+    """Patches float16 [h, w, c] of each content, from the batches of a scan in progress."""
+    wanted = {records[0].id: sha for sha, records in image_set.records.items()}
+    found: dict[str, Tensor] = {}
+    for path in runfolder.batch_paths(folder):
+        tensors, note = storage.read_tensors(path)
+        for image in note["images"]:
+            if image["id"] in wanted:
+                found[image["sha256"]] = tensors[patches_name(size, image["id"])]
+    return [found[sha] for sha in image_set.shas]

@@ -156,3 +156,30 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class PathFinder:
+    """Finds images by their path as given, or by the end of it if only one fits."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._positions = {path: i for i, path in enumerate(paths)}
+        self._by_name: dict[str, list[tuple[list[str], int]]] = {}
+        for i, path in enumerate(paths):
+            parts = _split(path)
+            self._by_name.setdefault(parts[-1], []).append((parts, i))
+
+    def find(self, path: str) -> int:
+        """Position of an image. Raises InputError if none or several fit."""
+        if path in self._positions:
+            return self._positions[path]
+        end = _split(path)
+        named = self._by_name.get(end[-1], [])
+        fitting = [i for parts, i in named if parts[-len(end) :] == end]
+        if len(fitting) == 1:
+            return fitting[0]
+        what = f"fits {len(fitting)} images" if fitting else "is not among the images"
+        raise InputError(f"{path!r} {what}: give the path as scores.csv has it")
+
+
+def _split(path: str) -> list[str]:
+    return path.replace("\\", "/").lstrip("/").split("/")

@@ -35,6 +35,7 @@ class Region:
     height: int
     area: int
     peak: float  # largest value of the map within
+    group: int = 0  # of similar regions over all images, from 1; 0: the method cannot tell
 
 
 def smooth(grid: Floats, frame: int, width: int, height: int) -> Floats:

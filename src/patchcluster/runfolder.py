@@ -1,7 +1,7 @@
 """The run folder: the only file that knows its layout.
 
 RUN/
-  run.json               what was asked and found; "state" is "running" or "complete"
+  run.json               what was asked and found; "state" is running, flagging or complete
   scores.csv             rank,path,score,percentile,flagged,regions,nearest
   regions.csv            path,region,x,y,width,height,area,peak,group
   maps/000012.npy        float16 [h, w]: the score grid of the image with that id
@@ -83,6 +83,8 @@ class RunInfo:
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     duplicates: list[list[str]] = field(default_factory=list)
+    labels: dict[str, Any] = field(default_factory=dict)  # path: normal or anomalous
+    flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def write_scores(folder: Path, results: Sequence[Result]) -> None:
 def write_regions(folder: Path, results: Sequence[Result]) -> None:
     """Write regions.csv, images in input order, each image's highest peak first."""
     rows = [
-        [result.record.path, n, r.x, r.y, r.width, r.height, r.area, f"{r.peak:.9g}", ""]
+        [result.record.path, n, r.x, r.y, r.width, r.height, r.area, f"{r.peak:.9g}", r.group or ""]
         for result in results
         for n, r in enumerate(result.regions, start=1)
     ]

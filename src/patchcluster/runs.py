@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import maps, storage
 from .errors import InputError, RunError
+from .inputs import PathFinder
 from .maps import Floats, Region
 from .runfolder import (
     FORMAT,
@@ -48,12 +49,13 @@ class Run:
     """A finished run.
 
     Attributes, all in input order: `paths` (as the user gave them), `scores` float64 [n], `flagged`
-    bool [n], `images`. `ranking` int64 [n] orders them from most to least anomalous:
+    bool [n], `nearest` (path of the image that the most anomalous place is nearest to), `images`.
+    `ranking` int64 [n] orders them from most to least anomalous:
     `run.paths[i] for i in run.ranking`. `skipped` lists the files without a score, `threshold` says
     which scores are flagged and why, `info` is the rest of run.json.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, half_flagged: bool = False) -> None:
         if not (folder / RUN_FILE).is_file():
             raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
         self.folder = folder
@@ -61,7 +63,12 @@ class Run:
         try:
             if value["format"] > FORMAT:
                 raise RunError(f"{str(folder)!r} is of a newer patchcluster: upgrade to read it")
-            if value["state"] != "complete":
+            if value["state"] == "flagging" and not half_flagged:
+                raise RunError(
+                    f"flagging the images of {str(folder)!r} again was interrupted: "
+                    f"`patchcluster report {folder}` finishes it"
+                )
+            if value["state"] == "running":
                 raise RunError(
                     f"the scan of {str(folder)!r} is not finished: run the same scan again, it "
                     "resumes"
@@ -73,6 +80,7 @@ class Run:
             rows = {row["path"]: row for row in self._read_table(SCORES_FILE)}
             self.paths = [image.path for image in self.images]
             self.scores = np.array([float(rows[path]["score"]) for path in self.paths])
+            self.nearest = [rows[path]["nearest"] for path in self.paths]
             self.flagged = np.array([rows[path]["flagged"] == "true" for path in self.paths])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{str(folder)!r} is damaged ({error!r}): scan again") from error
@@ -89,14 +97,7 @@ class Run:
 
         Raises InputError if none or several fit.
         """
-        if path in self._positions:
-            return self._positions[path]
-        tail = "/" + str(path).replace("\\", "/").lstrip("/")
-        fitting = [i for i, p in enumerate(self.paths) if p.replace("\\", "/").endswith(tail)]
-        if len(fitting) == 1:
-            return fitting[0]
-        what = f"fits {len(fitting)} images" if fitting else "is not in this run"
-        raise InputError(f"{path!r} {what}: name one of run.paths")
+        return self._finder.find(str(path))
 
     def grid(self, path: str) -> Floats:
         """Score grid float32 [h, w] of one image, one score a patch."""
@@ -160,8 +161,8 @@ class Run:
         return grid.shape[0], grid.shape[1]
 
     @functools.cached_property
-    def _positions(self) -> dict[str, int]:
-        return {path: i for i, path in enumerate(self.paths)}
+    def _finder(self) -> PathFinder:
+        return PathFinder(self.paths)
 
     @functools.cached_property
     def _by_id(self) -> dict[int, ImageRecord]:
@@ -178,7 +179,8 @@ class Run:
             x, y, width, height, area = (
                 int(row[name]) for name in ("x", "y", "width", "height", "area")
             )
-            region = Region(x, y, width, height, area, float(row["peak"]))
+            group = int(row["group"] or 0)
+            region = Region(x, y, width, height, area, float(row["peak"]), group)
             regions.setdefault(row["path"], []).append(region)
         return regions
 

@@ -12,6 +12,7 @@ content are one image: it is scored once and never compared with its copy.
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -20,10 +21,11 @@ import platform
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,19 +34,21 @@ import torch
 
 from . import __version__, costs, maps, runfolder, storage
 from .backbones import Backbone, load_backbone
-from .comparing import Compared, Comparer, ImageSet
+from .comparing import Compared, Comparer, ImageSet, load_batches
 from .errors import InputError, RunError, SettingError
 from .extraction import Candidate, Extracted, Extractor, make_batches, survey_files
 from .images import deep_range
 from .inputs import find_images, stamp
+from .labels import Labels, match_labels, read_labels
 from .maps import Floats
-from .methods import METHODS
+from .methods import METHODS, Method
 from .patches import grid_channels, grid_stride
+from .reflagging import load_patches, reflag
 from .report import write_report
+from .results import Flagging, Scored, find_results, flag
 from .runfolder import ImageRecord, RunInfo, Skipped
 from .runs import Run
 from .settings import resolve
-from .thresholds import Threshold, robust_threshold
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
@@ -55,6 +59,9 @@ def scan(
     *,
     overwrite: bool = False,
     max_memory: int | str | None = None,
+    labels: str | os.PathLike[str] | Labels = MappingProxyType({}),
+    expect: float | None = None,
+    flag_top: int | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Run:
@@ -64,8 +71,10 @@ def scan(
     goes with the Run. If it holds an unfinished scan of the same, that goes on; if the finished
     one, it is returned as it is; if anything else, RunError. With `overwrite` a finished scan, or
     one of something else, is replaced once the new one can start. max_memory: bytes, or text such
-    as "8GB". progress(step, done, total) is called as work gets done. settings: the
-    fields of `Settings`.
+    as "8GB". labels: what a person said of some images, by path, or a CSV file (`read_labels`); a
+    finished scan is then compared again, without its images. expect, flag_top: see
+    `choose_threshold`; a finished scan is then flagged again. progress(step, done, total) is called
+    as work gets done. settings: the fields of `Settings`.
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
@@ -75,6 +84,8 @@ def scan(
         inputs=[os.fspath(item) for item in items],
         settings=dataclasses.asdict(resolve(**settings)),
         version=__version__,
+        labels=dict(labels) if isinstance(labels, Mapping) else read_labels(labels),
+        flagging=dataclasses.asdict(Flagging(expect, flag_top)),
     )
     step = progress or (lambda *_: None)
     if output is not None:
@@ -109,6 +120,8 @@ class Scan:
 
     def run(self, overwrite: bool = False) -> None:
         files = find_images(self.info.inputs, runfolder.is_run)
+        matched = match_labels(self.info.labels, files)
+        self.info.labels = {files[i]: label for i, label in sorted(matched.items())}
         stale = False
         try:
             earlier = runfolder.read_earlier(self.folder, self.info)
@@ -116,10 +129,14 @@ class Scan:
             if not overwrite:
                 raise
             earlier, stale = None, True
-        if earlier is None or earlier.state != "complete" or overwrite:
-            self._scan(files, stale or (earlier is not None and earlier.state == "complete"))
+        if earlier is None or earlier.state == "running" or overwrite:
+            self._scan(files, stale or (earlier is not None and earlier.state != "running"))
         else:
             self._check_unchanged(files)
+            if earlier.labels != self.info.labels:
+                self._compare_again(earlier)
+            elif earlier.flagging != self.info.flagging or earlier.state == "flagging":
+                reflag(self.folder, Flagging(**self.info.flagging), self._step("maps"))
         if not (self.folder / runfolder.REPORT_FILE).is_file():
             self.progress("report", 0, 1)
             write_report(Run(self.folder))
@@ -155,8 +172,23 @@ class Scan:
         extracted = self._extract(candidates, backbone)
         skipped |= extracted.skipped
         image_set = self._image_set(extracted)
-        compared = self._compare(image_set, backbone, device)
+        load = functools.partial(load_batches, self.folder, image_set)
+        compared = self._compare(image_set, load, device)
         self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
+
+    def _compare_again(self, earlier: RunInfo) -> None:
+        """Score the images of a finished scan again, by the patches in its bank."""
+        run = Run(self.folder)
+        earlier.labels, earlier.flagging = self.info.labels, self.info.flagging
+        self.info = earlier
+        storage.remove(self.folder / runfolder.WORK_FOLDER)
+        image_set = ImageSet.of(run.images)
+        load = functools.partial(load_patches, run)
+        compared = self._compare(image_set, load, choose_device(self.settings.device))
+        earlier.state = "running"  # while the files of the run do not belong together
+        runfolder.write_info(self.folder, earlier, run.images, run.skipped)
+        self._finish(image_set, compared, run.skipped)
+        (self.folder / runfolder.REPORT_FILE).unlink(missing_ok=True)
 
     def _describe(self, backbone: Backbone) -> None:
         self.info.backbone = {
@@ -244,57 +276,75 @@ class Scan:
         return image_set
 
     def _compare(
-        self, image_set: ImageSet, backbone: Backbone, device: torch.device
+        self,
+        image_set: ImageSet,
+        load: Callable[[int], list[torch.Tensor]],
+        device: torch.device,
     ) -> list[Compared]:
-        identity = json.dumps([self.info.settings, self.info.backbone["sha256"], image_set.shas])
-        digest = hashlib.sha256(identity.encode()).hexdigest()
-        comparer = Comparer(self.folder, image_set, device, digest, self.progress)
+        labels = image_set.labels(self.info.labels)
+        identity = [self.info.settings, self.info.backbone["sha256"], image_set.shas, labels]
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        comparer = Comparer(self.folder, image_set, load, device, digest, self.progress)
         compared = []
         for size in self.settings.size:
             with self._timed("compare"):
-                method = self.settings.make_method(backbone.channels, backbone.strides)
+                method = self._make_method()
+                method.heed(labels)
                 compared.append(comparer.run(size, method, self.settings.image_score))
         return compared
+
+    def _make_method(self) -> Method:
+        backbone = self.info.backbone
+        return self.settings.make_method(backbone["channels"], backbone["strides"])
 
     def _finish(
         self, image_set: ImageSet, compared: list[Compared], skipped: Sequence[Skipped]
     ) -> None:
         """Write everything that a finished run holds, run.json last."""
-        with self._timed("maps"):
-            results = self._results(image_set, compared)
         finest = max(compared, key=lambda result: result.size)
+        with self._timed("maps"):
+            scored = self._score(image_set, compared)
+            threshold, flagged = flag(
+                np.array([one.score for one in scored]),
+                image_set.labels(self.info.labels),
+                Flagging(**self.info.flagging),
+            )
+            self.info.threshold = dataclasses.asdict(threshold)
+            results = find_results(
+                scored,
+                flagged,
+                threshold.value,
+                self.settings.frame,
+                finest.method,
+                self.threads,
+                self._step("maps"),
+            )
         ids = [copies[0].id for copies in image_set.records.values()]
         runfolder.write_scores(self.folder, results)
         runfolder.write_regions(self.folder, results)
         runfolder.write_neighbours(self.folder, results, finest.explanations, ids)
-        runfolder.write_bank(self.folder, {result.size: result.state for result in compared})
+        runfolder.write_bank(
+            self.folder, {result.size: result.method.state() for result in compared}
+        )
         self.info.finished = _now()
         self.info.memory["peak"] = costs.peak_memory()
         self.info.state = "complete"
         runfolder.write_info(self.folder, self.info, [result.record for result in results], skipped)
 
-    def _results(self, image_set: ImageSet, compared: list[Compared]) -> list[runfolder.Result]:
-        """Score, flag and nearest image of every file, in input order; writes the maps."""
+    def _score(self, image_set: ImageSet, compared: list[Compared]) -> list[Scored]:
+        """Map, score and nearest image of every content; writes the maps."""
         grids = [_fuse(compared, image) for image in range(len(image_set.shas))]
         copies = list(image_set.records.values())
         scores = self._image_scores([records[0] for records in copies], grids, compared)
-        threshold = robust_threshold(np.array(scores))
-        self.info.threshold = dataclasses.asdict(threshold)
         finest = max(compared, key=lambda result: result.size)
-        results: list[runfolder.Result] = []
-        files = [(record, i) for i, records in enumerate(copies) for record in records]
-        step = self._step("maps")
-        with ThreadPoolExecutor(self.threads, "maps") as pool:
-            regions = pool.map(lambda f: self._find_regions(f[0], grids[f[1]], threshold), files)
-            for (record, image), found in zip(files, regions, strict=True):
-                grid, score = grids[image], scores[image]
-                shown = finest.explanations[image].image[int(grid.argmax())].tolist()
-                nearest = copies[shown[0]][0].path if shown else ""
+        scored = []
+        for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
+            shown = finest.explanations[i].image[int(grid.argmax())].tolist()
+            nearest = copies[shown[0]][0].path if shown else ""
+            for record in records:
                 runfolder.write_map(self.folder, record.id, grid)
-                flagged = score > threshold.value
-                results.append(runfolder.Result(record, image, score, flagged, found, nearest))
-                step(len(results), len(files))
-        return sorted(results, key=lambda result: result.record.id)
+            scored.append(Scored(records, grid, score, nearest))
+        return scored
 
     def _image_scores(
         self, records: Sequence[ImageRecord], grids: Sequence[Floats], compared: list[Compared]
@@ -308,15 +358,6 @@ class Scan:
 
         with ThreadPoolExecutor(self.threads, "maps") as pool:
             return list(pool.map(score, records, grids))
-
-    def _find_regions(
-        self, record: ImageRecord, grid: Floats, threshold: Threshold
-    ) -> list[maps.Region]:
-        smoothed = maps.smooth(grid, self.settings.frame, record.width, record.height)
-        if smoothed.max() <= threshold.value:  # bringing it to the image raises no maximum
-            return []
-        image_map = maps.to_image(smoothed, record.width, record.height)
-        return maps.find_regions(image_map, threshold.value)
 
     def _check_unchanged(self, files: Sequence[str]) -> None:
         run = Run(self.folder)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import SettingError
+from ..neighbors import to_float
 from ..patches import Layout
 
 Progress = Callable[[int, int], None]  # done, total
@@ -99,6 +100,14 @@ class Method(ABC):
         """Turn a comparison of p patches into scores float32 [p]; here, its one distance each."""
         return comparison.distances.squeeze(1)
 
+    def heed(self, labels: Sequence[str | None]) -> None:
+        """Take what a person said of the images of the set that `fit` will see, in their order.
+
+        labels: normal, anomalous or None, one an image. Raises SettingError if the method cannot.
+        """
+        if any(labels):
+            raise SettingError(f"{self.name} does not learn from labels: use patchcluster-plus")
+
     def check_count(self, images: int) -> None:  # noqa: B027 (most methods take any set)
         """Raise SettingError, before any work, if a set of so many images is too small."""
 
@@ -133,6 +142,14 @@ class Method(ABC):
         """
         del grids, scores, own
         raise SettingError(f"{self.name} has no image score {rule!r}: choose top1% or max")
+
+    def describe(self, image: int) -> Tensor | None:
+        """Vectors [p, d] that tell the patches of an image of the fitted set apart, in its order.
+
+        None if the bank does not hold its patches.
+        """
+        rows = (self.bank_image_ == image).nonzero()[:, 0]
+        return to_float(self.bank_[rows]) if len(rows) else None
 
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
         """Bytes that the method needs beside the patches, the bank and a score a patch.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from ..neighbors import BlockBank, to_float
+from ..neighbors import BlockBank, nearest, to_float
 from ..patches import dealt_channels, gather_up, middle_ratios
 from .base import (
     NEIGHBOURS_KEPT,
@@ -57,6 +57,10 @@ class PatchClusterPlus(Method):
        of 3 images that were not left out) is taken. The limit keeps a defect that is nearest to
        other defects from being lowered by as much as they stand out.
 
+    What a person says of images (`heed`): those marked anomalous are left out of every comparison,
+    and a patch that is near one marked normal is ordinary, so that its score is no larger than the
+    distance to the nearest of these.
+
     Parameters: `k`; None: 1 in 100 images, at least 3. `ratio`, the share of each image's patches
     in the first pass; `margin`, how many more images than k are searched in full; `stages`, the
     channels of each stage (None: the patches are one stage), and `strides`, their strides in
@@ -67,7 +71,7 @@ class PatchClusterPlus(Method):
     name = "patchcluster-plus"
     layout = "middle"
     strides = (8, 16, 32)
-    learned = ("shapes", "mean", "energies", "bank_scores", "stage_means")
+    learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels")
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class PatchClusterPlus(Method):
         self.stages = stages
         self.stage_strides = strides
         self.stage_weights = stage_weights
+        self._heard: Sequence[str | None] = ()
 
     def fit(
         self,
@@ -106,6 +111,7 @@ class PatchClusterPlus(Method):
         self.bank_image_, self.bank_patch_ = place_rows(grids)
         self.shapes_ = torch.tensor([grid.shape[:2] for grid in grids])
         self._fit_normalisation(grids)
+        self.labels_ = self._read_labels()
         self.bank_scores_: Tensor | None = None
         self.stage_means_: Tensor | None = None
         self._index_bank()
@@ -114,7 +120,7 @@ class PatchClusterPlus(Method):
     def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
         shapes = [grid.shape[:2] for grid in grids]
         stages = [[self._stage_rows(g, stage) for g in grids] for stage in range(self._stage_count)]
-        others = self.image_count_ - int(own is not None)
+        others = self._others(own)
         k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
         left_out = self._left_out(stages[self._shown], shapes, own, max(k, kept))
         base: list[Tensor] = []
@@ -128,7 +134,8 @@ class PatchClusterPlus(Method):
                 left_out.repeat_interleave(counts, 0),
                 self.gap,
             )
-            base.append(_to_grids(distances[:, k - 1], shapes, ratio))
+            scores = torch.minimum(distances[:, k - 1], self._trusted_distances(stage, rows, own))
+            base.append(_to_grids(scores, shapes, ratio))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
         return Comparison(torch.stack(base, 1), neighbours, shown)
@@ -144,10 +151,24 @@ class PatchClusterPlus(Method):
         around = self.bank_scores_[comparison.neighbours].clamp_max(_LOWERED).mean(1)
         return self._base(comparison) - self.local_weight * around
 
+    def heed(self, labels: Sequence[str | None]) -> None:
+        self._heard = labels
+
     def restore(self, state: Mapping[str, Tensor]) -> Self:
         super().restore(state)
         self._index_bank()
         return self
+
+    def describe(self, image: int) -> Tensor:
+        """The stages from the patches' grid on, normalised: coarse ones say most of what it is."""
+        grid = self._bank_grids()[image]
+        height, width = grid.shape[:2]
+        stages = []
+        for stage in range(self._shown, self._stage_count):
+            ratio = self._ratios()[stage]
+            rows = self._stage_rows(grid, stage).view(height // ratio, width // ratio, -1)
+            stages.append(rows.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
+        return torch.cat([flatten(stage) for stage in stages], 1)
 
     def check_count(self, images: int) -> None:
         if images < 2:
@@ -173,6 +194,32 @@ class PatchClusterPlus(Method):
             raise SettingError(
                 f"grids of patches must be multiples of {ratio} here: choose another"
             )
+
+    def _read_labels(self) -> Tensor | None:
+        """1 for images marked normal, -1 for anomalous, 0 for others, int8 [n]; None: no labels."""
+        if not any(self._heard):
+            return None
+        if len(self._heard) != self.image_count_:
+            raise SettingError(
+                f"{len(self._heard)} labels for {self.image_count_} images: give as many"
+            )
+        codes = {None: 0, "normal": 1, "anomalous": -1}
+        labels = torch.tensor([codes[label] for label in self._heard], dtype=torch.int8)
+        if int((labels >= 0).sum()) < 2:
+            raise SettingError(
+                "all images but one at most are marked anomalous: leave some to compare with"
+            )
+        return labels
+
+    def _marked(self, label: int) -> Tensor:
+        """Images with a label, int64 [j]."""
+        if self.labels_ is None:
+            return torch.empty(0, dtype=torch.int64)
+        return (self.labels_ == label).nonzero()[:, 0]
+
+    def _others(self, own: Sequence[int] | None) -> int:
+        """How many images each is compared with, at least; own as in `compare`."""
+        return self.image_count_ - len(self._marked(-1)) - int(own is not None)
 
     def _order(self) -> int:
         """Which of the other images, from the nearest, a patch's score is the distance to."""
@@ -268,6 +315,28 @@ class PatchClusterPlus(Method):
             # A coarse stage is small: its first pass takes all of it.
             every = torch.arange(len(rows), device=rows.device)
             self._banks.append(BlockBank(rows, offsets, sample if ratio == 1 else every))
+        trusted = self._marked(1).tolist()
+        self._trusted = [
+            [self._stage_rows(grids[image], stage) for image in trusted]
+            for stage in range(self._stage_count)
+        ]
+
+    def _trusted_distances(
+        self, stage: int, rows: Sequence[Tensor], own: Sequence[int] | None
+    ) -> Tensor:
+        """Distance [q] of the stage's rows, of some images, to the nearest in those marked normal.
+
+        Infinite for images that are marked themselves.
+        """
+        trusted = torch.cat(self._trusted[stage]) if self._trusted[stage] else None
+        marked = set(self._marked(1).tolist())
+        distances = []
+        for i, queries in enumerate(rows):
+            if trusted is None or (own is not None and own[i] in marked):
+                distances.append(queries.new_full((len(queries),), torch.inf))
+            else:
+                distances.append(torch.as_tensor(nearest(queries, trusted, 1)[0])[:, 0])
+        return torch.cat(distances)
 
     def _left_out(
         self,
@@ -284,7 +353,8 @@ class PatchClusterPlus(Method):
         typical = self._typical_squares(rows, shapes)
         if own is not None:
             typical[torch.arange(len(rows)), torch.as_tensor(own)] = torch.inf
-        others = self.image_count_ - int(own is not None)
+        typical[:, self._marked(-1)] = torch.inf
+        others = self._others(own)
         values = typical.sort(1).values
         middle = values[:, (others - 1) // 2, None]
         # Before a gap, as sets of many views hold images that are merely much alike.

@@ -1,6 +1,6 @@
 """What each step of the default method is worth, on images with masks.
 
-    python benchmarks/ablation.py DATASET...
+    python experiments/ablation.py DATASET...
 
 DATASET is a folder in MVTec AD's layout; its `test` is scored blindly. Each row changes one
 parameter of PatchClusterPlus; image AUROC / pixel AUROC / PRO in %. Masks and maps are compared at
@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from blind import extract, smooth
 from torch import Tensor
 
 from patchcluster import maps
-from patchcluster.backbones import load_backbone
 from patchcluster.datasets import find_truth, read_mask
-from patchcluster.images import Header, load_image, network_size, survey
+from patchcluster.images import Header
 from patchcluster.inputs import find_images
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.metrics import PixelMetrics, image_metrics
-from patchcluster.patches import patch_grid
 from patchcluster.settings import Settings
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -46,25 +45,13 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def extract(paths: list[str]) -> tuple[list[Tensor], list[Header], dict[str, list[int]]]:
-    """Patches float16 [h, w, c] and headers of images, as a scan makes them, and their stages."""
-    backbone, size = load_backbone(strides=PatchClusterPlus.strides), Settings.size[0]
-    headers = [survey(path) for path in paths]
-    grids = []
-    for path, header in zip(paths, headers, strict=True):
-        sizes = [network_size(header.width, header.height, size)]
-        stages = backbone.features(load_image(path, header, sizes, {}).pixels)
-        grids.append(patch_grid(stages, "middle")[0].half())
-    return grids, headers, {"stages": backbone.channels, "strides": backbone.strides}
-
-
 def measure(scores: list[Tensor], headers: list[Header], paths: list[str], root: Path) -> str:
     truths = find_truth(paths, root)
     low = min(float(s.min()) for s in scores)
     pixels = PixelMetrics(low, max(float(s.max()) for s in scores))
     image_scores = []
     for grid, header, truth in zip(scores, headers, truths, strict=True):
-        frame = maps.smooth(grid.numpy(), Settings.frame, header.width, header.height)
+        frame = smooth(grid, header)
         image_scores.append(maps.score_image(frame, Settings.image_score))
         mask = None if truth.mask is None else read_mask(truth.mask)
         height, width = (header.height, header.width) if mask is None else mask.shape

@@ -1,0 +1,60 @@
+"""Similar regions over all images: what a person reviews together."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import AgglomerativeClustering
+from torch import Tensor
+
+from .maps import Floats, Region
+
+MOST_GROUPS = 8
+_PEAKS = 8  # patches of a region, the highest, that describe it
+_MOST_CLUSTERED = 4000  # regions; more join the group whose mean is nearest
+
+
+def describe_regions(
+    vectors: Tensor, grid: Floats, regions: Sequence[Region], width: int, height: int
+) -> Tensor:
+    """What regions of one image look like: float32 [regions, d], each of length 1.
+
+    vectors [h * w, d] of the patches (see `Method.describe`), grid their scores [h, w]; the image
+    is width x height pixels. A region is described by the mean over its highest patches.
+    """
+    rows, columns = grid.shape
+    described = []
+    for region in regions:
+        top, left = region.y * rows // height, region.x * columns // width
+        bottom = max(top + 1, math.ceil((region.y + region.height) * rows / height))
+        right = max(left + 1, math.ceil((region.x + region.width) * columns / width))
+        places = np.arange(rows * columns).reshape(rows, columns)[top:bottom, left:right].ravel()
+        highest = places[np.argsort(-grid.ravel()[places], kind="stable")[:_PEAKS]]
+        mean = vectors[torch.from_numpy(highest)].float().mean(0)
+        described.append(mean / mean.norm().clamp_min(torch.finfo(torch.float32).tiny))
+    return torch.stack(described)
+
+
+def group_regions(described: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Group regions [r, d] that look alike: numbers from 1, the largest group first, int64 [r].
+
+    Ward's hierarchical clustering into about sqrt(r / 2) groups (a rule of thumb; Mardia, Kent and
+    Bibby 1979), 8 at most.
+    """
+    count = min(MOST_GROUPS, max(1, round(math.sqrt(len(described) / 2))))
+    if count == 1:
+        return np.ones(len(described), np.int64)
+    clustered = described[:_MOST_CLUSTERED]
+    labels = np.asarray(AgglomerativeClustering(count, linkage="ward").fit_predict(clustered))
+    if len(described) > len(clustered):
+        means = np.stack([clustered[labels == label].mean(0) for label in range(count)])
+        rest = described[_MOST_CLUSTERED:]
+        squares = np.square(means).sum(1) - 2 * rest @ means.T
+        labels = np.concatenate([labels, squares.argmin(1)])
+    order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
+    numbers = np.empty(count, np.int64)
+    numbers[order] = np.arange(1, count + 1)
+    grouped: NDArray[np.int64] = numbers[labels]
+    return grouped

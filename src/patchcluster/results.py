@@ -1,0 +1,109 @@
+"""Scores and score grids -> what a run says of each image: flag, regions, groups."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import maps
+from .groups import describe_regions, group_regions
+from .labels import Label, heed_labels
+from .maps import Floats, Region
+from .methods import Method
+from .runfolder import ImageRecord, Result
+from .thresholds import Scores, Threshold, choose_threshold
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One content of a set that was compared; the files with that content share it."""
+
+    records: list[ImageRecord]
+    grid: Floats  # [h, w]
+    score: float
+    nearest: str  # path of the image that its most anomalous patch is nearest to
+
+
+@dataclass(frozen=True)
+class Flagging:
+    """How images are to be flagged: see `choose_threshold`."""
+
+    expect: float | None = None
+    flag_top: int | None = None
+
+
+def flag(
+    scores: Scores, labels: Sequence[Label | None], how: Flagging
+) -> tuple[Threshold, NDArray[np.bool_]]:
+    """Threshold for image scores [n], and which images are flagged, bool [n].
+
+    labels, one an image or None, overrule the threshold for their images, and move an automatic
+    one.
+    """
+    anomalous = np.array([label == "anomalous" for label in labels])
+    normal = np.array([label == "normal" for label in labels])
+    threshold = choose_threshold(scores, how.expect, how.flag_top)
+    if how == Flagging():
+        threshold = heed_labels(threshold, scores, anomalous, normal)
+    return threshold, ((scores > threshold.value) | anomalous) & ~normal
+
+
+def find_results(
+    scored: Sequence[Scored],
+    flagged: NDArray[np.bool_],
+    threshold: float,
+    frame: int,
+    method: Method | None,
+    threads: int,
+    step: Callable[[int, int], None],
+) -> list[Result]:
+    """Results of all files, in input order.
+
+    method, fitted on the contents in their order, describes regions for grouping; None: no groups.
+    """
+    regions: list[list[Region]] = []
+    with ThreadPoolExecutor(threads, "regions") as pool:
+        for found in pool.map(lambda one: _find_regions(one, frame, threshold), scored):
+            regions.append(found)
+            step(len(regions), len(scored))
+    if method is not None:
+        regions = _group(scored, regions, method)
+    results = [
+        Result(record, i, one.score, bool(flagged[i]), regions[i], one.nearest)
+        for i, one in enumerate(scored)
+        for record in one.records
+    ]
+    return sorted(results, key=lambda result: result.record.id)
+
+
+def _find_regions(scored: Scored, frame: int, threshold: float) -> list[Region]:
+    record = scored.records[0]
+    smoothed = maps.smooth(scored.grid, frame, record.width, record.height)
+    if smoothed.max() <= threshold:  # bringing it to the image raises no maximum
+        return []
+    return maps.find_regions(maps.to_image(smoothed, record.width, record.height), threshold)
+
+
+def _group(
+    scored: Sequence[Scored], regions: Sequence[list[Region]], method: Method
+) -> list[list[Region]]:
+    """The same regions with the number of their group, if the bank has all patches."""
+    described = []
+    for i, (one, found) in enumerate(zip(scored, regions, strict=True)):
+        if not found:
+            continue
+        vectors = method.describe(i)
+        if vectors is None or len(vectors) != one.grid.size:
+            return list(regions)
+        record = one.records[0]
+        described.append(
+            describe_regions(vectors, one.grid, found, record.width, record.height).cpu()
+        )
+    if not described:
+        return list(regions)
+    numbers = iter(group_regions(torch.cat(described).numpy()).tolist())
+    return [[dataclasses.replace(r, group=next(numbers)) for r in found] for found in regions]
