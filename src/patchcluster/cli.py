@@ -54,7 +54,7 @@ MethodName = Annotated[
     str | None,
     typer.Option(
         help="patchcluster-plus, patchcluster, patchcore, patchcore-lof, spade, spade-cluster, "
-        "padim, or reverse-distillation."
+        "padim, reverse-distillation, or musc."
     ),
 ]
 Backbone = Annotated[str | None, typer.Option(help="Any timm network, by its name.")]
@@ -71,7 +71,11 @@ LocalWeight = Annotated[
     float | None, typer.Option(help="How much rare but ordinary places are lowered.")
 ]
 ImageScoreName = Annotated[
-    str | None, typer.Option(metavar="RULE", help="top1%, max, reweighted (equation 3) or global.")
+    str | None,
+    typer.Option(
+        metavar="RULE",
+        help="top1%, max; of a method's own: reweighted (equation 3), global, rescored (musc).",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 MaxMemory = Annotated[

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from .errors import SettingError
 
-ImageScore = Literal["top1%", "max", "reweighted", "global"]
+ImageScore = Literal["top1%", "max", "reweighted", "global", "rescored"]
 Floats = NDArray[np.float32]
 
 SIGMA = 4.0  # of the Gaussian, in pixels of the frame

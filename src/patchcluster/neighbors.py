@@ -27,6 +27,8 @@ _GATHER = 1 << 19  # values gathered at a time for exact distances (2 MiB, which
 _SCREENED = 1 << 20  # distances from which on screening pays
 _GAP_SHARE = 8  # one in so many blocks may lie before a gap
 _PROBE = 192  # queries; if screening proves fewer than half of the first ones, it is given up
+_CANCELLED = 1e-3  # of a squared norm; less than that, float32 products do not tell apart
+_PAIRS = 1 << 19  # of a query and a block, searched at a time where all blocks are (40 MiB)
 
 
 def nearest(
@@ -40,10 +42,7 @@ def nearest(
 
     Raises SettingError if k is not between 1 and m, or the shapes do not fit.
     """
-    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
-        raise SettingError(
-            f"queries {tuple(queries.shape)} and bank {tuple(bank.shape)} must be [q, c] and [m, c]"
-        )
+    _check_shapes(queries, bank)
     if not 1 <= k <= len(bank):
         raise SettingError(f"k={k} neighbours of a bank of {len(bank)}: choose 1 to {len(bank)}")
     q, b = to_float(queries), to_float(bank)
@@ -54,6 +53,13 @@ def nearest(
     if isinstance(queries, np.ndarray):
         return distances.numpy(), indices.numpy()
     return distances, indices
+
+
+def _check_shapes(queries: Tensor | NDArray[Any], bank: Tensor | NDArray[Any]) -> None:
+    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise SettingError(
+            f"queries {tuple(queries.shape)} and bank {tuple(bank.shape)} must be [q, c] and [m, c]"
+        )
 
 
 def to_float(values: Tensor | NDArray[Any]) -> Tensor:
@@ -129,8 +135,95 @@ def _exact_distances(queries: Tensor, bank: Tensor, indices: Tensor) -> Tensor:
     return distances
 
 
-class BlockBank:
-    """A bank in blocks (one an image) that is asked for the nearest row of the nearest blocks.
+def nearest_per_block(
+    queries: Tensor | NDArray[Any], bank: Tensor | NDArray[Any], offsets: Sequence[int]
+) -> Tensor | NDArray[Any]:
+    """Find the distance of each query to the nearest row of every block of the bank.
+
+    queries [q, c], bank [m, c]; block b is rows offsets[b] to offsets[b + 1], offsets [n + 1]
+    -> distances [q, n]; kind, device and dtype as in `nearest`. Exact; beside the result, memory
+    is bounded. `Blocks.nearest_of_each` does the same for a bank that is kept.
+
+    Raises SettingError if the shapes do not fit, or a block has no row.
+    """
+    _check_shapes(queries, bank)
+    bounds = [int(offset) for offset in offsets]
+    ends = (bounds[:1], bounds[-1:]) == ([0], [len(bank)])
+    if not ends or any(start >= stop for start, stop in pairwise(bounds)):
+        raise SettingError(
+            f"offsets of blocks must ascend from 0 to {len(bank)}, the number of rows; "
+            "no block may be empty"
+        )
+    q, b = to_float(queries), to_float(bank)
+    b = b.to(q.device)
+    centre = b.mean(0)
+    blocks = Blocks(b - centre, bounds)
+    parts = [blocks.nearest_of_each(part)[0] for part in torch.split(q - centre, blocks.tile)]
+    distances = torch.cat(parts)
+    return distances.numpy() if isinstance(queries, np.ndarray) else distances
+
+
+class Blocks:
+    """Rows in contiguous blocks (one an image), each of which can be searched by itself.
+
+    rows [m, c] float, in blocks given by offsets [n + 1], none empty. The rows should be centred
+    (mean about 0), as the subtraction of squared norms loses digits otherwise.
+    """
+
+    def __init__(self, rows: Tensor, offsets: Sequence[int]) -> None:
+        self.rows = rows
+        self.offsets = list(offsets)
+        self.screen = screening.Bank(rows, self.offsets) if _may_screen(rows) else None
+
+    @property
+    def tile(self) -> int:
+        """How many queries `nearest_of_each` should be asked for at a time."""
+        return max(1, min(QUERY_TILE, _PAIRS // (len(self.offsets) - 1)))
+
+    def nearest_of_each(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the nearest row of every block for queries [q, c].
+
+        -> distances [q, n], rows int64 [q, n].
+        """
+        every = torch.arange(len(self.offsets) - 1, device=queries.device)
+        return self._search(queries, every.expand(len(queries), -1))
+
+    def _search(self, queries: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance to, and number of, the nearest row of each chosen block int64 [q, j]."""
+        count, width = chosen.shape
+        which = torch.arange(count, device=chosen.device).repeat_interleave(width)
+        blocks = chosen.reshape(-1)
+        if self.screen is None:
+            rows = self._nearest_rows(queries, which, blocks)
+            distances = _exact_distances(queries, self.rows, rows.view(count, width)).view(-1)
+            cancelled = distances.square() < _CANCELLED * queries.square().sum(1)[which]
+            left = (cancelled & (distances > 0)).nonzero()[:, 0]
+        else:
+            found = self.screen.nearest_in_blocks(queries, which, blocks)
+            distances, rows = found.distances, found.rows
+            left = (~found.proven).nonzero()[:, 0]
+        if len(left):
+            rows[left] = self._nearest_rows(queries.double(), which[left], blocks[left])
+            again = _exact_distances(queries[which[left]], self.rows, rows[left][:, None])
+            distances[left] = again[:, 0]
+        return distances.view(count, width), rows.view(count, width)
+
+    def _nearest_rows(self, queries: Tensor, which: Tensor, blocks: Tensor) -> Tensor:
+        """The row of block blocks[p] that is nearest to query which[p], int64 [p]."""
+        order = blocks.argsort(stable=True)  # each block is searched once, for all its queries
+        sizes = torch.bincount(blocks, minlength=len(self.offsets) - 1).tolist()
+        found = torch.empty_like(blocks)
+        for block, places in enumerate(torch.split(order, sizes)):
+            if len(places):
+                rows = self.rows[self.offsets[block] : self.offsets[block + 1]].to(queries.dtype)
+                norms = rows.square().sum(1)
+                tile = torch.addmm(norms, queries[which[places]], rows.T, alpha=-2)
+                found[places] = tile.argmin(1) + self.offsets[block]
+        return found
+
+
+class BlockBank(Blocks):
+    """Blocks that are asked for the nearest row of the nearest ones.
 
     A first pass over a sample of the rows, rounded to 8 bits, picks candidate blocks for each
     query; the candidates are then searched row by row, exactly. With neighbouring patches as alike
@@ -138,23 +231,18 @@ class BlockBank:
     than the cost of the sample. The rounding is part of the method: where the processor has no
     8-bit products, the same numbers are multiplied as float32, so that all machines choose alike.
 
-    rows [m, c] float32, in contiguous blocks given by offsets [n + 1]; sample int64 [s], ascending,
-    with a row of every block. The rows should be centred (mean about 0), as the subtraction of
-    squared norms loses digits otherwise.
+    sample int64 [s], ascending, with a row of every block.
     """
 
     def __init__(self, rows: Tensor, offsets: Sequence[int], sample: Tensor) -> None:
-        self.rows = rows
-        self.offsets = list(offsets)
+        super().__init__(rows, offsets)
         sampled = rows if len(sample) == len(rows) else rows[sample]
         bounds = torch.tensor(self.offsets, device=sample.device)
         self.sample_offsets: list[int] = torch.searchsorted(sample, bounds).tolist()
-        self.screen = self.sample_screen = None
-        if _may_screen(rows):
-            self.screen = self.sample_screen = screening.Bank(rows, self.offsets)
-            if sampled is not rows:
-                self.sample_screen = screening.Bank(sampled, self.sample_offsets)
-        else:
+        self.sample_screen = self.screen
+        if self.screen is not None and sampled is not rows:
+            self.sample_screen = screening.Bank(sampled, self.sample_offsets)
+        if self.screen is None:
             self.sample_halves = sampled.square().sum(1) / 2
             self.sample_rows = screening.round_rows(sampled)
 
@@ -211,36 +299,6 @@ class BlockBank:
             halves, rows = self.sample_halves[start:stop, None], self.sample_rows[start:stop]
             minima[block] = torch.addmm(halves, rows, across, alpha=-1).amin(0)  # while in cache
         return minima
-
-    def _search(self, queries: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance to, and number of, the nearest row of each chosen block int64 [q, j]."""
-        count, width = chosen.shape
-        which = torch.arange(count, device=chosen.device).repeat_interleave(width)
-        blocks = chosen.reshape(-1)
-        if self.screen is None:
-            rows = self._nearest_rows(queries, which, blocks).view(count, width)
-            return _exact_distances(queries, self.rows, rows), rows
-        found = self.screen.nearest_in_blocks(queries, which, blocks)
-        left = (~found.proven).nonzero()[:, 0]
-        nearest_rows = self._nearest_rows(queries, which[left], blocks[left])
-        found.rows[left] = nearest_rows
-        found.distances[left] = _exact_distances(
-            queries[which[left]], self.rows, nearest_rows[:, None]
-        )[:, 0]
-        return found.distances.view(count, width), found.rows.view(count, width)
-
-    def _nearest_rows(self, queries: Tensor, which: Tensor, blocks: Tensor) -> Tensor:
-        """The row of block blocks[p] that is nearest to query which[p], int64 [p]."""
-        order = blocks.argsort(stable=True)  # each block is searched once, for all its queries
-        sizes = torch.bincount(blocks, minlength=len(self.offsets) - 1).tolist()
-        found = torch.empty_like(blocks)
-        for block, places in enumerate(torch.split(order, sizes)):
-            if len(places):
-                rows = self.rows[self.offsets[block] : self.offsets[block + 1]]
-                norms = rows.square().sum(1)
-                tile = torch.addmm(norms, queries[which[places]], rows.T, alpha=-2)
-                found[places] = tile.argmin(1) + self.offsets[block]
-        return found
 
 
 def _leave_out_before_gap(squares: Tensor, k: int, most: int, gap: float) -> None:

@@ -36,9 +36,12 @@ def patch_grid(stages: Sequence[Tensor], layout: Layout) -> Tensor:
     return torch.cat(on_grid, dim=1).permute(0, 2, 3, 1).contiguous()
 
 
-def pool_neighbourhood(stage: Tensor) -> Tensor:
-    """Mean over 3 x 3 cells, stride 1; cells beyond the edge do not count. [n, c, h, w], same."""
-    return F.avg_pool2d(stage.float(), 3, stride=1, padding=1, count_include_pad=False)
+def pool_neighbourhood(stage: Tensor, size: int = 3) -> Tensor:
+    """Mean over size x size cells, stride 1, size odd; cells beyond the edge do not count.
+
+    [n, c, h, w] or [c, h, w], same.
+    """
+    return F.avg_pool2d(stage.float(), size, stride=1, padding=size // 2, count_include_pad=False)
 
 
 def deal_out(stage: Tensor, ratio: int) -> Tensor:
@@ -79,6 +82,26 @@ def middle_ratios(strides: Sequence[int]) -> list[int]:
 def gather_up(grid: Tensor, ratio: int) -> Tensor:
     """Undo `deal_out` for one image's grid [h, w, c] -> [h / ratio, w / ratio, c * ratio^2]."""
     return F.pixel_unshuffle(grid.permute(2, 0, 1), ratio).permute(1, 2, 0)
+
+
+def spread_cells(values: Tensor, shapes: Sequence[Sequence[int]], ratio: int) -> Tensor:
+    """Bring values of cells to finer grids, bilinearly, image after image in one vector.
+
+    values [p] of grids `ratio` times coarser than shapes (h_i, w_i) -> [sum of h_i * w_i].
+    """
+    if ratio == 1:
+        return values
+    counts = [height * width // ratio**2 for height, width in shapes]
+    parts = zip(torch.split(values, counts), shapes, strict=True)
+    return torch.cat(
+        [
+            F.interpolate(
+                part.view(1, 1, height // ratio, width // ratio), size=(height, width),
+                mode="bilinear", align_corners=False,
+            ).flatten()
+            for part, (height, width) in parts
+        ]
+    )  # fmt: skip
 
 
 def _bring(stage: Tensor, size: tuple[int, int]) -> Tensor:

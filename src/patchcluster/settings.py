@@ -19,6 +19,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "patchcore-lof": _PAPER,
     "padim": _PAPER,
     "reverse-distillation": _PAPER,
+    "musc": _PAPER,
     "spade": {**_PAPER, "image_score": "global"},
     "spade-cluster": {**_PAPER, "image_score": "global"},
 }

@@ -1,6 +1,7 @@
 """The methods by name. A new one is a file in this folder and a line here."""
 
 from .base import Comparison, Method, NeighbourMethod
+from .musc import MuSc
 from .padim import PaDiM
 from .patchcluster import PatchCluster
 from .patchcluster_plus import PatchClusterPlus
@@ -18,12 +19,14 @@ METHODS: dict[str, type[Method]] = {
     "spade-cluster": SpadeCluster,
     "padim": PaDiM,
     "reverse-distillation": ReverseDistillation,
+    "musc": MuSc,
 }
 
 __all__ = [
     "METHODS",
     "Comparison",
     "Method",
+    "MuSc",
     "NeighbourMethod",
     "PaDiM",
     "PatchCluster",

@@ -5,12 +5,11 @@ from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
 from ..neighbors import BlockBank, nearest, to_float
-from ..patches import dealt_channels, gather_up, middle_ratios
+from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
@@ -135,7 +134,7 @@ class PatchClusterPlus(Method):
                 self.gap,
             )
             scores = torch.minimum(distances[:, k - 1], self._trusted_distances(stage, rows, own))
-            base.append(_to_grids(scores, shapes, ratio))
+            base.append(spread_cells(scores, shapes, ratio))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
         return Comparison(torch.stack(base, 1), neighbours, shown)
@@ -388,20 +387,3 @@ class PatchClusterPlus(Method):
         weights = torch.tensor(self.stage_weights[: self._stage_count])
         weights = (weights / weights.sum()).to(comparison.distances.device)
         return (comparison.distances / self.stage_means_) @ weights
-
-
-def _to_grids(values: Tensor, shapes: Sequence[Sequence[int]], ratio: int) -> Tensor:
-    """Values of the cells of grids `ratio` times coarser than shapes -> of all cells, bilinear."""
-    if ratio == 1:
-        return values
-    counts = [height * width // ratio**2 for height, width in shapes]
-    parts = zip(torch.split(values, counts), shapes, strict=True)
-    return torch.cat(
-        [
-            F.interpolate(
-                part.view(1, 1, height // ratio, width // ratio), size=(height, width),
-                mode="bilinear", align_corners=False,
-            ).flatten()
-            for part, (height, width) in parts
-        ]
-    )  # fmt: skip
