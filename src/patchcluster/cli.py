@@ -240,7 +240,8 @@ def benchmark(
         str | None, typer.Option(metavar="NAMES", help="Of mix,test,ano,one-class; else all.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Of those `methods` lists; else all.")
+        str | None,
+        typer.Option(metavar="NAMES", help="Of those `methods` lists; else all but musc."),
     ] = None,
     tables: Annotated[
         str | None, typer.Option(metavar="NUMBERS", help="Of the paper's 1 to 7: 2,5,7; else all.")

@@ -15,12 +15,11 @@ from pathlib import Path
 from .. import costs, storage
 from ..backbones import load_backbone
 from ..datasets import SETTINGS, read_dataset
-from ..methods import METHODS
 from ..scanning import choose_device
 from ..settings import Settings
 from .plan import make_plan
 from .running import Benchmark, Progress, Running, claim, needed_strides
-from .tables import PAPER_SIZE, TABLE_NUMBERS
+from .tables import DEFAULT_METHODS, PAPER_SIZE, TABLE_NUMBERS
 
 __all__ = ["Benchmark", "benchmark"]
 
@@ -30,7 +29,7 @@ def benchmark(
     output: str | Path,
     *,
     settings: Sequence[str] = SETTINGS,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = DEFAULT_METHODS,
     tables: Sequence[int] = TABLE_NUMBERS,
     categories: Sequence[str] | None = None,
     figures: bool = False,
