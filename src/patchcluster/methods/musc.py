@@ -129,7 +129,7 @@ class MuSc(Method):
         spread = (peaks.max() - peaks.min()).clamp_min(torch.finfo(peaks.dtype).tiny)
         rescored = []
         for i, (grid, score) in enumerate(zip(grids, scores, strict=True)):
-            similarity = self._descriptors @ self._describe(grid.to(peaks.device))
+            similarity = self._descriptors @ self._descriptor(grid.to(peaks.device))
             if own is not None:
                 similarity[own[i]] = -torch.inf
             others = self.image_count_ - int(own is not None)
@@ -216,7 +216,7 @@ class MuSc(Method):
         pooled = pool_neighbourhood(apart.permute(2, 0, 1), size)
         return F.normalize(pooled.flatten(1).T, dim=1)
 
-    def _describe(self, grid: Tensor) -> Tensor:
+    def _descriptor(self, grid: Tensor) -> Tensor:
         """Descriptor of an image [h, w, c]: the mean of its deepest stage, of length 1."""
         return F.normalize(self._take(grid, -1).float().mean((0, 1)), dim=0)
 
@@ -226,7 +226,7 @@ class MuSc(Method):
 
     def _index_bank(self) -> None:
         grids = self._bank_grids()
-        self._descriptors = torch.stack([self._describe(grid) for grid in grids])
+        self._descriptors = torch.stack([self._descriptor(grid) for grid in grids])
         self._banks = []
         for stage, ratio in enumerate(self._ratios()):
             offsets = np.cumsum([0, *self._counts(ratio)]).tolist()
