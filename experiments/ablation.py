@@ -51,7 +51,7 @@ def measure(scores: list[Tensor], headers: list[Header], paths: list[str], root:
     pixels = PixelMetrics(low, max(float(s.max()) for s in scores))
     image_scores = []
     for grid, header, truth in zip(scores, headers, truths, strict=True):
-        frame = smooth(grid, header)
+        frame = smooth(grid.numpy(), header)
         image_scores.append(maps.score_image(frame, Settings.image_score))
         mask = None if truth.mask is None else read_mask(truth.mask)
         height, width = (header.height, header.width) if mask is None else mask.shape

@@ -1,5 +1,7 @@
 """What the experiments share: patches as a scan makes them, and image scores as it gives them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,7 +9,9 @@ from torch import Tensor
 
 from patchcluster import maps
 from patchcluster.backbones import load_backbone
+from patchcluster.feedback import learn
 from patchcluster.images import Header, load_image, network_size, survey
+from patchcluster.labels import Label
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.patches import patch_grid
 from patchcluster.settings import Settings
@@ -25,14 +29,27 @@ def extract(paths: list[str]) -> tuple[list[Tensor], list[Header], dict[str, lis
     return grids, headers, {"stages": backbone.channels, "strides": backbone.strides}
 
 
-def smooth(scores: Tensor, header: Header) -> maps.Floats:
+def smooth(scores: maps.Floats, header: Header) -> maps.Floats:
     """A score grid [h, w] on its image's frame."""
-    return maps.smooth(scores.numpy(), Settings.frame, header.width, header.height)
+    return maps.smooth(scores, Settings.frame, header.width, header.height)
 
 
-def score_images(grids: list[Tensor], headers: list[Header], method: PatchClusterPlus) -> NDArray:
-    """Image scores float64 [n] of a set, scored blindly."""
+def score_images(
+    grids: list[Tensor],
+    headers: list[Header],
+    method: PatchClusterPlus,
+    labels: Sequence[Label | None] = (),
+) -> NDArray[np.float64]:
+    """Image scores float64 [n] of a set, scored blindly but for labels, one an image or None."""
+    method.heed(labels)
     with torch.inference_mode():
-        scores = method.fit_score(grids)
-    frames = [smooth(grid, header) for grid, header in zip(scores, headers, strict=True)]
+        maps_ = [scores.numpy() for scores in method.fit_score(grids)]
+        scores = _score_maps(maps_, headers)
+        if any(labels):
+            scores = _score_maps(learn(maps_, scores.tolist(), method, labels), headers)
+    return scores
+
+
+def _score_maps(grids: list[maps.Floats], headers: list[Header]) -> NDArray[np.float64]:
+    frames = [smooth(grid, header) for grid, header in zip(grids, headers, strict=True)]
     return np.array([maps.score_image(frame, Settings.image_score) for frame in frames])

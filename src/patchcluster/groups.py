@@ -31,10 +31,24 @@ def describe_regions(
         bottom = max(top + 1, math.ceil((region.y + region.height) * rows / height))
         right = max(left + 1, math.ceil((region.x + region.width) * columns / width))
         places = np.arange(rows * columns).reshape(rows, columns)[top:bottom, left:right].ravel()
-        highest = places[np.argsort(-grid.ravel()[places], kind="stable")[:_PEAKS]]
-        mean = vectors[torch.from_numpy(highest)].float().mean(0)
-        described.append(mean / mean.norm().clamp_min(torch.finfo(torch.float32).tiny))
+        described.append(_describe_peak(vectors, grid, places))
     return torch.stack(described)
+
+
+def describe_image(vectors: Tensor, grid: Floats) -> Tensor:
+    """What the most anomalous place of an image looks like: float32 [d], of length 1.
+
+    vectors [h * w, d] of the patches, grid their scores [h, w].
+    """
+    return _describe_peak(vectors, grid, np.arange(grid.size))
+
+
+def _describe_peak(vectors: Tensor, grid: Floats, places: NDArray[np.int64]) -> Tensor:
+    """Mean over the highest of some patches, brought to length 1."""
+    highest = places[np.argsort(-grid.ravel()[places], kind="stable")[:_PEAKS]]
+    mean: Tensor = vectors[torch.from_numpy(highest)].float().mean(0)
+    length = mean.norm().clamp_min(torch.finfo(torch.float32).tiny)
+    return mean.div_(length)
 
 
 def group_regions(described: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ def read_labels(file: str | os.PathLike[str]) -> dict[str, Label]:
             rows = list(csv.DictReader(opened))
     except (OSError, csv.Error) as error:
         raise InputError(
-            f"cannot read the labels in {name!r} ({error}): name a CSV file"
+            f"cannot read labels in {name!r} ({error}): name a CSV file"
         ) from error
     labels: dict[str, Label] = {}
     for number, row in enumerate(rows, start=2):

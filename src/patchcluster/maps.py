@@ -62,6 +62,11 @@ def _bilinear(values: Floats, size: tuple[int, int]) -> Floats:
     return resized
 
 
+def round_as_stored(grid: Floats) -> Floats:
+    """A score grid with the digits that a run keeps, so that all its figures agree."""
+    return grid.astype(np.float16).astype(np.float32)
+
+
 def fuse(grids: list[Floats]) -> Floats:
     """Mean of score grids of one image at several scales, on the finest one's grid [h, w]."""
     finest = max(grids, key=lambda grid: grid.size)

@@ -37,6 +37,7 @@ from .backbones import Backbone, load_backbone
 from .comparing import Compared, Comparer, ImageSet, load_batches
 from .errors import InputError, RunError, SettingError
 from .extraction import Candidate, Extracted, Extractor, make_batches, survey_files
+from .feedback import learn
 from .images import deep_range
 from .inputs import find_images, stamp
 from .labels import Labels, match_labels, read_labels
@@ -335,8 +336,13 @@ class Scan:
         """Map, score and nearest image of every content; writes the maps."""
         grids = [_fuse(compared, image) for image in range(len(image_set.shas))]
         copies = list(image_set.records.values())
-        scores = self._image_scores([records[0] for records in copies], grids, compared)
         finest = max(compared, key=lambda result: result.size)
+        firsts = [records[0] for records in copies]
+        scores = self._image_scores(firsts, grids, compared)
+        labels = image_set.labels(self.info.labels)
+        if any(labels):
+            grids = learn(grids, scores, finest.method, labels)
+            scores = self._image_scores(firsts, grids, compared)
         scored = []
         for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
             shown = finest.explanations[i].image[int(grid.argmax())].tolist()
@@ -381,8 +387,7 @@ class Scan:
 
 def _fuse(compared: Sequence[Compared], image: int) -> Floats:
     """Mean of an image's grids [h, w], rounded as it is stored, so that all figures agree."""
-    fused = maps.fuse([result.grids[image] for result in compared])
-    return fused.astype(np.float16).astype(np.float32)
+    return maps.round_as_stored(maps.fuse([result.grids[image] for result in compared]))
 
 
 def choose_device(name: str) -> torch.device:

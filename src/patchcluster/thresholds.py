@@ -109,8 +109,10 @@ def _flagged_count(heights: Scores) -> int:
     # From the highest unflagged on.
     steps = heights[max(first - 1, 0) :]
     steps = steps[: max(1, int(_GAP_SHARE * total)) + 2]
-    gaps = np.flatnonzero(np.diff(steps) > _GAP * steps[:-1])
-    return total - (max(first - 1, 0) + int(gaps[-1]) + 1 if len(gaps) else first)
+    gaps = np.diff(steps) / np.maximum(steps[:-1], np.finfo(np.float64).tiny)
+    if len(gaps) and gaps.max() > _GAP:
+        first = max(first - 1, 0) + int(gaps.argmax()) + 1
+    return total - first
 
 
 def describe_ordinary(scores: Scores) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..neighbors import BlockBank, nearest, to_float
+from ..neighbors import BlockBank, to_float
 from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
 from .base import (
     NEIGHBOURS_KEPT,
@@ -56,9 +56,8 @@ class PatchClusterPlus(Method):
        of 3 images that were not left out) is taken. The limit keeps a defect that is nearest to
        other defects from being lowered by as much as they stand out.
 
-    What a person says of images (`heed`): those marked anomalous are left out of every comparison,
-    and a patch that is near one marked normal is ordinary, so that its score is no larger than the
-    distance to the nearest of these.
+    What a person says of images (`heed`): no image is compared with one marked anomalous; one
+    marked normal is no near-duplicate that could hide a defect.
 
     Parameters: `k`; None: 1 in 100 images, at least 3. `ratio`, the share of each image's patches
     in the first pass; `margin`, how many more images than k are searched in full; `stages`, the
@@ -133,8 +132,7 @@ class PatchClusterPlus(Method):
                 left_out.repeat_interleave(counts, 0),
                 self.gap,
             )
-            scores = torch.minimum(distances[:, k - 1], self._trusted_distances(stage, rows, own))
-            base.append(spread_cells(scores, shapes, ratio))
+            base.append(spread_cells(distances[:, k - 1], shapes, ratio))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
         return Comparison(torch.stack(base, 1), neighbours, shown)
@@ -314,28 +312,6 @@ class PatchClusterPlus(Method):
             # A coarse stage is small: its first pass takes all of it.
             every = torch.arange(len(rows), device=rows.device)
             self._banks.append(BlockBank(rows, offsets, sample if ratio == 1 else every))
-        trusted = self._marked(1).tolist()
-        self._trusted = [
-            [self._stage_rows(grids[image], stage) for image in trusted]
-            for stage in range(self._stage_count)
-        ]
-
-    def _trusted_distances(
-        self, stage: int, rows: Sequence[Tensor], own: Sequence[int] | None
-    ) -> Tensor:
-        """Distance [q] of the stage's rows, of some images, to the nearest in those marked normal.
-
-        Infinite for images that are marked themselves.
-        """
-        trusted = torch.cat(self._trusted[stage]) if self._trusted[stage] else None
-        marked = set(self._marked(1).tolist())
-        distances = []
-        for i, queries in enumerate(rows):
-            if trusted is None or (own is not None and own[i] in marked):
-                distances.append(queries.new_full((len(queries),), torch.inf))
-            else:
-                distances.append(torch.as_tensor(nearest(queries, trusted, 1)[0])[:, 0])
-        return torch.cat(distances)
 
     def _left_out(
         self,
@@ -362,6 +338,7 @@ class PatchClusterPlus(Method):
         )
         last = torch.where(gaps, values[:, :-1], -1.0).amax(1, keepdim=True)
         duplicates = typical <= last
+        duplicates[:, self._marked(1)] = False
         duplicates &= others - duplicates.sum(1, keepdim=True) >= needed
         return duplicates | typical.isinf()
 

@@ -1,0 +1,254 @@
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import patchcluster
+from conftest import write_set
+from patchcluster import runfolder
+from patchcluster.cli import app
+from patchcluster.errors import InputError, RunError, SettingError
+from patchcluster.feedback import shift_scores
+from patchcluster.labels import heed_labels, match_labels, read_labels
+from patchcluster.methods import PatchClusterPlus
+from patchcluster.reflagging import reflag
+from patchcluster.results import Flagging
+from patchcluster.thresholds import Threshold, describe_ordinary
+
+SIZE = (96,)
+
+# --- the file, the names ------------------------------------------------------------------------
+
+
+def test_labels_are_read_and_unsure_ones_left_out(tmp_path):
+    file = tmp_path / "labels.csv"
+    file.write_text('path,label,by\n"a,b.png",Normal,me\nc.png,anomalous,me\nd.png,unsure,me\n')
+    assert read_labels(file) == {"a,b.png": "normal", "c.png": "anomalous"}
+
+
+@pytest.mark.parametrize(
+    "text", ["path,label\na.png,maybe\n", "name,label\na.png,normal\n", "path\na\n"]
+)
+def test_a_file_that_is_no_list_of_labels_is_refused_by_line(tmp_path, text):
+    file = tmp_path / "labels.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match="line 2"):
+        read_labels(file)
+    with pytest.raises(InputError, match="cannot read labels"):
+        read_labels(tmp_path / "none.csv")
+
+
+def test_labels_find_their_images_by_the_end_of_the_path():
+    paths = ["x/a/1.png", "x/b/1.png", "x/b/2.png"]
+    assert match_labels({"b/1.png": "normal", "2.png": "anomalous"}, paths) == {
+        1: "normal",
+        2: "anomalous",
+    }
+    with pytest.raises(InputError, match="fits 2 images"):
+        match_labels({"1.png": "normal"}, paths)
+    with pytest.raises(InputError, match="not among"):
+        match_labels({"3.png": "normal"}, paths)
+
+
+# --- the threshold ------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.sampled_from(["normal", "anomalous", None])), min_size=1
+    ),
+    st.integers(-1, 21),
+)
+def test_no_threshold_has_fewer_marked_images_on_the_wrong_side_nor_is_nearer(images, start):
+    scores = np.array([float(score) for score, _ in images])
+    anomalous = np.array([label == "anomalous" for _, label in images])
+    normal = np.array([label == "normal" for _, label in images])
+
+    def wrong(value):
+        return (anomalous & (scores <= value)).sum() + (normal & (scores > value)).sum()
+
+    found = heed_labels(Threshold(start + 0.25, ""), scores, anomalous, normal).value
+    every = [start + 0.25, -0.5, *(score + 0.5 for score in range(21))]
+    assert wrong(found) == min(map(wrong, every))
+    if wrong(start + 0.25) == wrong(found):
+        assert found == start + 0.25
+
+
+# --- what labels say of other images ------------------------------------------------------------
+
+
+def test_shift_is_the_posterior_mean_of_a_gaussian_process():
+    random = np.random.default_rng(0)
+    described = random.normal(size=(12, 5))
+    described /= np.linalg.norm(described, axis=1, keepdims=True)
+    scores = random.uniform(1, 2, 12)
+    labels = ["normal", None, "anomalous", "anomalous", *[None] * 8]
+    centre, deviation = describe_ordinary(scores)
+    prior = 0.3 * np.clip((scores - centre) / deviation, -3, 6)
+    squares = np.square(described[:, None] - described).sum(2)
+    covariance = np.exp(-squares / (2 * 0.6**2)) + 0.3
+    marked = [0, 2, 3]
+    residual = np.array([-1.0, 1.0, 1.0]) - prior[marked]
+    weights = np.linalg.solve(covariance[np.ix_(marked, marked)] + 0.3 * np.eye(3), residual)
+    expected = covariance[:, marked] @ weights * deviation / 0.3
+    np.testing.assert_allclose(shift_scores(scores, described, labels), expected, rtol=1e-6)
+
+
+def test_no_labels_shift_nothing():
+    assert not shift_scores(np.arange(4.0), np.eye(4), [None] * 4).any()
+
+
+def test_an_image_marked_anomalous_no_longer_hides_its_like():
+    """6 images with one defect hide each other; marking 4 of them uncovers the other two."""
+    random = torch.Generator().manual_seed(0)
+    patches = torch.randn(20, 4, 4, 6, generator=random) * 0.1 + 1
+    patches[:6, 1, 1] += 3 + 0.5 * torch.randn(6, 6, generator=random)
+    method = PatchClusterPlus(gap=np.inf, duplicate=0.0, local_weight=0.0)
+    blind = method.fit_score(patches)
+    method.heed(["anomalous"] * 4 + [None] * 16)
+    heard = method.fit_score(patches)
+    assert (heard[4:6, 1, 1] / heard.mean() > 1.5 * blind[4:6, 1, 1] / blind.mean()).all()
+    # The marked images are compared with nothing of theirs either.
+    assert heard[:4, 1, 1].min() > 1.5 * blind[4:6, 1, 1].mean()
+
+
+def test_labels_that_do_not_fit_the_set_are_refused():
+    patches = torch.randn(3, 4, 4, 2)
+    method = PatchClusterPlus()
+    method.heed(["normal"])
+    with pytest.raises(SettingError, match="1 labels for 3 images"):
+        method.fit(patches)
+    method.heed(["anomalous", "anomalous", None])
+    with pytest.raises(SettingError, match="leave some"):
+        method.fit(patches)
+
+
+# --- a run --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_set(tmp_path / "images", 10, 3)
+    return patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+
+
+def fresh(run, folder, **given):
+    return patchcluster.scan(run.info.inputs, folder, size=SIZE, **given)
+
+
+def test_labels_overrule_flags_and_a_finished_scan_is_compared_again(run, tmp_path, monkeypatch):
+    labels = {"part9.png": "anomalous", "part0.png": "normal", "part8.png": "normal"}
+    with monkeypatch.context() as patched:
+        patched.setattr("patchcluster.backbones.Backbone.features", None)  # no image is needed
+        again = fresh(run, run.folder, labels=labels)
+    assert again.flagged[9]
+    assert not again.flagged[[0, 8]].any()
+    assert not np.array_equal(again.scores, run.scores)
+    other = fresh(run, tmp_path / "other", labels=labels)
+    np.testing.assert_allclose(again.scores, other.scores, rtol=1e-3)
+    assert again.regions("part9.png") == other.regions("part9.png")
+    without = fresh(run, run.folder)
+    np.testing.assert_allclose(without.scores, run.scores, rtol=1e-6)
+    assert without.info.labels == {}
+
+
+def test_scores_of_images_follow_from_their_maps_with_labels_too(run):
+    again = fresh(run, run.folder, labels={"part9.png": "anomalous"})
+    for path, score in zip(again.paths, again.scores, strict=True):
+        frame = again.frame_map(path)
+        count = round(frame.size * 0.01)
+        assert score == pytest.approx(np.sort(frame.ravel())[-count:].mean(), rel=1e-5)
+
+
+def test_other_methods_refuse_labels(run, tmp_path):
+    with pytest.raises(SettingError, match="patchcluster-plus"):
+        patchcluster.scan(
+            run.info.inputs, tmp_path / "r", method="patchcore", labels={"part0.png": "normal"}
+        )
+
+
+# --- flagging again -----------------------------------------------------------------------------
+
+
+def test_a_finished_scan_is_flagged_again_without_work(run, monkeypatch):
+    monkeypatch.setattr("patchcluster.scanning.Scan._scan", None)
+    again = fresh(run, run.folder, flag_top=5)
+    assert again.flagged.sum() == 5
+    assert set(np.flatnonzero(again.flagged)) == set(run.ranking[:5])
+    np.testing.assert_array_equal(again.scores, run.scores)
+    assert all(again.regions(path) for path in np.array(again.paths)[again.flagged])
+    back = fresh(run, run.folder)
+    assert back.flagged.tolist() == run.flagged.tolist()
+    for path in run.paths:
+        assert back.regions(path) == run.regions(path)
+    assert back.threshold.value == pytest.approx(run.threshold.value)
+    assert back.threshold.meaning == run.threshold.meaning
+
+
+def test_an_interrupted_flagging_is_said_and_finished(run, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runfolder, "write_regions", fail)
+        with pytest.raises(KeyboardInterrupt):
+            reflag(run.folder, Flagging(flag_top=2))
+    with pytest.raises(RunError, match="patchcluster report"):
+        patchcluster.load_run(run.folder)
+    finished = CliRunner().invoke(app, ["report", str(run.folder), "--expect", "30%"])
+    assert finished.exit_code == 0
+    assert patchcluster.load_run(run.folder).flagged.sum() == 3
+
+
+def test_regions_have_groups_and_blots_share_one(run):
+    again = reflag(run.folder, Flagging(flag_top=3))
+    regions = [region for path in again.paths for region in again.regions(path)]
+    assert regions
+    assert all(region.group >= 1 for region in regions)
+    blots = [again.regions(path)[0] for path in again.paths[7:]]
+    assert len({region.group for region in blots}) == 1
+
+
+def test_a_bank_that_is_a_sample_tells_no_groups(run, tmp_path):
+    sampled = patchcluster.scan(
+        run.info.inputs,
+        tmp_path / "r",
+        method="patchcluster",
+        ratio=0.5,
+        k=3,
+        size=SIZE,
+        flag_top=3,
+    )
+    regions = [region for path in sampled.paths for region in sampled.regions(path)]
+    assert regions
+    assert {region.group for region in regions} == {0}
+
+
+def test_the_command_takes_shares_labels_and_says_what_a_flag_means(run, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\npart9.png,anomalous\n")
+    arguments = [*run.info.inputs, "-o", str(run.folder), "--size", "96", "--labels", str(labels)]
+    done = CliRunner().invoke(app, ["scan", *arguments, "--expect", "20%", "--json"])
+    assert done.exit_code == 0, done.output
+    flagged = patchcluster.load_run(run.folder).flagged
+    assert json.loads(done.stdout)["flagged"] == flagged.sum() >= 2
+    assert flagged[9]
+    bad = CliRunner().invoke(app, ["scan", *arguments, "--expect", "many"])
+    assert bad.exit_code == 2
+    os.remove(labels)
+    gone = CliRunner().invoke(app, ["scan", *arguments])
+    assert gone.exit_code == 1
+
+
+def test_flagging_keeps_labels(run):
+    fresh(run, run.folder, labels={"part0.png": "anomalous"})
+    again = reflag(run.folder, Flagging(flag_top=0))
+    assert np.flatnonzero(again.flagged).tolist() == [0]
+    assert again.info.labels == {again.paths[0]: "anomalous"}
+    assert again.info.flagging == dataclasses.asdict(Flagging(flag_top=0))
