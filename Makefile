@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench quality clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -26,6 +26,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/growth.py
 	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
+
+# Presets against the figures in benchmarks/quality.json, on the data at hand.
+quality: $(READY)
+	$(BIN)/python benchmarks/quality.py $(wildcard ../shared/data/mvtec/bottle ../shared/data/mvtec/screw)
 
 clean:
 	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
