@@ -3,7 +3,7 @@
     python experiments/feedback.py DATASET... > RESULTS.csv
 
 `test` of each DATASET (MVTec AD's layout) is scored blindly, then marked image by image, most
-uncertain first: those whose score is nearest to the threshold. After each round of images the set
+uncertain first (`order_by_doubt`). After each round of images the set
 is scored again with the labels. AUROC of the images that are not marked yet, by the blind scores
 (before) and with the labels (after). A row a round: set,marked,before,after.
 """
@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from blind import extract, score_images
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from patchcluster.datasets import find_truth
+from patchcluster.feedback import find_boundary, order_by_doubt
 from patchcluster.inputs import find_images
 from patchcluster.labels import Label
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.results import Flagging, flag
 
 ROUND = 5  # images
 ROUNDS = 8
@@ -36,23 +35,15 @@ def main() -> None:
         anomalous = np.array([truth.anomalous for truth in find_truth(paths, root)])
         labels: list[Label | None] = [None] * len(paths)
         blind = scores = score_images(grids, headers, PatchClusterPlus(**stages))
+        boundary = find_boundary(blind)
         for number in range(1, ROUNDS + 1):
-            mark_uncertain(labels, scores, anomalous)
+            for i in order_by_doubt(scores, labels, boundary)[:ROUND]:
+                labels[i] = "anomalous" if anomalous[i] else "normal"
             scores = score_images(grids, headers, PatchClusterPlus(**stages), labels)
             left = np.array([label is None for label in labels])
             figures = [roc_auc_score(anomalous[left], s[left]) for s in (blind, scores)]
             writer.writerow([root.name, number * ROUND, *(f"{100 * f:.1f}" for f in figures)])
             sys.stdout.flush()
-
-
-def mark_uncertain(
-    labels: list[Label | None], scores: NDArray[np.float64], anomalous: NDArray[np.bool_]
-) -> None:
-    """Mark the images of a round as they are."""
-    threshold, _ = flag(scores, labels, Flagging())
-    order = np.argsort(np.abs(scores - threshold.value), kind="stable")
-    for i in [i for i in order if labels[i] is None][:ROUND]:
-        labels[i] = "anomalous" if anomalous[i] else "normal"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from conftest import write_set
 from patchcluster import runfolder
 from patchcluster.cli import app
 from patchcluster.errors import InputError, RunError, SettingError
-from patchcluster.feedback import shift_scores
+from patchcluster.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.labels import heed_labels, match_labels, read_labels
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.reflagging import reflag
@@ -90,7 +90,7 @@ def test_shift_is_the_posterior_mean_of_a_gaussian_process():
     scores = random.uniform(1, 2, 12)
     labels = ["normal", None, "anomalous", "anomalous", *[None] * 8]
     centre, deviation = describe_ordinary(scores)
-    prior = 0.3 * np.clip((scores - centre) / deviation, -3, 6)
+    prior = 0.3 * (np.clip((scores - centre) / deviation, -3, 6) - 1)
     squares = np.square(described[:, None] - described).sum(2)
     covariance = np.exp(-squares / (2 * 0.6**2)) + 0.3
     marked = [0, 2, 3]
@@ -98,6 +98,15 @@ def test_shift_is_the_posterior_mean_of_a_gaussian_process():
     weights = np.linalg.solve(covariance[np.ix_(marked, marked)] + 0.3 * np.eye(3), residual)
     expected = covariance[:, marked] @ weights * deviation / 0.3
     np.testing.assert_allclose(shift_scores(scores, described, labels), expected, rtol=1e-6)
+
+
+def test_the_images_one_deviation_above_ordinary_ones_are_asked_for_first():
+    # median 3, deviation 1.4826: the boundary lies at 4.48
+    scores = np.array([1.0, 2, 3, 4, 5, 100])
+    labels = [None, None, None, "normal", None, None]
+    boundary = find_boundary(scores)
+    assert boundary == pytest.approx(4.4826)
+    assert order_by_doubt(scores, labels, boundary).tolist() == [4, 2, 1, 0, 5]
 
 
 def test_no_labels_shift_nothing():
@@ -156,6 +165,15 @@ def test_labels_overrule_flags_and_a_finished_scan_is_compared_again(run, tmp_pa
     without = fresh(run, run.folder)
     np.testing.assert_allclose(without.scores, run.scores, rtol=1e-6)
     assert without.info.labels == {}
+
+
+def test_a_run_asks_for_what_it_doubts_and_not_for_what_it_knows(run):
+    assert sorted(run.doubtful) == run.paths
+    distances = [abs(run.scores[run.index(path)] - run.info.boundary) for path in run.doubtful]
+    assert distances == sorted(distances)
+    again = fresh(run, run.folder, labels={run.doubtful[0]: "normal"})
+    assert run.doubtful[0] not in again.doubtful
+    assert again.info.boundary == pytest.approx(run.info.boundary, rel=0.05)
 
 
 def test_scores_of_images_follow_from_their_maps_with_labels_too(run):

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from .errors import SettingError
 from .groups import describe_image
@@ -21,6 +19,7 @@ from .maps import Floats, round_as_stored
 from .methods import Method
 from .thresholds import Scores, describe_ordinary
 
+_BOUNDARY = 1.0  # deviations above ordinary scores at which an image may as well be anomalous
 _SLOPE = 0.3  # of the label, -1 to 1, over the score in deviations of ordinary images
 _BOUNDS = (-3.0, 6.0)  # deviations beyond which a score says no more
 _LENGTH = 0.6  # distance of places, as vectors of length 1, over which labels carry
@@ -57,12 +56,32 @@ def shift_scores(
     marked = np.array([label is not None for label in labels])
     if not marked.any():
         return np.zeros(len(scores))
+    from sklearn.gaussian_process import GaussianProcessRegressor  # takes a second to import
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
     centre, deviation = describe_ordinary(scores)
     deviation = max(deviation, 1e-6 * abs(centre))
-    prior = _SLOPE * np.clip((scores - centre) / deviation, *_BOUNDS)
+    prior = _SLOPE * (np.clip((scores - centre) / deviation, *_BOUNDS) - _BOUNDARY)
     said = np.array([1.0 if label == "anomalous" else -1.0 for label in labels])
     kernel = RBF(_LENGTH) + ConstantKernel(_COMMON)
     process = GaussianProcessRegressor(kernel, alpha=_NOISE, optimizer=None)
     process.fit(described[marked], (said - prior)[marked])
     shift: Scores = process.predict(described) * deviation / _SLOPE
     return shift
+
+
+def find_boundary(scores: Scores) -> float:
+    """The image score at which an image may as well be ordinary as anomalous, of blind scores [n].
+
+    It stays where it is when labels shift the scores.
+    """
+    centre, deviation = describe_ordinary(scores)
+    return centre + _BOUNDARY * deviation
+
+
+def order_by_doubt(
+    scores: Scores, labels: Sequence[Label | None], boundary: float
+) -> NDArray[np.int64]:
+    """Images without a label, those first whose label tells most, int64 [j]; by scores [n]."""
+    doubt = np.argsort(np.abs(scores - boundary), kind="stable")
+    return doubt[[labels[i] is None for i in doubt]]

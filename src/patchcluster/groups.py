@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
 from .maps import Floats, Region
@@ -60,6 +59,8 @@ def group_regions(described: NDArray[np.float32]) -> NDArray[np.int64]:
     count = min(MOST_GROUPS, max(1, round(math.sqrt(len(described) / 2))))
     if count == 1:
         return np.ones(len(described), np.int64)
+    from sklearn.cluster import AgglomerativeClustering  # takes a second to import
+
     clustered = described[:_MOST_CLUSTERED]
     labels = np.asarray(AgglomerativeClustering(count, linkage="ward").fit_predict(clustered))
     if len(described) > len(clustered):

@@ -79,6 +79,7 @@ class RunInfo:
     device: str = ""
     deep_range: dict[str, list[float]] = field(default_factory=dict)
     threshold: dict[str, Any] = field(default_factory=dict)
+    boundary: float = 0.0  # image score of the most doubtful image: see `feedback.find_boundary`
     map_rule: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)

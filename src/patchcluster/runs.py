@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import maps, storage
 from .errors import InputError, RunError
+from .feedback import order_by_doubt
 from .inputs import PathFinder
 from .maps import Floats, Region
 from .runfolder import (
@@ -98,6 +99,13 @@ class Run:
         Raises InputError if none or several fit.
         """
         return self._finder.find(str(path))
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Paths of images without a label; a label of the first would say most of the others."""
+        labels = [self.info.labels.get(path) for path in self.paths]
+        order = order_by_doubt(self.scores, labels, self.info.boundary)
+        return [self.paths[int(i)] for i in order]
 
     def grid(self, path: str) -> Floats:
         """Score grid float32 [h, w] of one image, one score a patch."""

@@ -37,7 +37,7 @@ from .backbones import Backbone, load_backbone
 from .comparing import Compared, Comparer, ImageSet, load_batches
 from .errors import InputError, RunError, SettingError
 from .extraction import Candidate, Extracted, Extractor, make_batches, survey_files
-from .feedback import learn
+from .feedback import find_boundary, learn
 from .images import deep_range
 from .inputs import find_images, stamp
 from .labels import Labels, match_labels, read_labels
@@ -340,6 +340,7 @@ class Scan:
         firsts = [records[0] for records in copies]
         scores = self._image_scores(firsts, grids, compared)
         labels = image_set.labels(self.info.labels)
+        self.info.boundary = find_boundary(np.array(scores))
         if any(labels):
             grids = learn(grids, scores, finest.method, labels)
             scores = self._image_scores(firsts, grids, compared)
