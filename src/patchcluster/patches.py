@@ -68,6 +68,14 @@ def grid_channels(channels: Sequence[int], strides: Sequence[int], layout: Layou
     return sum(dealt_channels(c, r) for c, r in zip(channels, middle_ratios(strides), strict=True))
 
 
+def block_side(strides: Sequence[int], layout: Layout) -> int:
+    """Side, in patches, of the smallest part of a grid that methods can be given by itself.
+
+    A cell of the coarsest stage, where that is dealt out to patches.
+    """
+    return max(middle_ratios(strides)) if layout == "middle" else 1
+
+
 def middle_ratios(strides: Sequence[int]) -> list[int]:
     """How many times coarser than the `middle` grid the stages of some strides are; finer ones: 1.
 

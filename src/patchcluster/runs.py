@@ -25,6 +25,7 @@ from .runfolder import (
     Skipped,
     map_path,
     rank,
+    read_mask_of,
 )
 from .thresholds import Threshold
 
@@ -99,7 +100,7 @@ class Run:
         raise InputError(f"{path!r} {what}: name one of run.paths")
 
     def grid(self, path: str) -> Floats:
-        """Score grid float32 [h, w] of one image, one score a patch."""
+        """Score grid float32 [h, w] of one image, one score a patch; NaN: not scored."""
         file = map_path(self.folder, self.images[self.index(path)].id)
         try:
             values: Floats = np.load(file, allow_pickle=False).astype(np.float32)
@@ -108,14 +109,29 @@ class Run:
         return values
 
     def frame_map(self, path: str) -> Floats:
-        """Smoothed map float32 [h', w'] on its frame, before it is brought to the image."""
+        """Smoothed map float32 [h', w'] on its frame, before it is brought to the image.
+
+        NaN outside a region of interest.
+        """
         image = self.images[self.index(path)]
-        return maps.smooth(self.grid(path), self.info.settings["frame"], image.width, image.height)
+        growth = maps.frame_growth(image.width, image.height, self.info.map_rule.get("native_from"))
+        frame = self.info.settings["frame"] * growth
+        mask = read_mask_of(self.folder, image)
+        return maps.smooth(self.grid(path), frame, image.width, image.height, mask)
 
     def map(self, path: str) -> Floats:
-        """Anomaly map float32 [height, width] of the original image; larger is more anomalous."""
+        """Anomaly map float32 [height, width] of the original image; larger is more anomalous.
+
+        NaN outside a region of interest (`scan(..., roi=...)`).
+        """
         image = self.images[self.index(path)]
-        return maps.to_image(self.frame_map(path), image.width, image.height)
+        return self.map_at(path, image.width, image.height)
+
+    def map_at(self, path: str, width: int, height: int) -> Floats:
+        """The map of an image at another size, float32 [height, width]; NaN as in `map`."""
+        image = self.images[self.index(path)]
+        mask = read_mask_of(self.folder, image, width, height)
+        return maps.to_image(self.frame_map(path), width, height, mask)
 
     def regions(self, path: str) -> list[Region]:
         """Anomalous regions of one image, highest peak first, in pixels of the original."""
@@ -125,7 +141,8 @@ class Run:
         """The places that the place at pixel (x, y) was compared with, nearest first.
 
         With the default method they lie in different other images: what the place should have
-        looked like. Raises InputError if (x, y) lies outside the image.
+        looked like. Outside a region of interest there are none. Raises InputError if (x, y) lies
+        outside the image.
         """
         image = self.images[self.index(path)]
         if not (0 <= x < image.width and 0 <= y < image.height):
@@ -139,6 +156,7 @@ class Run:
         return [
             self._neighbour(int(other), int(patch), float(distance))
             for other, patch, distance in zip(others, patches, distances, strict=True)
+            if other >= 0
         ]
 
     def _neighbour(self, image_id: int, patch: int, distance: float) -> Neighbour:

@@ -30,21 +30,30 @@ import numpy as np
 import PIL
 import torch
 
-from . import __version__, costs, maps, runfolder, storage
+from . import __version__, costs, maps, roi, runfolder, storage
 from .backbones import Backbone, load_backbone
 from .comparing import Compared, Comparer, ImageSet
 from .errors import InputError, RunError, SettingError
-from .extraction import Candidate, Extracted, Extractor, make_batches, survey_files
+from .extraction import (
+    Candidate,
+    Extracted,
+    Extractor,
+    Regions,
+    make_batches,
+    survey_files,
+    take_regions,
+)
 from .images import deep_range
 from .inputs import find_images, stamp
 from .maps import Floats
 from .methods import METHODS
-from .patches import grid_channels, grid_stride
+from .patches import block_side, grid_channels, grid_stride
 from .report import write_report
 from .runfolder import ImageRecord, RunInfo, Skipped
 from .runs import Run
 from .settings import resolve
 from .thresholds import Threshold, robust_threshold
+from .tiling import find_lattice, largest_tile
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
@@ -106,9 +115,12 @@ class Scan:
         self.progress = progress
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
+        self.regions = Regions()
 
     def run(self, overwrite: bool = False) -> None:
         files = find_images(self.info.inputs, runfolder.is_run)
+        if self.settings.roi is not None:
+            self.info.roi_sha256 = roi.hash_masks(self.settings.roi)
         stale = False
         try:
             earlier = runfolder.read_earlier(self.folder, self.info)
@@ -137,8 +149,16 @@ class Scan:
             )
         with self._timed("survey"):
             candidates, skipped = survey_files(
-                files, self.settings.size, self.threads, self._step("survey")
+                files,
+                self.settings.size,
+                self.threads,
+                self._step("survey"),
+                find_lattice(backbone.strides) if self.settings.tile else None,
             )
+            if self.settings.roi is not None and candidates:
+                self.regions = take_regions(candidates, self.settings.roi)
+                candidates = self.regions.candidates
+                skipped |= self.regions.skipped
         if not candidates:
             reasons = sorted({skip.reason for skip in skipped.values()})
             raise InputError(
@@ -151,6 +171,8 @@ class Scan:
         if replace:
             runfolder.clear(self.folder)
         runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
+        for name, file in self.regions.files.items():
+            runfolder.write_region(self.folder, name, roi.read_region(file))
 
         extracted = self._extract(candidates, backbone)
         skipped |= extracted.skipped
@@ -176,10 +198,13 @@ class Scan:
         }
         self.info.map_rule = {
             "frame": self.settings.frame,
+            "native_from": self.settings.native_from,
             "sigma": maps.SIGMA,
-            "steps": "bilinear (half-pixel centres) from the grid to round(frame / a) x "
-            "round(frame * a) rows x columns, a = sqrt(width / height); Gaussian of sigma pixels "
-            "there, edges repeated; bilinear to height x width",
+            "steps": "if native_from is a number, multiply frame by sqrt(width * height) / "
+            "native_from where that is above 1; bilinear (half-pixel centres) from the grid to "
+            "round(frame / a) x round(frame * a) rows x columns, a = sqrt(width / height); "
+            "Gaussian of sigma pixels there, edges repeated; bilinear to height x width. With a "
+            "region of interest each step averages what is inside it, and the rest is NaN",
         }
 
     def _check_sizes(self, candidates: Sequence[Candidate]) -> None:
@@ -197,7 +222,11 @@ class Scan:
         areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
         method = self.settings.make_method(backbone.channels, backbone.strides)
         method.check_count(len(candidates))
-        patches = [sum(area) // stride**2 for area in zip(*areas, strict=True)]
+        scored = [
+            self.regions.areas[candidate.id] if candidate.roi else area
+            for candidate, area in zip(candidates, areas, strict=True)
+        ]
+        patches = [sum(area) // stride**2 for area in zip(*scored, strict=True)]
         channels = grid_channels(backbone.channels, backbone.strides, layout)
         images = len(candidates)
         work = costs.Workload(
@@ -205,15 +234,27 @@ class Scan:
             channels=channels,
             images=images,
             largest_image=max(c.header.width * c.header.height for c in candidates),
-            input_pixels=max(map(max, areas)),
+            input_pixels=max(
+                self._seen_at_once(size, backbone) for c in candidates for size in c.inputs
+            ),
             input_shapes=len({size for candidate in candidates for size in candidate.inputs}),
             threads=self.threads,
             ratio=getattr(method, "ratio", 1.0),
             extra=method.extra_memory(images, max(patches) // images, channels),
+            largest_grid=max(map(max, areas)) // stride**2,
         )
         predicted = costs.predict_memory(work, costs.resident_memory())
         self.info.memory["predicted"] = predicted
-        costs.check_memory(predicted, self.max_memory)
+        if self.settings.tile:
+            costs.check_memory(predicted, self.max_memory, "a scan without --tile")
+        else:
+            costs.check_memory(predicted, self.max_memory)
+
+    def _seen_at_once(self, shape: tuple[int, int], backbone: Backbone) -> int:
+        """Pixels of a network input (height, width) that the network sees at once."""
+        if self.settings.native_from is None:
+            return shape[0] * shape[1]
+        return largest_tile(*shape, self.settings.native_from, find_lattice(backbone.strides))
 
     def _extract(self, candidates: Sequence[Candidate], backbone: Backbone) -> Extracted:
         self.info.deep_range = deep_range(candidate.header for candidate in candidates)
@@ -224,6 +265,7 @@ class Scan:
             self.info.deep_range,
             self.folder,
             self.threads,
+            self.settings.tile,
         )
         with self._timed("features"):
             return extractor.run(make_batches(candidates), self._step("features"))
@@ -248,7 +290,8 @@ class Scan:
     ) -> list[Compared]:
         identity = json.dumps([self.info.settings, self.info.backbone["sha256"], image_set.shas])
         digest = hashlib.sha256(identity.encode()).hexdigest()
-        comparer = Comparer(self.folder, image_set, device, digest, self.progress)
+        side = block_side(backbone.strides, self.settings.layout)
+        comparer = Comparer(self.folder, image_set, device, digest, self.progress, side)
         compared = []
         for size in self.settings.size:
             with self._timed("compare"):
@@ -288,7 +331,7 @@ class Scan:
             regions = pool.map(lambda f: self._find_regions(f[0], grids[f[1]], threshold), files)
             for (record, image), found in zip(files, regions, strict=True):
                 grid, score = grids[image], scores[image]
-                shown = finest.explanations[image].image[int(grid.argmax())].tolist()
+                shown = finest.explanations[image].image[int(np.nanargmax(grid))].tolist()
                 nearest = copies[shown[0]][0].path if shown else ""
                 runfolder.write_map(self.folder, record.id, grid)
                 flagged = score > threshold.value
@@ -301,10 +344,11 @@ class Scan:
     ) -> list[float]:
         if compared[0].image_scores is not None:
             return compared[0].image_scores
-        frame, rule = self.settings.frame, self.settings.image_score
+        rule = self.settings.image_score
 
         def score(record: ImageRecord, grid: Floats) -> float:
-            return maps.score_image(maps.smooth(grid, frame, record.width, record.height), rule)
+            growth = maps.frame_growth(record.width, record.height, self.settings.native_from)
+            return maps.score_image(self._smooth(record, grid), rule, growth)
 
         with ThreadPoolExecutor(self.threads, "maps") as pool:
             return list(pool.map(score, records, grids))
@@ -312,11 +356,17 @@ class Scan:
     def _find_regions(
         self, record: ImageRecord, grid: Floats, threshold: Threshold
     ) -> list[maps.Region]:
-        smoothed = maps.smooth(grid, self.settings.frame, record.width, record.height)
-        if smoothed.max() <= threshold.value:  # bringing it to the image raises no maximum
+        smoothed = self._smooth(record, grid)
+        if np.nanmax(smoothed) <= threshold.value:  # bringing it to the image raises no maximum
             return []
-        image_map = maps.to_image(smoothed, record.width, record.height)
+        mask = runfolder.read_mask_of(self.folder, record)
+        image_map = maps.to_image(smoothed, record.width, record.height, mask)
         return maps.find_regions(image_map, threshold.value)
+
+    def _smooth(self, record: ImageRecord, grid: Floats) -> Floats:
+        growth = maps.frame_growth(record.width, record.height, self.settings.native_from)
+        mask = runfolder.read_mask_of(self.folder, record)
+        return maps.smooth(grid, self.settings.frame * growth, record.width, record.height, mask)
 
     def _check_unchanged(self, files: Sequence[str]) -> None:
         run = Run(self.folder)

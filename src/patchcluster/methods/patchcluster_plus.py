@@ -111,7 +111,12 @@ class PatchClusterPlus(Method):
         self._index_bank()
         return self
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+    def compare(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+        blocks: Sequence[Tensor] | None = None,
+    ) -> Comparison:
         shapes = [grid.shape[:2] for grid in grids]
         stages = [[self._stage_rows(g, stage) for g in grids] for stage in range(self._stage_count)]
         others = self.image_count_ - int(own is not None)
@@ -128,7 +133,7 @@ class PatchClusterPlus(Method):
                 left_out.repeat_interleave(counts, 0),
                 self.gap,
             )
-            base.append(_to_grids(distances[:, k - 1], shapes, ratio))
+            base.append(_to_grids(distances[:, k - 1], shapes, ratio, blocks))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
         return Comparison(torch.stack(base, 1), neighbours, shown)
@@ -320,18 +325,44 @@ class PatchClusterPlus(Method):
         return (comparison.distances / self.stage_means_) @ weights
 
 
-def _to_grids(values: Tensor, shapes: Sequence[Sequence[int]], ratio: int) -> Tensor:
-    """Values of the cells of grids `ratio` times coarser than shapes -> of all cells, bilinear."""
+def _to_grids(
+    values: Tensor,
+    shapes: Sequence[Sequence[int]],
+    ratio: int,
+    blocks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Values of the cells of grids `ratio` times coarser than shapes -> of all cells, bilinear.
+
+    blocks: where the coarser cells lie, if only some are there; values are then interpolated
+    between neighbours that are there.
+    """
     if ratio == 1:
         return values
-    counts = [height * width // ratio**2 for height, width in shapes]
-    parts = zip(torch.split(values, counts), shapes, strict=True)
+    parts = torch.split(values, [height * width // ratio**2 for height, width in shapes])
+    if blocks is not None:
+        return torch.cat([_spread(v, at, ratio) for v, at in zip(parts, blocks, strict=True)])
     return torch.cat(
         [
-            F.interpolate(
-                part.view(1, 1, height // ratio, width // ratio), size=(height, width),
-                mode="bilinear", align_corners=False,
-            ).flatten()
-            for part, (height, width) in parts
+            _finer(part.view(height // ratio, width // ratio), ratio).flatten()
+            for part, (height, width) in zip(parts, shapes, strict=True)
         ]
-    )  # fmt: skip
+    )
+
+
+def _finer(values: Tensor, ratio: int) -> Tensor:
+    """Values [h, w] -> [h * ratio, w * ratio], bilinear."""
+    size = [side * ratio for side in values.shape]
+    return F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _spread(values: Tensor, blocks: Tensor, ratio: int) -> Tensor:
+    """Values [m] of blocks at rows and columns [m, 2] -> of their cells, side by side, row-major:
+    [ratio * (m * ratio)]."""
+    row, column = (blocks - blocks.amin(0)).to(values.device).T
+    there = values.new_zeros(int(row.max()) + 1, int(column.max()) + 1)
+    there[row, column] = 1
+    full = torch.zeros_like(there)
+    full[row, column] = values
+    cells = F.pixel_unshuffle((_finer(full, ratio) / _finer(there, ratio))[None], ratio)
+    side = cells[:, row, column].view(ratio, ratio, -1)  # row, column within a block; block
+    return side.transpose(1, 2).flatten()
