@@ -46,7 +46,7 @@ def score_images(
         maps_ = [scores.numpy() for scores in method.fit_score(grids)]
         scores = _score_maps(maps_, headers)
         if any(labels):
-            scores = _score_maps(learn(maps_, scores.tolist(), method, labels), headers)
+            scores = _score_maps(learn(maps_, scores.tolist(), method.describe, labels), headers)
     return scores
 
 

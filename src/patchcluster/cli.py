@@ -65,6 +65,13 @@ Size = Annotated[
     str | None,
     typer.Option(metavar="PIXELS", help="Network input, a multiple of 32; 256,448: both, fused."),
 ]
+Tile = Annotated[
+    bool, typer.Option("--tile", help="Score images over the network's size at their own.")
+]
+Roi = Annotated[
+    str | None,
+    typer.Option("--roi", metavar="MASK", help="Score only inside: a mask, or a folder of masks."),
+]
 K = Annotated[int | None, typer.Option("--k", help="Neighbours of a patch.")]
 Ratio = Annotated[float | None, typer.Option(help="Share of the patches in the bank, 0 to 1.")]
 LocalWeight = Annotated[
@@ -123,6 +130,8 @@ def scan(
     backbone: Backbone = None,
     weights: Weights = None,
     size: Size = None,
+    tile: Tile = False,
+    roi: Roi = None,
     k: K = None,
     ratio: Ratio = None,
     local_weight: LocalWeight = None,
@@ -163,6 +172,8 @@ def scan(
             backbone=backbone,
             weights=weights,
             size=None if size is None else _parse_sizes(size),
+            tile=tile,
+            roi=roi,
             k=k,
             ratio=ratio,
             local_weight=local_weight,

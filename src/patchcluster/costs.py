@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import SettingError
+from .methods.base import COMPARED_PATCHES
 from .neighbors import QUERY_TILE
 
 MIB = 1 << 20
@@ -15,6 +16,10 @@ _ACTIVATION_BYTES = 400  # of the network, a pixel of the image that a thread wo
 _SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of input
 _PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
 _COMPARISON_BYTES = 60  # of the results, a patch
+# Of the grid that a thread makes, a value: the stages, patches joined of them, grids that wait.
+_STAGE_BYTES, _JOINING_BYTES, _WAITING_BYTES = 4, 18, 8
+_INPUT_BYTES = 3  # of an image at the network's size, a pixel
+_QUERY_BYTES = 500  # a patch that is compared, beside its values
 _SLACK = 64 * MIB
 
 
@@ -26,11 +31,12 @@ class Workload:
     channels: int
     images: int
     largest_image: int  # pixels
-    input_pixels: int  # of the network's largest input
+    input_pixels: int  # at most that the network sees at a time: of an image, or of a tile
     input_shapes: int  # how many different ones
     threads: int
     ratio: float  # share of the patches in the first pass, or in the coreset
     extra: int = 0  # bytes that the method needs beside patches, bank and scores
+    largest_grid: int = 0  # patches of the image that has most
 
 
 def predict_memory(work: Workload, baseline: int) -> int:
@@ -43,9 +49,14 @@ def predict_memory(work: Workload, baseline: int) -> int:
     values = max(work.patches) * work.channels
     bank = int(values * (12 + 4 * work.ratio))
     tiles = QUERY_TILE * 4 * (work.images + work.channels)
+    beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
+    tiles += beyond * (work.channels * 12 + work.images + _QUERY_BYTES)
     search = bank + sum(work.patches) * _COMPARISON_BYTES + tiles + work.extra
-    decoding = work.threads * work.largest_image * _PIXEL_BYTES
-    extraction = work.threads * work.input_pixels * _ACTIVATION_BYTES + decoding
+    grid = work.largest_grid * work.channels
+    network = work.input_pixels * _ACTIVATION_BYTES + grid * _STAGE_BYTES
+    made = work.largest_image * _INPUT_BYTES + max(network, grid * _JOINING_BYTES)
+    decoded = work.largest_image * _PIXEL_BYTES
+    extraction = work.threads * (max(made, decoded) + grid * _WAITING_BYTES)
     kept = baseline + work.input_shapes * _SHAPE_BYTES + _SLACK
     return kept + max(search, extraction)
 

@@ -159,7 +159,7 @@ def _read_mvtec(folder: Path) -> Iterator[Sample]:
             if path.parent == folder / part:
                 continue  # an image whose kind nothing says
             kind = path.parent.name
-            mask = None if kind in NORMAL_FOLDERS else _find_mask(masks / kind, path.stem)
+            mask = None if kind in NORMAL_FOLDERS else find_mask(masks / kind, path.stem)
             if mask is None and kind not in NORMAL_FOLDERS and masks.is_dir():
                 raise InputError(
                     f"{str(path)!r} has no mask: put it at "
@@ -173,7 +173,7 @@ def _read_visa(folder: Path) -> Iterator[Sample]:
     for path in _list_images(data / "Images" / "Normal"):
         yield Sample(str(path), False, Truth(False, None))
     for path in _list_images(data / "Images" / "Anomaly"):
-        mask = _find_mask(data / "Masks" / "Anomaly", path.stem)
+        mask = find_mask(data / "Masks" / "Anomaly", path.stem)
         yield Sample(str(path), False, Truth(True, mask))
 
 
@@ -210,7 +210,7 @@ def _read_pairs(folder: Path) -> Iterator[Sample]:
     if not masks.is_dir():
         return
     for path in _list_images(folder / "images"):
-        mask = _find_mask(masks / path.parent.relative_to(folder / "images"), path.stem)
+        mask = find_mask(masks / path.parent.relative_to(folder / "images"), path.stem)
         anomalous = mask is not None and bool(read_mask(mask).any())
         yield Sample(str(path), False, Truth(anomalous, mask if anomalous else None))
 
@@ -220,7 +220,8 @@ def _list_images(folder: Path) -> list[Path]:
     return sorted((p for p in found if not p.name.startswith(".")), key=_natural)
 
 
-def _find_mask(folder: Path, stem: str) -> Path | None:
+def find_mask(folder: Path, stem: str) -> Path | None:
+    """The mask of an image in a folder: NAME_mask or NAME, with the ending of any image."""
     names = (folder / (pattern.format(stem) + end) for pattern in _MASK_NAMES for end in _IMAGES)
     return next((path for path in names if path.is_file()), None)
 
@@ -267,7 +268,7 @@ def _find_one(path: str, known: dict[str, Truth], masks: Path) -> Truth | None:
     if str(real) in known:
         return known[str(real)]
     kind = real.parent.name
-    mask = _find_mask(masks / kind, real.stem)
+    mask = find_mask(masks / kind, real.stem)
     if mask is not None:
         return Truth(True, mask)
     return Truth(False, None) if kind in NORMAL_FOLDERS else None

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from . import maps
 from .datasets import Truth, find_truth, read_mask
 from .metrics import PixelMetrics, image_metrics
 from .runs import Run
@@ -29,7 +28,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure a run against masks, at the masks' own resolution.
 
-    truth: the data set's folder, in a layout that `datasets` knows, or its `ground_truth`.
+    truth: the data set's folder, in a layout that `datasets` knows, or its `ground_truth`. Pixels
+    outside a region of interest are left out of the pixel metrics; an image is as anomalous as its
+    truth says, even if its defect lies outside.
 
     Raises InputError if an image has no truth.
     """
@@ -52,7 +53,7 @@ def evaluate(
 def _bounds(run: Run) -> tuple[float, float]:
     """Bounds of all maps: neither bilinear interpolation nor smoothing exceeds a grid's."""
     grids = [run.grid(path) for path in run.paths]
-    return min(float(g.min()) for g in grids), max(float(g.max()) for g in grids)
+    return min(float(np.nanmin(g)) for g in grids), max(float(np.nanmax(g)) for g in grids)
 
 
 def _add(pixels: PixelMetrics, run: Run, path: str, known: Truth) -> None:
@@ -62,4 +63,4 @@ def _add(pixels: PixelMetrics, run: Run, path: str, known: Truth) -> None:
         return
     mask = read_mask(known.mask)
     height, width = mask.shape
-    pixels.add(maps.to_image(run.frame_map(path), width, height), mask)
+    pixels.add(run.map_at(path, width, height), mask)

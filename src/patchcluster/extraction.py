@@ -5,22 +5,25 @@ alone. On the CPU each thread takes an image from its file to its patches, with 
 thread: no thread waits for another. For a GPU the threads only decode, ahead of the network.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import runfolder, storage
+from . import roi, runfolder, storage
 from .backbones import Backbone
 from .errors import UnreadableImage
-from .images import Header, LoadedImage, Pixels, load_image, network_size, survey
+from .images import STRIDE, Header, LoadedImage, Pixels, load_image, network_size, survey
 from .inputs import stamp
+from .maps import cover
 from .patches import Layout, patch_grid
 from .runfolder import ImageRecord, Skipped
+from .tiling import native_size, tiled_features
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
 _AHEAD = 4  # images a thread that may be waiting to be written, so that threads never wait
@@ -37,6 +40,18 @@ class Candidate:
     header: Header
     stamp: list[int]
     inputs: tuple[tuple[int, int], ...]  # network input (height, width), one a network size
+    roi: str = ""  # name of its mask of what is scored
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What the masks of a scan say of its candidates."""
+
+    candidates: list[Candidate] = field(default_factory=list)  # with the names of their masks
+    skipped: dict[int, Skipped] = field(default_factory=dict)  # by id: nothing of them is inside
+    files: dict[str, Path] = field(default_factory=dict)  # name of a mask -> its file
+    # Pixels of the network's input that are scored, by id, one a network size.
+    areas: dict[int, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ class Extractor:
     ranges: dict[str, list[float]]
     folder: Path
     threads: int
+    tile: bool = False  # images larger than the network's size are cut into tiles of about that
 
     def run(self, batches: Sequence[Sequence[Candidate]], done: Done) -> Extracted:
         """Make the patches of all batches that the run folder does not hold yet."""
@@ -92,10 +108,11 @@ class Extractor:
         return {
             "weights": self.backbone.weights_hash,
             "sizes": list(self.sizes),
+            "tile": self.tile,
             "layout": self.layout,
             "stages": list(self.backbone.indices),
             "ranges": self.ranges,
-            "files": [[c.id, c.path, *c.stamp] for c in batch],
+            "files": [[c.id, c.path, *c.stamp, c.roi] for c in batch],
         }
 
     def _note_on_disk(self, number: int, batch: Sequence[Candidate]) -> dict[str, Any] | None:
@@ -132,11 +149,16 @@ class Extractor:
             return str(error)
         if self.backbone.mean.device.type != "cpu":
             return _Loaded(image, None)
-        return _Loaded(image, [self._patches([pixels])[0] for pixels in image.pixels])
+        grids = [self._patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
+        return _Loaded(dataclasses.replace(image, pixels=[]), grids)
 
-    def _patches(self, pixels: Sequence[Pixels]) -> list[Tensor]:
-        """Images of one size -> patches float16 [h, w, c] of each, on the CPU."""
-        return list(patch_grid(self.backbone.features(pixels), self.layout).half().cpu())
+    def _patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
+        """Images of one shape, at one network size -> patches float16 [h, w, c], on the CPU."""
+        if self.tile:
+            stages = tiled_features(self.backbone, pixels, size)
+        else:
+            stages = self.backbone.features(pixels)
+        return list(patch_grid(stages, self.layout).half().cpu())
 
     def _extract(
         self, number: int, batch: Sequence[Candidate], loaded: Sequence[_Loaded | str]
@@ -149,7 +171,7 @@ class Extractor:
         for which, size in enumerate(self.sizes):
             made = [of_image[which] for of_image in grids if of_image is not None]
             if good and not made:
-                made = self._patches([image.pixels[which] for _, image in good])
+                made = self._patches([image.pixels[which] for _, image in good], size)
             for (candidate, _), grid in zip(good, made, strict=True):
                 tensors[patches_name(size, candidate.id)] = grid
         for candidate, image in good:
@@ -160,7 +182,7 @@ class Extractor:
             "images": [
                 {
                     "id": c.id, "path": c.path, "sha256": image.sha256, "bytes": image.file_size,
-                    "width": c.header.width, "height": c.header.height,
+                    "width": c.header.width, "height": c.header.height, "roi": c.roi,
                 }
                 for c, image in good
             ],
@@ -180,9 +202,16 @@ def patches_name(size: int, image_id: int) -> str:
 
 
 def survey_files(
-    paths: Sequence[str], sizes: Sequence[int], threads: int, done: Done
+    paths: Sequence[str],
+    sizes: Sequence[int],
+    threads: int,
+    done: Done,
+    lattice: int | None = None,
 ) -> tuple[list[Candidate], dict[int, Skipped]]:
-    """Read the headers of all files; those that cannot be read are skipped with the reason."""
+    """Read the headers of all files; those that cannot be read are skipped with the reason.
+
+    lattice: of the tiles, in a scan that cuts large images into tiles.
+    """
     candidates: list[Candidate] = []
     skipped: dict[int, Skipped] = {}
     with ThreadPoolExecutor(threads, "survey") as pool:
@@ -191,10 +220,16 @@ def survey_files(
                 skipped[i] = Skipped(path, found)
             else:
                 header, mark = found
-                inputs = tuple(network_size(header.width, header.height, size) for size in sizes)
+                inputs = tuple(_input_size(header, size, lattice) for size in sizes)
                 candidates.append(Candidate(i, path, header, mark, inputs))
             done(i + 1, len(paths))
     return candidates, skipped
+
+
+def _input_size(header: Header, size: int, lattice: int | None) -> tuple[int, int]:
+    if lattice is None:
+        return network_size(header.width, header.height, size)
+    return native_size(header.width, header.height, size, lattice)
 
 
 def _survey(path: str) -> tuple[Header, list[int]] | str:
@@ -204,6 +239,31 @@ def _survey(path: str) -> tuple[Header, list[int]] | str:
         return str(error)
     except OSError as error:  # it vanished in between
         return str(error.strerror or error).lower()
+
+
+def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:
+    """Give every image its mask: of a file for all, or of a folder.
+
+    Raises InputError if an image has none, or a mask cannot be read.
+    """
+    regions, last = Regions(), None
+    files = roi.find_masks([candidate.path for candidate in candidates], masks)
+    for candidate, file in zip(candidates, files, strict=True):
+        if file != last:  # a mask for all is read once; those of a set may not fit in memory
+            mask, last = roi.read_region(file), file
+            name = roi.name_region(mask)
+        shown = roi.at_size(mask, candidate.header.width, candidate.header.height)
+        if not shown.any():
+            reason = "nothing of it is inside its mask"
+            regions.skipped[candidate.id] = Skipped(candidate.path, reason)
+            continue
+        regions.files[name] = file
+        regions.areas[candidate.id] = [
+            int(cover(shown, (height // STRIDE, width // STRIDE)).sum()) * STRIDE**2
+            for height, width in candidate.inputs
+        ]
+        regions.candidates.append(dataclasses.replace(candidate, roi=name))
+    return regions
 
 
 def make_batches(candidates: Sequence[Candidate]) -> list[list[Candidate]]:

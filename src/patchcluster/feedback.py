@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from .errors import SettingError
-from .groups import describe_image
+from .groups import Describe, describe_image
 from .labels import Label
 from .maps import Floats, round_as_stored
-from .methods import Method
 from .thresholds import Scores, describe_ordinary
 
 _BOUNDARY = 1.0  # deviations above ordinary scores at which an image may as well be anomalous
@@ -28,18 +27,20 @@ _NOISE = 0.3  # variance of a label
 
 
 def learn(
-    grids: Sequence[Floats], scores: Sequence[float], method: Method, labels: Sequence[Label | None]
+    grids: Sequence[Floats],
+    scores: Sequence[float],
+    describe: Describe,
+    labels: Sequence[Label | None],
 ) -> list[Floats]:
     """Score grids [h, w] of a set's images with what the labels add, the same all over an image.
 
-    scores: the image scores; method: fitted on the set. Raises SettingError if it does not hold the
-    patches.
+    scores: the image scores. Raises SettingError if the method does not keep the patches.
     """
     described = []
     for image, grid in enumerate(grids):
-        vectors = method.describe(image)
+        vectors = describe(image)
         if vectors is None:
-            raise SettingError(f"{method.name} does not learn from labels: use patchcluster-plus")
+            raise SettingError("this method does not learn from labels: use patchcluster-plus")
         described.append(describe_image(vectors, grid).cpu())
     shifts = shift_scores(np.array(scores), torch.stack(described).numpy(), labels)
     return [round_as_stored(grid + np.float32(s)) for grid, s in zip(grids, shifts, strict=True)]

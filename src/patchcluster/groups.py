@@ -1,7 +1,7 @@
 """Similar regions over all images: what a person reviews together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .maps import Floats, Region
+
+# Index of an image in a set -> vectors [h * w, d] of its grid's patches (NaN: not scored) that tell
+# them apart; None if the method does not keep them.
+Describe = Callable[[int], Tensor | None]
 
 MOST_GROUPS = 8
 _PEAKS = 8  # patches of a region, the highest, that describe it
@@ -20,7 +24,7 @@ def describe_regions(
 ) -> Tensor:
     """What regions of one image look like: float32 [regions, d], each of length 1.
 
-    vectors [h * w, d] of the patches (see `Method.describe`), grid their scores [h, w]; the image
+    vectors [h * w, d] of the patches (see `Describe`), grid their scores [h, w]; the image
     is width x height pixels. A region is described by the mean over its highest patches.
     """
     rows, columns = grid.shape
@@ -44,6 +48,7 @@ def describe_image(vectors: Tensor, grid: Floats) -> Tensor:
 
 def _describe_peak(vectors: Tensor, grid: Floats, places: NDArray[np.int64]) -> Tensor:
     """Mean over the highest of some patches, brought to length 1."""
+    places = places[np.isfinite(grid.ravel()[places])]
     highest = places[np.argsort(-grid.ravel()[places], kind="stable")[:_PEAKS]]
     mean: Tensor = vectors[torch.from_numpy(highest)].float().mean(0)
     length = mean.norm().clamp_min(torch.finfo(torch.float32).tiny)

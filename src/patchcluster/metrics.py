@@ -52,20 +52,25 @@ class PixelMetrics:
         self.regions = 0
 
     def add(self, image_map: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None:
-        """Add a map [height, width] with its mask (None: a normal image)."""
-        scaled = (image_map.ravel() - np.float64(self.low)) * self.scale
+        """Add a map [height, width] with its mask (None: a normal image).
+
+        Pixels without a score (NaN) are left out; of an anomalous region the rest counts.
+        """
+        known = np.isfinite(image_map.ravel())
+        scaled = (image_map.ravel()[known] - np.float64(self.low)) * self.scale
         bins = np.clip(np.rint(scaled), 0, self.bins - 1).astype(np.int64)
         if mask is None or not mask.any():
             self.normal += np.bincount(bins, minlength=self.bins)
             return
-        flat = mask.ravel()
+        flat = mask.ravel()[known]
         self.normal += np.bincount(bins[~flat], minlength=self.bins)
         self.anomalous += np.bincount(bins[flat], minlength=self.bins)
         labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        inside = labels.ravel()[flat]
-        weights = 1 / np.bincount(inside, minlength=count + 1).clip(1)
+        inside = labels.ravel()[known][flat]
+        areas = np.bincount(inside, minlength=count + 1)
+        weights = 1 / areas.clip(1)
         self.overlap += np.bincount(bins[flat], weights[inside], minlength=self.bins)
-        self.regions += count
+        self.regions += int((areas > 0).sum())
 
     def auroc(self) -> float | None:
         """Area under the ROC curve over all pixels; equal values count half."""

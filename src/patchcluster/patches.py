@@ -71,6 +71,14 @@ def grid_channels(channels: Sequence[int], strides: Sequence[int], layout: Layou
     return sum(dealt_channels(c, r) for c, r in zip(channels, middle_ratios(strides), strict=True))
 
 
+def block_side(strides: Sequence[int], layout: Layout) -> int:
+    """Side, in patches, of the smallest part of a grid that methods can be given by itself.
+
+    A cell of the coarsest stage, where that is dealt out to patches.
+    """
+    return max(middle_ratios(strides)) if layout == "middle" else 1
+
+
 def middle_ratios(strides: Sequence[int]) -> list[int]:
     """How many times coarser than the `middle` grid the stages of some strides are; finer ones: 1.
 
@@ -84,24 +92,48 @@ def gather_up(grid: Tensor, ratio: int) -> Tensor:
     return F.pixel_unshuffle(grid.permute(2, 0, 1), ratio).permute(1, 2, 0)
 
 
-def spread_cells(values: Tensor, shapes: Sequence[Sequence[int]], ratio: int) -> Tensor:
+def spread_cells(
+    values: Tensor,
+    shapes: Sequence[Sequence[int]],
+    ratio: int,
+    blocks: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Bring values of cells to finer grids, bilinearly, image after image in one vector.
 
-    values [p] of grids `ratio` times coarser than shapes (h_i, w_i) -> [sum of h_i * w_i].
+    values [p] of grids `ratio` times coarser than shapes (h_i, w_i) -> [sum of h_i * w_i]. blocks:
+    where the coarser cells lie, rows and columns int64 [m, 2], if only some are there; values are
+    then interpolated between neighbours that are there.
     """
     if ratio == 1:
         return values
-    counts = [height * width // ratio**2 for height, width in shapes]
-    parts = zip(torch.split(values, counts), shapes, strict=True)
+    parts = torch.split(values, [height * width // ratio**2 for height, width in shapes])
+    if blocks is not None:
+        return torch.cat([_spread(v, at, ratio) for v, at in zip(parts, blocks, strict=True)])
     return torch.cat(
         [
-            F.interpolate(
-                part.view(1, 1, height // ratio, width // ratio), size=(height, width),
-                mode="bilinear", align_corners=False,
-            ).flatten()
-            for part, (height, width) in parts
+            _finer(part.view(height // ratio, width // ratio), ratio).flatten()
+            for part, (height, width) in zip(parts, shapes, strict=True)
         ]
-    )  # fmt: skip
+    )
+
+
+def _finer(values: Tensor, ratio: int) -> Tensor:
+    """Values [h, w] -> [h * ratio, w * ratio], bilinear."""
+    size = [side * ratio for side in values.shape]
+    return F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _spread(values: Tensor, blocks: Tensor, ratio: int) -> Tensor:
+    """Values [m] of blocks at rows and columns [m, 2] -> of their cells, side by side, row-major:
+    [ratio * (m * ratio)]."""
+    row, column = (blocks - blocks.amin(0)).to(values.device).T
+    there = values.new_zeros(int(row.max()) + 1, int(column.max()) + 1)
+    there[row, column] = 1
+    full = torch.zeros_like(there)
+    full[row, column] = values
+    cells = F.pixel_unshuffle((_finer(full, ratio) / _finer(there, ratio))[None], ratio)
+    side = cells[:, row, column].view(ratio, ratio, -1)  # row, column within a block; block
+    return side.transpose(1, 2).flatten()
 
 
 def _bring(stage: Tensor, size: tuple[int, int]) -> Tensor:

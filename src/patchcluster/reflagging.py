@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 from . import runfolder, storage
-from .comparing import ImageSet
+from .comparing import ImageSet, Loaded, describe_whole, find_packing
+from .images import network_size
 from .methods import Method
+from .patches import block_side, grid_stride
 from .report import write_report
 from .results import Flagging, Scored, find_results, flag
+from .roi import Packing
+from .runfolder import ImageRecord
 from .runs import Run
-from .settings import resolve
+from .settings import Settings, resolve
+from .tiling import find_lattice, native_size
 
 
 def reflag(folder: Path, how: Flagging, step: Callable[[int, int], None] = lambda *_: None) -> Run:
@@ -32,9 +37,16 @@ def reflag(folder: Path, how: Flagging, step: Callable[[int, int], None] = lambd
         )
     labels = image_set.labels(run.info.labels)
     threshold, flagged = flag(np.array([one.score for one in scored]), labels, how)
-    frame, method = run.info.settings["frame"], load_method(run)
+    method = load_method(run)
+
+    def describe(content: int) -> Tensor | None:
+        one = scored[content]
+        shape = (one.grid.shape[0], one.grid.shape[1])
+        packing = find_packing(folder, one.records[0], shape, _block_side(run))
+        return describe_whole(method, content, packing)
+
     results = find_results(
-        scored, flagged, threshold.value, frame, method, torch.get_num_threads(), step
+        scored, flagged, threshold.value, run.framing, describe, torch.get_num_threads(), step
     )
     info = run.info
     info.flagging, info.threshold = dataclasses.asdict(how), dataclasses.asdict(threshold)
@@ -55,21 +67,37 @@ def load_method(run: Run) -> Method:
     Raises RunError if the bank is missing or damaged.
     """
     settings = resolve(**run.info.settings)
-    size = max(settings.size)
+    state = _read_state(run, max(settings.size))
     backbone = run.info.backbone
-    return settings.make_method(backbone["channels"], backbone["strides"]).restore(
-        _read_state(run, size)
-    )
+    return settings.make_method(backbone["channels"], backbone["strides"]).restore(state)
 
 
-def load_patches(run: Run, size: int) -> list[Tensor]:
-    """Patches float16 [h, w, c] of each content of a run, if the bank holds all of them."""
+def load_patches(run: Run, image_set: ImageSet, size: int) -> Loaded:
+    """Patches and packings of each content of a run, from its bank, which must hold all of them."""
     state = _read_state(run, size)
     counts = torch.bincount(state["bank_image"]).tolist()
-    rows = torch.split(state["bank"], counts)
-    return [
-        part.view(*shape, -1) for part, shape in zip(rows, state["shapes"].tolist(), strict=True)
-    ]
+    rows = zip(torch.split(state["bank"], counts), state["shapes"].tolist(), strict=True)
+    packings = [_packing(run, copies[0], size) for copies in image_set.records.values()]
+    return [part.view(*shape, -1) for part, shape in rows], packings
+
+
+def _packing(run: Run, image: ImageRecord, size: int) -> Packing | None:
+    settings, strides = resolve(**run.info.settings), run.info.backbone["strides"]
+    height, width = _input_size(settings, image, size, strides)
+    stride = grid_stride(strides, settings.layout)
+    return find_packing(run.folder, image, (height // stride, width // stride), _block_side(run))
+
+
+def _input_size(
+    settings: Settings, image: ImageRecord, size: int, strides: list[int]
+) -> tuple[int, int]:
+    if settings.tile:
+        return native_size(image.width, image.height, size, find_lattice(strides))
+    return network_size(image.width, image.height, size)
+
+
+def _block_side(run: Run) -> int:
+    return block_side(run.info.backbone["strides"], resolve(**run.info.settings).layout)
 
 
 def _read_state(run: Run, size: int) -> dict[str, Tensor]:

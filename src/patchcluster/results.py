@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from . import maps
-from .groups import describe_regions, group_regions
+from .framing import Framing
+from .groups import Describe, describe_regions, group_regions
 from .labels import Label, heed_labels
 from .maps import Floats, Region
-from .methods import Method
 from .runfolder import ImageRecord, Result
 from .thresholds import Scores, Threshold, choose_threshold
 
@@ -56,22 +56,21 @@ def find_results(
     scored: Sequence[Scored],
     flagged: NDArray[np.bool_],
     threshold: float,
-    frame: int,
-    method: Method | None,
+    framing: Framing,
+    describe: Describe,
     threads: int,
     step: Callable[[int, int], None],
 ) -> list[Result]:
     """Results of all files, in input order.
 
-    method, fitted on the contents in their order, describes regions for grouping; None: no groups.
+    describe: what the patches of a content look like, for the grouping of regions.
     """
     regions: list[list[Region]] = []
     with ThreadPoolExecutor(threads, "regions") as pool:
-        for found in pool.map(lambda one: _find_regions(one, frame, threshold), scored):
+        for found in pool.map(lambda one: _find_regions(one, framing, threshold), scored):
             regions.append(found)
             step(len(regions), len(scored))
-    if method is not None:
-        regions = _group(scored, regions, method)
+    regions = _group(scored, regions, describe)
     results = [
         Result(record, i, one.score, bool(flagged[i]), regions[i], one.nearest)
         for i, one in enumerate(scored)
@@ -80,23 +79,23 @@ def find_results(
     return sorted(results, key=lambda result: result.record.id)
 
 
-def _find_regions(scored: Scored, frame: int, threshold: float) -> list[Region]:
+def _find_regions(scored: Scored, framing: Framing, threshold: float) -> list[Region]:
     record = scored.records[0]
-    smoothed = maps.smooth(scored.grid, frame, record.width, record.height)
-    if smoothed.max() <= threshold:  # bringing it to the image raises no maximum
+    smoothed = framing.smooth(record, scored.grid)
+    if np.nanmax(smoothed) <= threshold:  # bringing it to the image raises no maximum
         return []
-    return maps.find_regions(maps.to_image(smoothed, record.width, record.height), threshold)
+    return maps.find_regions(framing.to_image(record, smoothed), threshold)
 
 
 def _group(
-    scored: Sequence[Scored], regions: Sequence[list[Region]], method: Method
+    scored: Sequence[Scored], regions: Sequence[list[Region]], describe: Describe
 ) -> list[list[Region]]:
-    """The same regions with the number of their group, if the bank has all patches."""
+    """The same regions with the number of their group, if they can be described."""
     described = []
     for i, (one, found) in enumerate(zip(scored, regions, strict=True)):
         if not found:
             continue
-        vectors = method.describe(i)
+        vectors = describe(i)
         if vectors is None or len(vectors) != one.grid.size:
             return list(regions)
         record = one.records[0]

@@ -6,6 +6,7 @@ RUN/
   regions.csv            path,region,x,y,width,height,area,peak,group
   maps/000012.npy        float16 [h, w]: the score grid of the image with that id
   thumbnails/000012.jpg
+  roi/NAME.png           a mask of what is scored; run.json says which image has which
   neighbours.safetensors what each patch was compared with
   bank.safetensors       the fitted methods, one a network size
   report.html
@@ -26,9 +27,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import storage
-from .errors import RunError
-from .maps import Floats, Region
+from . import roi, storage
+from .errors import InputError, RunError
+from .maps import Bools, Floats, Region
 
 FORMAT = 1
 RUN_FILE = "run.json"
@@ -53,6 +54,7 @@ class ImageRecord:
     bytes: int
     width: int
     height: int
+    roi: str = ""  # name of its mask of what is scored; "": all of it
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class RunInfo:
     duplicates: list[list[str]] = field(default_factory=list)
     labels: dict[str, Any] = field(default_factory=dict)  # path: normal or anomalous
     flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
+    roi_sha256: str = ""  # of the masks that were named
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,28 @@ def map_path(folder: Path, image_id: int) -> Path:
 
 def thumbnail_path(folder: Path, image_id: int) -> Path:
     return folder / "thumbnails" / f"{image_id:06d}.jpg"
+
+
+def write_region(folder: Path, name: str, mask: Bools) -> None:
+    """Write a mask of what is scored, as it was named."""
+    storage.write_bytes(folder / "roi" / f"{name}.png", roi.to_png(mask))
+
+
+def read_mask_of(
+    folder: Path, image: ImageRecord, width: int | None = None, height: int | None = None
+) -> Bools | None:
+    """The mask of what is scored of an image, bool [height, width], by default at its own size.
+
+    None: all of it. Raises RunError if the mask is missing or damaged.
+    """
+    if not image.roi:
+        return None
+    path = folder / "roi" / f"{image.roi}.png"
+    try:
+        mask = roi.read_region(path)
+    except InputError as error:
+        raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
+    return roi.at_size(mask, width or image.width, height or image.height)
 
 
 def batch_paths(folder: Path) -> list[Path]:
@@ -212,12 +237,13 @@ def write_neighbours(
     parts = [explanations[result.content] for result in results]
     counts = torch.tensor([0, *(len(part.patch) for part in parts)])
     image = torch.cat([part.image for part in parts]).long()
+    known = torch.where(image < 0, -1, torch.tensor(ids)[image])  # -1: a patch without a score
     storage.write_tensors(
         folder / NEIGHBOURS_FILE,
         {
             "ids": torch.tensor([result.record.id for result in results]),
             "offsets": counts.cumsum(0),
-            "image": torch.tensor(ids)[image].int(),
+            "image": known.int(),
             "patch": torch.cat([part.patch for part in parts]),
             "distance": torch.cat([part.distance for part in parts]).half(),
         },
@@ -234,7 +260,7 @@ def clear(folder: Path) -> None:
     """Remove what a scan writes, and nothing else, from a folder."""
     for name in (RUN_FILE, SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, REPORT_FILE):
         (folder / name).unlink(missing_ok=True)
-    for name in ("maps", "thumbnails", WORK_FOLDER):
+    for name in ("maps", "thumbnails", "roi", WORK_FOLDER):
         storage.remove(folder / name)
 
 
@@ -258,10 +284,12 @@ def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
     if not (folder / RUN_FILE).is_file():
         return None
     value = storage.read_json(folder / RUN_FILE)
-    asked = json.loads(json.dumps([info.inputs, info.settings]))  # tuples become lists
-    if [value.get("inputs"), value.get("settings")] != asked:
+    # tuples become lists
+    asked = json.loads(json.dumps([info.inputs, info.settings, info.roi_sha256]))
+    if [value.get("inputs"), value.get("settings"), value.get("roi_sha256", "")] != asked:
+        what = "masks" if [value.get("inputs"), value.get("settings")] == asked[:2] else "settings"
         raise RunError(
-            f"{str(folder)!r} holds a scan of other inputs or settings: choose another -o, or add "
+            f"{str(folder)!r} holds a scan of other inputs or {what}: choose another -o, or add "
             "--overwrite"
         )
     del value["images"], value["skipped"]

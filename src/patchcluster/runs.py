@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import maps, storage
+from . import storage
 from .errors import InputError, RunError
 from .feedback import order_by_doubt
+from .framing import Framing
 from .inputs import PathFinder
 from .maps import Floats, Region
 from .runfolder import (
@@ -108,7 +109,7 @@ class Run:
         return [self.paths[int(i)] for i in order]
 
     def grid(self, path: str) -> Floats:
-        """Score grid float32 [h, w] of one image, one score a patch."""
+        """Score grid float32 [h, w] of one image, one score a patch; NaN: not scored."""
         file = map_path(self.folder, self.images[self.index(path)].id)
         try:
             values: Floats = np.load(file, allow_pickle=False).astype(np.float32)
@@ -117,14 +118,24 @@ class Run:
         return values
 
     def frame_map(self, path: str) -> Floats:
-        """Smoothed map float32 [h', w'] on its frame, before it is brought to the image."""
-        image = self.images[self.index(path)]
-        return maps.smooth(self.grid(path), self.info.settings["frame"], image.width, image.height)
+        """Smoothed map float32 [h', w'] on its frame, before it is brought to the image.
+
+        NaN outside a region of interest.
+        """
+        return self.framing.smooth(self.images[self.index(path)], self.grid(path))
 
     def map(self, path: str) -> Floats:
-        """Anomaly map float32 [height, width] of the original image; larger is more anomalous."""
+        """Anomaly map float32 [height, width] of the original image; larger is more anomalous.
+
+        NaN outside a region of interest (`scan(..., roi=...)`).
+        """
         image = self.images[self.index(path)]
-        return maps.to_image(self.frame_map(path), image.width, image.height)
+        return self.map_at(path, image.width, image.height)
+
+    def map_at(self, path: str, width: int, height: int) -> Floats:
+        """The map of an image at another size, float32 [height, width]; NaN as in `map`."""
+        image = self.images[self.index(path)]
+        return self.framing.to_image(image, self.frame_map(path), (height, width))
 
     def regions(self, path: str) -> list[Region]:
         """Anomalous regions of one image, highest peak first, in pixels of the original."""
@@ -134,7 +145,8 @@ class Run:
         """The places that the place at pixel (x, y) was compared with, nearest first.
 
         With the default method they lie in different other images: what the place should have
-        looked like. Raises InputError if (x, y) lies outside the image.
+        looked like. Outside a region of interest there are none. Raises InputError if (x, y) lies
+        outside the image.
         """
         image = self.images[self.index(path)]
         if not (0 <= x < image.width and 0 <= y < image.height):
@@ -148,6 +160,7 @@ class Run:
         return [
             self._neighbour(int(other), int(patch), float(distance))
             for other, patch, distance in zip(others, patches, distances, strict=True)
+            if other >= 0
         ]
 
     def _neighbour(self, image_id: int, patch: int, distance: float) -> Neighbour:
@@ -167,6 +180,12 @@ class Run:
         image = self._by_id[image_id]
         grid = np.load(map_path(self.folder, image.id), mmap_mode="r", allow_pickle=False)
         return grid.shape[0], grid.shape[1]
+
+    @property
+    def framing(self) -> Framing:
+        """How score grids are brought to the images."""
+        native_from = self.info.map_rule.get("native_from")
+        return Framing(self.folder, self.info.settings["frame"], native_from)
 
     @functools.cached_property
     def _finder(self) -> PathFinder:

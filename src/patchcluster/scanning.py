@@ -32,24 +32,34 @@ import numpy as np
 import PIL
 import torch
 
-from . import __version__, costs, maps, runfolder, storage
+from . import __version__, costs, maps, roi, runfolder, storage
 from .backbones import Backbone, load_backbone
-from .comparing import Compared, Comparer, ImageSet, load_batches
+from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
 from .errors import InputError, RunError, SettingError
-from .extraction import Candidate, Extracted, Extractor, make_batches, survey_files
+from .extraction import (
+    Candidate,
+    Extracted,
+    Extractor,
+    Regions,
+    make_batches,
+    survey_files,
+    take_regions,
+)
 from .feedback import find_boundary, learn
+from .framing import Framing
 from .images import deep_range
 from .inputs import find_images, stamp
 from .labels import Labels, match_labels, read_labels
 from .maps import Floats
 from .methods import METHODS, Method
-from .patches import grid_channels, grid_stride
+from .patches import block_side, grid_channels, grid_stride
 from .reflagging import load_patches, reflag
 from .report import write_report
 from .results import Flagging, Scored, find_results, flag
 from .runfolder import ImageRecord, RunInfo, Skipped
 from .runs import Run
 from .settings import resolve
+from .tiling import find_lattice, largest_tile
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
@@ -118,11 +128,14 @@ class Scan:
         self.progress = progress
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
+        self.regions = Regions()
 
     def run(self, overwrite: bool = False) -> None:
         files = find_images(self.info.inputs, runfolder.is_run)
         matched = match_labels(self.info.labels, files)
         self.info.labels = {files[i]: label for i, label in sorted(matched.items())}
+        if self.settings.roi is not None:
+            self.info.roi_sha256 = roi.hash_masks(self.settings.roi)
         stale = False
         try:
             earlier = runfolder.read_earlier(self.folder, self.info)
@@ -155,8 +168,16 @@ class Scan:
             )
         with self._timed("survey"):
             candidates, skipped = survey_files(
-                files, self.settings.size, self.threads, self._step("survey")
+                files,
+                self.settings.size,
+                self.threads,
+                self._step("survey"),
+                find_lattice(backbone.strides) if self.settings.tile else None,
             )
+            if self.settings.roi is not None and candidates:
+                self.regions = take_regions(candidates, self.settings.roi)
+                candidates = self.regions.candidates
+                skipped |= self.regions.skipped
         if not candidates:
             reasons = sorted({skip.reason for skip in skipped.values()})
             raise InputError(
@@ -169,11 +190,14 @@ class Scan:
         if replace:
             runfolder.clear(self.folder)
         runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
+        for name, file in self.regions.files.items():
+            runfolder.write_region(self.folder, name, roi.read_region(file))
 
         extracted = self._extract(candidates, backbone)
         skipped |= extracted.skipped
         image_set = self._image_set(extracted)
-        load = functools.partial(load_batches, self.folder, image_set)
+        side = block_side(backbone.strides, self.settings.layout)
+        load = functools.partial(load_batches, self.folder, image_set, side)
         compared = self._compare(image_set, load, device)
         self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
 
@@ -184,7 +208,7 @@ class Scan:
         self.info = earlier
         storage.remove(self.folder / runfolder.WORK_FOLDER)
         image_set = ImageSet.of(run.images)
-        load = functools.partial(load_patches, run)
+        load = functools.partial(load_patches, run, image_set)
         compared = self._compare(image_set, load, choose_device(self.settings.device))
         earlier.state = "running"  # while the files of the run do not belong together
         runfolder.write_info(self.folder, earlier, run.images, run.skipped)
@@ -209,10 +233,13 @@ class Scan:
         }
         self.info.map_rule = {
             "frame": self.settings.frame,
+            "native_from": self.settings.native_from,
             "sigma": maps.SIGMA,
-            "steps": "bilinear (half-pixel centres) from the grid to round(frame / a) x "
-            "round(frame * a) rows x columns, a = sqrt(width / height); Gaussian of sigma pixels "
-            "there, edges repeated; bilinear to height x width",
+            "steps": "if native_from is a number, multiply frame by sqrt(width * height) / "
+            "native_from where that is above 1; bilinear (half-pixel centres) from the grid to "
+            "round(frame / a) x round(frame * a) rows x columns, a = sqrt(width / height); "
+            "Gaussian of sigma pixels there, edges repeated; bilinear to height x width. With a "
+            "region of interest each step averages what is inside it, and the rest is NaN",
         }
 
     def _check_sizes(self, candidates: Sequence[Candidate]) -> None:
@@ -230,7 +257,11 @@ class Scan:
         areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
         method = self.settings.make_method(backbone.channels, backbone.strides)
         method.check_count(len(candidates))
-        patches = [sum(area) // stride**2 for area in zip(*areas, strict=True)]
+        scored = [
+            self.regions.areas[candidate.id] if candidate.roi else area
+            for candidate, area in zip(candidates, areas, strict=True)
+        ]
+        patches = [sum(area) // stride**2 for area in zip(*scored, strict=True)]
         channels = grid_channels(backbone.channels, backbone.strides, layout)
         images = len(candidates)
         work = costs.Workload(
@@ -238,15 +269,27 @@ class Scan:
             channels=channels,
             images=images,
             largest_image=max(c.header.width * c.header.height for c in candidates),
-            input_pixels=max(map(max, areas)),
+            input_pixels=max(
+                self._seen_at_once(size, backbone) for c in candidates for size in c.inputs
+            ),
             input_shapes=len({size for candidate in candidates for size in candidate.inputs}),
             threads=self.threads,
             ratio=getattr(method, "ratio", 1.0),
             extra=method.extra_memory(images, max(patches) // images, channels),
+            largest_grid=max(map(max, areas)) // stride**2,
         )
         predicted = costs.predict_memory(work, costs.resident_memory())
         self.info.memory["predicted"] = predicted
-        costs.check_memory(predicted, self.max_memory)
+        if self.settings.tile:
+            costs.check_memory(predicted, self.max_memory, "a scan without --tile")
+        else:
+            costs.check_memory(predicted, self.max_memory)
+
+    def _seen_at_once(self, shape: tuple[int, int], backbone: Backbone) -> int:
+        """Pixels of a network input (height, width) that the network sees at once."""
+        if self.settings.native_from is None:
+            return shape[0] * shape[1]
+        return largest_tile(*shape, self.settings.native_from, find_lattice(backbone.strides))
 
     def _extract(self, candidates: Sequence[Candidate], backbone: Backbone) -> Extracted:
         self.info.deep_range = deep_range(candidate.header for candidate in candidates)
@@ -257,6 +300,7 @@ class Scan:
             self.info.deep_range,
             self.folder,
             self.threads,
+            self.settings.tile,
         )
         with self._timed("features"):
             return extractor.run(make_batches(candidates), self._step("features"))
@@ -279,7 +323,7 @@ class Scan:
     def _compare(
         self,
         image_set: ImageSet,
-        load: Callable[[int], list[torch.Tensor]],
+        load: Callable[[int], Loaded],
         device: torch.device,
     ) -> list[Compared]:
         labels = image_set.labels(self.info.labels)
@@ -315,8 +359,8 @@ class Scan:
                 scored,
                 flagged,
                 threshold.value,
-                self.settings.frame,
-                finest.method,
+                self._framing(),
+                finest.describe,
                 self.threads,
                 self._step("maps"),
             )
@@ -342,11 +386,11 @@ class Scan:
         labels = image_set.labels(self.info.labels)
         self.info.boundary = find_boundary(np.array(scores))
         if any(labels):
-            grids = learn(grids, scores, finest.method, labels)
+            grids = learn(grids, scores, finest.describe, labels)
             scores = self._image_scores(firsts, grids, compared)
         scored = []
         for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
-            shown = finest.explanations[i].image[int(grid.argmax())].tolist()
+            shown = finest.explanations[i].image[int(np.nanargmax(grid))].tolist()
             nearest = copies[shown[0]][0].path if shown else ""
             for record in records:
                 runfolder.write_map(self.folder, record.id, grid)
@@ -358,13 +402,12 @@ class Scan:
     ) -> list[float]:
         if compared[0].image_scores is not None:
             return compared[0].image_scores
-        frame, rule = self.settings.frame, self.settings.image_score
-
-        def score(record: ImageRecord, grid: Floats) -> float:
-            return maps.score_image(maps.smooth(grid, frame, record.width, record.height), rule)
-
+        framing, rule = self._framing(), self.settings.image_score
         with ThreadPoolExecutor(self.threads, "maps") as pool:
-            return list(pool.map(score, records, grids))
+            return list(pool.map(lambda r, g: framing.score(r, g, rule), records, grids))
+
+    def _framing(self) -> Framing:
+        return Framing(self.folder, self.settings.frame, self.settings.native_from)
 
     def _check_unchanged(self, files: Sequence[str]) -> None:
         run = Run(self.folder)

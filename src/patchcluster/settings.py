@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,8 @@ class Settings:
     local_weight: float | None = None
     saturation: float | None = None
     stage_weights: tuple[float, ...] | None = None  # of stride 8, 16, 32; what has none is not made
+    tile: bool = False  # images larger than size x size are scored at their own resolution
+    roi: str | None = None  # mask of what is scored, or folder with one for each image
     seed: int = 0
     device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: the fastest there is
 
@@ -68,6 +71,11 @@ class Settings:
     def strides(self) -> tuple[int, ...]:
         strides = METHODS[self.method].strides
         return strides if self.stage_weights is None else strides[: len(self.stage_weights)]
+
+    @property
+    def native_from(self) -> int | None:
+        """The size from which on images are scored at their own resolution; None: no size."""
+        return self.size[0] if self.tile else None
 
     def make_method(self, stages: list[int], strides: list[int]) -> Method:
         """Build the method for patches that are made of stages of so many channels."""
@@ -86,6 +94,8 @@ def resolve(**given: Any) -> Settings:
     Raises SettingError for unknown names or values that cannot work.
     """
     given = {key: value for key, value in given.items() if value is not None}
+    if "roi" in given:
+        given["roi"] = os.fspath(given["roi"])
     preset_name = given.get("preset", "default")
     preset = _choose(PRESETS, preset_name, "preset")
     method = given.get("method", preset.get("method", Settings.method))
@@ -113,6 +123,11 @@ def _choose(options: dict[str, dict[str, Any]], name: str, kind: str) -> dict[st
 def _check(settings: Settings) -> None:
     if not settings.size or any(not 32 <= size <= 4096 for size in settings.size):
         raise SettingError(f"size {settings.size}: choose network inputs of 32 to 4096 pixels")
+    if settings.tile and len(settings.size) > 1:
+        raise SettingError(
+            f"tile with sizes {settings.size}: tiles are at the image's own resolution, choose one "
+            "size"
+        )
     if settings.ratio is not None and not 0 < settings.ratio <= 1:
         raise SettingError(f"ratio {settings.ratio}: choose a share of the patches in (0, 1]")
     if settings.k is not None and settings.k < 1:
@@ -124,6 +139,11 @@ def _check(settings: Settings) -> None:
     weights = settings.stage_weights
     if weights is not None and not (0 < len(weights) <= 3 and min(weights) > 0):
         raise SettingError(f"stage_weights {weights}: choose 1 to 3 weights of more than 0")
+    if settings.roi is not None and not METHODS[settings.method].takes_parts:
+        raise SettingError(
+            f"{settings.method} compares whole images: leave the region of interest out, or choose "
+            "another method"
+        )
     taken = inspect.signature(METHODS[settings.method]).parameters
     for name in _METHOD_OPTIONS:
         if getattr(settings, name) is not None and name not in taken:

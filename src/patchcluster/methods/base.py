@@ -66,6 +66,7 @@ class Method(ABC):
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ beside the bank, tensors or None
     one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
+    takes_parts: ClassVar[bool] = True  # whether it can compare blocks of a grid side by side
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
 
     bank_: Tensor  # float32 [m, c]
@@ -89,11 +90,18 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+    def compare(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+        blocks: Sequence[Tensor] | None = None,
+    ) -> Comparison:
         """Compare the patches of images [h_i, w_i, c] with the bank, all patches in order.
 
         `own` is each image's index in the set that was fitted, for images of that set: they are not
-        compared with themselves. None: other images.
+        compared with themselves. None: other images. `blocks`, if the grids hold blocks of patches
+        side by side, of which only some are there: where each image's lie, rows and columns int64
+        [m, 2], in blocks (see `roi.Packing`).
         """
 
     def grade(self, comparison: Comparison) -> Tensor:
@@ -225,7 +233,12 @@ class NeighbourMethod(Method):
     def summarise(self, found: Comparison) -> Comparison:
         """What `grade` needs, of a search for at least `neighbour_count` neighbours."""
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+    def compare(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+        blocks: Sequence[Tensor] | None = None,  # noqa: ARG002 (patches are compared one by one)
+    ) -> Comparison:
         return self.summarise(self.search(grids, own, self.neighbour_count(own is not None)))
 
 

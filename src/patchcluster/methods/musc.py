@@ -64,6 +64,7 @@ class MuSc(Method):
 
     name = "musc"
     layout = "stages"
+    takes_parts = False  # an average over a neighbourhood needs all of it
     strides = (8, 16)
     learned = ("shapes", "peaks")
     image_scores = ("rescored",)
@@ -98,7 +99,13 @@ class MuSc(Method):
         self._index_bank()
         return self
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+    def compare(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+        blocks: Sequence[Tensor] | None = None,
+    ) -> Comparison:
+        del blocks  # grids are whole
         shapes = [grid.shape[:2] for grid in grids]
         parts: list[Tensor] = []
         for bank in self._banks:

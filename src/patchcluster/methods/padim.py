@@ -31,6 +31,7 @@ class PaDiM(Method):
     layout = "fine"
     strides = (4, 8, 16)
     one_size = True
+    takes_parts = False
     learned = ("channels", "grid", "whitening")
 
     def __init__(self, dimensions: int = 550, seed: int = 0) -> None:
@@ -89,7 +90,13 @@ class PaDiM(Method):
         # The rows of all images twice, the factors as they are, as they are written and read.
         return 4 * (2 * images * patches * dimensions + 3 * factors)
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+    def compare(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+        blocks: Sequence[Tensor] | None = None,
+    ) -> Comparison:
+        del blocks  # grids are whole
         del own  # the Gaussians cannot leave an image out
         rows = torch.stack([self._rows(grid) for grid in grids])
         whitened = torch.einsum("pij,npj->npi", self.whitening_, rows - self.bank_)

@@ -115,7 +115,12 @@ class PatchClusterPlus(Method):
         self._index_bank()
         return self
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+    def compare(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+        blocks: Sequence[Tensor] | None = None,
+    ) -> Comparison:
         shapes = [grid.shape[:2] for grid in grids]
         stages = [[self._stage_rows(g, stage) for g in grids] for stage in range(self._stage_count)]
         others = self._others(own)
@@ -132,7 +137,7 @@ class PatchClusterPlus(Method):
                 left_out.repeat_interleave(counts, 0),
                 self.gap,
             )
-            base.append(spread_cells(distances[:, k - 1], shapes, ratio))
+            base.append(spread_cells(distances[:, k - 1], shapes, ratio, blocks))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
         return Comparison(torch.stack(base, 1), neighbours, shown)

@@ -44,6 +44,7 @@ class ReverseDistillation(Method):
     name = "reverse-distillation"
     layout = "stages"
     strides = (4, 8, 16)
+    takes_parts = False
     learned = ("weights", "shape")
 
     def __init__(
@@ -157,7 +158,13 @@ class ReverseDistillation(Method):
         batch = min(self.batch, images) * patches * channels
         return batch * _TRAINING_BYTES + weights * _WEIGHT_COPIES
 
-    def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
+    def compare(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+        blocks: Sequence[Tensor] | None = None,
+    ) -> Comparison:
+        del blocks  # grids are whole
         del own  # what was learned cannot leave an image out
         parts = []
         with torch.inference_mode():

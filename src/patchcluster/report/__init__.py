@@ -25,7 +25,7 @@ _MOST_OPAQUE = 225  # of 255
 def write_report(run: Run) -> None:
     """Write RUN/report.html. Raises RunError if it cannot be written."""
     shown = [int(i) for i in run.ranking[:MOST_SHOWN]]
-    frames = [run.frame_map(run.paths[i]) for i in shown]
+    frames = [_shrink(run.frame_map(run.paths[i])) for i in shown]
     low, high = colour_bounds(run, frames)
     environment = Environment(
         loader=PackageLoader("patchcluster", "report"), autoescape=True, undefined=StrictUndefined
@@ -50,17 +50,19 @@ def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
     It begins where 1 pixel in 10 lies above, so that ordinary places stay clear, and is strongest
     where 1 in 1,000 does, but never below the threshold.
     """
-    pixels = np.concatenate([frame[::4, ::4].ravel() for frame in frames])
+    pixels = np.concatenate(
+        [[run.threshold.value], *(frame[np.isfinite(frame)] for frame in frames)]
+    )
     low = float(np.quantile(pixels, 0.9))
     return low, max(float(np.quantile(pixels, 0.999)), run.threshold.value, low + 1e-6)
 
 
 def heat_png(frame: Floats, low: float, high: float) -> bytes:
-    """A map [h, w] as a PNG that is clear below `low` and most opaque from `high` on."""
-    height, width = frame.shape
-    factor = HEAT_SIDE / max(height, width)
-    small = maps.to_image(frame, max(1, round(width * factor)), max(1, round(height * factor)))
-    share = np.clip((small - low) / (high - low), 0, 1)
+    """A map [h, w] as a PNG that is clear below `low` and most opaque from `high` on.
+
+    It is clear where there is no score (NaN).
+    """
+    share = np.clip((np.nan_to_num(frame, nan=low) - low) / (high - low), 0, 1)
     image = Image.fromarray(np.rint(share * (_LEVELS - 1)).astype(np.uint8), "P")
     levels = np.linspace(0, 1, _LEVELS)
     image.putpalette(colours(levels).astype(np.uint8).tobytes())
@@ -68,6 +70,13 @@ def heat_png(frame: Floats, low: float, high: float) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=opacity, optimize=True)
     return buffer.getvalue()
+
+
+def _shrink(frame: Floats) -> Floats:
+    """A map [h, w] as large as it is drawn."""
+    height, width = frame.shape
+    factor = HEAT_SIDE / max(height, width)
+    return maps.to_image(frame, max(1, round(width * factor)), max(1, round(height * factor)))
 
 
 def _cards(
