@@ -39,6 +39,20 @@ def test_help_names_every_method_and_preset():
         assert name in text
 
 
+def test_tiles_and_a_mask(tmp_path):
+    write_set(tmp_path / "images", 4, size=160)
+    Image.fromarray(np.arange(160)[None].repeat(160, 0) < 80).save(tmp_path / "mask.png")
+    chosen = ("--size", 64, "--tile", "--roi", tmp_path / "mask.png", "--json")
+    result = run("scan", tmp_path / "images", "-o", tmp_path / "run", *chosen)
+    assert result.returncode == 0, result.stderr
+    scanned = patchcluster.load_run(json.loads(result.stdout)["run"])
+    assert scanned.grid("part0.png").shape == (10, 10)
+    assert np.isfinite(scanned.map("part0.png")).sum() == 160 * 80
+    result = run("scan", tmp_path / "images", "-o", tmp_path / "other", "--roi", "none.png")
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("patchcluster: no region of interest")
+
+
 def test_methods_lists_every_method_with_its_parameters():
     rows = json.loads(run("methods", "--json").stdout)
     assert [row["name"] for row in rows] == list(METHODS)

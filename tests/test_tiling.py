@@ -101,6 +101,7 @@ def test_the_lattice_lines_up_the_cells_of_every_network():
     assert find_lattice([16, 16]) == 32
     assert find_lattice([14, 14]) == 14
     assert largest_tile(1792, 512, 448, 32) == 832 * 512
+    assert largest_tile(1504, 512, 448, 32) == 1504 * 512  # no more than 896 x 896
 
 
 # --- stages -------------------------------------------------------------------------------------
@@ -134,13 +135,13 @@ def test_stitched_stages_of_the_default_network_are_nearly_those_of_the_whole_im
 
 def test_images_no_larger_than_a_tile_are_not_cut():
     backbone = load_backbone(strides=(8, 16, 32))
-    image = surface(2, 256)
-    for a, b in zip(
-        tiled_features(backbone, [image, image], 128),
-        backbone.features([image, image]),
-        strict=True,
-    ):
-        assert torch.equal(a, b)
+    for image in (surface(2, 256), surface(2, 512)[:128]):
+        for a, b in zip(
+            tiled_features(backbone, [image, image], 128),
+            backbone.features([image, image]),
+            strict=True,
+        ):
+            assert torch.equal(a, b)
 
 
 def test_a_network_of_one_resolution_is_tiled_too():
@@ -150,6 +151,8 @@ def test_a_network_of_one_resolution_is_tiled_too():
     assert (high, wide) == (196, 294)
     stages = tiled_features(backbone, [np.zeros((high, wide, 3), np.uint8)], 98)
     assert [stage.shape[-2:] for stage in stages] == [(14, 21), (14, 21)]
+    off = tiled_features(backbone, [np.zeros((32, 1024, 3), np.uint8)], 32)
+    assert [stage.shape[-2:] for stage in off] == [(2, 73), (2, 73)]
 
 
 # --- seams in maps ------------------------------------------------------------------------------

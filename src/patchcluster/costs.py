@@ -13,6 +13,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 # Measured with EfficientNet-Lite0 on the CPU:
 _ACTIVATION_BYTES = 400  # of the network, a pixel of the image that a thread works on
+_LEFT_BYTES = 150  # of these, that are not given back to the system before the search
 _SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of input
 _PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
 _COMPARISON_BYTES = 60  # of the results, a patch
@@ -51,7 +52,8 @@ def predict_memory(work: Workload, baseline: int) -> int:
     tiles = QUERY_TILE * 4 * (work.images + work.channels)
     beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
     tiles += beyond * (work.channels * 12 + work.images + _QUERY_BYTES)
-    search = bank + sum(work.patches) * _COMPARISON_BYTES + tiles + work.extra
+    left = work.threads * work.input_pixels * _LEFT_BYTES
+    search = bank + sum(work.patches) * _COMPARISON_BYTES + tiles + work.extra + left
     grid = work.largest_grid * work.channels
     network = work.input_pixels * _ACTIVATION_BYTES + grid * _STAGE_BYTES
     made = work.largest_image * _INPUT_BYTES + max(network, grid * _JOINING_BYTES)

@@ -5,12 +5,7 @@ layers pad with zeros, so the cells near a tile's edge are not those of the whol
 weight where another tile covers them; in the middle of an overlap the weight goes over from one
 tile to the next, so that the stitched maps have no seam.
 
-How far the padding reaches (EfficientNet-Lite0, error relative to the mean deviation of a cell):
-a cell of stride 8 is exact from 40 pixels of the edge on, one of stride 16 is wrong by 20 % at 56
-pixels and 1 % at 130, one of stride 32 by 60 % at 100 and 20 % at 180. Tiles twice as wide as the
-network's size, that overlap by three eighths, leave a mean error of 0, 0 and 4 % in the three
-stages, at a third more work than the image in one piece; tiles of the network's size that overlap
-by half, 0, 1 and 32 %.
+How wide tiles are and how far they overlap was measured: docs/quality.md.
 """
 
 import math
@@ -52,7 +47,7 @@ def tile_places(length: int, size: int, lattice: int) -> list[Place]:
     They are at most WIDTH times `size` wide, as few as can be, no wider than they need to be, and
     spread evenly.
     """
-    widest = max(2, WIDTH * size // lattice) * lattice
+    widest = _widest(size, lattice)
     if length <= widest:
         return [(0, length)]
     overlap = _overlap(size, lattice)
@@ -86,15 +81,15 @@ def tile_weights(places: Sequence[Place], size: int, lattice: int, stride: int) 
 def tiled_features(backbone: Backbone, images: Sequence[Pixels], size: int) -> list[Tensor]:
     """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w] of the whole.
 
-    size: the network's; the sides are multiples of the lattice. Images that are no larger than
-    one tile go through the network in one piece.
+    size: the network's. Images of no more pixels than a tile may have go through the network in one
+    piece.
     """
     lattice, strides = find_lattice(backbone.strides), backbone.strides
-    places = [tile_places(side, size, lattice) for side in images[0].shape[:2]]
+    height, width = images[0].shape[:2]
+    places = _cut(height, width, size, lattice)
     if len(places[0]) == len(places[1]) == 1:
         return backbone.features(images)
     down, across = ([tile_weights(p, size, lattice, s) for s in strides] for p in places)
-    height, width = images[0].shape[:2]
     stages = [
         backbone.mean.new_zeros(len(images), channels, height // stride, width // stride)
         for channels, stride in zip(backbone.channels, strides, strict=True)
@@ -112,11 +107,22 @@ def tiled_features(backbone: Backbone, images: Sequence[Pixels], size: int) -> l
 
 def largest_tile(height: int, width: int, size: int, lattice: int) -> int:
     """Pixels that the network sees at a time of an input of height x width."""
-    (top, bottom), (left, right) = (tile_places(s, size, lattice)[0] for s in (height, width))
+    (top, bottom), (left, right) = (places[0] for places in _cut(height, width, size, lattice))
     return (bottom - top) * (right - left)
+
+
+def _cut(height: int, width: int, size: int, lattice: int) -> list[list[Place]]:
+    """Places of the tiles along both sides; one each, if the image goes in one piece."""
+    # An input that is off the lattice is that of an image that is not over the network's size.
+    if height * width <= _widest(size, lattice) ** 2 or height % lattice or width % lattice:
+        return [[(0, height)], [(0, width)]]
+    return [tile_places(side, size, lattice) for side in (height, width)]
+
+
+def _widest(size: int, lattice: int) -> int:
+    return max(2, WIDTH * size // lattice) * lattice
 
 
 def _overlap(size: int, lattice: int) -> int:
     """How far neighbouring tiles overlap at least."""
-    widest = max(2, WIDTH * size // lattice) * lattice
-    return math.ceil(_OVERLAP * widest / lattice) * lattice
+    return math.ceil(_OVERLAP * _widest(size, lattice) / lattice) * lattice
