@@ -113,7 +113,10 @@ class PatchClusterPlus(Method):
 
     def compare(self, grids: Sequence[Tensor], own: Sequence[int] | None = None) -> Comparison:
         shapes = [grid.shape[:2] for grid in grids]
-        stages = [[self._stage_rows(g, stage) for g in grids] for stage in range(self._stage_count)]
+        if own is None:
+            stages = [[self._stage_rows(g, s) for g in grids] for s in range(self._stage_count)]
+        else:
+            stages = [[bank.block(image) for image in own] for bank in self._banks]
         others = self.image_count_ - int(own is not None)
         k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
         left_out = self._left_out(stages[self._shown], shapes, own, max(k, kept))
