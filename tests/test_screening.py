@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchcluster import neighbors, screening
-from patchcluster.neighbors import nearest
+from patchcluster.neighbors import BlockBank, nearest
 
 REASON = "the 8-bit kernels need AVX512-VNNI, and a C compiler when the package was built"
 needs_kernels = pytest.mark.skipif(not screening.available(), reason=REASON)
@@ -112,6 +112,7 @@ def test_the_nearest_row_of_chosen_blocks(kind):
     found = screening.Bank(bank, offsets).nearest_in_blocks(
         queries, torch.from_numpy(which), torch.from_numpy(blocks)
     )
+    assert bool(found.proven.all())
     truth = distances64(queries, bank)
     for p in found.proven.nonzero()[:, 0].tolist():
         start, stop = offsets[blocks[p]], offsets[blocks[p] + 1]
@@ -192,3 +193,55 @@ def test_without_the_library_nothing_is_screened(monkeypatch):
     distances, _ = nearest(queries, bank, 3)
     expected = np.sort(distances64(queries, bank), 1)[:, :3]
     np.testing.assert_allclose(distances, expected, rtol=1e-5)
+
+
+def choose_by_the_rule(squares, k, count, most, gap):
+    """Blocks by squared distance [n], infinite where left out; those before the last gap go."""
+    ranked = [b for b in np.argsort(squares, kind="stable") if np.isfinite(squares[b])]
+    gaps = [
+        r
+        for r in range(k, min(most, len(ranked) - k) + 1)
+        if squares[ranked[r]] > gap**2 * squares[ranked[r - 1]]
+    ]
+    return ranked[max(gaps, default=0) :][:count]
+
+
+@needs_kernels
+@settings(max_examples=60, deadline=None)
+@given(
+    blocks=st.integers(2, 70),
+    k=st.integers(1, 3),
+    count=st.integers(3, 12),
+    gap=st.sampled_from([1.05, 1.5, float("inf")]),
+    seed=st.integers(0, 2**31),
+)
+def test_blocks_are_chosen_by_the_rule(blocks, k, count, gap, seed):
+    rng = np.random.default_rng(seed)
+    spread = rng.lognormal(0, 1, (blocks, 1, 1)).repeat(20, 1)
+    rows = torch.from_numpy((spread * rng.normal(size=(blocks, 20, 9))).astype(np.float32))
+    bank = screening.Bank(rows.view(-1, 9), list(range(0, 20 * blocks + 1, 20)))
+    queries = torch.from_numpy(rng.normal(size=(100, 9)).astype(np.float32))
+    left_out = torch.from_numpy(rng.random((100, blocks)) < 0.3)
+    left_out[:, :k] = False
+    most = blocks // 8
+    chosen, squares = bank.choose_blocks(queries, left_out, k, count, most, gap)
+    expected = 2 * bank.block_minima(queries).T + queries.square().sum(1, keepdim=True)
+    expected = expected.clamp(min=0).masked_fill(left_out, torch.inf).numpy()
+    for i in range(len(queries)):
+        right = choose_by_the_rule(expected[i], k, count, most, gap)
+        assert chosen[i, : len(right)].tolist() == right
+        np.testing.assert_allclose(squares[i, : len(right)], expected[i][right], 1e-4, 1e-5)
+        assert bool(squares[i, len(right) :].isinf().all())
+
+
+@pytest.mark.parametrize("kernels", [pytest.param(True, marks=needs_kernels), False])
+def test_a_block_that_is_left_out_is_not_found_where_few_are_left(monkeypatch, kernels):
+    """Of 24 blocks 14 are left out, the nearest ones; of the other ten, three lie before a gap."""
+    if not kernels:
+        monkeypatch.setattr(screening, "_library", lambda: None)
+    rows = torch.tensor([*[0.01] * 14, 1.0, 1.0, 1.0, *range(5, 12)])[:, None]
+    bank = BlockBank(rows, list(range(25)), torch.arange(24))
+    left_out = (torch.arange(24) < 14)[None]
+    distances, found = bank.nearest_blocks(torch.zeros(1, 1), 3, 9, left_out, 1.5)
+    assert found.tolist() == [[17, 18, 19]]
+    assert distances.tolist() == [[5.0, 6.0, 7.0]]

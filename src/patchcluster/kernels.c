@@ -13,6 +13,7 @@
  * registers for a whole product. It needs an x86-64 with AVX512-VNNI; elsewhere `supported` says 0.
  */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -174,36 +175,89 @@ static void load_block(Block *block, const Queries *queries, int64_t steps, cons
     }
 }
 
-/* Values of the 16 rows of a panel for each of 24 queries. */
-TARGET static void multiply(const Bank *bank, int64_t panel, const uint32_t *group,
-                            const float *query_scales, float values[GROUP][LANES])
+/* Sums of products of the 16 rows of a panel with each of 24 queries. */
+TARGET INLINE void multiply(const Bank *bank, int64_t panel, const uint32_t *group,
+                            __m512i sums[GROUP])
 {
     const uint32_t *words = bank->words + panel * bank->steps * LANES;
-    __m512i sums[GROUP], start = _mm512_loadu_si512(bank->initial + panel * LANES);
+    __m512i start = _mm512_loadu_si512(bank->initial + panel * LANES);
 #pragma GCC unroll 24
     for (int i = 0; i < GROUP; i++)
         sums[i] = start;
     for (int64_t step = 0; step < bank->steps; step++) {
         __m512i rows = _mm512_loadu_si512(words + step * LANES);
         const uint32_t *of_step = group + step * GROUP;
-#pragma GCC unroll 24
+#pragma GCC unroll 24 /* the intrinsic would have the compiler spill the sums within the loop */
         for (int i = 0; i < GROUP; i++)
-            sums[i] = _mm512_dpbusd_epi32(sums[i], _mm512_set1_epi32((int)of_step[i]), rows);
+            __asm__("vpdpbusd %2, %1, %0"
+                    : "+v"(sums[i])
+                    : "v"(_mm512_set1_epi32((int)of_step[i])), "v"(rows));
     }
-    /* Through memory, since the compiler would otherwise spill the sums within the loop. */
-#pragma GCC unroll 24
-    for (int i = 0; i < GROUP; i++)
-        _mm512_store_si512(values[i], sums[i]);
+}
+
+/* A sum as a value: half a squared norm less the product of the rounded rows. */
+TARGET INLINE __m512 value_of(__m512i sum, __m512 halves, __m512 scales, float query_scale)
+{
+    __m512 both = _mm512_mul_ps(scales, _mm512_set1_ps(query_scale));
+    return _mm512_fnmadd_ps(both, _mm512_cvtepi32_ps(sum), halves);
+}
+
+/* Values of the 16 rows of a panel for each of 24 queries, `stride` numbers apart. */
+TARGET static void write_values(const Bank *bank, int64_t panel, const uint32_t *group,
+                                const float *query_scales, float *values, int64_t stride)
+{
+    __m512i sums[GROUP];
+    multiply(bank, panel, group, sums);
     __m512 halves = _mm512_loadu_ps(bank->halves + panel * LANES);
     __m512 scales = _mm512_loadu_ps(bank->scales + panel * LANES);
+#pragma GCC unroll 24
+    for (int i = 0; i < GROUP; i++)
+        _mm512_storeu_ps(values + i * stride, value_of(sums[i], halves, scales, query_scales[i]));
+}
+
+/* Lower `least` to the values of a panel for each of 24 queries, where these are lower. */
+TARGET static void lower(const Bank *bank, int64_t panel, const uint32_t *group,
+                         const float *query_scales, float least[GROUP][LANES])
+{
+    __m512i sums[GROUP];
+    multiply(bank, panel, group, sums);
+    __m512 halves = _mm512_loadu_ps(bank->halves + panel * LANES);
+    __m512 scales = _mm512_loadu_ps(bank->scales + panel * LANES);
+#pragma GCC unroll 24
     for (int i = 0; i < GROUP; i++) {
-        __m512 both = _mm512_mul_ps(scales, _mm512_set1_ps(query_scales[i]));
-        __m512 dots = _mm512_cvtepi32_ps(_mm512_load_si512(values[i]));
-        _mm512_store_ps(values[i], _mm512_fnmadd_ps(both, dots, halves));
+        __m512 value = value_of(sums[i], halves, scales, query_scales[i]);
+        _mm512_store_ps(least[i], _mm512_min_ps(value, _mm512_load_ps(least[i])));
     }
 }
 
 /* --- the smallest value of each block of rows ----------------------------------------------- */
+
+/* The smallest value of the panels begin..end for each query of a block of queries. */
+TARGET static void least_of_block(const Bank *bank, int64_t begin, int64_t end, const Block *block,
+                                  int64_t count, float minima[SLOTS])
+{
+    for (int64_t g = 0; g * GROUP < count; g++) {
+        _Alignas(64) float least[GROUP][LANES];
+        for (int i = 0; i < GROUP; i++)
+            _mm512_store_ps(least[i], _mm512_set1_ps(INFINITY));
+        for (int64_t panel = begin; panel < end; panel++)
+            lower(bank, panel, block->words + g * GROUP * bank->steps, block->scales + g * GROUP,
+                  least);
+        for (int i = 0; i < GROUP; i++)
+            minima[g * GROUP + i] = _mm512_reduce_min_ps(_mm512_load_ps(least[i]));
+    }
+}
+
+/* Load the queries base..end, at most 96; returns how many. */
+static int64_t load_next(Block *block, const Queries *queries, int64_t steps, int64_t base,
+                         int64_t end)
+{
+    int64_t count = end - base < SLOTS ? end - base : SLOTS, which[SLOTS];
+    for (int64_t i = 0; i < count; i++)
+        which[i] = base + i;
+    load_block(block, queries, steps, which, count);
+    return count;
+}
 
 /* minima[b][query] for the queries begin..end of `all`; block b has the panels bounds[b] to
  * bounds[b + 1]. Returns -1 if there is no memory. */
@@ -215,30 +269,125 @@ TARGET EXPORT int block_minima(const Bank *bank, const Queries *queries, int64_t
     if (!block.words)
         return -1;
     for (int64_t base = begin; base < end; base += SLOTS) {
-        int64_t count = end - base < SLOTS ? end - base : SLOTS, which[SLOTS];
-        for (int64_t i = 0; i < count; i++)
-            which[i] = base + i;
-        load_block(&block, queries, bank->steps, which, count);
+        int64_t count = load_next(&block, queries, bank->steps, base, end);
         for (int64_t b = 0; b < blocks; b++) {
-            _Alignas(64) float least[SLOTS][LANES], values[GROUP][LANES];
-            for (int i = 0; i < SLOTS; i++)
-                _mm512_store_ps(least[i], _mm512_set1_ps(INFINITY));
-            for (int64_t panel = bounds[b]; panel < bounds[b + 1]; panel++)
-                for (int64_t g = 0; g * GROUP < count; g++) {
-                    multiply(bank, panel, block.words + g * GROUP * bank->steps,
-                             block.scales + g * GROUP, values);
-                    for (int64_t i = 0; i < GROUP; i++) {
-                        __m512 one = _mm512_load_ps(values[i]);
-                        float *kept = least[g * GROUP + i];
-                        _mm512_store_ps(kept, _mm512_min_ps(one, _mm512_load_ps(kept)));
-                    }
-                }
+            float least[SLOTS];
+            least_of_block(bank, bounds[b], bounds[b + 1], &block, count, least);
             for (int64_t i = 0; i < count; i++)
-                minima[b * all + base + i] = _mm512_reduce_min_ps(_mm512_load_ps(least[i]));
+                minima[b * all + base + i] = least[i];
         }
     }
     free(block.words);
     return 0;
+}
+
+/* --- the nearest blocks --------------------------------------------------------------------- */
+
+/* A block and its squared distance. */
+typedef struct {
+    float square;
+    int32_t block;
+} Near;
+
+static int compare_near(const void *a, const void *b)
+{
+    const Near *x = a, *y = b;
+    if (x->square != y->square)
+        return x->square < y->square ? -1 : 1;
+    return (x->block > y->block) - (x->block < y->block);
+}
+
+/* The `most` nearest of the blocks, ascending, blocks of equal distance in their order; returns how
+ * many there are at a finite distance. */
+TARGET static int64_t nearest_blocks(const float *squares, int64_t blocks, int64_t most, Near *found)
+{
+    int64_t count = 0;
+    float limit = INFINITY;
+    for (int64_t base = 0; base < blocks; base += LANES) {
+        __m512 some = _mm512_maskz_loadu_ps(first_lanes(blocks - base), squares + base);
+        unsigned mask = _mm512_mask_cmp_ps_mask(first_lanes(blocks - base), some,
+                                                _mm512_set1_ps(limit), _CMP_LT_OQ);
+        for (; mask; mask &= mask - 1) {
+            int64_t block = base + __builtin_ctz(mask), at;
+            float square = squares[block];
+            if (!(square < limit))
+                continue;
+            for (at = count < most ? count++ : most - 1; at && found[at - 1].square > square; at--)
+                found[at] = found[at - 1];
+            found[at] = (Near){square, (int32_t)block};
+            limit = count < most ? INFINITY : found[most - 1].square;
+        }
+    }
+    return count;
+}
+
+/* Set the squares that lie before the last gap to infinity: where the next is more than `gap` times
+ * as large, at least k and at most `most` lie before it and k finite ones behind it. `kth` is the
+ * k-th smallest. Returns whether there is a gap. */
+TARGET static int leave_out_before_gap(float *squares, int64_t blocks, float kth, int64_t k,
+                                       int64_t most, float gap, Near *sorted)
+{
+    int64_t within = 0, finite = 0, before = 0;
+    __m512 reach = _mm512_set1_ps(gap * kth);
+    for (int64_t base = 0; base < blocks; base += LANES)
+        within += __builtin_popcount(_mm512_mask_cmp_ps_mask(
+            first_lanes(blocks - base), _mm512_loadu_ps(squares + base), reach, _CMP_LE_OQ));
+    if (within >= most + k) /* no gap is among the first `most` */
+        return 0;
+    for (int64_t b = 0; b < blocks; b++)
+        if (squares[b] < INFINITY)
+            sorted[finite++] = (Near){squares[b], (int32_t)b};
+    qsort(sorted, (size_t)finite, sizeof *sorted, compare_near);
+    for (int64_t rank = k; rank <= most && rank + k <= finite; rank++)
+        if (sorted[rank].square > gap * sorted[rank - 1].square)
+            before = rank;
+    for (int64_t i = 0; i < before; i++)
+        squares[sorted[i].block] = INFINITY;
+    return before > 0;
+}
+
+/* For the queries begin..end the `count` blocks that are nearest by their nearest row, and the
+ * squares of these distances: chosen, chosen_squares [q][count]. left_out [q][blocks] are not
+ * among them, nor are those before the last gap (k, most, gap: see above); where fewer than `count`
+ * are left, block 0 at infinity fills the rest. Returns -1 if there is no memory. */
+TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_t begin,
+                                int64_t end, const int64_t *bounds, int64_t blocks,
+                                const uint8_t *left_out, int64_t k, int64_t most, float gap,
+                                int64_t count, int64_t *chosen, float *chosen_squares)
+{
+    int64_t room = (blocks + LANES - 1) / LANES * LANES;
+    Block block = {malloc(sizeof(uint32_t) * SLOTS * bank->steps), {0}, {0}, {0}};
+    float *squares = malloc(sizeof(float) * SLOTS * room);
+    Near *near = malloc(sizeof(Near) * room);
+    int failed = !block.words || !squares || !near;
+    for (int64_t base = begin; base < end && !failed; base += SLOTS) {
+        int64_t here = load_next(&block, queries, bank->steps, base, end);
+        for (int64_t b = 0; b < blocks; b++) {
+            float least[SLOTS];
+            least_of_block(bank, bounds[b], bounds[b + 1], &block, here, least);
+            for (int64_t i = 0; i < here; i++) {
+                float square = 2 * (least[i] + queries->halves[base + i]);
+                int out = left_out[(base + i) * blocks + b];
+                squares[i * room + b] = out ? INFINITY : square > 0 ? square : 0;
+            }
+        }
+        for (int64_t i = 0; i < here; i++) {
+            float *of_query = squares + i * room;
+            int64_t found = nearest_blocks(of_query, blocks, count, near);
+            if (most >= k && found >= k &&
+                leave_out_before_gap(of_query, blocks, near[k - 1].square, k, most, gap, near))
+                found = nearest_blocks(of_query, blocks, count, near);
+            for (int64_t j = 0; j < count; j++) {
+                Near one = j < found ? near[j] : (Near){INFINITY, 0};
+                chosen[(base + i) * count + j] = one.block;
+                chosen_squares[(base + i) * count + j] = one.square;
+            }
+        }
+    }
+    free(block.words);
+    free(squares);
+    free(near);
+    return failed ? -1 : 0;
 }
 
 /* --- the nearest rows ----------------------------------------------------------------------- */
@@ -489,8 +638,8 @@ TARGET EXPORT int nearest(const Bank *bank, const Queries *queries, int64_t begi
         for (int64_t panel = begin; panel < end; panel++)
             for (int64_t g = 0; g * GROUP < here; g++) {
                 _Alignas(64) float values[GROUP][LANES];
-                multiply(bank, panel, block.words + g * GROUP * bank->steps,
-                         block.scales + g * GROUP, values);
+                write_values(bank, panel, block.words + g * GROUP * bank->steps,
+                             block.scales + g * GROUP, values[0], LANES);
                 collect(bank, panel, &block, g, values, found + g * GROUP, limits + g * GROUP, k,
                         most);
             }
@@ -503,6 +652,93 @@ TARGET EXPORT int nearest(const Bank *bank, const Queries *queries, int64_t begi
     }
     free(block.words);
     free(numbers);
+    free(keys);
+    return failed ? -1 : 0;
+}
+
+/* --- the nearest row of chosen blocks ------------------------------------------------------- */
+
+/* values[rows] of one query -> the nearest of these rows. The one that seems nearest is measured,
+ * then those that can be nearer. A distance that is not a number says that it found none. */
+TARGET static Key nearest_of_values(const Bank *bank, int64_t panel, int64_t rows,
+                                    const float *values, const Queries *queries, int64_t query,
+                                    uint32_t *places, Key *keys)
+{
+    const float *asked = queries->rows + query * bank->channels;
+    float slop = rounding(bank->channels), half = queries->halves[query];
+    __m512 least = _mm512_load_ps(values);
+    for (int64_t i = LANES; i < rows; i += LANES)
+        least = _mm512_min_ps(least, _mm512_load_ps(values + i));
+    __m512 lowest = _mm512_set1_ps(_mm512_reduce_min_ps(least));
+    int64_t seems = 0, count = 0;
+    for (__mmask16 mask = 0; seems < rows; seems += LANES)
+        if ((mask = _mm512_cmp_ps_mask(_mm512_load_ps(values + seems), lowest, _CMP_EQ_OQ))) {
+            seems += __builtin_ctz(mask);
+            break;
+        }
+    if (seems >= rows)
+        return key_of(NAN, 0);
+    places[0] = (uint32_t)(panel * LANES + seems);
+    measure(bank, asked, places, 1, keys);
+    Key best = keys[0];
+    float reach = distance_of(best) * distance_of(best) / 2;
+    __m512 limit = _mm512_set1_ps(fminf(reach + slop * (reach + half) - half, FLT_MAX));
+    __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (int64_t i = 0; i < rows; i += LANES) {
+        int64_t at = panel * LANES + i;
+        __m512 bound = take_bound(_mm512_load_ps(values + i), queries->norms[query],
+                                  _mm512_loadu_ps(bank->left + at), queries->left[query],
+                                  _mm512_loadu_ps(bank->norms + at));
+        __mmask16 mask = _mm512_cmp_ps_mask(bound, limit, _CMP_LE_OQ);
+        __m512i where = _mm512_add_epi32(lanes, _mm512_set1_epi32((int)at));
+        _mm512_storeu_si512(places + count, _mm512_maskz_compress_epi32(mask, where));
+        count += __builtin_popcount(mask);
+    }
+    measure(bank, asked, places, count, keys);
+    for (int64_t i = 0; i < count; i++)
+        best = keys[i] < best ? keys[i] : best;
+    return best;
+}
+
+/* The blocks begin..end, block b of the panels bounds[b] to bounds[b + 1]: for each of the pairs
+ * order[starts[b]..starts[b + 1]) the row of the block that is nearest to the query which[pair] ->
+ * distances [pairs], rows [pairs]. Returns -1 if there is no memory. */
+TARGET EXPORT int nearest_in_blocks(const Bank *bank, const Queries *queries, int64_t begin,
+                                    int64_t end, const int64_t *bounds, const int64_t *starts,
+                                    const int64_t *order, const int64_t *which, float *distances,
+                                    int64_t *rows)
+{
+    int64_t panels = 0;
+    for (int64_t b = begin; b < end; b++)
+        panels = bounds[b + 1] - bounds[b] > panels ? bounds[b + 1] - bounds[b] : panels;
+    int64_t room = panels * LANES;
+    Block block = {malloc(sizeof(uint32_t) * SLOTS * bank->steps), {0}, {0}, {0}};
+    float *values = aligned_alloc(64, sizeof(float) * SLOTS * (room + LANES));
+    uint32_t *places = malloc(sizeof(uint32_t) * (room + LANES));
+    Key *keys = malloc(sizeof(Key) * (room + LANES));
+    int failed = !block.words || !values || !places || !keys;
+    for (int64_t b = begin; b < end && !failed; b++)
+        for (int64_t base = starts[b]; base < starts[b + 1]; base += SLOTS) {
+            int64_t left = starts[b + 1] - base, here = left < SLOTS ? left : SLOTS, asked[SLOTS];
+            int64_t count = (bounds[b + 1] - bounds[b]) * LANES;
+            for (int64_t i = 0; i < here; i++)
+                asked[i] = which[order[base + i]];
+            load_block(&block, queries, bank->steps, asked, here);
+            for (int64_t p = 0; p * LANES < count; p++)
+                for (int64_t g = 0; g * GROUP < here; g++)
+                    write_values(bank, bounds[b] + p, block.words + g * GROUP * bank->steps,
+                                 block.scales + g * GROUP, values + g * GROUP * room + p * LANES,
+                                 room);
+            for (int64_t i = 0; i < here; i++) {
+                Key key = nearest_of_values(bank, bounds[b], count, values + i * room, queries,
+                                            asked[i], places, keys);
+                distances[order[base + i]] = distance_of(key);
+                rows[order[base + i]] = (int64_t)(uint32_t)key;
+            }
+        }
+    free(block.words);
+    free(values);
+    free(places);
     free(keys);
     return failed ? -1 : 0;
 }

@@ -180,6 +180,10 @@ class Blocks:
         """How many queries `nearest_of_each` should be asked for at a time."""
         return max(1, min(QUERY_TILE, _PAIRS // (len(self.offsets) - 1)))
 
+    def block(self, number: int) -> Tensor:
+        """The rows of one block."""
+        return self.rows[self.offsets[number] : self.offsets[number + 1]]
+
     def nearest_of_each(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Find the nearest row of every block for queries [q, c].
 
@@ -215,7 +219,7 @@ class Blocks:
         found = torch.empty_like(blocks)
         for block, places in enumerate(torch.split(order, sizes)):
             if len(places):
-                rows = self.rows[self.offsets[block] : self.offsets[block + 1]].to(queries.dtype)
+                rows = self.block(block).to(queries.dtype)
                 norms = rows.square().sum(1)
                 tile = torch.addmm(norms, queries[which[places]], rows.T, alpha=-2)
                 found[places] = tile.argmin(1) + self.offsets[block]
@@ -269,19 +273,34 @@ class BlockBank(Blocks):
         if not 1 <= k <= left:
             raise SettingError(f"k={k} images to compare with, but there are {left} others")
         count = min(max(k, candidates), left)
-        chosen = []
-        for i in range(0, len(queries), QUERY_TILE):
-            squares = self.block_squares(queries[i : i + QUERY_TILE])
-            if left_out is not None:
-                squares.masked_fill_(left_out[i : i + QUERY_TILE].T, torch.inf)
-            _leave_out_before_gap(squares, k, blocks // _GAP_SHARE, gap)
-            chosen.append(squares.topk(count, dim=0, largest=False).indices.T)
-        distances, rows = self._search(queries, torch.cat(chosen))
+        chosen, squares = self._choose(queries, k, count, left_out, gap)
+        distances, rows = self._search(queries, chosen)
+        distances.masked_fill_(squares.isinf(), torch.inf)
         distances, best = distances.sort(1)
         # The sample of a block may lack the row that its gap is seen by.
         start = _last_gap(distances.T, k, blocks // _GAP_SHARE, gap)
         places = start[:, None] + torch.arange(k, device=start.device)
         return distances.gather(1, places), rows.gather(1, best.gather(1, places))
+
+    def _choose(
+        self, queries: Tensor, k: int, count: int, left_out: Tensor | None, gap: float
+    ) -> tuple[Tensor, Tensor]:
+        """The blocks that are searched, int64 [q, count], and their distances by the sample,
+        squared [q, count]; infinite for blocks that are left out, where not enough others are."""
+        blocks = len(self.offsets) - 1
+        most = blocks // _GAP_SHARE
+        if self.sample_screen is not None:
+            if left_out is None:
+                left_out = torch.zeros(len(queries), blocks, dtype=torch.bool)
+            return self.sample_screen.choose_blocks(queries, left_out, k, count, most, gap)
+        parts = []
+        for i in range(0, len(queries), QUERY_TILE):
+            squares = self.block_squares(queries[i : i + QUERY_TILE])
+            if left_out is not None:
+                squares.masked_fill_(left_out[i : i + QUERY_TILE].T, torch.inf)
+            _leave_out_before_gap(squares, k, most, gap)
+            parts.append(squares.topk(count, dim=0, largest=False))
+        return torch.cat([p.indices.T for p in parts]), torch.cat([p.values.T for p in parts])
 
     def block_squares(self, queries: Tensor) -> Tensor:
         """Squared distances of queries [q, c] to the nearest sampled row of each block, both

@@ -24,6 +24,7 @@ MOST_ROWS = 1 << 31
 _LANES = 16  # rows in a panel
 _QUERIES = 192  # that a thread takes at a time
 _PANELS = 512
+_PARTS = 16  # of the blocks, that threads take one at a time
 _SMALLEST = 1e-30  # scale of a row; `SMALLEST` of kernels.c
 
 _Pointer, _Int = ctypes.c_void_p, ctypes.c_int64
@@ -116,9 +117,7 @@ class Bank:
         which = torch.arange(len(queries))
         found = _empty(len(queries), k)
         _share_out(
-            lambda begin, end: self._nearest(
-                packed, 0, len(self.first), which[begin:end], _part(found, begin, end)
-            ),
+            lambda begin, end: self._nearest(packed, which[begin:end], _part(found, begin, end)),
             len(queries),
             _QUERIES,
         )
@@ -128,24 +127,42 @@ class Bank:
         """The nearest row of block blocks[p] to query which[p], both int64 [p]; all are [p]."""
         packed = _PackedQueries(queries, self._struct.steps)
         order = blocks.argsort(stable=True)  # each block is searched once, for all its queries
-        which = which[order].contiguous()
-        sizes = torch.bincount(blocks, minlength=len(self.bounds) - 1)
-        starts = [0, *sizes.cumsum(0).tolist()]
-        panels = self.bounds.tolist()
-        found = _empty(len(which), 1)
+        count = len(self.bounds) - 1
+        starts = torch.zeros(count + 1, dtype=torch.int64)
+        torch.cumsum(torch.bincount(blocks, minlength=count), 0, out=starts[1:])
+        distances, rows = torch.empty(len(which)), torch.empty(len(which), dtype=torch.int64)
+        _share_out(
+            lambda begin, end: _call(
+                "nearest_in_blocks", self._struct, packed.struct, begin, end, self.bounds, starts,
+                order, which.contiguous(), distances, rows,
+            ),
+            count,
+            -(-count // _PARTS),
+        )  # fmt: skip
+        return Found(distances, rows, ~distances.isnan())
 
-        def search(begin: int, end: int) -> None:
-            for block in range(begin, end):
-                start, stop = starts[block], starts[block + 1]
-                self._nearest(
-                    packed, panels[block], panels[block + 1], which[start:stop],
-                    _part(found, start, stop),
-                )  # fmt: skip
+    def choose_blocks(
+        self, queries: Tensor, left_out: Tensor, k: int, count: int, most: int, gap: float
+    ) -> tuple[Tensor, Tensor]:
+        """The blocks that seem nearest to queries [q, c]: numbers int64, squared distances [q, j].
 
-        _share_out(search, len(sizes), 1)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order))
-        return Found(found.distances[back, 0], found.rows[back, 0], found.proven[back])
+        Of the blocks that are not in left_out bool [q, n], nor before the last gap (as in
+        `BlockBank.nearest_blocks`), the j = `count` whose rounded rows are nearest, ascending;
+        block 0 at infinity where fewer are left.
+        """
+        packed = _PackedQueries(queries, self._struct.steps)
+        chosen = torch.empty(len(queries), count, dtype=torch.int64)
+        squares = torch.empty(len(queries), count)
+        _share_out(
+            lambda begin, end: _call(
+                "choose_blocks", self._struct, packed.struct, begin, end, self.bounds,
+                left_out.shape[1], left_out.contiguous(), k, most, float(gap) ** 2, count, chosen,
+                squares,
+            ),
+            len(queries),
+            _QUERIES,
+        )  # fmt: skip
+        return chosen, squares
 
     def block_minima(self, queries: Tensor) -> Tensor:
         """For queries [q, c] the least value of each block, float32 [n, q].
@@ -165,13 +182,11 @@ class Bank:
         )  # fmt: skip
         return minima
 
-    def _nearest(
-        self, queries: "_PackedQueries", begin: int, end: int, which: Tensor, found: Found
-    ) -> None:
+    def _nearest(self, queries: "_PackedQueries", which: Tensor, found: Found) -> None:
         count, k = found.rows.shape
         _call(
-            "nearest", self._struct, queries.struct, begin, end, which, count, k, found.distances,
-            found.rows, found.proven,
+            "nearest", self._struct, queries.struct, 0, len(self.first), which, count, k,
+            found.distances, found.rows, found.proven,
         )  # fmt: skip
 
 
@@ -203,11 +218,12 @@ def _part(found: Found, begin: int, end: int) -> Found:
     return Found(found.distances[begin:end], found.rows[begin:end], found.proven[begin:end])
 
 
-def _call(name: str, *arguments: Tensor | ctypes.Structure | int) -> None:
-    """Call a function of the library, which takes pointers and 64-bit numbers."""
+def _call(name: str, *arguments: Tensor | ctypes.Structure | int | float) -> None:
+    """Call a function of the library, which takes pointers, 64-bit numbers and float32."""
     passed = [
         _Pointer(a.data_ptr()) if isinstance(a, Tensor)
         else ctypes.byref(a) if isinstance(a, ctypes.Structure)
+        else ctypes.c_float(a) if isinstance(a, float)
         else _Int(a)
         for a in arguments
     ]  # fmt: skip

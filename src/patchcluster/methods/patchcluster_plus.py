@@ -95,6 +95,7 @@ class PatchClusterPlus(Method):
         self.stage_strides = strides
         self.stage_weights = stage_weights
         self._heard: Sequence[str | None] = ()
+        self._indexed: list[BlockBank] | None = None
 
     def fit(
         self,
@@ -112,7 +113,7 @@ class PatchClusterPlus(Method):
         self.labels_ = self._read_labels()
         self.bank_scores_: Tensor | None = None
         self.stage_means_: Tensor | None = None
-        self._index_bank()
+        self._indexed = None
         return self
 
     def compare(
@@ -122,7 +123,10 @@ class PatchClusterPlus(Method):
         blocks: Sequence[Tensor] | None = None,
     ) -> Comparison:
         shapes = [grid.shape[:2] for grid in grids]
-        stages = [[self._stage_rows(g, stage) for g in grids] for stage in range(self._stage_count)]
+        if own is None:
+            stages = [[self._stage_rows(g, s) for g in grids] for s in range(self._stage_count)]
+        else:
+            stages = [[bank.block(image) for image in own] for bank in self._banks]
         others = self._others(own)
         k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
         left_out = self._left_out(stages[self._shown], shapes, own, max(k, kept))
@@ -158,7 +162,7 @@ class PatchClusterPlus(Method):
 
     def restore(self, state: Mapping[str, Tensor]) -> Self:
         super().restore(state)
-        self._index_bank()
+        self._indexed = None
         return self
 
     def describe(self, image: int) -> Tensor:
@@ -308,15 +312,23 @@ class PatchClusterPlus(Method):
         parts = torch.split(self.bank_, self._counts(1))
         return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
 
-    def _index_bank(self) -> None:
-        grids, sample = self._bank_grids(), self._sample().to(self.bank_.device)
-        self._banks = []
-        for stage, ratio in enumerate(self._ratios()):
-            rows = torch.cat([self._stage_rows(grid, stage) for grid in grids])
-            offsets = np.cumsum([0, *self._counts(ratio)]).tolist()
-            # A coarse stage is small: its first pass takes all of it.
-            every = torch.arange(len(rows), device=rows.device)
-            self._banks.append(BlockBank(rows, offsets, sample if ratio == 1 else every))
+    @property
+    def _banks(self) -> list[BlockBank]:
+        """The bank of each stage, built when it is first searched."""
+        if self._indexed is None:
+            grids, sample = self._bank_grids(), self._sample().to(self.bank_.device)
+            self._indexed = [
+                self._build_bank(grids, sample, stage) for stage in range(self._stage_count)
+            ]
+        return self._indexed
+
+    def _build_bank(self, grids: Sequence[Tensor], sample: Tensor, stage: int) -> BlockBank:
+        rows = torch.cat([self._stage_rows(grid, stage) for grid in grids])
+        ratio = self._ratios()[stage]
+        offsets = np.cumsum([0, *self._counts(ratio)]).tolist()
+        if ratio > 1:  # a coarse stage is small: its first pass takes all of it
+            sample = torch.arange(len(rows), device=rows.device)
+        return BlockBank(rows, offsets, sample)
 
     def _left_out(
         self,
