@@ -23,7 +23,7 @@ from patchcluster.labels import Label
 from patchcluster.methods import PatchClusterPlus
 
 ROUND = 5  # images
-ROUNDS = 8
+ROUNDS = 6
 
 
 def main() -> None:
