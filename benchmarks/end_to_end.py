@@ -22,6 +22,7 @@ from patchcluster.backbones import Backbone, load_backbone
 from patchcluster.demo import write_parts
 from patchcluster.images import load_image, network_size, survey
 from patchcluster.inputs import find_images
+from patchcluster.patches import grid_stride
 from patchcluster.settings import Settings, resolve
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -45,7 +46,7 @@ def decoding(files: list[str], settings: Settings) -> float:
 def operations(files: list[str], settings: Settings, backbone: Backbone) -> float:
     """Floating-point operations of the network and of the default method's search."""
     method: Any = settings.make_method(backbone.channels, backbone.strides)
-    stride, known, total = backbone.strides[-1], {}, 0.0
+    stride, known, total = grid_stride(backbone.strides, "middle"), {}, 0.0
     for size in settings.size:
         shapes = [network_size(h.width, h.height, size) for h in map(survey, files)]
         for height, width in set(shapes) - set(known):
@@ -54,17 +55,20 @@ def operations(files: list[str], settings: Settings, backbone: Backbone) -> floa
             known[height, width] = counter.get_total_flops()
         patches = sum(height * width for height, width in shapes) // stride**2
         method.image_count_ = len(files)
-        searched = method.ratio * patches
-        searched += (method._order() + method.margin) * patches / len(files)
+        in_full = (method._order() + method.margin) / len(files)
         total += sum(known[shape] for shape in shapes)
-        total += 2 * patches * searched * sum(backbone.channels)
+        for channels, ratio in zip(backbone.channels, method._ratios(), strict=True):
+            cells = patches // ratio**2  # the first pass over a coarse stage takes all of it
+            searched = ((method.ratio if ratio == 1 else 1.0) + in_full) * cells
+            total += 2 * cells * searched * channels
     return total
 
 
-def measure(folder: Path, preset: str, backbone: Backbone, rates: list[float]) -> str:
+def measure(folder: Path, preset: str, rates: list[float]) -> str:
     """Scan once and describe it as one row of the table."""
     result = run_scan([folder], "--preset", preset)
     settings, files = resolve(preset=preset), find_images([folder])
+    backbone = load_backbone(strides=settings.strides)
     work, decoded = operations(files, settings, backbone), decoding(files, settings)
     limits = [work / rate + decoded for rate in rates]
     wall, images, memory = result["wall"], result["images"], result["memory"]
@@ -79,7 +83,6 @@ def measure(folder: Path, preset: str, backbone: Backbone, rates: list[float]) -
 def main() -> None:
     print(describe())
     rates = [product_rate(dtype) for dtype in (torch.float32, torch.bfloat16)]
-    backbone = load_backbone()
     with tempfile.TemporaryDirectory() as drawn:
         folders = [Path(argument) for argument in sys.argv[1:]]
         if not folders:
@@ -95,7 +98,7 @@ def main() -> None:
         for folder in folders:
             many = len(find_images([folder])) > MANY
             for preset in ("default",) if many else PRESETS:
-                print(measure(folder, preset, backbone, rates), flush=True)
+                print(measure(folder, preset, rates), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,11 +44,11 @@ def predict_memory(work: Workload, baseline: int) -> int:
     """Peak resident memory in bytes. `baseline` is what the process holds with the network loaded.
 
     For one network size at a time, a value of a patch takes 4 bytes as float16 (the patches and the
-    bank), 4 as float32 (the bank's stages), 4 more in the sample or coreset, and 4 while the bank
-    is being normalised or written.
+    bank), 4 as float32 (the bank's stages), 4 more in the sample or coreset, 1 in the 8-bit copy of
+    each, and 4 while the bank is being normalised or written.
     """
     values = max(work.patches) * work.channels
-    bank = int(values * (12 + 4 * work.ratio))
+    bank = int(values * (13 + 5 * work.ratio))
     tiles = QUERY_TILE * 4 * (work.images + work.channels)
     beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
     tiles += beyond * (work.channels * 12 + work.images + _QUERY_BYTES)
