@@ -51,15 +51,16 @@ from .images import deep_range
 from .inputs import find_images, stamp
 from .labels import Labels, match_labels, read_labels
 from .maps import Floats
-from .methods import METHODS, Method
-from .patches import block_side, grid_channels, grid_stride
+from .methods import Method
+from .patches import block_side
+from .planning import check_sizes, plan
 from .reflagging import load_patches, reflag
 from .report import write_report
 from .results import Flagging, Scored, find_results, flag
 from .runfolder import ImageRecord, RunInfo, Skipped
 from .runs import Run
 from .settings import resolve
-from .tiling import find_lattice, largest_tile
+from .tiling import find_lattice
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
@@ -185,7 +186,7 @@ class Scan:
                 f"({'; '.join(reasons[:3])}): name a folder that holds images"
             )
         self._describe(backbone)
-        self._check_sizes(candidates)
+        check_sizes(candidates, self.settings.method)
         self._check_memory(candidates, backbone)
         if replace:
             runfolder.clear(self.folder)
@@ -242,54 +243,14 @@ class Scan:
             "region of interest each step averages what is inside it, and the rest is NaN",
         }
 
-    def _check_sizes(self, candidates: Sequence[Candidate]) -> None:
-        sizes = sorted({candidate.inputs[0] for candidate in candidates})
-        if METHODS[self.settings.method].one_size and len(sizes) > 1:
-            raise SettingError(
-                f"{self.settings.method} needs images of one shape, and these differ (network "
-                f"inputs of {' x '.join(map(str, sizes[0]))} to {' x '.join(map(str, sizes[-1]))}"
-                " pixels): choose another method"
-            )
-
     def _check_memory(self, candidates: Sequence[Candidate], backbone: Backbone) -> None:
-        layout = self.settings.layout
-        stride = grid_stride(backbone.strides, layout)
-        areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
-        method = self.settings.make_method(backbone.channels, backbone.strides)
-        method.check_count(len(candidates))
-        scored = [
-            self.regions.areas[candidate.id] if candidate.roi else area
-            for candidate, area in zip(candidates, areas, strict=True)
-        ]
-        patches = [sum(area) // stride**2 for area in zip(*scored, strict=True)]
-        channels = grid_channels(backbone.channels, backbone.strides, layout)
-        images = len(candidates)
-        work = costs.Workload(
-            patches=patches,
-            channels=channels,
-            images=images,
-            largest_image=max(c.header.width * c.header.height for c in candidates),
-            input_pixels=max(
-                self._seen_at_once(size, backbone) for c in candidates for size in c.inputs
-            ),
-            input_shapes=len({size for candidate in candidates for size in candidate.inputs}),
-            threads=self.threads,
-            ratio=getattr(method, "ratio", 1.0),
-            extra=method.extra_memory(images, max(patches) // images, channels),
-            largest_grid=max(map(max, areas)) // stride**2,
-        )
+        work = plan(candidates, self.regions, self.settings, backbone, self.threads)
         predicted = costs.predict_memory(work, costs.resident_memory())
         self.info.memory["predicted"] = predicted
         if self.settings.tile:
             costs.check_memory(predicted, self.max_memory, "a scan without --tile")
         else:
             costs.check_memory(predicted, self.max_memory)
-
-    def _seen_at_once(self, shape: tuple[int, int], backbone: Backbone) -> int:
-        """Pixels of a network input (height, width) that the network sees at once."""
-        if self.settings.native_from is None:
-            return shape[0] * shape[1]
-        return largest_tile(*shape, self.settings.native_from, find_lattice(backbone.strides))
 
     def _extract(self, candidates: Sequence[Candidate], backbone: Backbone) -> Extracted:
         self.info.deep_range = deep_range(candidate.header for candidate in candidates)
