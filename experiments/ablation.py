@@ -39,6 +39,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "k = 5": {"k": 5},
     "k = 10": {"k": 10},
     "only k images searched in full": {"margin": 0},
+    "6 more than k searched in full": {"margin": 6},
     "first pass with every patch": {"ratio": 1.0},
     "no local term": {"local_weight": 0.0},
     "local weight 0.3": {"local_weight": 0.3},

@@ -75,7 +75,7 @@ class PatchClusterPlus(Method):
         self,
         k: int | None = None,
         ratio: float = 0.3,
-        margin: int = 6,
+        margin: int = 16,
         local_weight: float = 0.5,
         saturation: float = 2.0,
         duplicate: float = 0.8,
