@@ -124,7 +124,10 @@ class Bank:
         return found
 
     def nearest_in_blocks(self, queries: Tensor, which: Tensor, blocks: Tensor) -> Found:
-        """The nearest row of block blocks[p] to query which[p], both int64 [p]; all are [p]."""
+        """The nearest row of block blocks[p] to query which[p], both int64 [p]; all are [p].
+
+        All are proven but those of queries that are not numbers.
+        """
         packed = _PackedQueries(queries, self._struct.steps)
         order = blocks.argsort(stable=True)  # each block is searched once, for all its queries
         count = len(self.bounds) - 1
