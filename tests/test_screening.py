@@ -245,3 +245,13 @@ def test_a_block_that_is_left_out_is_not_found_where_few_are_left(monkeypatch, k
     distances, found = bank.nearest_blocks(torch.zeros(1, 1), 3, 9, left_out, 1.5)
     assert found.tolist() == [[17, 18, 19]]
     assert distances.tolist() == [[5.0, 6.0, 7.0]]
+
+
+@pytest.mark.parametrize("kernels", [pytest.param(True, marks=needs_kernels), False])
+def test_of_blocks_at_one_distance_the_first_are_chosen_everywhere(monkeypatch, kernels):
+    if not kernels:
+        monkeypatch.setattr(screening, "_library", lambda: None)
+    rows = torch.tensor([*[3.0] * 20, *[1.0] * 30, *[2.0] * 14])[:, None]
+    bank = BlockBank(rows, list(range(65)), torch.arange(64))
+    chosen, _ = bank._choose(torch.zeros(5, 1), 3, 35, None, float("inf"))
+    assert chosen.tolist() == [[*range(20, 50), *range(50, 55)]] * 5

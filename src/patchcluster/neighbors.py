@@ -299,8 +299,11 @@ class BlockBank(Blocks):
             if left_out is not None:
                 squares.masked_fill_(left_out[i : i + QUERY_TILE].T, torch.inf)
             _leave_out_before_gap(squares, k, most, gap)
-            parts.append(squares.topk(count, dim=0, largest=False))
-        return torch.cat([p.indices.T for p in parts]), torch.cat([p.values.T for p in parts])
+            # Of blocks at one distance the first are taken, as the kernel does.
+            values, numbers = squares.sort(dim=0, stable=True)
+            parts.append((numbers[:count].T, values[:count].T))
+        numbers, values = (torch.cat(part) for part in zip(*parts, strict=True))
+        return numbers, values
 
     def block_squares(self, queries: Tensor) -> Tensor:
         """Squared distances of queries [q, c] to the nearest sampled row of each block, both
