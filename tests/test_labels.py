@@ -19,6 +19,7 @@ from patchcluster.labels import heed_labels, match_labels, read_labels
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.reflagging import reflag
 from patchcluster.results import Flagging
+from patchcluster.scanning import rescore
 from patchcluster.thresholds import Threshold, describe_ordinary
 
 SIZE = (96,)
@@ -174,6 +175,18 @@ def test_a_run_asks_for_what_it_doubts_and_not_for_what_it_knows(run):
     again = fresh(run, run.folder, labels={run.doubtful[0]: "normal"})
     assert run.doubtful[0] not in again.doubtful
     assert again.info.boundary == pytest.approx(run.info.boundary, rel=0.05)
+
+
+def test_a_run_is_scored_again_by_itself(run, tmp_path):
+    labels = {"part9.png": "anomalous", "part0.png": "normal"}
+    again = rescore(run.folder, labels)
+    assert again.info.labels == {again.paths[0]: "normal", again.paths[9]: "anomalous"}
+    np.testing.assert_allclose(
+        again.scores, fresh(run, tmp_path / "other", labels=labels).scores, rtol=1e-3
+    )
+    assert not (run.folder / ".work").exists()
+    with pytest.raises(InputError, match="not among"):
+        rescore(run.folder, {"part10.png": "normal"})
 
 
 def test_scores_of_images_follow_from_their_maps_with_labels_too(run):

@@ -117,6 +117,22 @@ def scan(
     return run
 
 
+def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> Run:
+    """Score a finished run again with what a person said of some of its images.
+
+    labels: by path, all that hold now. The images themselves are not needed; an interruption before
+    the new scores are there leaves the old ones. Raises InputError, SettingError or RunError.
+    """
+    with storage.lock(folder):
+        run = Run(folder, half_flagged=True)
+        matched = match_labels(labels, run.paths)
+        info = dataclasses.replace(
+            run.info, labels={run.paths[i]: label for i, label in sorted(matched.items())}
+        )
+        Scan(folder, info, None, progress or (lambda *_: None)).compare_again(run)
+    return Run(folder)
+
+
 class Scan:
     """One scan of one set into one run folder."""
 
@@ -149,7 +165,7 @@ class Scan:
         else:
             self._check_unchanged(files)
             if earlier.labels != self.info.labels:
-                self._compare_again(earlier)
+                self.compare_again(Run(self.folder, half_flagged=True))
             elif earlier.flagging != self.info.flagging or earlier.state == "flagging":
                 reflag(self.folder, Flagging(**self.info.flagging), self._step("maps"))
         if not (self.folder / runfolder.REPORT_FILE).is_file():
@@ -202,19 +218,20 @@ class Scan:
         compared = self._compare(image_set, load, device)
         self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
 
-    def _compare_again(self, earlier: RunInfo) -> None:
+    def compare_again(self, run: Run) -> None:
         """Score the images of a finished scan again, by the patches in its bank."""
-        run = Run(self.folder)
-        earlier.labels, earlier.flagging = self.info.labels, self.info.flagging
-        self.info = earlier
+        self.info = dataclasses.replace(
+            run.info, labels=self.info.labels, flagging=self.info.flagging
+        )
         storage.remove(self.folder / runfolder.WORK_FOLDER)
         image_set = ImageSet.of(run.images)
         load = functools.partial(load_patches, run, image_set)
         compared = self._compare(image_set, load, choose_device(self.settings.device))
-        earlier.state = "running"  # while the files of the run do not belong together
-        runfolder.write_info(self.folder, earlier, run.images, run.skipped)
+        self.info.state = "running"  # while the files of the run do not belong together
+        runfolder.write_info(self.folder, self.info, run.images, run.skipped)
         self._finish(image_set, compared, run.skipped)
-        (self.folder / runfolder.REPORT_FILE).unlink(missing_ok=True)
+        storage.remove(self.folder / runfolder.WORK_FOLDER)
+        write_report(Run(self.folder))
 
     def _describe(self, backbone: Backbone) -> None:
         self.info.backbone = {
