@@ -103,6 +103,12 @@ def resident_memory() -> int:
 
 def peak_memory() -> int:
     """Largest amount of memory in bytes that this process has held; 0 if not known."""
+    try:  # what `resource` says can be that of a larger process that started this one
+        with open("/proc/self/status") as file:
+            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+        return max(peak * 1024, resident_memory())
+    except (OSError, ValueError, StopIteration):
+        pass
     try:
         import resource
     except ImportError:  # Windows
