@@ -321,6 +321,21 @@ def test_tiles_several_sizes_and_a_mask_work_together(masked):
         np.testing.assert_array_equal(np.isfinite(run.map("part0.png")), left_half())
 
 
+def test_flags_groups_and_labels_work_inside_too(masked, tmp_path):
+    """Two network sizes: each has blocks of its own; the run is compared again from its bank."""
+    inputs, mask = masked[0].info.inputs, masked[1] / "mask.png"
+    given = {"size": (96, 128), "roi": mask}
+    run = patchcluster.scan(inputs, tmp_path / "run", flag_top=3, **given)
+    regions = [region for path in run.paths for region in run.regions(path)]
+    assert regions
+    assert all(region.group >= 1 for region in regions)
+    labels = {run.paths[int(run.ranking[1])]: "normal"}
+    fresh = patchcluster.scan(inputs, tmp_path / "b", labels=labels, **given)
+    again = patchcluster.scan(inputs, run.folder, labels=labels, **given)
+    np.testing.assert_allclose(again.scores, fresh.scores, rtol=1e-3)
+    assert np.isnan(again.map(run.paths[0])).any()
+
+
 def test_truth_is_measured_inside(masked):
     run, root = masked
     truth = np.zeros((96, 96), bool)
