@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import patchcluster
 from conftest import write_set
-from patchcluster import runfolder
+from patchcluster import runfolder, storage
 from patchcluster.cli import app
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.feedback import find_boundary, order_by_doubt, shift_scores
@@ -197,11 +197,18 @@ def test_scores_of_images_follow_from_their_maps_with_labels_too(run):
         assert score == pytest.approx(np.sort(frame.ravel())[-count:].mean(), rel=1e-5)
 
 
-def test_other_methods_refuse_labels(run, tmp_path):
-    with pytest.raises(SettingError, match="patchcluster-plus"):
-        patchcluster.scan(
-            run.info.inputs, tmp_path / "r", method="patchcore", labels={"part0.png": "normal"}
-        )
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "patchcore", "labels": {"part0.png": "normal"}}, "patchcluster-plus"),
+        ({"expect": 0.1, "flag_top": 3}, "one of the two"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, given, message):
+    monkeypatch.setattr("patchcluster.extraction.Extractor.run", None)
+    with pytest.raises(SettingError, match=message):
+        patchcluster.scan(run.info.inputs, tmp_path / "r", **given)
+    assert not (tmp_path / "r").exists()
 
 
 # --- flagging again -----------------------------------------------------------------------------
@@ -235,6 +242,17 @@ def test_an_interrupted_flagging_is_said_and_finished(run, monkeypatch):
     finished = CliRunner().invoke(app, ["report", str(run.folder), "--expect", "30%"])
     assert finished.exit_code == 0
     assert patchcluster.load_run(run.folder).flagged.sum() == 3
+
+
+def test_a_run_that_is_in_use_is_not_flagged(run):
+    with storage.lock(run.folder), pytest.raises(RunError, match="in use"):
+        reflag(run.folder, Flagging(flag_top=2))
+
+
+def test_a_folder_that_is_no_run_is_left_as_it_was(tmp_path):
+    with pytest.raises(RunError, match="not a run"):
+        reflag(tmp_path / "none", Flagging())
+    assert not (tmp_path / "none").exists()
 
 
 def test_regions_have_groups_and_blots_share_one(run):

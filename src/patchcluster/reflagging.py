@@ -25,8 +25,14 @@ from .tiling import find_lattice, native_size
 def reflag(folder: Path, how: Flagging, step: Callable[[int, int], None] = lambda *_: None) -> Run:
     """Flag the images of a finished run again: scores.csv, regions.csv, run.json and report.html.
 
-    Scores, maps and labels stay as they are. Raises RunError if it is no finished run.
+    Scores, maps and labels stay as they are. Raises RunError if it is no finished run, or in use.
     """
+    with storage.lock(folder):
+        return flag_again(folder, how, step)
+
+
+def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) -> Run:
+    """`reflag`, for who holds the run's lock."""
     run = Run(folder, half_flagged=True)
     image_set = ImageSet.of(run.images)
     scored = []

@@ -15,7 +15,7 @@ from .groups import Describe, describe_regions, group_regions
 from .labels import Label, heed_labels
 from .maps import Floats, Region
 from .runfolder import ImageRecord, Result
-from .thresholds import Scores, Threshold, choose_threshold
+from .thresholds import Scores, Threshold, check_asked, choose_threshold
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Flagging:
-    """How images are to be flagged: see `choose_threshold`."""
+    """How images are to be flagged: see `choose_threshold`. Raises SettingError."""
 
     expect: float | None = None
     flag_top: int | None = None
+
+    def __post_init__(self) -> None:
+        check_asked(self.expect, self.flag_top)
 
 
 def flag(

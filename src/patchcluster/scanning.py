@@ -54,7 +54,7 @@ from .maps import Floats
 from .methods import Method
 from .patches import block_side
 from .planning import check_sizes, plan
-from .reflagging import load_patches, reflag
+from .reflagging import flag_again, load_patches
 from .report import write_report
 from .results import Flagging, Scored, find_results, flag
 from .runfolder import ImageRecord, RunInfo, Skipped
@@ -167,7 +167,7 @@ class Scan:
             if earlier.labels != self.info.labels:
                 self.compare_again(Run(self.folder, half_flagged=True))
             elif earlier.flagging != self.info.flagging or earlier.state == "flagging":
-                reflag(self.folder, Flagging(**self.info.flagging), self._step("maps"))
+                flag_again(self.folder, Flagging(**self.info.flagging), self._step("maps"))
         if not (self.folder / runfolder.REPORT_FILE).is_file():
             self.progress("report", 0, 1)
             write_report(Run(self.folder))
@@ -203,6 +203,7 @@ class Scan:
             )
         self._describe(backbone)
         check_sizes(candidates, self.settings.method)
+        self._make_method().heed(list(self.info.labels.values()))
         self._check_memory(candidates, backbone)
         if replace:
             runfolder.clear(self.folder)
@@ -223,6 +224,8 @@ class Scan:
         self.info = dataclasses.replace(
             run.info, labels=self.info.labels, flagging=self.info.flagging
         )
+        for step in ("compare", "maps"):
+            self.info.seconds.pop(step, None)
         storage.remove(self.folder / runfolder.WORK_FOLDER)
         image_set = ImageSet.of(run.images)
         load = functools.partial(load_patches, run, image_set)

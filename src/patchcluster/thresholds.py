@@ -46,18 +46,23 @@ def choose_threshold(
 
     Raises SettingError if both are given or one cannot be.
     """
-    if expect is not None and flag_top is not None:
-        raise SettingError("a share of images to flag and a number of them: give one of the two")
+    check_asked(expect, flag_top)
     if expect is not None:
-        if not 0 <= expect <= 1:
-            raise SettingError(f"a share of {expect} images: give 0 to 1, or 0% to 100%")
         count = round(expect * len(scores))
         return _highest(scores, count, f"{expect:.3g} of the images, as asked")
     if flag_top is not None:
-        if flag_top < 0:
-            raise SettingError(f"{flag_top} images to flag: give 0 or more")
         return _highest(scores, flag_top, "a number of images, as asked")
     return _automatic(scores)
+
+
+def check_asked(expect: float | None, flag_top: int | None) -> None:
+    """Raise SettingError if both are given or one cannot be."""
+    if expect is not None and flag_top is not None:
+        raise SettingError("a share of images to flag and a number of them: give one of the two")
+    if expect is not None and not 0 <= expect <= 1:
+        raise SettingError(f"a share of {expect} images: give 0 to 1, or 0% to 100%")
+    if flag_top is not None and flag_top < 0:
+        raise SettingError(f"{flag_top} images to flag: give 0 or more")
 
 
 def _highest(scores: Scores, count: int, meaning: str) -> Threshold:
