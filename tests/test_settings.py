@@ -12,7 +12,7 @@ def test_nothing_given_is_the_default_preset():
 
 def test_preset_then_what_was_given():
     fast = resolve(preset="fast")
-    assert (fast.size, fast.local_weight) == ((256,), 0.0)
+    assert (fast.size, fast.local_weight) == ((320,), 0.0)
     assert resolve(preset="fast", size=(320,)).size == (320,)
     assert resolve(preset="fast", size=(320,)).local_weight == 0.0
 

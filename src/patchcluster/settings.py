@@ -28,7 +28,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {
-        "size": (256,),
+        "size": (320,),
         "ratio": 0.5,
         "local_weight": 0.0,
         "saturation": 4.0,
