@@ -5,6 +5,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from patchcluster.groups import MOST_GROUPS, describe_image, describe_regions, group_regions
 from patchcluster.maps import Region
+from patchcluster.methods import PatchClusterPlus
 
 
 def test_a_region_is_described_by_its_own_highest_patches():
@@ -66,3 +67,18 @@ def test_of_very_many_regions_the_rest_joins_the_nearest_group(monkeypatch):
     monkeypatch.setattr("patchcluster.groups.MOST_GROUPS", 4)
     groups = group_regions(described[order].astype(np.float32))
     assert adjusted_rand_score(truth[order], groups) == 1
+
+
+def test_the_default_method_describes_patches_by_their_normalised_vectors():
+    random = np.random.default_rng(0)
+    shapes = [(2, 4), (4, 2), (2, 2)]
+    patches = [torch.from_numpy(random.normal(1, 2, (*shape, 5))).half() for shape in shapes]
+    method = PatchClusterPlus(saturation=1.5).fit(patches)
+    rows = np.concatenate([p.double().numpy().reshape(-1, 5) for p in patches])
+    centred = rows - rows.mean(0)
+    energy = np.square(centred).sum(1)
+    expected = centred / np.sqrt(energy + 1.5**2 * energy.mean())[:, None]
+    for image, (start, stop) in enumerate([(0, 8), (8, 16), (16, 20)]):
+        found = method.describe(image)
+        assert found is not None
+        np.testing.assert_allclose(found, expected[start:stop], rtol=1e-4, atol=1e-6)

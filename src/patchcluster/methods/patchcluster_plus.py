@@ -167,7 +167,7 @@ class PatchClusterPlus(Method):
 
     def describe(self, image: int) -> Tensor:
         """The stages from the patches' grid on, normalised: coarse ones say most of what it is."""
-        grid = self._bank_grids()[image]
+        grid = self._bank_grid(image)
         height, width = grid.shape[:2]
         stages = []
         for stage in range(self._shown, self._stage_count):
@@ -307,6 +307,12 @@ class PatchClusterPlus(Method):
         return torch.cat(
             [s + self._lattice(*shape) for s, shape in zip(starts, shapes, strict=False)]
         )
+
+    def _bank_grid(self, image: int) -> Tensor:
+        """The patches [h, w, c] of an image of the set."""
+        height, width = self.shapes_[image].tolist()
+        start = int(self.shapes_[:image].prod(1).sum())
+        return self.bank_[start : start + height * width].view(height, width, -1)
 
     def _bank_grids(self) -> list[Tensor]:
         parts = torch.split(self.bank_, self._counts(1))
