@@ -171,14 +171,16 @@ class Scorer:
         self._ascending = np.sort(self.run.scores)
         self._warm_up()
 
+    @property
+    def parallel(self) -> int:
+        """How many images are best scored at a time."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
     @contextmanager
     def threads(self, count: int | None = None) -> Iterator[ThreadPoolExecutor]:
         """Threads to score in, by default one a core: each image stays in one, as in a scan."""
-        usual = torch.get_num_threads()
-        parallel = usual if self.device.type == "cpu" else 1
-        count = parallel if count is None else count
-        # A single thread has all cores to itself.
-        each = max(1, usual // count)
+        usual, count = torch.get_num_threads(), count or self.parallel
+        each = max(1, usual // count)  # a single one has all cores to itself
         pool = ThreadPoolExecutor(count, "score", lambda: torch.set_num_threads(each))
         try:
             yield pool
