@@ -64,7 +64,7 @@ class Score(BaseModel):
                     ],
                     "nearest": [{"path": "photos/7.png", "x": 264, "y": 232, "distance": 0.71}],
                     "same_as": "",
-                    "map": None,
+                    "map": {"format": "png", "data": "iVBORw0KGgo="},
                 }
             ]
         }
