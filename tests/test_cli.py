@@ -28,7 +28,7 @@ def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[s
 
 def test_help_names_every_command_with_an_example():
     top = run("--help").stdout
-    for name in ("scan", "demo", "evaluate", "benchmark", "report", "methods"):
+    for name in ("scan", "score", "serve", "demo", "evaluate", "benchmark", "report", "methods"):
         assert name in top
         assert f"Example: patchcluster {name}" in run(name, "--help").stdout
 

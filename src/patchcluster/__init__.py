@@ -16,17 +16,33 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation, evaluate
     from .runs import Run, load_run
     from .scanning import scan
+    from .scoring import ScoredImage, Scorer, Scores, score
 
 __version__ = "0.1.0"
-__all__ = ["Evaluation", "PatchclusterError", "Run", "evaluate", "load_run", "scan"]
+__all__ = [
+    "Evaluation",
+    "PatchclusterError",
+    "Run",
+    "ScoredImage",
+    "Scorer",
+    "Scores",
+    "evaluate",
+    "load_run",
+    "scan",
+    "score",
+]
 
 _HOMES = {
     "Evaluation": "evaluation",
     "PatchclusterError": "errors",
     "Run": "runs",
+    "ScoredImage": "scoring",
+    "Scorer": "scoring",
+    "Scores": "scoring",
     "evaluate": "evaluation",
     "load_run": "runs",
     "scan": "scanning",
+    "score": "scoring",
 }
 
 

@@ -10,7 +10,7 @@ import gc
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,9 @@ from . import __version__
 from .errors import PatchclusterError
 
 if TYPE_CHECKING:
+    from .runfolder import Skipped
     from .runs import Run
+    from .scoring import Scores
 
 app = typer.Typer(
     help="Find the anomalous images in a folder nobody has labelled, and where the anomaly is.",
@@ -42,6 +44,7 @@ _STEPS = {
     "report": "report",
     "draw": "drawing",
     "evaluate": "evaluating",
+    "score": "scoring",
     "cells": "benchmark",
 }
 
@@ -182,6 +185,92 @@ def scan(
             seed=seed,
         )
     _print_run(run, as_json)
+
+
+@app.command(epilog="Example: patchcluster score photos-run new/ -o new-scores.csv")
+def score(
+    run_folder: RunFolder,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Folders, files, globs, fsspec URLs.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="CSV", help="Write the table of scores there too."),
+    ] = None,
+    weights: Weights = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score new images against a run's bank, without changing it.
+
+    Exit code 1 if none of them can be scored.
+    """
+    with _errors(debug), _progress(quiet) as progress:
+        from .scoring import score as score_images
+
+        scores = score_images(
+            run_folder,
+            inputs,
+            device=device,
+            weights=weights,
+            progress=lambda done, total: progress("score", done, total),
+        )
+        if output is not None and scores.images:
+            scores.write(output)
+    _print_scores(scores, as_json)
+    if not scores.images:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: patchcluster serve photos-run --port 8000")
+def serve(
+    run_folder: RunFolder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", envvar="PATCHCLUSTER_TOKEN", help="Ask for it as a bearer token."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images at a time; else one a core.")
+    ] = None,
+    queue: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Images that may wait; others get a 503.")
+    ] = 16,
+    max_upload: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest file that is taken.")
+    ] = "64MiB",
+    max_pixels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most pixels of an image that is taken.")
+    ] = 64_000_000,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Then a request gets a 504.")
+    ] = 30,
+    weights: Weights = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Score images over HTTP, on this machine only, against a run's bank.
+
+    POST the bytes of an image to /score. /openapi.json describes it all. Ctrl-C ends it.
+    """
+    with _errors(debug):
+        from .costs import parse_bytes
+        from .serving import Limits
+        from .serving import serve as run_server
+
+        run_server(
+            run_folder,
+            port,
+            Limits(workers, queue, parse_bytes(max_upload), max_pixels, timeout),
+            token=token,
+            device=device,
+            weights=weights,
+            ready=lambda address: print(f"listening on {address}", flush=True),
+        )
 
 
 @app.command(epilog="Example: patchcluster demo -o demo")
@@ -492,15 +581,53 @@ def _print_run(run: "Run", as_json: bool) -> None:
     for place, i in enumerate(top, start=1):
         flag = "yes" if run.flagged[i] else "no"
         print(f"{place:4}  {run.scores[i]:8.4f}  {flag:7}  {_printable(run.paths[i])}")
-    for skip in run.skipped[:_SKIPPED_LISTED]:
-        print(f"skipped  {_printable(skip.path)}: {skip.reason}")
-    if len(run.skipped) > _SKIPPED_LISTED:
-        print(f"skipped  {len(run.skipped) - _SKIPPED_LISTED} more: see run.json")
+    _print_skipped(run.skipped, "see run.json")
     print(
         f"{len(run)} images scored, {run.flagged.sum()} flagged, {len(run.skipped)} skipped; "
         f"report: {run.folder / 'report.html'}"
     )
     print(_printable(f"flagged: {run.threshold.meaning}"), file=sys.stderr)
+
+
+def _print_skipped(skipped: Sequence["Skipped"], where: str) -> None:
+    for skip in skipped[:_SKIPPED_LISTED]:
+        print(f"skipped  {_printable(skip.path)}: {skip.reason}")
+    if len(skipped) > _SKIPPED_LISTED:
+        print(f"skipped  {len(skipped) - _SKIPPED_LISTED} more: {where}")
+
+
+def _print_scores(scores: "Scores", as_json: bool) -> None:
+    known = [one for one in scores.images if one.same_as]
+    if known:
+        print(
+            f"patchcluster: {len(known)} of the images are in the set, the first "
+            f"{_printable(known[0].path)!r}: they were compared with themselves too, and may look "
+            "more ordinary than they are",
+            file=sys.stderr,
+        )
+    if as_json:
+        rows = [
+            {
+                "path": one.path,
+                "score": one.score,
+                "percentile": one.percentile,
+                "flagged": one.flagged,
+                "regions": [dataclasses.asdict(region) for region in one.regions],
+                "nearest": one.nearest,
+                "same_as": one.same_as,
+            }
+            for one in scores.images
+        ]
+        skipped = [dataclasses.asdict(skip) for skip in scores.skipped]
+        print(json.dumps({"images": rows, "skipped": skipped}))
+        return
+    print("   score  flagged  regions  image")
+    for one in scores.images:
+        flag = "yes" if one.flagged else "no"
+        print(f"{one.score:8.4f}  {flag:7}  {len(one.regions):7}  {_printable(one.path)}")
+    _print_skipped(scores.skipped, "--json lists them all")
+    flagged = sum(one.flagged for one in scores.images)
+    print(f"{len(scores.images)} scored, {flagged} flagged, {len(scores.skipped)} skipped")
 
 
 def _describe(figures: dict[str, float | None]) -> str:

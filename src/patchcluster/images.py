@@ -69,40 +69,45 @@ def network_size(width: int, height: int, size: int) -> tuple[int, int]:
     return high, wide
 
 
-def survey(path: str) -> Header:
+def survey(source: str | bytes, max_pixels: int | None = None) -> Header:
     """Read an image's size as shown and, if it is deep, its range of values.
 
-    Only the header is read, except of deep images. Raises UnreadableImage with the reason.
+    source: its path, or the bytes of the file. Only the header is read, except of deep images.
+    Raises UnreadableImage with the reason, also if it has more than `max_pixels`.
     """
-    with open_input(path) as source, _reading():
-        image = Image.open(source)
-        depth = _depth(image, source)
+    with _open(source) as file, _reading():
+        image = Image.open(file)
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise UnreadableImage(
+                f"too large: {image.width} x {image.height} is more than {max_pixels} pixels"
+            )
+        depth = _depth(image, file)
         width, height = image.size
-        if _orientation(image, source) in (5, 6, 7, 8):  # those that swap the sides
+        if _orientation(image, file) in (5, 6, 7, 8):  # those that swap the sides
             width, height = height, width
         if depth == "byte":
             return Header(width, height, depth)
-        source.seek(0)
-        values = _deep_values(source.read())
+        file.seek(0)
+        values = _deep_values(file.read())
         return Header(width, height, depth, float(values.min()), float(values.max()))
 
 
 def load_image(
-    path: str,
+    source: str | bytes,
     header: Header,
     sizes: Sequence[tuple[int, int]],
     ranges: dict[str, list[float]],
 ) -> LoadedImage:
     """Read one image and resize it to each (height, width), the whole frame, without a crop.
 
-    `header` is what `survey` found in the same file, `ranges` what `deep_range` gave for the set.
-    Raises UnreadableImage with the reason.
+    `source` is as in `survey`, `header` what that found, `ranges` what `deep_range` gave for the
+    set. Raises UnreadableImage with the reason.
     """
-    with open_input(path) as file, _reading():
+    with _open(source) as file, _reading():
         data = file.read()
-        source = io.BytesIO(data)
-        image = Image.open(source)
-        depth = _depth(image, source)
+        stream = io.BytesIO(data)
+        image = Image.open(stream)
+        depth = _depth(image, stream)
         if depth == "byte":
             shown = _plain(ImageOps.exif_transpose(image))
             pixels: list[Pixels] = [_resize(shown, size) for size in sizes]
@@ -113,6 +118,14 @@ def load_image(
     if shown.size != (header.width, header.height):
         raise UnreadableImage("changed while the scan was running")
     return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), len(data), _thumbnail(shown))
+
+
+def _open(source: str | bytes) -> IO[bytes]:
+    if isinstance(source, str):
+        return open_input(source)
+    if not source:
+        raise UnreadableImage("empty file (0 bytes)")
+    return io.BytesIO(source)
 
 
 @contextmanager

@@ -67,15 +67,16 @@ def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) ->
     return flagged_run
 
 
-def load_method(run: Run) -> Method:
-    """The method of a run's largest network size, as it was fitted.
+def load_method(run: Run, size: int | None = None, device: torch.device | str = "cpu") -> Method:
+    """The method of one of a run's network sizes, the largest by default, as it was fitted.
 
     Raises RunError if the bank is missing or damaged.
     """
     settings = resolve(**run.info.settings)
-    state = _read_state(run, max(settings.size))
+    state = _read_state(run, max(settings.size) if size is None else size)
     backbone = run.info.backbone
-    return settings.make_method(backbone["channels"], backbone["strides"]).restore(state)
+    method = settings.make_method(backbone["channels"], backbone["strides"])
+    return method.restore({name: tensor.to(device) for name, tensor in state.items()})
 
 
 def load_patches(run: Run, image_set: ImageSet, size: int) -> Loaded:

@@ -153,19 +153,20 @@ class Run:
             raise InputError(
                 f"({x}, {y}) lies outside {path!r}, which is {image.width} x {image.height} pixels"
             )
-        height, width = self._patch_grid_shape(image.id)
+        height, width = self.patch_grid_shape(image.id)
         row = min(height - 1, int(y * height / image.height))
         column = min(width - 1, int(x * width / image.width))
         others, patches, distances = self._neighbour_rows(image.id, row * width + column)
         return [
-            self._neighbour(int(other), int(patch), float(distance))
+            self.neighbour(int(other), int(patch), float(distance))
             for other, patch, distance in zip(others, patches, distances, strict=True)
             if other >= 0
         ]
 
-    def _neighbour(self, image_id: int, patch: int, distance: float) -> Neighbour:
+    def neighbour(self, image_id: int, patch: int, distance: float) -> Neighbour:
+        """The place of a patch (row-major in its image's grid), by the id of its image."""
         image = self._by_id[image_id]
-        height, width = self._patch_grid_shape(image_id)
+        height, width = self.patch_grid_shape(image_id)
         row, column = divmod(patch, width)
         x, y = (column + 0.5) * image.width / width, (row + 0.5) * image.height / height
         return Neighbour(image.path, x, y, distance)
@@ -176,7 +177,8 @@ class Run:
         at = int(tensors["offsets"][position]) + patch
         return (tensors[name][at] for name in ("image", "patch", "distance"))
 
-    def _patch_grid_shape(self, image_id: int) -> tuple[int, int]:
+    def patch_grid_shape(self, image_id: int) -> tuple[int, int]:
+        """Rows and columns of the score grid of the image with an id."""
         image = self._by_id[image_id]
         grid = np.load(map_path(self.folder, image.id), mmap_mode="r", allow_pickle=False)
         return grid.shape[0], grid.shape[1]

@@ -1,0 +1,165 @@
+"""What the service says, in OpenAPI's words."""
+
+import base64
+import io
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from ..colours import colours
+from ..maps import Floats
+from ..scoring import ScoredImage
+
+MapFormat = Literal["none", "png", "npy"]
+
+
+class Region(BaseModel):
+    """A connected anomalous area, in pixels of the image; x to the right, y downwards."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    peak: float
+
+
+class Place(BaseModel):
+    """A place of an image of the set; x and y are its centre in pixels."""
+
+    path: str
+    x: float
+    y: float
+    distance: float
+
+
+class Map(BaseModel):
+    """The anomaly map. png: a picture of the image's size, from 0 (dark) to twice the threshold
+    (light). npy: a NumPy file, float32 [height, width]; NaN where nothing is scored."""
+
+    format: Literal["png", "npy"]
+    data: str  # base64
+
+
+class Score(BaseModel):
+    """score: larger is more anomalous; flagged: it is over the threshold; percentile: share of the
+    images of the run that score lower, in %; regions: highest peak first; place: the most
+    anomalous one, x and y in pixels; nearest: what the set has that is most like it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "score": 1.63,
+                    "flagged": True,
+                    "threshold": 0.82,
+                    "percentile": 98.5,
+                    "width": 512,
+                    "height": 512,
+                    "place": [264.0, 216.0],
+                    "regions": [
+                        {"x": 231, "y": 190, "width": 60, "height": 55, "area": 2210, "peak": 1.9}
+                    ],
+                    "nearest": [{"path": "photos/7.png", "x": 264, "y": 232, "distance": 0.71}],
+                    "same_as": "",
+                    "map": {"format": "png", "data": "iVBORw0KGgo="},
+                }
+            ]
+        }
+    )
+    score: float
+    flagged: bool
+    threshold: float
+    percentile: float
+    width: int
+    height: int
+    place: tuple[float, float]
+    regions: list[Region]
+    nearest: list[Place]
+    same_as: str  # path of an image of the set with the same bytes, or ""
+    map: Map | None
+
+
+class Threshold(BaseModel):
+    value: float
+    meaning: str
+
+
+class RunSummary(BaseModel):
+    """What new images are compared with."""
+
+    images: int
+    flagged: int
+    threshold: Threshold
+    method: str
+    backbone: dict[str, Any]
+    settings: dict[str, Any]
+    scanned: str  # when
+    version: str
+
+
+class Health(BaseModel):
+    status: Literal["ready"]
+    version: str
+
+
+class Error(BaseModel):
+    error: str
+
+
+def answer(image: ScoredImage, threshold: float, map_format: MapFormat) -> Score:
+    """What the service says of an image."""
+    return Score(
+        score=image.score,
+        flagged=image.flagged,
+        threshold=threshold,
+        percentile=image.percentile,
+        width=image.record.width,
+        height=image.record.height,
+        place=image.place,
+        regions=[Region.model_validate(r, from_attributes=True) for r in image.regions],
+        nearest=[
+            Place.model_validate(n, from_attributes=True) for n in image.neighbours(*image.place)
+        ],
+        same_as=image.same_as,
+        map=None if map_format == "none" else _encode(image.map(), threshold, map_format),
+    )
+
+
+def _encode(image_map: Floats, threshold: float, map_format: Literal["png", "npy"]) -> Map:
+    buffer = io.BytesIO()
+    if map_format == "npy":
+        np.save(buffer, image_map, allow_pickle=False)
+    else:
+        share = np.nan_to_num(image_map) / max(2 * threshold, 1e-12)
+        picture = Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8), "P")
+        picture.putpalette(colours(np.linspace(0, 1, 256)).astype(np.uint8).tobytes())
+        picture.save(buffer, "PNG")
+    return Map(format=map_format, data=base64.b64encode(buffer.getvalue()).decode())
+
+
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The file of the image, as it is.",
+        "content": {"application/octet-stream": _FILE, "image/*": _FILE},
+    }
+}
+_REASONS = {
+    400: "Called by another name than 127.0.0.1 or localhost.",
+    401: "The token is missing or wrong.",
+    408: "The body did not come in time.",
+    413: "The body is too large.",
+    415: "The body is not said to be the bytes of an image.",
+    422: "Not an image that can be scored, or a query that cannot be.",
+    500: "A bug, or a run folder that is damaged.",
+    503: "Too many images are waiting: try again.",
+    504: "Not scored in time.",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {s: {"model": Error, "description": _REASONS[s]} for s in statuses}

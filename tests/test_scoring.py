@@ -1,0 +1,311 @@
+"""New images against a run's bank."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import patchcluster
+from conftest import textured_image, write_set
+from patchcluster import storage
+from patchcluster.backbones import load_backbone
+from patchcluster.errors import InputError, RunError
+from patchcluster.images import load_image, network_size, survey
+from patchcluster.maps import find_regions, fuse
+from patchcluster.methods import METHODS
+from patchcluster.patches import patch_grid
+from patchcluster.scoring import HEADER, Scorer, score
+from patchcluster.settings import resolve
+
+SIZE = (128,)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """8 images; the last one, part7.png, has a blot."""
+    return write_set(tmp_path_factory.mktemp("new") / "images")
+
+
+@pytest.fixture(scope="module")
+def ordinary(images, tmp_path_factory):
+    """A run on part0.png to part5.png, which are ordinary. Do not change it."""
+    return scan_some(images[:6], tmp_path_factory.mktemp("ordinary"), size=SIZE)
+
+
+def scan_some(paths, root, **settings):
+    (root / "images").mkdir(parents=True)
+    for path in paths:
+        shutil.copy(path, root / "images")
+    return patchcluster.scan(root / "images", root / "run", **settings)
+
+
+def patches_of(paths, settings):
+    """Patches [h, w, c] of images, without any of the pipeline."""
+    backbone = load_backbone(settings.backbone, None, "cpu", settings.strides)
+    grids = []
+    for path in map(str, paths):
+        header = survey(path)
+        size = network_size(header.width, header.height, settings.size[0])
+        pixels = load_image(path, header, [size], {}).pixels[0]
+        with torch.inference_mode():
+            stages = backbone(torch.from_numpy(pixels[None]))
+        grids.append(patch_grid(stages, settings.layout)[0].half())
+    return grids, backbone
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_scores_as_it_does_arrays_in_memory(images, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("patchcluster.methods.reverse_distillation._STEPS", 1)  # for speed
+    given = {"method": name, "size": (96,), "device": "cpu"}
+    run = scan_some(images[:6], tmp_path, **given)
+    before = folder_state(run.folder)
+    found = score(run, images[6:])
+    assert folder_state(run.folder) == before
+    assert not found.skipped
+
+    settings = resolve(**given)
+    grids, backbone = patches_of(run.paths, settings)
+    order = np.argsort([image.sha256 for image in run.images])  # a set is ordered by content
+    method = settings.make_method(backbone.channels, backbone.strides)
+    if name == "reverse-distillation":  # its training is not exact: take the trained one
+        method.restore(state_of(run, 96))
+    else:
+        method.fit([grids[i] for i in order])
+    new, _ = patches_of(images[6:], settings)
+    for one, expected in zip(found.images, method.score(new), strict=True):
+        scale = float(expected.abs().max())
+        np.testing.assert_allclose(one.grid, expected.numpy(), rtol=5e-3, atol=2e-3 * scale)
+    assert found.images[1].score > found.images[0].score
+    assert found.images[1].map().shape == (96, 96)
+    without_a_bank = name in ("padim", "reverse-distillation")
+    places = found.images[1].neighbours(*found.images[1].place)
+    assert len(places) == (0 if without_a_bank else 3)
+    assert (found.images[1].nearest == "") == without_a_bank
+
+
+def state_of(run, size):
+    tensors, _ = storage.read_tensors(run.folder / "bank.safetensors")
+    start = f"{size}."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def folder_state(folder):
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_new_image_gets_about_the_score_it_would_have_had_in_the_set(ordinary, images, small_run):
+    found = score(ordinary, [images[6], images[7]])
+    blind = scores_by_name(small_run)  # of the same 8 images
+    for one in found.images:
+        assert one.score == pytest.approx(blind[Path(one.path).name], rel=0.25)
+    assert found.images[1].score > 1.5 * ordinary.scores.max()
+    assert found.images[0].score < 1.2 * ordinary.scores.max()
+    assert found.images[1].percentile == 100
+
+
+def scores_by_name(run):
+    return {Path(path).name: value for path, value in zip(run.paths, run.scores, strict=True)}
+
+
+def test_flag_percentile_regions_and_place_follow_from_map_and_threshold(small_run, images):
+    scorer = Scorer(small_run)
+    for path in images:
+        one = scorer.try_file(str(path))
+        assert one.flagged == (one.score > small_run.threshold.value)
+        assert one.percentile == pytest.approx(100 * np.mean(small_run.scores < one.score))
+        assert one.regions == find_regions(one.map(), small_run.threshold.value)
+        row, column = np.unravel_index(one.grid.argmax(), one.grid.shape)
+        assert one.place == ((column + 0.5) * 96 / 8, (row + 0.5) * 96 / 8)
+        assert one.nearest == one.neighbours(*one.place)[0].path
+    with pytest.raises(InputError, match="outside an image of 96 x 96"):
+        one.neighbours(96, 0)
+
+
+def test_an_image_scores_the_same_alone_and_among_others(ordinary, images):
+    together = score(ordinary, images)
+    scorer = Scorer(ordinary)
+    for one in together.images:
+        alone = scorer.score(Path(one.path).read_bytes())
+        assert alone.score == pytest.approx(one.score, rel=1e-5)
+        np.testing.assert_allclose(alone.grid, one.grid, rtol=1e-3)
+
+
+def test_an_image_of_the_set_is_known_and_meets_itself(images, tmp_path):
+    run = scan_some(images, tmp_path, method="patchcluster", size=(96,), k=1, ratio=1.0)
+    shutil.copy(images[7], tmp_path / "other-name.png")
+    one = score(run, tmp_path / "other-name.png").images[0]
+    assert one.same_as == run.paths[7]
+    assert one.score == pytest.approx(0, abs=1e-3)
+    assert all(n.distance == pytest.approx(0, abs=1e-2) for n in one.neighbours(50, 50)[:1])
+    assert one.neighbours(50, 50)[0].path == run.paths[7]
+
+
+def test_two_sizes_are_fused(images, tmp_path):
+    run = scan_some(images[:6], tmp_path / "both", size=(96, 128))
+    one = score(run, images[7]).images[0]
+    parts = [
+        score(scan_some(images[:6], tmp_path / str(s), size=(s,)), images[7]).images[0].grid
+        for s in (96, 128)
+    ]
+    np.testing.assert_allclose(one.grid, fuse(parts), rtol=5e-3)
+
+
+def test_tiles_and_sizes_of_its_own(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    for i in range(5):
+        Image.fromarray(textured_image(i, 160, 160)).save(root / f"{i}.png")
+    run = patchcluster.scan(root, tmp_path / "run", size=(64,), tile=True)
+    Image.fromarray(textured_image(9, 192, 160, blot=True)).save(tmp_path / "wide.png")
+    one = score(run, tmp_path / "wide.png").images[0]
+    assert one.grid.shape == (10, 12)  # its own resolution, stride 16
+    assert one.map().shape == (160, 192)
+    assert one.score > run.scores.max()
+
+
+def test_one_mask_for_all_is_applied(images, tmp_path):
+    Image.fromarray(np.arange(96)[None].repeat(96, 0) < 48).save(tmp_path / "mask.png")
+    run = scan_some(images[:6], tmp_path, size=SIZE, roi=tmp_path / "mask.png")
+    one = score(run, images[7]).images[0]
+    assert np.isfinite(one.map()).sum() == 96 * 48
+    assert one.neighbours(90, 50) == []
+    for near in one.neighbours(10, 50):
+        assert near.x < 56  # within a cell of the coarsest stage of the mask
+    # the same, had it been in the set: the masked neighbourhood is the run's own
+    twin = score(run, images[2]).images[0]
+    at = twin.neighbours(10, 50)
+    assert [n.path for n in at] == [n.path for n in run.neighbours(str(run.paths[2]), 10, 50)]
+
+
+def test_a_mask_for_each_image_cannot_be_applied(images, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for i, path in enumerate(images[:4]):
+        Image.fromarray(np.arange(96)[None].repeat(96, 0) < 48 + i).save(masks / path.name)
+    run = scan_some(images[:4], tmp_path, size=SIZE, roi=masks)
+    with pytest.raises(RunError, match="scan with one mask for all"):
+        Scorer(run)
+
+
+def test_deep_images_need_the_scale_of_the_set(ordinary, images, tmp_path):
+    grey = np.asarray(Image.open(images[6]).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    found = score(ordinary, tmp_path / "deep.png")
+    assert not found.images
+    assert "no image of the set has" in found.skipped[0].reason
+    for i in range(4):
+        deep = np.asarray(Image.open(images[i]).convert("L")).astype(np.uint16) * 16
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.fromarray(deep).save(tmp_path / "set" / f"{i}.png")
+    run = patchcluster.scan(tmp_path / "set", tmp_path / "run", size=SIZE)
+    top = run.info.deep_range["integer"][1]
+    assert top == 4095
+    Image.fromarray((grey // 257 * 16).astype(np.uint16)).save(tmp_path / "new.png")
+    assert score(run, tmp_path / "new.png").images[0].score < 1.5 * run.scores.max()
+
+
+def test_unreadable_files_get_a_reason_and_no_score(ordinary, images, tmp_path):
+    shutil.copy(images[7], tmp_path)
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "half.png").write_bytes(images[0].read_bytes()[:2000])
+    (tmp_path / "notes.txt").write_text("not an image")
+    found = score(ordinary, tmp_path)
+    reasons = {Path(skip.path).name: skip.reason for skip in found.skipped}
+    assert set(reasons) == {"empty.png", "half.png", "notes.txt"}
+    assert "0 bytes" in reasons["empty.png"]
+    assert [Path(one.path).name for one in found.images] == ["part7.png"]
+
+
+def test_a_method_for_one_size_says_so(images, tmp_path):
+    run = scan_some(images[:4], tmp_path, method="padim", size=(96,))
+    Image.fromarray(textured_image(1, 192, 96)).save(tmp_path / "wide.png")
+    found = score(run, tmp_path / "wide.png")
+    assert "padim needs images of one size" in found.skipped[0].reason
+
+
+def test_other_weights_are_refused(ordinary, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(ordinary.folder, folder)
+    info = json.loads((folder / "run.json").read_text())
+    info["backbone"]["sha256"] = "0" * 64
+    (folder / "run.json").write_text(json.dumps(info))
+    with pytest.raises(RunError, match="the weights of tf_efficientnet_lite0 are not those"):
+        Scorer(folder)
+
+
+def test_labels_do_not_shift_new_images(images, tmp_path):
+    run = scan_some(images, tmp_path, size=SIZE)
+    plain = run.grid("part6.png")
+    labelled = patchcluster.scan(
+        run.info.inputs, run.folder, size=SIZE, labels={run.paths[5]: "normal"}
+    )
+    shift = labelled.grid("part6.png").mean() - plain.mean()
+    one = score(labelled, images[6]).images[0]
+    settings = resolve(size=SIZE)
+    (patches,), backbone = patches_of(images[6:7], settings)
+    method = settings.make_method(backbone.channels, backbone.strides)
+    (expected,) = method.restore(state_of(labelled, 128)).score([patches])
+    assert abs(shift) > 0.02
+    np.testing.assert_allclose(one.grid, expected.numpy(), atol=abs(shift) / 10)
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def command(*args):
+    line = [sys.executable, "-m", "patchcluster", "score", *map(str, args)]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_the_command_prints_a_table_and_writes_it(ordinary, images, tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    out = tmp_path / "scores.csv"
+    chosen = (images[0], images[7], tmp_path / "notes.txt")
+    result = command(ordinary.folder, *chosen, "-o", out)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["score", "flagged", "regions", "image"]
+    assert sum("part7.png" in line for line in lines) == 1
+    assert "notes.txt: not an image" in result.stdout
+    assert lines[-1] == "2 scored, 1 flagged, 1 skipped"
+    assert "1 of the images are in the set" in result.stderr
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == HEADER
+    expected = {one.path: one for one in score(ordinary, chosen[:2]).images}
+    for row in rows:
+        one = expected[row["path"]]
+        assert float(row["score"]) == pytest.approx(one.score, rel=1e-6)
+        assert (row["flagged"] == "true") == one.flagged
+        assert int(row["regions"]) == len(one.regions)
+
+
+def test_the_command_as_json(ordinary, images):
+    result = command(ordinary.folder, images[7], "--json", "-q")
+    assert result.stderr == ""
+    value = json.loads(result.stdout)
+    assert value["skipped"] == []
+    row = value["images"][0]
+    assert row["flagged"] is True
+    assert row["regions"][0]["peak"] > ordinary.threshold.value
+
+
+def test_the_command_fails_if_nothing_can_be_scored(ordinary, tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    result = command(ordinary.folder, tmp_path / "notes.txt", "-q")
+    assert result.returncode == 1
+    assert "0 scored, 0 flagged, 1 skipped" in result.stdout
+    result = command(tmp_path, tmp_path / "notes.txt", "-q")
+    assert result.returncode == 1
+    assert "is not a run" in result.stderr

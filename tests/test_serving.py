@@ -1,0 +1,433 @@
+"""The HTTP service: within this process, and as a process of its own."""
+
+import base64
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.testclient import TestClient
+
+from conftest import textured_image
+from patchcluster.errors import RunError
+from patchcluster.scoring import Scorer, score
+from patchcluster.serving import Limits, create_app
+from patchcluster.serving.counters import Counters
+
+BYTES = {"content-type": "application/octet-stream"}
+LIMITS = Limits(workers=2, queue=20, body=200_000, pixels=1_000_000, seconds=30)
+
+
+@pytest.fixture(scope="module")
+def scorer(small_run):
+    return Scorer(small_run, device="cpu")
+
+
+@contextmanager
+def client_of(scorer, limits=LIMITS, token=None):
+    app = create_app(scorer, limits, token)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(scorer):
+    with client_of(scorer) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def description(client):
+    return client.get("/openapi.json").json()
+
+
+@pytest.fixture(scope="module")
+def fits(description):
+    """Assert that an answer is one that the description promises."""
+    jsonschema = pytest.importorskip("jsonschema")
+
+    def check(answer):
+        operations = description["paths"][answer.request.url.path]
+        promised = operations[answer.request.method.lower()]["responses"]
+        content = promised[str(answer.status_code)]["content"]
+        kind = answer.headers["content-type"].split(";")[0]
+        assert kind in content
+        if kind == "application/json":
+            schema = {**content[kind]["schema"], "components": description["components"]}
+            jsonschema.Draft202012Validator(schema).validate(answer.json())
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["cache-control"] == "no-store"
+        if answer.status_code >= 400:
+            (reason,) = answer.json().values()
+            assert reason
+            assert "\n" not in reason
+
+    return check
+
+
+def png(seed=0, width=96, height=96, blot=False):
+    buffer = io.BytesIO()
+    Image.fromarray(textured_image(seed, width, height, blot)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# --- what it says -------------------------------------------------------------------------------
+
+
+def test_scores_over_http_are_those_of_score(client, small_run, fits):
+    found = {one.path: one for one in score(small_run, small_run.info.inputs).images}
+    for path in small_run.paths:
+        answer = client.post("/score", content=Path(path).read_bytes(), headers=BYTES)
+        fits(answer)
+        value, one = answer.json(), found[path]
+        assert value["score"] == pytest.approx(one.score, rel=1e-5)
+        assert value["flagged"] == one.flagged
+        assert value["percentile"] == one.percentile
+        assert value["threshold"] == small_run.threshold.value
+        assert value["same_as"] == path
+        boxes = [(r.x, r.y, r.width, r.height, r.area) for r in one.regions]
+        assert [tuple(r.values())[:5] for r in value["regions"]] == boxes
+        near = one.neighbours(*one.place)
+        assert [(n["path"], n["x"], n["y"]) for n in value["nearest"]] == [
+            (n.path, n.x, n.y) for n in near
+        ]
+        assert value["map"] is None
+
+
+def test_the_map_comes_along_if_it_is_asked_for(client, scorer, fits):
+    data = png(40, 120, 80, blot=True)
+    one = scorer.score(data)
+    answer = client.post("/score?map=npy", content=data, headers={"content-type": "image/png"})
+    fits(answer)
+    sent = np.load(io.BytesIO(base64.b64decode(answer.json()["map"]["data"])), allow_pickle=False)
+    assert (sent.dtype, sent.shape) == (np.float32, (80, 120))
+    np.testing.assert_allclose(sent, one.map(), rtol=1e-3, atol=1e-4)
+    answer = client.post("/score?map=png", content=data, headers=BYTES)
+    fits(answer)
+    picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["map"]["data"])))
+    assert picture.size == (120, 80)
+    light = np.asarray(picture.convert("L")).astype(int)
+    middle = one.map() > one._scorer.run.threshold.value
+    assert light[middle].min() >= light[~middle].max() - 2  # the scale rises with the score
+
+
+def test_run_and_health(client, small_run, fits):
+    health, run = client.get("/health"), client.get("/run")
+    fits(health)
+    fits(run)
+    assert health.json()["status"] == "ready"
+    assert run.json()["images"] == 8
+    assert run.json()["threshold"]["value"] == small_run.threshold.value
+    assert run.json()["settings"]["size"] == [128]
+
+
+def test_the_description_is_valid_and_needs_nothing_from_elsewhere(client, description):
+    validator = pytest.importorskip("openapi_spec_validator")
+    validator.validate(description)
+    assert set(description["paths"]) == {"/score", "/health", "/run", "/metrics"}
+    example = description["components"]["schemas"]["Score"]["examples"][0]
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = {"$ref": "#/components/schemas/Score", "components": description["components"]}
+    jsonschema.Draft202012Validator(schema).validate(example)
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+def test_metrics_count_requests_images_and_seconds(scorer, fits):
+    with client_of(scorer) as client:
+        for seed, blot in ((50, False), (51, True), (52, True)):
+            client.post("/score", content=png(seed, blot=blot), headers=BYTES)
+        client.post("/score", content=b"no image", headers=BYTES)
+        client.get("/nothing/<here>")
+        answer = client.get("/metrics")
+    fits(answer)
+    lines = answer.text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    name = "patchcluster_requests_total"
+    assert values[f'{name}{{path="/score",status="200"}}'] == "3"
+    assert values[f'{name}{{path="/score",status="422"}}'] == "1"
+    assert values[f'{name}{{path="other",status="404"}}'] == "1"
+    assert values['patchcluster_images_scored_total{flagged="true"}'] == "2"
+    assert values['patchcluster_images_scored_total{flagged="false"}'] == "1"
+    assert values["patchcluster_score_seconds_count"] == "3"
+    assert values['patchcluster_score_seconds_bucket{le="+Inf"}'] == "3"
+    assert float(values["patchcluster_score_seconds_sum"]) > 0
+    assert values["patchcluster_images_in_flight"] == values["patchcluster_queue_length"] == "0"
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_buckets_of_the_histogram_hold_what_is_at_most_their_bound():
+    counters = Counters()
+    for seconds in (0.02, 0.025, 0.026, 7, 100):
+        counters.observe(seconds)
+    lines = counters.text({}).splitlines()
+    counts = {line.split('"')[1]: int(line.split()[-1]) for line in lines if "_bucket" in line}
+    assert counts["0.025"] == 2
+    assert counts["0.05"] == counts["5.0"] == 3
+    assert counts["10.0"] == counts["30.0"] == 4
+    assert counts["+Inf"] == 5
+
+
+# --- what it refuses ----------------------------------------------------------------------------
+
+
+def bomb():
+    """A PNG of 20,000 x 20,000 pixels in a few kilobytes, of which only the header is true."""
+    data = bytearray(png())
+    data[16:24] = (20_000).to_bytes(4, "big") * 2
+    import zlib
+
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "0 bytes"),
+        (b"no image at all", "not an image"),
+        (png()[:3000], "damaged image"),
+        (bomb(), "too large"),
+        (png(0, 1100, 1000)[:180_000], "1100 x 1000 is more than 1000000 pixels"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_reason(client, fits, body, words):
+    answer = client.post("/score", content=body, headers=BYTES)
+    assert answer.status_code == 422
+    assert words in answer.json()["error"]
+    fits(answer)
+
+
+def test_other_bodies_and_queries_are_refused(client, fits):
+    for kind in ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded", ""):
+        answer = client.post("/score", content=png(), headers={"content-type": kind})
+        assert answer.status_code == 415
+        assert "send the bytes of the image" in answer.json()["error"]
+        fits(answer)
+    answer = client.post("/score?map=gif", content=png(), headers=BYTES)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("map: ")
+    fits(answer)
+    for method, path in (("GET", "/score"), ("POST", "/health"), ("GET", "/../etc/passwd")):
+        answer = client.request(method, path)
+        assert answer.status_code in (404, 405)
+        assert "POST an image to /score" in answer.json()["error"]
+
+
+def test_a_body_that_is_said_to_be_too_large_is_not_read(client, fits):
+    read = []
+
+    def body():
+        for i in range(10):
+            read.append(i)
+            yield bytes(50_000)
+
+    headers = {**BYTES, "content-length": "500000"}
+    answer = client.post("/score", content=body(), headers=headers)
+    assert answer.status_code == 413
+    assert "200000 bytes" in answer.json()["error"]
+    fits(answer)
+
+
+def test_a_body_of_unknown_length_is_read_up_to_the_limit(client, fits):
+    answer = client.post("/score", content=iter([bytes(60_000)] * 10), headers=BYTES)
+    assert answer.status_code == 413
+    fits(answer)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8000", "[::1]", ""])
+def test_other_hosts_are_refused(client, fits, host):
+    answer = client.get("/run", headers={"host": host})
+    assert answer.status_code == 400
+    fits(answer)
+    assert client.get("/run", headers={"host": "localhost:1234"}).status_code == 200
+
+
+def test_a_token_is_asked_for_by_all_but_health(scorer, fits):
+    with client_of(scorer, token="s3cret-ü") as client:
+        right = {"authorization": "Bearer s3cret-ü".encode()}
+        assert client.get("/health").status_code == 200
+        for path in ("/run", "/metrics", "/openapi.json"):
+            assert client.get(path).status_code == 401
+            wrong = client.get(path, headers={"authorization": "Bearer s3cret"})
+            assert wrong.status_code == 401
+            assert wrong.headers["www-authenticate"] == "Bearer"
+            assert client.get(path, headers=right).status_code == 200
+        answer = client.post("/score", content=png(), headers=BYTES)
+        assert answer.status_code == 401
+        fits(answer)
+        assert client.post("/score", content=png(), headers=BYTES | right).status_code == 200
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_no_body_brings_it_down(client, fits, data):
+    start = png(0, 16, 16)
+    cut, at = data.draw(st.integers(0, len(start))), data.draw(st.integers(0, len(start) - 1))
+    body = bytearray(data.draw(st.sampled_from([start, start[:cut], b"II*\0" + start[:cut]])))
+    if body:
+        body[at % len(body)] ^= data.draw(st.integers(0, 255))
+    body += data.draw(st.binary(max_size=40))
+    answer = client.post("/score", content=bytes(body), headers=BYTES)
+    assert answer.status_code in (200, 422)
+    fits(answer)
+
+
+class Held:
+    """A scorer that waits until it is let go."""
+
+    def __init__(self, scorer):
+        self._scorer = scorer
+        self.go = threading.Event()
+        self.begun = threading.Semaphore(0)
+
+    def __getattr__(self, name):
+        return getattr(self._scorer, name)
+
+    def score(self, data, path="", max_pixels=None):
+        self.begun.release()
+        assert self.go.wait(60)
+        return self._scorer.score(data, path, max_pixels)
+
+
+def post(client, seed=0):
+    return client.post("/score", content=png(seed), headers=BYTES)
+
+
+def test_parallel_requests_each_get_their_own_score(client, scorer):
+    alone = [scorer.score(png(seed)).score for seed in range(60, 70)]
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda seed: post(client, seed), range(60, 70)))
+    assert [answer.status_code for answer in answers] == [200] * 10
+    assert [answer.json()["score"] for answer in answers] == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_full_queue_refuses_and_recovers(scorer, fits):
+    held = Held(scorer)
+    limits = Limits(workers=1, queue=2, body=200_000, pixels=1_000_000, seconds=60)
+    with client_of(held, limits) as client, ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(post, client, seed) for seed in range(3)]
+        assert held.begun.acquire(timeout=30)
+        while "queue_length 2" not in client.get("/metrics").text:
+            time.sleep(0.01)
+        assert "images_in_flight 1" in client.get("/metrics").text
+        refused = post(client)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        fits(refused)
+        assert client.get("/health").status_code == 200
+        held.go.set()
+        assert [one.result().status_code for one in waiting] == [200] * 3
+        assert post(client).status_code == 200
+
+
+def test_what_takes_too_long_gets_an_answer_and_keeps_its_place(scorer, fits):
+    held = Held(scorer)
+    limits = Limits(workers=1, queue=0, body=200_000, pixels=1_000_000, seconds=0.2)
+    with client_of(held, limits) as client:
+        late = post(client)
+        assert late.status_code == 504
+        assert "not scored within 0.2 s" in late.json()["error"]
+        fits(late)
+        assert post(client).status_code == 503  # a thread cannot be stopped
+        held.go.set()
+        while "images_in_flight 1" in client.get("/metrics").text:
+            time.sleep(0.01)
+        assert "queue_length 0" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RunError("cannot read the run"), "cannot read the run"),
+        (ValueError("two\nlines"), "unexpected ValueError: two lines"),
+    ],
+)
+def test_a_failure_is_one_line_and_no_traceback(scorer, fits, capsys, error, words):
+    def fail(*_, **__):
+        raise error
+
+    held = Held(scorer)
+    held.score = fail
+    with client_of(held) as client:
+        answer = post(client)
+        assert answer.status_code == 500
+        assert answer.json() == {"error": words}
+        fits(answer)
+        assert client.get("/health").status_code == 200
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_loads(small_run):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = subprocess.run(
+            [sys.executable, "-m", "patchcluster", "serve", small_run.folder, "--port", str(port)],
+            capture_output=True,
+            text=True,
+        )
+    assert result.returncode == 1
+    assert f"cannot listen on port {port}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+# --- as a process of its own --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def service(small_run):
+    """Address and process of a service."""
+    command = [sys.executable, "-m", "patchcluster", "serve", str(small_run.folder), "--port", "0"]
+    options = ["--device", "cpu", "--max-upload", "1MB"]
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    line = process.stdout.readline()
+    assert line.startswith("listening on http://127.0.0.1:"), process.stderr.read()
+    yield line.split()[-1], process
+    process.kill()
+    process.communicate()
+
+
+def test_the_service_scores_and_ends_quietly(service, scorer):
+    address, process = service
+    with httpx.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(10) as pool:
+        send = lambda seed: client.post("/score", content=png(seed), headers=BYTES)  # noqa: E731
+        answers = list(pool.map(send, range(10)))
+        for seed, answer in enumerate(answers):
+            assert answer.json()["score"] == pytest.approx(scorer.score(png(seed)).score, rel=1e-4)
+        assert client.post("/score", content=b"x", headers=BYTES).status_code == 422
+        assert 'status="200"} 10' in client.get("/metrics").text
+
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(
+            b"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
+            b"Content-Length: 99999999999\r\n\r\n"
+        )
+        answer = b""
+        while chunk := raw.recv(4096):  # it ends the connection: nothing more is waited for
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(answer.split(b"\r\n\r\n")[1])["error"].endswith("1048576 bytes")
+
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (0, "", "")
