@@ -7,9 +7,9 @@ random for each start, and, if it changes something, come from a page of this se
 """
 
 import secrets
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -65,7 +65,9 @@ class Guard:
         """Why a request is refused; "": it is not."""
         if headers.getlist("host") not in [[host] for host in self._hosts]:
             return "wrong host: open the address that `patchcluster review` printed"
-        if not named and not self._is_token(self._read_cookie(headers)):
+        if not named and not self._is_token(
+            cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
+        ):
             return "no token: open the address that `patchcluster review` printed"
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin is not None and origin != f"http://{headers['host']}":
@@ -79,13 +81,6 @@ class Guard:
             if headers.get(HEADER) != "review":
                 return f"a change needs the header {HEADER}: review"
         return ""
-
-    def _read_cookie(self, headers: Headers) -> str:
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return ""
-        return cookie.value if cookie else ""
 
     def _is_token(self, text: str) -> bool:
         return secrets.compare_digest(text.encode("utf-8", "replace"), self._token.encode())

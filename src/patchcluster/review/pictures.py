@@ -94,7 +94,7 @@ class Pictures:
         width, height = (max(1, round(n * factor)) for n in (image.width, image.height))
         low, high = self._colour_bounds()
         return Picture(
-            heat_to_png(self._run.map_at(image.path, width, height), low, high), "image/png"
+            heat_png(self._run.map_at(image.path, width, height), low, high), "image/png"
         )
 
     def _colour_bounds(self) -> tuple[float, float]:

@@ -38,9 +38,10 @@ class _Stopped(Exception):
 
 @dataclass
 class Job:
-    """Work on the run in the background: `kind` is rescore or flag."""
+    """Work on the run in the background: the number-th, of a `kind`, rescore or flag."""
 
     kind: str
+    number: int
     step: str = ""
     done: int = 0
     total: int = 0
@@ -205,7 +206,7 @@ class Review:
         with self._starting:
             if self.job is not None and self.job.running:
                 raise Busy("the run is being worked on already: wait until that is done")
-            job = Job(kind)
+            job = Job(kind, self.job.number + 1 if self.job else 1)
             self.job = job
             self._thread = threading.Thread(target=self._work, args=(job, work), name=kind)
             self._thread.start()

@@ -27,12 +27,16 @@ export function listenToKeys(look, go) {
 
 function handle(event, at, look, go) {
   const { key } = event;
+  if (at.matches("input[type=range]") && (key in STEPS || key === "Home" || key === "End")) return false;
   if (key in STEPS) {
-    if (at.matches("input[type=range]")) return false;
     const [dx, dy] = STEPS[key];
     if (look.main.cross) look.moveCross(dx * (event.shiftKey ? 10 : 1), dy * (event.shiftKey ? 10 : 1));
     else if (event.shiftKey) look.main.panBy(-dx * PAN, -dy * PAN);
     else go(dx + dy);
+    return true;
+  }
+  if (key === "Home" || key === "End") {
+    go(key === "End" ? Infinity : -Infinity);
     return true;
   }
   if (key === "Enter" && look.main.cross && !at.matches("button, a")) {

@@ -1,6 +1,6 @@
 // The list of images. Only the rows in sight are in the page, so that 100,000 images scroll.
 
-import { labelOf, state } from "./state.js";
+import { labelOf, shortName, state } from "./state.js";
 
 const ROW = 64; // pixels, as in review.css
 
@@ -55,7 +55,7 @@ export class List {
     const words = document.createElement("div");
     const name = document.createElement("span");
     name.className = "name";
-    name.textContent = image.path.replaceAll("\\", "/").split("/").slice(-2).join("/");
+    name.textContent = shortName(image.path);
     name.title = image.path;
     const facts = document.createElement("span");
     facts.className = "facts";

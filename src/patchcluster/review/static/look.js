@@ -1,11 +1,11 @@
 // The image that is looked at: its pixels, its map, the nearest image beside, its neighbours.
 
 import * as api from "./api.js";
-import { state } from "./state.js";
+import { shortName, state } from "./state.js";
 import { View, Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
-const KEPT = 8; // pictures
+const KEPT = 8; // pictures and as many maps
 const CROP_SHARE = 6; // of the longer side, that a crop shows: 1 in 6
 const CROP_SIDES = [48, 256]; // pixels, at least and at most
 
@@ -18,9 +18,7 @@ function getPicture(path) {
   pictures.set(address, known);
   known.catch(() => pictures.delete(address));
   while (pictures.size > 2 * KEPT) {
-    const [oldest, picture] = pictures.entries().next().value;
-    pictures.delete(oldest);
-    if (oldest !== address) picture.then(({ bitmap }) => bitmap.close?.()).catch(() => {});
+    pictures.delete(pictures.keys().next().value);
   }
   return known;
 }
@@ -195,7 +193,7 @@ function crop({ id, path, x, y }, side, words) {
   text.textContent = words;
   const name = document.createElement("span");
   name.className = "name";
-  name.textContent = path.replaceAll("\\", "/").split("/").pop();
+  name.textContent = shortName(path);
   button.title = path;
   button.append(picture, text, name);
   item.append(button);

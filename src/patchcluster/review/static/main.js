@@ -6,7 +6,7 @@ import { List } from "./list.js";
 import { Look } from "./look.js";
 import {
   arrange, distinctScores, flagTop, groupTitle, labelOf, loadRun, matching, neighbourInList,
-  savedCount, state, takeChanges,
+  savedCount, shortName, state, takeChanges,
 } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
@@ -19,6 +19,8 @@ const list = new List($("list"), $("rows"), (id) => choose(id));
 const look = new Look(report);
 let queue = Promise.resolve(); // changes are sent one after the other, in the order of the keys
 let lost = false; // the server did not answer
+let reported = 0; // number of the last job whose end was heeded
+let pointed = false; // the last thing a person did was not a key
 
 function report(error) {
   $("banner-text").textContent = error.message;
@@ -38,7 +40,8 @@ function showAll() {
 function showFacts() {
   const image = state.byId.get(state.current);
   const label = image ? labelOf(image.id) : null;
-  $("path").textContent = image ? image.path : "";
+  $("path").textContent = image ? shortName(image.path) : "";
+  $("path").title = image ? image.path : "";
   $("facts").textContent = image ? describe(image) : "";
   for (const name of LABELS) $(name).setAttribute("aria-pressed", String(label === name));
   if (!image) $("saved").textContent = "";
@@ -191,10 +194,18 @@ async function poll() {
     return;
   }
   const changed = changes.last !== state.last || changes.job?.running || before
+    || changes.job?.number !== state.job?.number
     || JSON.stringify(changes.groups) !== JSON.stringify(state.groups);
   takeChanges(changes);
-  if (before && state.job && !state.job.running && state.job.error) report(new Error(state.job.error));
+  reportJob();
   if (changed) showAll();
+}
+
+function reportJob() {
+  const job = state.job;
+  if (!job || job.running || job.number === reported) return;
+  reported = job.number;
+  if (job.error) report(new Error(job.error));
 }
 
 async function pollForEver() {
@@ -224,7 +235,14 @@ function listen() {
     $(name).addEventListener("input", () => {
       state[name] = $(name).value;
       rearrange();
+      // After a choice with the pointer, keys are for the images again.
+      if (pointed && name !== "search") $("list").focus();
     });
+  $("search").addEventListener("keydown", (event) => {
+    if (event.key === "Enter") $("list").focus();
+  });
+  document.addEventListener("pointerdown", () => (pointed = true), true);
+  document.addEventListener("keydown", () => (pointed = false), true);
   $("count").addEventListener("input", () => {
     flagTop(Number($("count").value));
     showAll();
@@ -279,6 +297,7 @@ history.replaceState(null, "", "/"); // the token is a cookie now
 listen();
 try {
   await loadRun();
+  if (state.job && !state.job.running) reported = state.job.number;
   showAll();
   look.show();
   document.body.dataset.ready = "true";

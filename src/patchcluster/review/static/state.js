@@ -103,4 +103,6 @@ export function neighbourInList(step) {
   return state.shown[next]?.id ?? null;
 }
 
+export const shortName = (path) => path.replaceAll("\\", "/").split("/").slice(-2).join("/");
+
 export const groupTitle = (number) => state.groups[number] || `group ${number}`;
