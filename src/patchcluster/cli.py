@@ -423,6 +423,29 @@ def report(
     print(run.folder / "report.html")
 
 
+@app.command(epilog="Example: patchcluster review photos-run")
+def review(
+    run_folder: RunFolder,
+    port: Annotated[int, typer.Option(metavar="N", help="0: a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Look at a run in the browser, label images, flag and score them again.
+
+    The address it prints is for this machine and has the key to the page in it. Labels are kept in
+    RUN/labels.sqlite. Ctrl-C ends it.
+    """
+
+    def started(address: str) -> None:
+        print(address, flush=True)
+        print("Ctrl-C ends the review; every label is saved as it is given", file=sys.stderr)
+
+    with _errors(debug):
+        from .review import review as run_review
+
+        run_review(run_folder, port, browser, started)
+
+
 @app.command(epilog="Example: patchcluster methods")
 def methods(as_json: AsJson = False) -> None:
     """List the methods, what each does, and its parameters."""

@@ -102,7 +102,7 @@ def lock(folder: Path) -> Iterator[None]:
             "another -o"
         ) from error
     with file:
-        if not _try_lock(file.fileno()):
+        if not try_lock(file.fileno()):
             file.seek(0)
             raise RunError(
                 f"{str(folder)!r} is in use by process {file.read().strip() or '?'}: wait for it, "
@@ -119,7 +119,8 @@ def lock(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file against other processes; False if one has it."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,0 +1,117 @@
+"""A local page to look at a run, label its images, and score it again with the labels."""
+
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from .. import storage
+from ..errors import RunError, SettingError
+
+HOST = "127.0.0.1"
+_LOCK_FILE = ".review.lock"
+
+
+def review(
+    folder: Path,
+    port: int = 0,
+    browser: bool = True,
+    started: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve a review of a finished run on 127.0.0.1 until it is interrupted.
+
+    port: 0 takes a free one. browser: open the page. started is called with the address once it can
+    be opened; the token in it is the key to the page. Raises RunError if the run cannot be
+    reviewed, SettingError if the port is taken.
+    """
+    import uvicorn
+
+    from .app import make_app
+    from .session import Review
+
+    with _hold(folder), _listen(port) as listening:
+        port = listening.getsockname()[1]
+        token = secrets.token_urlsafe(32)
+        session = Review(folder)
+        try:
+            config = uvicorn.Config(
+                make_app(session, token, port),
+                log_level="error",
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=2,
+            )
+            address = f"http://{HOST}:{port}/?token={token}"
+            started(address)  # connections wait in the socket
+            with _opened(address) if browser else nullcontext():
+                uvicorn.Server(config).run([listening])
+        except KeyboardInterrupt:
+            pass  # the way to end it
+        finally:
+            session.close()
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[None]:
+    """Open a page in the browser, by way of a file that only this user can read.
+
+    On a command line other users of the machine would see the token.
+    """
+    descriptor, name = tempfile.mkstemp(".html", "patchcluster-")
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
+    url = Path(name).as_uri()
+    # A browser for the terminal would keep this thread until it is left.
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    try:
+        yield
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _listen(port: int) -> Iterator[socket.socket]:
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise SettingError(
+                f"cannot listen on port {port} ({error}): choose another --port, or 0 for any "
+                "free one"
+            ) from error
+        listening.listen(128)
+        yield listening
+
+
+@contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Let no other process review the same run, since one alone may write its labels."""
+    if not folder.is_dir():
+        raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
+    try:
+        file = open(folder / _LOCK_FILE, "a+")  # noqa: SIM115 (held for the whole review)
+    except OSError as error:
+        raise RunError(
+            f"cannot write into {str(folder)!r}: {(error.strerror or str(error)).lower()}. Labels "
+            "are kept there: copy the run to where you may write"
+        ) from error
+    with file:
+        if not storage.try_lock(file.fileno()):
+            file.seek(0)
+            raise RunError(
+                f"{str(folder)!r} is being reviewed by process {file.read().strip() or '?'}: open "
+                "the page at the address which that printed (two tabs are fine), or end it first"
+            )
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,173 @@
+"""The pictures of a review: originals at their own size, their maps, and crops.
+
+An original is shown only if its file is still the one that was scanned, by its SHA-256; else the
+thumbnail stands in. It is decoded by the reader that the scan used, so that its pixels and those of
+the map are the same.
+"""
+
+import hashlib
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import maps, runfolder
+from ..errors import RunError, UnreadableImage
+from ..images import Header, load_image
+from ..inputs import is_url, open_input
+from ..maps import Floats
+from ..report import HEAT_SIDE, MOST_SHOWN, colour_bounds, heat_png
+from ..runfolder import ImageRecord
+from ..runs import Run
+
+MAP_SIDE = 1024  # longer side of a map, pixels; the page stretches it bilinearly, as `Run.map` does
+CROP_SIDE = 256  # largest side of a crop, pixels
+_CACHED = 256 * 2**20  # bytes of decoded images that are kept
+_ORIENTATION = 0x0112  # EXIF tag
+_PNG = b"\x89PNG"
+_PNG_DEPTH = 24  # where a PNG's header says the bits of a channel
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is sent. `note` says why it is not the original; "": it is."""
+
+    data: bytes
+    media_type: str
+    note: str = ""
+
+
+class Pictures:
+    """Pictures of the images of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._decoded: OrderedDict[int, tuple[Pixels, str]] = OrderedDict()
+        self._decoding = threading.Lock()  # one large image in memory at a time
+        self._measuring = threading.Lock()
+        self._bounds: tuple[float, float] | None = None
+
+    def original(self, image: ImageRecord) -> Picture:
+        """An image as the scan saw it, at its own size, else its thumbnail. Raises RunError."""
+        try:
+            data = self._read(image)
+            if _is_plain(data):
+                return Picture(data, "image/png" if data.startswith(_PNG) else "image/jpeg")
+            pixels, note = self._pixels(image)
+        except UnreadableImage as reason:
+            return self.thumbnail(image, str(reason))
+        if note:
+            return self.thumbnail(image, note)
+        return Picture(_to_png(Image.fromarray(pixels)), "image/png")
+
+    def thumbnail(self, image: ImageRecord, note: str = "") -> Picture:
+        """The thumbnail that the scan kept. Raises RunError if it is gone."""
+        path = runfolder.thumbnail_path(self._run.folder, image.id)
+        try:
+            return Picture(path.read_bytes(), "image/jpeg", note)
+        except OSError as error:
+            raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
+
+    def crop(self, image: ImageRecord, x: float, y: float, side: int) -> Picture:
+        """side x side pixels around a place of an image, black beyond its border."""
+        side = max(8, min(side, CROP_SIDE))
+        pixels, note = self._pixels(image)
+        factor = pixels.shape[1] / image.width  # below 1 for a thumbnail
+        left, top = x * factor - side * factor / 2, y * factor - side * factor / 2
+        box = (left, top, left + side * factor, top + side * factor)
+        shown = Image.fromarray(pixels).transform(
+            (side, side), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR
+        )
+        return Picture(_to_png(shown), "image/png", note)
+
+    def heat(self, image: ImageRecord) -> Picture:
+        """The map of an image on the set's one colour scale, clear where nothing is anomalous."""
+        factor = min(1.0, MAP_SIDE / max(image.width, image.height))
+        width, height = (max(1, round(n * factor)) for n in (image.width, image.height))
+        low, high = self._colour_bounds()
+        return Picture(
+            heat_png(self._run.map_at(image.path, width, height), low, high), "image/png"
+        )
+
+    def _colour_bounds(self) -> tuple[float, float]:
+        with self._measuring:
+            if self._bounds is None:
+                self._bounds = colour_bounds(self._run, list(self._small_maps()))
+            return self._bounds
+
+    def _small_maps(self) -> Iterator[Floats]:
+        for i in self._run.ranking[:MOST_SHOWN]:
+            frame = self._run.frame_map(self._run.paths[int(i)])
+            factor = HEAT_SIDE / max(frame.shape)
+            height, width = (max(1, round(n * factor)) for n in frame.shape)
+            yield maps.to_image(frame, width, height)
+
+    def _pixels(self, image: ImageRecord) -> tuple[Pixels, str]:
+        """Pixels uint8 [height, width, 3] of the original or of its thumbnail, and the note."""
+        with self._decoding:
+            if image.id not in self._decoded:
+                self._decoded[image.id] = self._decode(image)
+            self._decoded.move_to_end(image.id)
+            while len(self._decoded) > 1 and self._cached_bytes() > _CACHED:
+                self._decoded.popitem(last=False)
+            return self._decoded[image.id]
+
+    def _cached_bytes(self) -> int:
+        return sum(pixels.nbytes for pixels, _ in self._decoded.values())
+
+    def _decode(self, image: ImageRecord) -> tuple[Pixels, str]:
+        try:
+            file = self._find(image)
+            header, size = Header(image.width, image.height, "byte"), (image.height, image.width)
+            loaded = load_image(str(file), header, [size], self._run.info.deep_range)
+            if loaded.sha256 != image.sha256:
+                raise UnreadableImage("the file has changed since the scan")
+            return np.rint(loaded.pixels[0]).astype(np.uint8), ""
+        except UnreadableImage as reason:
+            thumbnail = self.thumbnail(image)
+            small = Image.open(io.BytesIO(thumbnail.data)).convert("RGB")
+            return np.asarray(small), str(reason)
+
+    def _read(self, image: ImageRecord) -> bytes:
+        with open_input(str(self._find(image))) as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            raise UnreadableImage("the file has changed since the scan")
+        return data
+
+    def _find(self, image: ImageRecord) -> Path:
+        """The file of an image: as it was named, or from the folder that the run lies in."""
+        if is_url(image.path):
+            raise UnreadableImage("the file lies elsewhere, and a review fetches nothing")
+        named = Path(image.path)
+        for path in (named, self._run.folder.absolute().parent / named):
+            if path.is_file():
+                return path
+        raise UnreadableImage("the file is not where it was when it was scanned")
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether a browser shows a file pixel by pixel as the scan saw it."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.mode not in ("L", "RGB") or "transparency" in image.info:
+            return False
+        deep = image.format == "PNG" and data[_PNG_DEPTH] != 8
+        upright = image.getexif().get(_ORIENTATION, 1) == 1
+        return image.format in ("JPEG", "PNG") and not deep and upright
+    except Exception:  # damaged files make Pillow's readers raise almost anything
+        return False
+
+
+def _to_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,64 @@
+// What each key does. Keys are left to a field that takes text, and arrows to sliders and lists.
+
+const $ = (id) => document.getElementById(id);
+
+const PAN = 80; // screen pixels
+const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+// Buttons and boxes of the page, by key: the key does what a click would.
+const CLICKS = {
+  n: "normal", a: "anomalous", u: "unsure", x: "clear", z: "undo", Backspace: "undo",
+  m: "map", b: "boxes", s: "side", c: "cross",
+  "+": "zoom-in", "=": "zoom-in", "-": "zoom-out", 0: "fit", 1: "native", "?": "help",
+};
+
+export function listenToKeys(look, go) {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    const at = event.target;
+    const field = at.matches("input:not([type=checkbox], [type=range]), select, textarea");
+    if (field) {
+      if (event.key === "Escape") at.blur();
+      return;
+    }
+    if (handle(event, at, look, go)) event.preventDefault();
+  });
+}
+
+function handle(event, at, look, go) {
+  const { key } = event;
+  if (at.matches("input[type=range]") && (key in STEPS || key === "Home" || key === "End")) return false;
+  if (key in STEPS) {
+    const [dx, dy] = STEPS[key];
+    if (look.main.cross) look.moveCross(dx * (event.shiftKey ? 10 : 1), dy * (event.shiftKey ? 10 : 1));
+    else if (event.shiftKey) look.main.panBy(-dx * PAN, -dy * PAN);
+    else go(dx + dy);
+    return true;
+  }
+  if (key === "Home" || key === "End") {
+    go(key === "End" ? Infinity : -Infinity);
+    return true;
+  }
+  if (key === "Enter" && look.main.cross && !at.matches("button, a")) {
+    look.compare({ ...look.main.cross });
+    return true;
+  }
+  if (key === "Escape" && look.main.cross) {
+    $("cross").click();
+    return true;
+  }
+  if (key === "[" || key === "]") {
+    $("opacity").value = Number($("opacity").value) + (key === "]" ? 10 : -10);
+    look.draw();
+    return true;
+  }
+  if (key === "/") {
+    $("search").focus();
+    return true;
+  }
+  const name = CLICKS[key.length === 1 ? key.toLowerCase() : key];
+  // A label is for one press, however long the key is held.
+  if (!name || (event.repeat && !name.startsWith("zoom"))) return false;
+  $(name).click();
+  return true;
+}

@@ -1,0 +1,201 @@
+// The image that is looked at: its pixels, its map, the nearest image beside, its neighbours.
+
+import * as api from "./api.js";
+import { shortName, state } from "./state.js";
+import { View, Viewer } from "./viewer.js";
+
+const $ = (id) => document.getElementById(id);
+const KEPT = 8; // pictures and as many maps
+const CROP_SHARE = 6; // of the longer side, that a crop shows: 1 in 6
+const CROP_SIDES = [48, 256]; // pixels, at least and at most
+
+const pictures = new Map(); // address: promise of a bitmap and a note
+
+function getPicture(path) {
+  const address = `${path}?v=${state.version}`;
+  const known = pictures.get(address) ?? api.getPicture(address);
+  pictures.delete(address);
+  pictures.set(address, known);
+  known.catch(() => pictures.delete(address));
+  while (pictures.size > 2 * KEPT) {
+    pictures.delete(pictures.keys().next().value);
+  }
+  return known;
+}
+
+const both = (id) => Promise.all([getPicture(`/image/${id}`), getPicture(`/map/${id}`)]);
+
+export class Look {
+  constructor(report) {
+    this.report = report; // what to do with an error
+    this.view = new View();
+    const options = { onView: () => this.draw() };
+    this.main = new Viewer($("view"), this.view, { ...options, onClick: (place) => this.compare(place) });
+    this.other = new Viewer($("other"), this.view, { ...options, onClick: () => {} });
+    this.turn = 0; // counts requests, so that a late answer does not replace a newer one
+    this.beside = null; // { id, x, y }: a neighbour that was chosen; null: the nearest image
+  }
+
+  get viewers() {
+    return [this.main, this.other];
+  }
+
+  // Show the current image.
+  async show() {
+    const image = state.byId.get(state.current);
+    this.view.reset();
+    this.main.cross = null;
+    $("cross").checked = false;
+    this.main.marks = [];
+    this.other.marks = [];
+    this.beside = null;
+    $("neighbours").replaceChildren();
+    $("place").textContent =
+      "Click a place of the image, or press c, move the crosshair with the arrow keys and press Enter.";
+    await this.load(image);
+  }
+
+  async load(image) {
+    const turn = ++this.turn;
+    if (!image) {
+      this.main.show(null, null, null);
+      $("caption").textContent = "No image fits the filter.";
+      return;
+    }
+    $("view").setAttribute("aria-label", `${image.path}, image score ${image.score.toFixed(4)}`);
+    try {
+      const [picture, heat] = await both(image.id);
+      if (turn !== this.turn) return;
+      this.main.show(image, picture.bitmap, heat.bitmap);
+      $("view").dataset.id = image.id;
+      $("caption").textContent = note(image, picture.note);
+      this.draw();
+      await this.showBeside(turn);
+      this.prefetch();
+    } catch (error) {
+      if (turn === this.turn) this.report(error);
+    }
+  }
+
+  prefetch() {
+    const at = state.shown.findIndex((image) => image.id === state.current);
+    const next = state.shown[at + 1];
+    if (next) both(next.id).catch(() => {});
+  }
+
+  async showBeside(turn = ++this.turn) {
+    const wanted = $("side").checked;
+    $("beside").hidden = !wanted;
+    const image = state.byId.get(state.current);
+    if (!wanted || !image) return;
+    const other = state.byId.get(this.beside?.id ?? image.nearest);
+    if (!other) {
+      this.other.show(null, null, null);
+      $("other-caption").textContent = "No nearest image is known.";
+      return;
+    }
+    const [picture, heat] = await both(other.id);
+    if (turn !== this.turn) return;
+    this.other.marks = this.beside ? [this.beside] : [];
+    this.other.show(other, picture.bitmap, heat.bitmap);
+    $("other").dataset.id = other.id;
+    $("other").setAttribute("aria-label", `${other.path}, image score ${other.score.toFixed(4)}`);
+    const what = this.beside ? "Compared with" : "Nearest";
+    $("other-caption").textContent = `${what}: ${note(other, picture.note)}`;
+  }
+
+  draw() {
+    for (const viewer of this.viewers) {
+      viewer.showMap = $("map").checked;
+      viewer.showBoxes = $("boxes").checked;
+      viewer.opacity = Number($("opacity").value) / 100;
+      viewer.draw();
+    }
+    if (this.main.image) {
+      $("zoom").textContent = `${Math.round(this.main.scale * 100)} %`;
+      $("zoom").dataset.scale = this.main.scale;
+    }
+  }
+
+  // Crosshair in the middle of what is seen.
+  startCross() {
+    if (!this.main.image) return;
+    const { width, height } = this.main.image;
+    const at = (share, side) => Math.min(side - 1, Math.floor(share * side));
+    this.main.cross = $("cross").checked ? { x: at(this.view.x, width), y: at(this.view.y, height) } : null;
+    if (this.main.cross) this.sayPlace(this.main.cross);
+    this.draw();
+  }
+
+  moveCross(dx, dy) {
+    const { width, height } = this.main.image;
+    const at = this.main.cross;
+    at.x = Math.min(width - 1, Math.max(0, at.x + dx));
+    at.y = Math.min(height - 1, Math.max(0, at.y + dy));
+    this.sayPlace(at);
+    this.draw();
+  }
+
+  sayPlace({ x, y }) {
+    $("place").textContent = `Pixel ${Math.floor(x)}, ${Math.floor(y)}`;
+  }
+
+  // Show what a place was compared with.
+  async compare(place) {
+    const image = this.main.image;
+    this.main.marks = [{ ...place }];
+    this.draw();
+    this.sayPlace(place);
+    try {
+      const found = await api.getNeighbours(image.id, place.x, place.y);
+      if (this.main.image !== image) return;
+      const longer = Math.max(image.width, image.height);
+      const side = Math.round(Math.min(CROP_SIDES[1], Math.max(CROP_SIDES[0], longer / CROP_SHARE)));
+      if (!found.length) {
+        $("place").textContent += " lies outside of what was scored.";
+        $("neighbours").replaceChildren();
+        return;
+      }
+      const here = crop({ ...place, id: image.id, path: image.path }, side, "this place");
+      const others = found.map((one) => {
+        const item = crop(one, side, `distance ${one.distance.toFixed(4)}`);
+        item.querySelector("button").addEventListener("click", () => this.showNeighbour(one));
+        return item;
+      });
+      here.querySelector("button").disabled = true;
+      $("neighbours").replaceChildren(here, ...others);
+    } catch (error) {
+      this.report(error);
+    }
+  }
+
+  showNeighbour({ id, x, y }) {
+    this.beside = { id, x, y };
+    $("side").checked = true;
+    this.showBeside().catch(this.report);
+  }
+}
+
+function note(image, why) {
+  const size = `${image.path}, ${image.width} x ${image.height} pixels`;
+  return why ? `${size}. Only its thumbnail can be shown: ${why}.` : size;
+}
+
+function crop({ id, path, x, y }, side, words) {
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  button.type = "button";
+  const picture = document.createElement("img");
+  picture.src = api.cropAddress(id, x, y, side);
+  picture.alt = `${path} at ${Math.round(x)}, ${Math.round(y)}`;
+  picture.width = picture.height = 96;
+  const text = document.createElement("span");
+  text.textContent = words;
+  const name = document.createElement("span");
+  name.className = "name";
+  name.textContent = shortName(path);
+  button.title = path;
+  button.append(picture, text, name);
+  item.append(button);
+  return item;
+}

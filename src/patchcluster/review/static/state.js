@@ -1,0 +1,108 @@
+// What the page knows of the run, and which images are shown in which order.
+
+import * as api from "./api.js";
+
+export const state = {
+  version: -1,
+  images: [],
+  byId: new Map(),
+  threshold: { value: 0, meaning: "" },
+  labels: new Map(), // id: label, as the server has confirmed it
+  pending: new Map(), // id: label that is on its way to the disk
+  groups: {}, // number: name
+  last: 0,
+  job: null,
+  count: null, // images the slider flags; null: as the run has it
+  order: "score",
+  filter: "all",
+  group: "",
+  search: "",
+  shown: [], // images
+  current: null, // id
+};
+
+const compare = {
+  score: (a, b) => b.score - a.score || a.place - b.place,
+  doubt: (a, b) => (a.doubt ?? Infinity) - (b.doubt ?? Infinity) || a.place - b.place,
+  path: (a, b) => a.place - b.place, // the run lists paths in natural order
+};
+
+export async function loadRun() {
+  const run = await api.getRun();
+  const labels = await api.getChanges(0);
+  state.images = run.images.map((image, place) => ({ ...image, place, shownFlag: image.flagged }));
+  state.byId = new Map(state.images.map((image) => [image.id, image]));
+  state.threshold = run.threshold;
+  state.version = run.version;
+  state.labels = new Map();
+  state.last = 0;
+  state.count = null;
+  takeChanges(labels);
+  if (!state.byId.has(state.current)) state.current = null;
+  arrange();
+  if (state.current === null && state.shown.length) state.current = state.shown[0].id;
+}
+
+export function takeChanges(changes) {
+  for (const [id, label] of Object.entries(changes.labels)) {
+    if (label === null) state.labels.delete(Number(id));
+    else state.labels.set(Number(id), label);
+  }
+  state.last = changes.last;
+  state.groups = changes.groups;
+  state.job = changes.job;
+}
+
+// Scores of what differs in content, highest first: a threshold counts copies once.
+export const distinctScores = () =>
+  state.images
+    .filter((image) => !image.copy)
+    .map((image) => image.score)
+    .sort((a, b) => b - a);
+
+// Flags as the run would have them with `count` images flagged; null: as it has them.
+export function flagTop(count) {
+  state.count = count;
+  const scores = distinctScores();
+  const lowest = count === null || count === 0 ? Infinity : scores[Math.min(count, scores.length) - 1];
+  for (const image of state.images) {
+    if (count === null) image.shownFlag = image.flagged;
+    else image.shownFlag = (image.score >= lowest || image.used === "anomalous") && image.used !== "normal";
+  }
+  arrange();
+}
+
+export const savedCount = () => distinctScores().filter((score) => score > state.threshold.value).length;
+
+export const labelOf = (id) => (state.pending.has(id) ? state.pending.get(id) : state.labels.get(id)) ?? null;
+
+function passes(image) {
+  const label = labelOf(image.id);
+  const search = state.search.toLowerCase();
+  if (search && !image.path.toLowerCase().includes(search)) return false;
+  if (state.group && !image.regions.some((region) => String(region.group) === state.group)) return false;
+  if (state.filter === "flagged") return image.shownFlag;
+  if (state.filter === "unflagged") return !image.shownFlag;
+  if (state.filter === "unlabelled") return label === null;
+  return state.filter === "all" || label === state.filter;
+}
+
+// Filter and sort. The image that is looked at stays until another is chosen, so that a label does
+// not take it away.
+export function arrange(keep = true) {
+  const current = state.current;
+  const shown = state.images.filter((image) => passes(image) || (keep && image.id === current));
+  state.shown = shown.sort(compare[state.order]);
+}
+
+export const matching = () => state.images.filter(passes);
+
+export function neighbourInList(step) {
+  const at = state.shown.findIndex((image) => image.id === state.current);
+  const next = at < 0 ? 0 : Math.min(state.shown.length - 1, Math.max(0, at + step));
+  return state.shown[next]?.id ?? null;
+}
+
+export const shortName = (path) => path.replaceAll("\\", "/").split("/").slice(-2).join("/");
+
+export const groupTitle = (number) => state.groups[number] || `group ${number}`;

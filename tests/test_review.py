@@ -1,0 +1,763 @@
+"""`patchcluster review` as a process of its own: its store, its guard, its page in a browser."""
+
+import csv
+import http.client
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import patchcluster
+from conftest import textured_image, write_set
+from patchcluster.errors import RunError
+from patchcluster.labels import read_labels
+from patchcluster.review.group_names import find_names
+from patchcluster.review.store import GroupName, LabelStore
+from patchcluster.runs import Run, load_run
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+ODD_BYTES = os.fsdecode(b"odd\xff.png")
+
+# --- the store ----------------------------------------------------------------------------------
+
+PATHS = st.sampled_from(["a.png", "b.png", "ü/c.png", ODD_BYTES])
+LABELS = st.sampled_from(["normal", "anomalous", "unsure", None])
+TABS = st.sampled_from(["one", "two"])
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), TABS, st.dictionaries(PATHS, LABELS, min_size=1)),
+        st.tuples(st.just("undo"), TABS),
+        st.tuples(st.just("reopen")),
+    ),
+    max_size=25,
+)
+
+
+def history(file: Path) -> list[tuple]:
+    with sqlite3.connect(file) as database:
+        rows = database.execute("SELECT * FROM history ORDER BY id").fetchall()
+    database.close()
+    return rows
+
+
+@settings(max_examples=40, deadline=None)
+@given(ACTIONS)
+def test_last_label_wins_undo_restores_and_history_only_grows(actions):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "labels.sqlite"
+        store = LabelStore(file)
+        said: list[dict] = []  # every label ever given: path, label, who, action; undone ones go
+        before: list[tuple] = []
+        for number, (name, *rest) in enumerate(actions):
+            if name == "add":
+                who, labels = rest
+                store.add(labels, who)
+                said += [
+                    {"path": p, "label": label, "who": who, "action": number}
+                    for p, label in labels.items()
+                ]
+            elif name == "undo":
+                last = {one["path"]: one for one in said}.values()  # of each path
+                mine = [one["action"] for one in last if one["who"] == rest[0]]
+                gone = [one for one in last if mine and one["action"] == max(mine)]
+                assert set(store.undo(rest[0])) == {one["path"] for one in gone}
+                said = [one for one in said if not any(one is other for other in gone)]
+            else:
+                store.close()
+                store = LabelStore(file)
+            now = {one["path"]: one["label"] for one in said}
+            assert store.labels() == {path: label for path, label in now.items() if label}
+            rows = history(file)
+            assert rows[: len(before)] == before
+            # The table alone says what holds: the last row of each path.
+            last_rows = {path: label for _, _, path, label, *_ in rows}
+            assert len([1 for label in last_rows.values() if label]) == len(store.labels())
+            before = rows
+        assert store.last == len(before)
+        store.close()
+
+
+def test_undo_of_a_batch_keeps_what_another_tab_said_since(tmp_path):
+    with LabelStore(tmp_path / "labels.sqlite") as store:
+        store.add({"a": "normal"}, "one")
+        store.add({"a": "anomalous", "b": "anomalous"}, "one")
+        store.add({"b": "unsure"}, "two")
+        assert store.changes(3) == {"b": "unsure"}
+        assert store.undo("one") == ["a"]
+        assert store.labels() == {"a": "normal", "b": "unsure"}
+        assert store.undo("one") == ["a"]
+        assert store.labels() == {"b": "unsure"}
+        assert store.changes(4) == {"a": None}
+        assert store.undo("nobody") == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from patchcluster.review.store import LabelStore
+store, start = LabelStore(Path(sys.argv[1])), int(sys.argv[2])
+for i in range(start, start + 100_000):
+    store.add({f"{i}.png": "anomalous" if i % 3 else "normal", "same.png": "unsure"}, "tab")
+    print(i, flush=True)
+"""
+
+
+def test_a_kill_loses_nothing_that_was_confirmed(tmp_path):
+    file, confirmed = tmp_path / "labels.sqlite", []
+    for start, enough in ((0, 3), (1_000_000, 40)):
+        command = [sys.executable, "-c", WRITER, str(file), str(start)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            confirmed += [int(writer.stdout.readline()) for _ in range(enough)]
+            writer.kill()
+            confirmed += [int(line) for line in writer.stdout if line.endswith("\n")]
+        with LabelStore(file) as store:
+            labels = store.labels()
+            for i in confirmed:
+                assert labels[f"{i}.png"] == ("anomalous" if i % 3 else "normal")
+            # At most one change was on the disk but not confirmed yet, whole.
+            assert len(labels) - 1 - len(confirmed) in (0, 1, 2)
+            assert store.last % 2 == 0
+
+
+def test_a_file_that_is_no_database_is_an_error(tmp_path):
+    (tmp_path / "labels.sqlite").write_bytes(b"no database, but long enough to be looked at" * 30)
+    with pytest.raises(RunError, match="cannot read"):
+        LabelStore(tmp_path / "labels.sqlite")
+
+
+def test_names_go_with_the_regions_of_a_group(tmp_path):
+    scratch, stain = ("a.png", 10, 10, 20, 20), ("b.png", 50, 50, 10, 10)
+    with LabelStore(tmp_path / "labels.sqlite") as store:
+        store.name_group(1, "scratch", [scratch, ("a.png", 80, 80, 5, 5)], "tab")
+        store.name_group(2, "stain", [stain], "tab")
+        store.name_group(2, "oil", [stain], "tab")
+        given_names = store.group_names()
+    assert find_names(given_names, {1: [scratch], 2: [stain]}) == {1: "scratch", 2: "oil"}
+    # Grouped anew: numbers are swapped, regions a little larger, one is gone.
+    moved = {
+        1: [("b.png", 48, 48, 14, 14)],
+        2: [("a.png", 9, 9, 22, 22)],
+        3: [("c.png", 9, 9, 5, 5)],
+    }
+    assert find_names(given_names, moved) == {1: "oil", 2: "scratch"}
+    assert find_names([*given_names, GroupName(1, "", [scratch])], {1: [scratch]}) == {}
+    assert (
+        find_names(given_names, {1: [("a.png", 30, 10, 5, 5)]}) == {}
+    )  # touches, does not overlap
+
+
+# --- a running review ---------------------------------------------------------------------------
+
+
+class Server:
+    """A review in a process of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "patchcluster", "review", str(folder), "--no-browser"]
+        self.process = subprocess.Popen(
+            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.address = self.process.stdout.readline().strip()
+        assert self.address, self.process.stderr.read()
+        self.port = urlsplit(self.address).port
+        self.token = parse_qs(urlsplit(self.address).query)["token"][0]
+
+    def send(self, method: str, path: str, body: object = None, **headers: str | None):
+        """A request as the page itself sends it, but for `headers`; None leaves one out."""
+        sent: dict[str, str | None] = {
+            "Host": f"127.0.0.1:{self.port}",
+            "Cookie": f"other=1; patchcluster-{self.port}={self.token}",
+        }
+        if method == "POST":
+            sent["Origin"] = f"http://127.0.0.1:{self.port}"
+            sent["X-Patchcluster"] = "review"
+            sent["Content-Type"] = "application/json"
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        data = b"" if body is None else json.dumps(body).encode()
+        for name, value in sent.items():
+            if value is not None:
+                connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(data)))
+        connection.endheaders(data)
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        return response, content
+
+    def get(self, path: str) -> dict:
+        response, content = self.send("GET", path)
+        assert response.status == 200, content
+        return json.loads(content)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def interrupt(self) -> tuple[int, str]:
+        self.process.send_signal(signal.SIGINT)
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+
+@contextmanager
+def serve(folder: Path, *options: str) -> Iterator[Server]:
+    server = Server(folder, *options)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def copy_of(run: Run, to: Path) -> Path:
+    return Path(shutil.copytree(run.folder, to / "run"))
+
+
+@pytest.fixture(scope="module")
+def server(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A review of a copy of the small run, for what does not depend on its labels."""
+    with serve(copy_of(small_run, tmp_path_factory.mktemp("review"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Files with hostile names, and of kinds that browsers do not show as they were scanned."""
+    root = tmp_path_factory.mktemp("odd")
+    write_set(root / "images", 3, size=64)
+    (root / "images" / "part0.png").rename(root / "images" / HOSTILE)
+    (root / "images" / "part1.png").rename(root / "images" / ODD_BYTES)
+    deep = np.random.default_rng(0).integers(0, 65536, (64, 80), np.uint16)
+    Image.fromarray(deep).save(root / "images" / "deep.tif")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    turned = Image.fromarray(textured_image(9, 80, 64))
+    turned.save(root / "images" / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(textured_image(10, 64, 64)).save(root / "images" / "plain.jpg")
+    return patchcluster.scan(root / "images", root / "run", size=(64,))
+
+
+READS = ("/", "/static/main.js", "/api/run", "/api/changes?since=0", "/image/0", "/map/0")
+READS += ("/thumbnail/0", "/crop/0?x=1&y=1&side=16", "/api/neighbours/0?x=1&y=1", "/labels.csv")
+WRITES = {
+    "/api/labels": {"ids": [0], "label": "normal", "tab": "t"},
+    "/api/undo": {"tab": "t"},
+    "/api/group-name": {"group": 1, "name": "x", "tab": "t"},
+    "/api/flag": {"count": 1},
+    "/api/rescore": {},
+}
+
+
+@pytest.mark.parametrize("path", READS)
+def test_only_who_has_the_token_and_names_the_host_reads(server, path):
+    response, _ = server.send("GET", path)
+    assert response.status == 200
+    assert "default-src 'none'; script-src 'self';" in response.headers["Content-Security-Policy"]
+    assert "unsafe" not in response.headers["Content-Security-Policy"]
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["Cache-Control"] == "no-store"
+    wrong = f"patchcluster-{server.port}={'x' * len(server.token)}"
+    for headers in (
+        {"Cookie": None},
+        {"Cookie": wrong},
+        {"Cookie": f"patchcluster-{server.port}=\u00fc"},
+        {"Host": f"evil.example:{server.port}"},
+        {"Host": "127.0.0.1"},
+        {"Host": None},
+        {"Origin": "https://evil.example"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},  # another port of this machine
+    ):
+        response, content = server.send("GET", path, **headers)
+        assert response.status in (400, 403), headers  # 400: HTTP itself asks for a host
+        assert len(content) < 200
+        if response.status == 403:
+            assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
+def test_the_token_in_the_address_becomes_a_cookie(server):
+    response, content = server.send("GET", f"/?token={server.token}", Cookie=None)
+    assert response.status == 200
+    cookie = response.headers["Set-Cookie"]
+    assert cookie.startswith(f"patchcluster-{server.port}={server.token};")
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert server.token.encode() not in content
+    for address in ("/?token=", "/?token=x", f"/api/run?token={server.token}"):
+        assert server.send("GET", address, Cookie=None)[0].status == 403
+
+
+@pytest.mark.parametrize("path", WRITES)
+def test_only_the_page_itself_changes_anything(server, path):
+    before = server.get("/api/changes?since=0")
+    same = f"http://127.0.0.1:{server.port}"
+    for headers in (
+        {"Cookie": None},
+        {"Host": f"evil.example:{server.port}"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"http://127.0.0.1:{server.port + 1}"},
+        {"Origin": f"http://localhost:{server.port}"},
+        {"Origin": None},
+        {"Origin": None, "Sec_Fetch_Site": "none"},
+        {"Origin": same, "Sec_Fetch_Site": "cross-site"},
+        {"X_Patchcluster": None},
+    ):
+        assert server.send("POST", path, WRITES[path], **headers)[0].status == 403, headers
+        assert server.send("GET", path)[0].status in (404, 405)
+    assert server.get("/api/changes?since=0") == before
+
+
+def test_nothing_but_the_runs_images_can_be_read(server):
+    for path in (
+        "/image/8", "/image/-1", "/image/99999999999999999999", "/image/0.png", "/image/..",
+        "/image/../run.json", "/image/%2e%2e%2frun.json", "/image//etc/passwd", "/run.json",
+        "/static/../session.py", "/static/..%2fsession.py", "/static/%2fetc%2fpasswd",
+        "/static/", "/map/labels.sqlite", "/thumbnail/..%2f..%2flabels.sqlite", "/docs",
+        "/openapi.json", "/labels.sqlite",
+    ):  # fmt: skip
+        response, content = server.send("GET", path)
+        assert response.status in (404, 422), path
+        assert b"root:" not in content
+        assert b"import" not in content
+    assert server.send("GET", "/api/neighbours/0?x=1000&y=1")[0].status == 400
+    assert server.send("GET", "/api/neighbours/0?x=nan&y=1")[0].status == 422
+    asked = {"ids": [0], "label": "<b>", "tab": "t"}
+    assert server.send("POST", "/api/labels", asked)[0].status == 422
+    asked = {"ids": [0, 77], "label": "normal", "tab": "t"}
+    assert server.send("POST", "/api/labels", asked)[0].status == 404
+    assert server.get("/api/changes?since=0")["labels"] == {}
+
+
+def test_it_listens_on_this_machine_only(server):
+    lines = Path("/proc/net/tcp").read_text().splitlines() if Path("/proc/net/tcp").exists() else []
+    listening = [line.split()[1] for line in lines if line.split()[3] == "0A"]
+    ours = [address for address in listening if address.endswith(f":{server.port:04X}")]
+    assert all(address.startswith("0100007F") for address in ours)
+    assert ours or not lines
+
+
+def test_pictures_show_what_was_scanned(odd_run, tmp_path):
+    folder = copy_of(odd_run, tmp_path)
+    gone = Path(odd_run.paths[odd_run.index("part2.png")])
+    kept, changed = gone.read_bytes(), Path(odd_run.paths[odd_run.index("plain.jpg")])
+    with serve(folder) as running:
+        images = {Path(one["path"]).name: one for one in running.get("/api/run")["images"]}
+
+        def shown(name: str, kind: str = "image") -> tuple[np.ndarray, dict[str, str]]:
+            response, content = running.send("GET", f"/{kind}/{images[name]['id']}")
+            assert response.status == 200
+            return np.asarray(Image.open(io.BytesIO(content))), dict(response.headers)
+
+        for name in (HOSTILE, ODD_BYTES, "plain.jpg"):  # as they are in the file
+            path = odd_run.paths[odd_run.index(name)]
+            response, content = running.send("GET", f"/image/{images[name]['id']}")
+            assert content == Path(path).read_bytes()
+        turned, headers = shown("turned.jpg")
+        raw = np.asarray(Image.open(odd_run.paths[odd_run.index("turned.jpg")]))
+        assert np.array_equal(turned, np.rot90(raw, -1))
+        assert headers["content-type"] == "image/png"
+        deep, _ = shown("deep.tif")
+        values = np.asarray(Image.open(odd_run.paths[odd_run.index("deep.tif")]), np.float64)
+        assert np.abs(deep - (values * 255 / 65535)[..., None]).max() <= 0.51
+        assert (images["turned.jpg"]["width"], images["turned.jpg"]["height"]) == (64, 80)
+        assert shown("turned.jpg", "map")[0].shape[:2] == (80, 64)
+        # A crop around (x, y): the pixel itself is right of and below its middle.
+        _, content = running.send("GET", f"/crop/{images['turned.jpg']['id']}?x=20&y=30&side=16")
+        crop = np.asarray(Image.open(io.BytesIO(content)))
+        assert np.array_equal(crop, turned[22:38, 12:28])
+        try:
+            gone.unlink()
+            small, headers = shown("part2.png")
+            assert "not where it was" in headers["x-patchcluster-note"]
+            thumbnail = folder / "thumbnails" / f"{images['part2.png']['id']:06d}.jpg"
+            assert np.array_equal(small, np.asarray(Image.open(thumbnail)))
+            original = changed.read_bytes()
+            changed.write_bytes(original + b"\0")
+            _, headers = shown("plain.jpg")
+            assert "changed since" in headers["x-patchcluster-note"]
+            changed.write_bytes(original)
+        finally:
+            gone.write_bytes(kept)
+
+
+def test_labels_as_csv_are_what_scan_reads(odd_run, tmp_path):
+    folder = copy_of(odd_run, tmp_path)
+    with serve(folder) as running:
+        ids = [one["id"] for one in running.get("/api/run")["images"]]
+        for number, label in zip(ids, ["normal", "anomalous", "unsure", "normal"], strict=False):
+            body = {"ids": [number], "label": label, "tab": "t"}
+            assert running.send("POST", "/api/labels", body)[0].status == 200
+        _, content = running.send("GET", "/labels.csv")
+    (tmp_path / "labels.csv").write_bytes(content)
+    expected = dict(zip(odd_run.paths, ["normal", "anomalous", "unsure", "normal"], strict=False))
+    del expected[odd_run.paths[2]]
+    assert read_labels(tmp_path / "labels.csv") == expected
+    rows = list(csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"))))
+    assert rows[3] == [odd_run.paths[2], "unsure"]
+
+
+def test_one_review_of_a_run_at_a_time_and_a_clean_end(small_run, tmp_path):
+    folder = copy_of(small_run, tmp_path)
+    with serve(folder) as running:
+        command = [sys.executable, "-m", "patchcluster", "review", str(folder), "--no-browser"]
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert second.returncode == 1
+        assert f"is being reviewed by process {running.process.pid}" in second.stderr
+        taken = subprocess.run(
+            [*command[:4], str(small_run.folder), "--no-browser", "--port", str(running.port)],
+            capture_output=True,
+            text=True,
+        )
+        assert taken.returncode == 1
+        assert "cannot listen on port" in taken.stderr
+        assert running.get("/api/run")["version"] == 0
+        code, errors = running.interrupt()
+    assert code == 0
+    assert "Traceback" not in errors
+    missing = subprocess.run([*command[:4], str(tmp_path / "none")], capture_output=True, text=True)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("patchcluster: ")
+    assert not (tmp_path / "none").exists()
+
+
+# --- the page in a browser ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: the page is not tried in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        opened = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def open_page(browser, server: Server, problems: bool = True) -> Iterator:
+    """A tab with the page; afterwards nothing must have gone wrong or left the machine."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    said: list[str] = []
+    context.on("request", lambda request: _check_local(request.url, server, said))
+    context.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    context.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
+    context.on("weberror", lambda error: said.append(str(error.error)))
+    page = context.new_page()
+    go_to(page, server)
+    yield page
+    context.close()
+    assert not problems or said == []
+
+
+def _check_local(url: str, server: Server, said: list[str]) -> None:
+    if not url.startswith((f"http://127.0.0.1:{server.port}/", "blob:")):
+        said.append(f"request: {url}")
+
+
+def go_to(page, server: Server) -> None:
+    page.goto(server.address)
+    ready(page)
+
+
+def ready(page) -> None:
+    page.wait_for_selector("body[data-ready]")
+    page.wait_for_selector("#view[data-id]")
+
+
+def label_of(page, name: str) -> str:
+    """The tag of the label in the row of an image."""
+    tag = page.locator(".row-image", has_text=name).locator(
+        ".tag.normal, .tag.anomalous, .tag.unsure"
+    )
+    return tag.inner_text() if tag.count() else ""
+
+
+def wait_for(page, script: str, argument: object = None) -> None:
+    page.wait_for_function(script, arg=argument, timeout=20_000)
+
+
+def wait_for_label(page, name: str, label: str) -> None:
+    wait_for(
+        page,
+        "([name, label]) => [...document.querySelectorAll('.row-image')].some((row) => "
+        "row.textContent.includes(name) && ('' + (row.querySelector('.normal, .anomalous, .unsure')"
+        "?.textContent ?? '')) === label && !row.querySelector('.saving'))",
+        [name, label],
+    )
+
+
+def names(page) -> list[str]:
+    rows = page.locator(".row-image").all()
+    by_place = {
+        int(r.get_attribute("aria-posinset")): r.locator(".name").inner_text() for r in rows
+    }
+    return [by_place[place].split("/")[-1] for place in sorted(by_place)]
+
+
+def current(page) -> str:
+    return page.locator("#path").inner_text().split("/")[-1]
+
+
+def test_labels_outlive_reload_undo_and_kill_of_the_server(browser, small_run, tmp_path):
+    folder = copy_of(small_run, tmp_path)
+    with serve(folder) as running, open_page(browser, running) as page:
+        assert page.url == f"http://127.0.0.1:{running.port}/"  # the token is out of sight
+        ranked = [Path(small_run.paths[int(i)]).name for i in small_run.ranking]
+        assert names(page) == ranked
+        assert current(page) == "part7.png"
+        page.keyboard.press("a")  # and goes on
+        wait_for_label(page, ranked[0], "anomalous")
+        assert current(page) == ranked[1]
+        page.keyboard.press("n")
+        page.keyboard.press("u")
+        wait_for_label(page, ranked[1], "normal")
+        wait_for_label(page, ranked[2], "unsure")
+        page.keyboard.press("ArrowLeft")
+        assert current(page) == ranked[2]
+        page.keyboard.press("z")
+        wait_for_label(page, ranked[2], "")
+        page.keyboard.press("Backspace")
+        wait_for_label(page, ranked[1], "")
+        assert current(page) == ranked[1]
+        page.uncheck("#advance")
+        page.click("#unsure")
+        wait_for_label(page, ranked[1], "unsure")
+        assert current(page) == ranked[1]
+        assert page.locator("#progress").inner_text() == "2 of 8 labelled"
+        page.reload()
+        ready(page)
+        assert [label_of(page, name) for name in ranked[:3]] == ["anomalous", "unsure", ""]
+        page.keyboard.press("End")
+        page.keyboard.press("n")
+        wait_for_label(page, ranked[7], "normal")
+    # The server was killed as soon as the page showed the last label as saved.
+    with serve(folder) as running, open_page(browser, running) as page:
+        assert [label_of(page, name) for name in ranked[:2]] == ["anomalous", "unsure"]
+        assert label_of(page, ranked[7]) == "normal"
+        assert page.locator("#progress").inner_text() == "3 of 8 labelled"
+
+
+def test_two_tabs_see_each_others_labels(browser, small_run, tmp_path):
+    folder = copy_of(small_run, tmp_path)
+    with serve(folder) as running, open_page(browser, running) as one:
+        other = one.context.new_page()
+        go_to(other, running)
+        one.keyboard.press("a")
+        other.keyboard.press("End")
+        other.keyboard.press("n")
+        last = names(other)[-1]
+        for page in (one, other):
+            wait_for_label(page, "part7.png", "anomalous")
+            wait_for_label(page, last, "normal")
+            wait_for(page, "() => progress.textContent.startsWith('2 of 8')")
+        one.keyboard.press("z")  # only what this tab did
+        wait_for_label(other, "part7.png", "")
+        assert label_of(other, last) == "normal"
+
+
+def test_slider_flags_at_once_and_the_button_makes_it_last(browser, small_run, tmp_path):
+    folder = copy_of(small_run, tmp_path)
+    with serve(folder) as running, open_page(browser, running) as page:
+        page.focus("#count")
+        page.keyboard.press("Home")
+        assert page.locator(".tag.flagged").count() == 0
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        assert page.locator(".tag.flagged").count() == 3
+        assert page.locator("#count-text").inner_text() == "3 of 8 flagged"
+        assert load_run(folder).flagged.sum() == small_run.flagged.sum()
+        page.select_option("#filter", "flagged")
+        expected = [Path(small_run.paths[int(i)]).name for i in small_run.ranking[:3]]
+        wait_for(page, "() => document.querySelectorAll('.row-image').length === 3")
+        assert names(page) == expected
+        page.click("#keep")
+        wait_for(page, "() => keep.disabled && job.hidden")
+        wait_for(page, "() => document.querySelectorAll('.row-image').length === 3")
+        kept = load_run(folder)
+        assert kept.flagged.sum() == 3
+        assert kept.info.flagging == {"expect": None, "flag_top": 3}
+
+
+def test_a_click_shows_what_a_place_was_compared_with(browser, server, small_run):
+    with open_page(browser, server) as page:
+        box = page.locator("#view").bounding_box()
+        side = min(box["width"], box["height"])
+        left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+        x, y = 27 / 96, 63 / 96  # the middle of a patch
+        page.mouse.click(left + x * side, top + y * side)
+        page.wait_for_selector("#neighbours li")
+        expected = small_run.neighbours("part7.png", x * 96, y * 96)
+        texts = page.locator("#neighbours li").all_inner_texts()
+        assert "this place" in texts[0]
+        found = [float(re.search(r"distance (\S+)", text)[1]) for text in texts[1:]]
+        assert found == [round(one.distance, 4) for one in expected]
+        for text, one in zip(texts[1:], expected, strict=True):
+            assert Path(one.path).name in text
+        loaded = (
+            "() => [...document.querySelectorAll('#neighbours img')].every((i) => i.naturalWidth)"
+        )
+        wait_for(page, loaded)
+        # The same place by keys alone.
+        page.keyboard.press("c")
+        page.keyboard.press("Shift+ArrowLeft")
+        page.keyboard.press("Shift+ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("Shift+ArrowDown")
+        for _ in range(5):
+            page.keyboard.press("ArrowDown")
+        assert page.locator("#place").inner_text() == "Pixel 27, 63"
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(200)
+        again = page.locator("#neighbours li").all_inner_texts()[1:]
+        expected = [round(one.distance, 4) for one in small_run.neighbours("part7.png", 27, 63)]
+        assert [float(re.search(r"distance (\S+)", text)[1]) for text in again] == expected
+        page.locator("#neighbours button").nth(1).click()  # that image beside
+        wait_for(
+            page, "() => document.querySelector('#other-caption').textContent.includes('Compared')"
+        )
+
+
+def test_zoom_map_and_nearest_image(browser, server, small_run):
+    pixels = "() => view.getContext('2d').getImageData(0, 0, view.width, view.height).data.join()"
+    with open_page(browser, server) as page:
+        with_map = page.evaluate(pixels)
+        page.keyboard.press("m")
+        assert page.evaluate(pixels) != with_map
+        page.keyboard.press("1")
+        assert page.locator("#zoom").inner_text() == f"{round(fit_scale(page) * 100)} %"
+        page.keyboard.press("+")
+        page.keyboard.press("+")
+        scale = float(page.locator("#zoom").get_attribute("data-scale"))
+        assert scale == pytest.approx(fit_scale(page) * 1.5**2)
+        # Without the map, the pixel in the middle of the canvas is that of the image.
+        middle = page.evaluate(
+            "() => [...view.getContext('2d')"
+            ".getImageData(view.width / 2 + 2, view.height / 2 + 2, 1, 1).data]"
+        )
+        image = np.asarray(Image.open(small_run.paths[small_run.index("part7.png")]))
+        assert middle[:3] == image[48, 48].tolist()
+        before = page.evaluate(pixels)
+        page.keyboard.press("Shift+ArrowRight")
+        assert page.evaluate(pixels) != before
+        page.keyboard.press("s")
+        page.wait_for_selector("#other[data-id]")
+        nearest = Path(small_run.nearest[small_run.index("part7.png")]).name
+        assert nearest in page.locator("#other-caption").inner_text()
+        page.keyboard.press("s")
+        assert page.locator("#other").is_hidden()
+        page.keyboard.press("?")
+        assert page.locator("#keys").is_visible()
+
+
+def fit_scale(page) -> float:
+    return page.evaluate("() => Math.min(view.width, view.height) / 96")
+
+
+def test_rescore_with_labels_changes_the_ranking(browser, small_run, tmp_path):
+    folder = copy_of(small_run, tmp_path)
+    with serve(folder) as running, open_page(browser, running) as page:
+        page.uncheck("#advance")
+        before = names(page)
+        page.keyboard.press("n")
+        page.keyboard.press("End")
+        page.keyboard.press("a")
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("u")
+        wait_for_label(page, before[-2], "unsure")
+        page.click("#rescore")
+        wait_for(
+            page,
+            "(first) => document.querySelector('[aria-posinset=\"1\"] .name').textContent"
+            ".split('/').pop() !== first",
+            before[0],
+        )
+        after = load_run(folder)
+        assert names(page) == [Path(after.paths[int(i)]).name for i in after.ranking]
+        said = {Path(path).name: label for path, label in after.info.labels.items()}
+        assert said == {before[0]: "normal", before[-1]: "anomalous"}  # unsure says nothing
+        assert page.locator("#progress").inner_text() == "3 of 8 labelled"
+        assert label_of(page, before[-2]) == "unsure"
+
+
+def test_filters_search_batch_and_group_names(browser, small_run, tmp_path):
+    folder = copy_of(small_run, tmp_path)
+    with serve(folder) as running, open_page(browser, running) as page:
+        page.keyboard.press("/")
+        page.keyboard.type("part3")
+        wait_for(page, "() => document.querySelectorAll('.row-image').length === 1")
+        page.keyboard.press("Control+A")
+        page.keyboard.press("Backspace")  # in a field it is no undo
+        page.keyboard.press("Escape")
+        page.select_option("#order", "path")
+        assert names(page) == [f"part{i}.png" for i in range(8)]
+        group = small_run.regions("part7.png")[0].group
+        page.select_option("#group", str(group))
+        assert "part7.png" in names(page)
+        page.click("#rename")
+        page.fill("#name", "dark <b>blot</b>")
+        page.click("#name-save")
+        wait_for(page, "() => group.selectedOptions[0].text.startsWith('dark <b>blot</b> (')")
+        in_group = len(names(page))
+        page.click("#batch")
+        page.click("#batch-dialog [data-label=anomalous]")
+        wait_for_label(page, "part7.png", "anomalous")
+        assert page.locator("#progress").inner_text() == f"{in_group} of 8 labelled"
+        page.select_option("#group", "")
+        page.select_option("#filter", "unlabelled")
+        assert len(names(page)) == 8 - in_group
+        page.reload()
+        ready(page)
+        assert page.locator("#group option").nth(group).inner_text().startswith("dark <b>blot</b>")
+
+
+def test_hostile_names_and_a_lost_server_do_nothing(browser, odd_run, tmp_path):
+    folder = copy_of(odd_run, tmp_path)
+    with serve(folder) as running:
+        with open_page(browser, running) as page:
+            row = page.locator(".row-image", has_text=HOSTILE)
+            row.click()
+            wait_for(page, "() => caption.textContent.includes('<img src=x')")
+            page.keyboard.press("c")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#neighbours li")
+            page.keyboard.press("n")
+            wait_for_label(page, HOSTILE, "normal")
+            page.locator(".row-image", has_text="odd").click()
+            page.keyboard.press("a")
+            wait_for_label(page, "odd", "anomalous")
+            assert page.locator("img[src=x]").count() == 0
+        with open_page(browser, running, problems=False) as page:
+            page.locator(".row-image", has_text="deep.tif").click()
+            running.kill()
+            page.keyboard.press("a")
+            page.wait_for_selector("#banner:not([hidden])")
+            wait_for_label(page, "deep.tif", "")  # it does not say what is not on the disk
+    with LabelStore(folder / "labels.sqlite") as store:
+        assert store.labels() == {
+            odd_run.paths[odd_run.index(HOSTILE)]: "normal",
+            odd_run.paths[odd_run.index(ODD_BYTES)]: "anomalous",
+        }
