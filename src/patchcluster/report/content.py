@@ -1,6 +1,6 @@
 """What the page says of a run's images: one list, most anomalous first, that report.js shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,8 +40,9 @@ def list_images(run: Run) -> tuple[list[Entry], float, float]:
         (n for n, entry in enumerate(entries) if entry["regions"]),
         key=lambda n: not entries[n]["flagged"],
     )
+    places = {image: n for n, image in enumerate(order)}
     for n in marked[:MOST_COMPARED]:
-        entries[n]["normal"] = _compare(run, order[n])
+        entries[n]["similar"] = _compare(run, order[n], places)
     return entries, low, high
 
 
@@ -106,8 +107,11 @@ def _write_beside(
             path.unlink()
 
 
-def _compare(run: Run, i: int) -> list[Entry]:
-    """The place of an image's highest value, then the places it was compared with, as crops."""
+def _compare(run: Run, i: int, places: Mapping[int, int]) -> list[Entry]:
+    """The place of an image's highest value, then the places it was compared with, as crops.
+
+    Those in images that are not flagged come first. places: of images in the page, by index.
+    """
     image = run.images[i]
     frame = run.frame_map(image.path)
     row, column = np.unravel_index(int(np.nanargmax(frame)), frame.shape)
@@ -115,16 +119,22 @@ def _compare(run: Run, i: int) -> list[Entry]:
     region = run.regions(image.path)[0]
     side = _CROP_MARGIN * max(region.width, region.height)
     share = min(1.0, max(_LEAST_CROP, side / min(image.width, image.height)))
-    places = [(image, x, y)]
-    for near in run.neighbours(image.path, x * image.width, y * image.height)[:_COMPARED_WITH]:
-        other = run.images[run.index(near.path)]
-        places.append((other, near.x / other.width, near.y / other.height))
-    if len(places) == 1:  # the method does not say
+    near = [
+        (run.index(place.path), place)
+        for place in run.neighbours(image.path, x * image.width, y * image.height)
+    ]
+    near = sorted(near[:_COMPARED_WITH], key=lambda one: bool(run.flagged[one[0]]))
+    if not near:  # the method does not say
         return []
+    crops = [(i, x, y)]
+    for j, place in near:
+        crops.append((j, place.x / run.images[j].width, place.y / run.images[j].height))
     return [
         {
-            "path": clean(of.path),
-            "crop": data_url("jpeg", crop_jpeg(read_thumbnail(run, of), at_x, at_y, share)),
+            "image": places[j],
+            "crop": data_url(
+                "jpeg", crop_jpeg(read_thumbnail(run, run.images[j]), at_x, at_y, share)
+            ),
         }
-        for of, at_x, at_y in places
+        for j, at_x, at_y in crops
     ]

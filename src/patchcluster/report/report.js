@@ -80,7 +80,7 @@ function showFlags(moved) {
   $("bars").querySelector("clipPath rect").setAttribute("x", along(threshold));
   if (document.activeElement !== $("top")) $("top").value = count;
   $("paths").value = flagged.map(image => image.path).join("\n");
-  $("copied").textContent = "";
+  for (const button of document.querySelectorAll("[data-copy]")) button.nextElementSibling.textContent = "";
   $("reset").disabled = !moved;
   $("moved").hidden = !moved;
   $("command").value = `${command} --flag-top ${count}`;
@@ -155,10 +155,14 @@ function makePicture(image) {
 }
 
 function makeCrops(places) {
-  const names = ["here", "as in", "as in", "as in"];
-  return make("ul", { class: "crops" }, ...places.map(({ path, crop }, n) => make("li", { title: path },
-    make("img", { src: crop, alt: n ? `The same place in ${path}` : "The most anomalous place" }),
-    make("span", {}, n ? `${names[n]} ${shortName(path)}` : names[n]))));
+  return make("ul", { class: "crops" }, ...places.map(({ image, crop }, n) => {
+    const { path, now } = images[image];
+    const item = make("li", { title: path },
+      make("img", { src: crop, alt: n ? `A similar place in ${path}` : "The most anomalous place" }),
+      make("span", {}, n ? shortName(path) : "here"));
+    if (n && now) item.append(make("span", { class: "flag" }, "flagged too"));
+    return item;
+  }));
 }
 
 const shortName = path => path.replaceAll("\\", "/").split("/").slice(-2).join("/");
@@ -178,15 +182,16 @@ function makeCard(index, place) {
     class: image.now ? "card flagged" : "card", "data-index": index,
     "aria-posinset": place + 1, "aria-setsize": order.length,
   });
-  const beside = $("view").value === "normal";
-  card.append(
-    beside ? make("div", { class: "beside" }, button, makeCrops(image.normal)) : button,
+  const words = [
     make("div", { class: "name", title: image.path }, shortName(image.path)),
     make("div", { class: "figures" },
-      make("span", {}, `#${index + 1} `, make("span", { class: "flag" })),
+      make("span", {}, `#${index + 1} `, make("span", { class: "flag state" })),
       make("span", {}, digits(image.score))),
     make("div", { class: "soft name" }, [describeRegions(image), image.label && `labelled ${image.label}`]
-      .filter(Boolean).join("; ")));
+      .filter(Boolean).join("; ")),
+  ];
+  if ($("view").value === "pictures") card.append(button, ...words);
+  else card.append(button, make("div", { class: "side" }, makeCrops(image.similar), ...words));
   return card;
 }
 
@@ -229,7 +234,7 @@ function isShown(image) {
   };
   return kinds[$("show").value] &&
     (!group || image.regions.some(region => region[4] === group)) &&
-    ($("view").value === "pictures" || Boolean(image.normal?.length)) &&
+    ($("view").value === "pictures" || Boolean(image.similar?.length)) &&
     image.path.toLowerCase().includes($("find").value.toLowerCase());
 }
 
@@ -239,12 +244,12 @@ function showList() {
     const compare = new Intl.Collator(undefined, { numeric: true }).compare;
     order.sort((a, b) => compare(images[a].path, images[b].path));
   }
-  const beside = $("view").value === "normal";
-  const rest = images.filter(image => image.normal?.length).length;
+  const beside = $("view").value === "similar";
+  const rest = images.filter(image => image.similar?.length).length;
   $("shown").textContent = `${order.length} of ${many(images.length, "image", "images")} shown` +
-    (beside ? `; of ${rest} there are crops: the place of the highest value, then the places of other ` +
-      "images that it was compared with" : "");
-  $("gallery").classList.toggle("normal", beside);
+    (beside ? `; ${rest} have crops: the place of the highest value, and the places in other images ` +
+      "that it was compared with" : "");
+  $("gallery").classList.toggle("similar", beside);
   watcher.disconnect();
   const chunks = [];
   for (let first = 0; first < order.length; first += CHUNK) {
@@ -288,8 +293,8 @@ function enlarge(place) {
     describeRegions(image), image.label && `labelled ${image.label}`,
   ].filter(Boolean).join(", ");
   $("large-picture").replaceChildren(makePicture(image));
-  $("large-normal").replaceChildren(...image.normal?.length
-    ? [make("h3", {}, "What it should have looked like"), makeCrops(image.normal)] : []);
+  $("large-similar").replaceChildren(...image.similar?.length
+    ? [make("h3", {}, "What it should have looked like"), makeCrops(image.similar)] : []);
   $("previous").disabled = place === 0;
   $("next").disabled = place === order.length - 1;
   if (!$("large").open) $("large").showModal();
@@ -310,17 +315,18 @@ function focusCard() { // of the image that was looked at last
 
 // --- copying ----------------------------------------------------------------------------------
 
-async function copy(field) {
+async function copy(button) {
+  const field = $(button.dataset.copy), status = button.nextElementSibling;
   field.select();
   try {
     await navigator.clipboard.writeText(field.value);
   } catch { // none on a page from disk, in some browsers
     if (!document.execCommand("copy")) {
-      $("copied").textContent = "The browser refused: the text is selected, copy it with Ctrl+C";
+      status.textContent = "The browser refused: the text is selected, copy it with Ctrl+C";
       return;
     }
   }
-  $("copied").textContent = "Copied";
+  status.textContent = "Copied";
 }
 
 // --- events -----------------------------------------------------------------------------------
@@ -336,7 +342,7 @@ $("top").addEventListener("input", event => {
 });
 $("reset").addEventListener("click", () => { resetThreshold(); $("threshold").focus(); });
 for (const button of document.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", () => copy($(button.dataset.copy)));
+  button.addEventListener("click", () => copy(button));
 }
 $("heat").addEventListener("change", showHeat);
 $("opacity").addEventListener("input", showHeat);
