@@ -10,6 +10,7 @@ RUN/
   neighbours.safetensors what each patch was compared with
   bank.safetensors       the fitted methods, one a network size
   report.html
+  report/000012.png      heat maps that report.html does not hold
   .work/                 a scan in progress: features and comparisons, removed at its end
 """
 
@@ -38,6 +39,7 @@ REGIONS_FILE = "regions.csv"
 NEIGHBOURS_FILE = "neighbours.safetensors"
 BANK_FILE = "bank.safetensors"
 REPORT_FILE = "report.html"
+HEAT_FOLDER = "report"
 WORK_FOLDER = ".work"
 
 SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
@@ -116,6 +118,10 @@ def map_path(folder: Path, image_id: int) -> Path:
 
 def thumbnail_path(folder: Path, image_id: int) -> Path:
     return folder / "thumbnails" / f"{image_id:06d}.jpg"
+
+
+def heat_path(folder: Path, image_id: int) -> Path:
+    return folder / HEAT_FOLDER / f"{image_id:06d}.png"
 
 
 def write_region(folder: Path, name: str, mask: Bools) -> None:
@@ -260,7 +266,7 @@ def clear(folder: Path) -> None:
     """Remove what a scan writes, and nothing else, from a folder."""
     for name in (RUN_FILE, SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, REPORT_FILE):
         (folder / name).unlink(missing_ok=True)
-    for name in ("maps", "thumbnails", "roi", WORK_FOLDER):
+    for name in ("maps", "thumbnails", "roi", HEAT_FOLDER, WORK_FOLDER):
         storage.remove(folder / name)
 
 

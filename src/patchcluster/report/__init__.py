@@ -1,135 +1,116 @@
-"""report.html: a run in one file that opens from disk, with no server and no network."""
+"""report.html: a run in one page that opens from disk, with no server and no network.
+
+    pictures.py    heat maps, crops, data URLs
+    content.py     what the page says of each image
+    notebook.py    a run in a notebook
+    report.html.j2, report.css, report.js    the page; style and script are put into it
+"""
 
 import base64
-import io
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+import shlex
+from importlib.resources import files
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from markupsafe import Markup
 
-from .. import maps, runfolder, storage
-from ..colours import STOPS, colours
-from ..errors import RunError
-from ..maps import Floats
+from .. import runfolder, storage
 from ..runs import Run
+from .content import MOST_EMBEDDED, clean, list_images
+from .pictures import colour_bounds, data_url, heat_png, scale_png
 
-MOST_SHOWN = 500  # images in the gallery; scores.csv has them all
-HEAT_SIDE = 128  # longer side of a heat map in the page, pixels
-_LEVELS = 64
-_BARS = 60  # of the histogram
-_MOST_OPAQUE = 225  # of 255
+__all__ = ["colour_bounds", "environment", "heat_png", "island", "write_report"]
 
 
 def write_report(run: Run) -> None:
-    """Write RUN/report.html. Raises RunError if it cannot be written."""
-    shown = [int(i) for i in run.ranking[:MOST_SHOWN]]
-    frames = [_shrink(run.frame_map(run.paths[i])) for i in shown]
-    low, high = colour_bounds(run, frames)
-    environment = Environment(
-        loader=PackageLoader("patchcluster", "report"), autoescape=True, undefined=StrictUndefined
-    )
-    page = environment.get_template("report.html.j2").render(
-        run=run,
-        settings=run.info.settings,
-        cards=list(_cards(run, shown, frames, low, high)),
-        histogram=_histogram(run),
-        flagged_paths=[run.paths[int(i)] for i in run.ranking if run.flagged[i]],
-        low=low,
-        high=high,
-        scale=_colour_scale_css(),
+    """Write RUN/report.html, and the heat maps of all but the first images beside it.
+
+    Raises RunError if it cannot be written, or the run lacks a file.
+    """
+    images, low, high = list_images(run)
+    style, script = _asset("report.css"), _asset("report.js")
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            settings=_settings(run),
+            images=images,
+            embedded=MOST_EMBEDDED,
+            flagged=[image["path"] for image in images if image["flagged"]],
+            labels={clean(path): label for path, label in run.info.labels.items()},
+            low=low,
+            high=high,
+            scale=data_url("png", scale_png()),
+            style=style,
+            script=script,
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+            data=island(
+                {
+                    "images": images,
+                    "threshold": run.threshold.value,
+                    "command": clean(f"patchcluster report {shlex.quote(str(run.folder))}"),
+                }
+            ),
+        )
     )
     # Names that are not valid UTF-8 are shown with a question mark.
     storage.write_bytes(run.folder / runfolder.REPORT_FILE, page.encode("utf-8", "replace"))
 
 
-def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
-    """The map values at which colour begins and is strongest, one pair for the whole set.
-
-    It begins where 1 pixel in 10 lies above, so that ordinary places stay clear, and is strongest
-    where 1 in 1,000 does, but never below the threshold.
-    """
-    pixels = np.concatenate(
-        [[run.threshold.value], *(frame[np.isfinite(frame)] for frame in frames)]
+def environment() -> Environment:
+    """Templates of the reports; all that they insert is escaped."""
+    return Environment(
+        loader=PackageLoader("patchcluster", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    low = float(np.quantile(pixels, 0.9))
-    return low, max(float(np.quantile(pixels, 0.999)), run.threshold.value, low + 1e-6)
 
 
-def heat_png(frame: Floats, low: float, high: float) -> bytes:
-    """A map [h, w] as a PNG that is clear below `low` and most opaque from `high` on.
-
-    It is clear where there is no score (NaN).
-    """
-    share = np.clip((np.nan_to_num(frame, nan=low) - low) / (high - low), 0, 1)
-    image = Image.fromarray(np.rint(share * (_LEVELS - 1)).astype(np.uint8), "P")
-    levels = np.linspace(0, 1, _LEVELS)
-    image.putpalette(colours(levels).astype(np.uint8).tobytes())
-    opacity = np.rint(_MOST_OPAQUE * levels**0.7).astype(np.uint8).tobytes()
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", transparency=opacity, optimize=True)
-    return buffer.getvalue()
+def island(value: Any) -> Markup:
+    """JSON that can stand in a script element: nothing in it can end the element or open one."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":  # U+2028 and the like are escapes already
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
-def _shrink(frame: Floats) -> Floats:
-    """A map [h, w] as large as it is drawn."""
-    height, width = frame.shape
-    factor = HEAT_SIDE / max(height, width)
-    return maps.to_image(frame, max(1, round(width * factor)), max(1, round(height * factor)))
+def _asset(name: str) -> Markup:
+    return Markup((files(__package__) / name).read_text(encoding="utf-8"))
 
 
-def _cards(
-    run: Run, shown: Sequence[int], frames: Sequence[Floats], low: float, high: float
-) -> Iterator[dict[str, Any]]:
-    """What the page says of each image."""
-    for place, (i, frame) in enumerate(zip(shown, frames, strict=True), start=1):
-        image = run.images[i]
-        path = runfolder.thumbnail_path(run.folder, image.id)
-        try:
-            thumbnail = path.read_bytes()
-        except OSError as error:
-            raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
-        yield {
-            "rank": place,
-            "path": image.path,
-            "name": "/".join(image.path.replace("\\", "/").split("/")[-2:]),
-            "score": run.scores[i],
-            "flagged": bool(run.flagged[i]),
-            "width": image.width,
-            "height": image.height,
-            "thumbnail": _data_url("jpeg", thumbnail),
-            "heat": _data_url("png", heat_png(frame, low, high)),
-            "regions": run.regions(image.path),
-        }
+def _hash(text: str) -> str:
+    """What a content security policy names an inline style or script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _histogram(run: Run) -> dict[str, Any]:
-    """Counts of image scores in equal bins, and where the threshold lies; x and y in percent."""
-    values = np.append(run.scores, run.threshold.value)
-    low, high = float(values.min()), float(values.max())
-    span = max(high - low, 1e-9)
-    counts, edges = np.histogram(run.scores, bins=_BARS, range=(low, low + span))
-    width = 100 / _BARS
-    bars = [
-        {
-            "x": n * width,
-            "height": 100 * count / counts.max(),
-            "count": int(count),
-            "from": edges[n],
-            "above": edges[n] >= run.threshold.value,
-        }
-        for n, count in enumerate(counts)
-        if count
-    ]
-    at = 100 * (run.threshold.value - low) / span
-    return {"bars": bars, "bar_width": width, "threshold": at, "low": low, "high": high}
+def _settings(run: Run) -> dict[str, str]:
+    """Names and values of what was asked for and used."""
+    info = run.info
+    rows: dict[str, Any] = {
+        "inputs": info.inputs,
+        **info.settings,
+        "flagging": {name: value for name, value in info.flagging.items() if value is not None},
+        "backbone": info.backbone["name"],
+        "weights": f"{info.backbone['weights']}, SHA-256 {info.backbone['sha256'][:12]}",
+        "device": info.device,
+        "started": info.started,
+        "finished": info.finished,
+        "versions": info.versions,
+    }
+    return {name.replace("_", " "): _words(value) for name, value in rows.items()}
 
 
-def _colour_scale_css() -> str:
-    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in STOPS.tolist())
-    return f"linear-gradient(to right, {stops})"
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(one)}" for name, one in value.items()) or "automatic"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

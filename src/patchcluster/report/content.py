@@ -1,0 +1,140 @@
+"""What the page says of a run's images: one list, most anomalous first, that report.js shows."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import runfolder, storage
+from ..labels import Label
+from ..maps import Floats
+from ..runs import Run
+from .pictures import colour_bounds, crop_jpeg, data_url, heat_png, read_thumbnail, shrink
+
+MOST_EMBEDDED = 500  # images whose pictures are in the page; those of the others lie beside it
+MOST_COMPARED = 100  # images beside places that look as they should
+_COMPARED_WITH = 3
+_LEAST_CROP = 0.2  # of an image's shorter side
+_CROP_MARGIN = 1.6  # times the longer side of the region
+
+Entry = dict[str, Any]
+
+
+def list_images(run: Run) -> tuple[list[Entry], float, float]:
+    """All images, most anomalous first; the map values at which colour begins and is strongest.
+
+    Writes the heat maps that are not embedded. Raises RunError if the run lacks a file.
+    """
+    order = [int(i) for i in run.ranking]
+    entries = _describe(run, order)
+    frames = _frames(run, order[:MOST_EMBEDDED])
+    low, high = colour_bounds(run, [shrink(frame) for frame in frames])
+    for entry, i, frame in zip(entries, order, frames, strict=False):
+        entry["thumbnail"] = data_url("jpeg", read_thumbnail(run, run.images[i]))
+        entry["heat"] = data_url("png", heat_png(shrink(frame), low, high))
+    _write_beside(run, order[MOST_EMBEDDED:], entries[MOST_EMBEDDED:], low, high)
+    # The flagged ones first, which labels can set apart from the highest scores.
+    marked = sorted(
+        (n for n, entry in enumerate(entries) if entry["regions"]),
+        key=lambda n: not entries[n]["flagged"],
+    )
+    places = {image: n for n, image in enumerate(order)}
+    for n in marked[:MOST_COMPARED]:
+        entries[n]["similar"] = _compare(run, order[n], places)
+    return entries, low, high
+
+
+def clean(path: str) -> str:
+    """A path as it can be written in UTF-8: bytes that are not become question marks."""
+    return path.encode("utf-8", "replace").decode()
+
+
+def _describe(run: Run, order: Sequence[int]) -> list[Entry]:
+    said: dict[str, Label] = {}  # by content, as a scan takes it
+    for image in run.images:
+        label = run.info.labels.get(image.path)
+        if label is not None and said.get(image.sha256) != "anomalous":
+            said[image.sha256] = label
+    seen: set[str] = set()
+    entries = []
+    for i in order:
+        image = run.images[i]
+        entries.append(
+            {
+                "path": clean(image.path),
+                "score": float(run.scores[i]),
+                "flagged": bool(run.flagged[i]),
+                "label": said.get(image.sha256, ""),
+                "copy": image.sha256 in seen,
+                "width": image.width,
+                "height": image.height,
+                "regions": [
+                    [r.x, r.y, r.width, r.height, r.group] for r in run.regions(image.path)
+                ],
+            }
+        )
+        seen.add(image.sha256)
+    return entries
+
+
+def _frames(run: Run, order: Sequence[int]) -> list[Floats]:
+    with ThreadPoolExecutor(torch.get_num_threads(), "report") as pool:
+        return list(pool.map(lambda i: run.frame_map(run.paths[i]), order))
+
+
+def _write_beside(
+    run: Run, order: Sequence[int], entries: Sequence[Entry], low: float, high: float
+) -> None:
+    """Write heat maps beside the page, name them and the thumbnails, remove those of earlier."""
+    written = set()
+
+    def write(i: int, entry: Entry) -> None:
+        image = run.images[i]
+        path = runfolder.heat_path(run.folder, image.id)
+        heat = heat_png(shrink(run.frame_map(image.path)), low, high)
+        storage.write_bytes(path, heat, durable=False)
+        written.add(path)
+        thumbnail = runfolder.thumbnail_path(run.folder, image.id)
+        entry["thumbnail"] = thumbnail.relative_to(run.folder).as_posix()
+        entry["heat"] = path.relative_to(run.folder).as_posix()
+
+    with ThreadPoolExecutor(torch.get_num_threads(), "report") as pool:
+        list(pool.map(write, order, entries))
+    for path in (run.folder / runfolder.HEAT_FOLDER).glob("*.png"):
+        if path not in written:
+            path.unlink()
+
+
+def _compare(run: Run, i: int, places: Mapping[int, int]) -> list[Entry]:
+    """The place of an image's highest value, then the places it was compared with, as crops.
+
+    Those in images that are not flagged come first. places: of images in the page, by index.
+    """
+    image = run.images[i]
+    frame = run.frame_map(image.path)
+    row, column = np.unravel_index(int(np.nanargmax(frame)), frame.shape)
+    x, y = (column + 0.5) / frame.shape[1], (row + 0.5) / frame.shape[0]
+    region = run.regions(image.path)[0]
+    side = _CROP_MARGIN * max(region.width, region.height)
+    share = min(1.0, max(_LEAST_CROP, side / min(image.width, image.height)))
+    near = [
+        (run.index(place.path), place)
+        for place in run.neighbours(image.path, x * image.width, y * image.height)
+    ]
+    near = sorted(near[:_COMPARED_WITH], key=lambda one: bool(run.flagged[one[0]]))
+    if not near:  # the method does not say
+        return []
+    crops = [(i, x, y)]
+    for j, place in near:
+        crops.append((j, place.x / run.images[j].width, place.y / run.images[j].height))
+    return [
+        {
+            "image": places[j],
+            "crop": data_url(
+                "jpeg", crop_jpeg(read_thumbnail(run, run.images[j]), at_x, at_y, share)
+            ),
+        }
+        for j, at_x, at_y in crops
+    ]

@@ -1,0 +1,93 @@
+"""The pictures of the pages: heat maps on one colour scale, and crops of thumbnails."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from .. import maps, runfolder
+from ..colours import colours
+from ..errors import RunError
+from ..maps import Floats
+from ..runfolder import ImageRecord
+from ..runs import Run
+
+HEAT_SIDE = 128  # longer side of a heat map in the page, pixels
+CROP_SIDE = 144
+_LEVELS = 64
+_MOST_OPAQUE = 225  # of 255
+
+
+def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
+    """The map values at which colour begins and is strongest, one pair for the whole set.
+
+    It begins where 1 pixel in 10 lies above, so that ordinary places stay clear, and is strongest
+    where 1 in 1,000 does, but never below the threshold.
+    """
+    pixels = np.concatenate(
+        [[run.threshold.value], *(frame[np.isfinite(frame)] for frame in frames)]
+    )
+    low = float(np.quantile(pixels, 0.9))
+    return low, max(float(np.quantile(pixels, 0.999)), run.threshold.value, low + 1e-6)
+
+
+def heat_png(frame: Floats, low: float, high: float) -> bytes:
+    """A map [h, w] as a PNG that is clear below `low` and most opaque from `high` on.
+
+    It is clear where there is no score (NaN).
+    """
+    share = np.clip((np.nan_to_num(frame, nan=low) - low) / (high - low), 0, 1)
+    image = Image.fromarray(np.rint(share * (_LEVELS - 1)).astype(np.uint8), "P")
+    levels = np.linspace(0, 1, _LEVELS)
+    image.putpalette(colours(levels).astype(np.uint8).tobytes())
+    opacity = np.rint(_MOST_OPAQUE * levels**0.7).astype(np.uint8).tobytes()
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=opacity, optimize=True)
+    return buffer.getvalue()
+
+
+def scale_png() -> bytes:
+    """The colour scale from left to right, as heat maps show it."""
+    return heat_png(np.linspace(0, 1, 2 * _LEVELS, dtype=np.float32)[None], 0, 1)
+
+
+def shrink(frame: Floats) -> Floats:
+    """A map [h, w] as large as it is drawn."""
+    height, width = frame.shape
+    factor = HEAT_SIDE / max(height, width)
+    return maps.to_image(frame, max(1, round(width * factor)), max(1, round(height * factor)))
+
+
+def read_thumbnail(run: Run, image: ImageRecord) -> bytes:
+    """The JPEG of one image. Raises RunError if it is not there."""
+    path = runfolder.thumbnail_path(run.folder, image.id)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
+
+
+def crop_jpeg(jpeg: bytes, x: float, y: float, share: float) -> bytes:
+    """A square part of a picture as a JPEG, moved inwards where it would leave the picture.
+
+    x, y: its centre, as shares of width and height; share: its side, of the shorter side.
+    """
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        picture = opened.convert("RGB")
+    side = max(1.0, share * min(picture.size))
+    left = min(max(0.0, x * picture.width - side / 2), picture.width - side)
+    top = min(max(0.0, y * picture.height - side / 2), picture.height - side)
+    part = picture.resize(
+        (CROP_SIDE, CROP_SIDE),
+        Image.Resampling.BICUBIC,
+        box=(left, top, left + side, top + side),
+    )
+    buffer = io.BytesIO()
+    part.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
+
+
+def data_url(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,89 @@
+"""Run folders without a scan: any number of images, with any names, in moments."""
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from patchcluster import __version__, runfolder, storage
+from patchcluster.comparing import Explanations
+from patchcluster.maps import Region
+from patchcluster.results import Flagging
+from patchcluster.runfolder import ImageRecord, Result, RunInfo, Skipped
+from patchcluster.runs import Run
+from patchcluster.settings import resolve
+
+GRID = 28
+SIDE = 256
+THRESHOLD = 1.0
+
+
+def write_run(
+    folder: Path,
+    names: Sequence[str],
+    defective: int = 2,
+    skipped: Sequence[Skipped] = (),
+    labels: Mapping[str, str] | None = None,
+    duplicates: Sequence[Sequence[int]] = (),
+) -> Run:
+    """Write a run of which the first `defective` images score above the threshold.
+
+    Image i scores 2 - i / n if it is defective, else 0.8 - 0.5 i / n: in the order of the names.
+    The regions of defective images are in groups 1 and 2 by turns. duplicates: indices of images
+    with one content, whose scores are that of the first.
+    """
+    rng = np.random.default_rng(0)
+    first = {i: group[0] for group in duplicates for i in group}
+    results, explanations = [], []
+    for i, name in enumerate(names):
+        of = first.get(i, i)
+        bad = of < defective
+        score = 2 - of / len(names) if bad else 0.8 - 0.5 * of / len(names)
+        grid = rng.uniform(0.1, 0.3, (GRID, GRID)).astype(np.float32)
+        regions = []
+        if bad:
+            grid[10:14, 16:20] = 2
+            regions = [Region(140, 84, 48, 48, 48 * 48, 1.9, 1 + of % 2)]
+        storage.write_bytes(runfolder.thumbnail_path(folder, i), _draw(rng, bad), durable=False)
+        runfolder.write_map(folder, i, grid)
+        record = ImageRecord(i, name, f"{of:064x}", 1000, SIDE, SIDE)
+        results.append(Result(record, i, score, bad, regions, names[-1]))
+        others = (i + torch.arange(1, 4)) % len(names)
+        explanations.append(
+            Explanations(
+                others.int().expand(GRID**2, 3),
+                torch.arange(GRID**2).int()[:, None].expand(-1, 3),
+                torch.tensor([0.1, 0.2, 0.3]).expand(GRID**2, 3),
+            )
+        )
+    info = RunInfo(
+        inputs=["photos"],
+        settings=dataclasses.asdict(resolve()),
+        version=__version__,
+        state="complete",
+        finished="2026-01-02T03:04:05+00:00",
+        backbone={"name": "net", "weights": "pretrained", "sha256": "0" * 64},
+        threshold={"value": THRESHOLD, "meaning": "as the test says"},
+        flagging=dataclasses.asdict(Flagging()),
+        labels=dict(labels or {}),
+        duplicates=[[names[i] for i in group] for group in duplicates],
+    )
+    runfolder.write_scores(folder, results)
+    runfolder.write_regions(folder, results)
+    runfolder.write_neighbours(folder, results, explanations, range(len(names)))
+    runfolder.write_info(folder, info, [result.record for result in results], skipped)
+    return Run(folder)
+
+
+def _draw(rng: np.random.Generator, bad: bool) -> bytes:
+    coarse = rng.integers(90, 170, (16, 16, 3), np.uint8)
+    pixels = np.kron(coarse, np.ones((SIDE // 16, SIDE // 16, 1), np.uint8))
+    if bad:
+        pixels[90:126, 148:184] = 20
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
