@@ -370,7 +370,7 @@ def test_pictures_show_what_was_scanned(odd_run, tmp_path):
 
         for name in (HOSTILE, ODD_BYTES, "plain.jpg"):  # as they are in the file
             path = odd_run.paths[odd_run.index(name)]
-            response, content = running.send("GET", f"/image/{images[name]['id']}")
+            _, content = running.send("GET", f"/image/{images[name]['id']}")
             assert content == Path(path).read_bytes()
         turned, headers = shown("turned.jpg")
         raw = np.asarray(Image.open(odd_run.paths[odd_run.index("turned.jpg")]))

@@ -1,9 +1,9 @@
 """report.html: a run in one page that opens from disk, with no server and no network.
 
-    pictures.py    heat maps, crops, data URLs
-    content.py     what the page says of each image
-    notebook.py    a run in a notebook
-    report.html.j2, report.css, report.js    the page; style and script are put into it
+pictures.py    heat maps, crops, data URLs
+content.py     what the page says of each image
+notebook.py    a run in a notebook
+report.html.j2, report.css, report.js    the page; style and script are put into it
 """
 
 import base64

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import maps, runfolder
+from .. import runfolder
 from ..errors import RunError, UnreadableImage
 from ..images import Header, load_image
 from ..inputs import is_url, open_input
 from ..maps import Floats
-from ..report import HEAT_SIDE, MOST_SHOWN, colour_bounds, heat_png
+from ..report.content import MOST_EMBEDDED
+from ..report.pictures import colour_bounds, heat_png, shrink
 from ..runfolder import ImageRecord
 from ..runs import Run
 
@@ -104,11 +105,8 @@ class Pictures:
             return self._bounds
 
     def _small_maps(self) -> Iterator[Floats]:
-        for i in self._run.ranking[:MOST_SHOWN]:
-            frame = self._run.frame_map(self._run.paths[int(i)])
-            factor = HEAT_SIDE / max(frame.shape)
-            height, width = (max(1, round(n * factor)) for n in frame.shape)
-            yield maps.to_image(frame, width, height)
+        for i in self._run.ranking[:MOST_EMBEDDED]:
+            yield shrink(self._run.frame_map(self._run.paths[int(i)]))
 
     def _pixels(self, image: ImageRecord) -> tuple[Pixels, str]:
         """Pixels uint8 [height, width, 3] of the original or of its thumbnail, and the note."""
