@@ -440,6 +440,32 @@ def test_one_review_of_a_run_at_a_time_and_a_clean_end(small_run, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_it_follows_what_another_process_does_to_the_run(small_run, tmp_path):
+    folder = copy_of(small_run, tmp_path)
+    with serve(folder) as running:
+        command = [sys.executable, "-m", "patchcluster", "report", str(folder), "--flag-top", "5"]
+        subprocess.run(command, check=True, capture_output=True)
+        assert running.get("/api/changes?since=0")["version"] == 1
+        assert sum(one["flagged"] for one in running.get("/api/run")["images"]) == 5
+        (folder / "run.json").rename(folder / "away.json")  # as if in the middle of a change
+        assert running.get("/api/changes?since=0")["version"] == 1
+
+
+def test_labels_of_the_scan_are_kept_and_help_needs_no_server(small_run, tmp_path):
+    folder = copy_of(small_run, tmp_path)
+    info = json.loads((folder / "run.json").read_text())
+    info["labels"] = {small_run.paths[2]: "normal", small_run.paths[3]: "anomalous"}
+    (folder / "run.json").write_text(json.dumps(info))
+    with LabelStore(folder / "labels.sqlite") as store:
+        store.add({small_run.paths[3]: "normal"}, "tab")
+        store.undo("tab")
+    with serve(folder) as running:
+        assert running.get("/api/changes?since=0")["labels"] == {"2": "normal", "3": None}
+    script = "import sys, patchcluster.cli; print(sorted({'fastapi', 'torch'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]"
+
+
 # --- the page in a browser ----------------------------------------------------------------------
 
 
