@@ -702,6 +702,27 @@ def seen(page) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
 
 
+def test_a_picture_never_stands_under_another_name(browser, server, small_run):
+    with open_page(browser, server) as page:
+        held = []
+        page.route("**/image/*", lambda route: held.append(route))
+        page.keyboard.press("End")
+        last = names(page)[-1]
+        assert current(page) == last
+        assert page.locator("#view[data-id]").count() == 0
+        assert page.locator("#caption").inner_text() == "Loading"
+        page.keyboard.press("c")  # no place to point at yet
+        page.keyboard.press("Enter")
+        page.keyboard.press("s")
+        while held:
+            held.pop().continue_()
+        page.unroute("**/image/*")
+        expected = small_run.images[small_run.index(last)].id
+        page.wait_for_selector(f"#view[data-id='{expected}']")
+        assert last in page.locator("#caption").inner_text()
+        page.wait_for_selector("#other[data-id]")
+
+
 def fit_scale(page) -> float:
     return page.evaluate("() => Math.min(view.width, view.height) / 96")
 
