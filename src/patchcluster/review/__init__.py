@@ -3,7 +3,6 @@
 import os
 import secrets
 import socket
-import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from ..errors import RunError, SettingError
 
 HOST = "127.0.0.1"
 _LOCK_FILE = ".review.lock"
+_ADDRESS_FILE = "review.html"  # while a review runs that opened the browser
 
 
 def review(
@@ -51,7 +51,7 @@ def review(
             )
             address = f"http://{HOST}:{port}/?token={token}"
             started(address)  # connections wait in the socket
-            with _opened(address) if browser else nullcontext():
+            with _opened(folder, address) if browser else nullcontext():
                 uvicorn.Server(config).run([listening])
         except KeyboardInterrupt:
             pass  # the way to end it
@@ -60,21 +60,23 @@ def review(
 
 
 @contextmanager
-def _opened(address: str) -> Iterator[None]:
+def _opened(folder: Path, address: str) -> Iterator[None]:
     """Open a page in the browser, by way of a file that only this user can read.
 
-    On a command line other users of the machine would see the token.
+    On a command line other users of the machine would see the token. The file lies in the run,
+    since some browsers are kept from seeing temporary folders.
     """
-    descriptor, name = tempfile.mkstemp(".html", "patchcluster-")
+    path = folder.absolute() / _ADDRESS_FILE
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w", encoding="ascii") as file:
         file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
-    url = Path(name).as_uri()
     # A browser for the terminal would keep this thread until it is left.
-    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    threading.Thread(target=webbrowser.open, args=(path.as_uri(),), daemon=True).start()
     try:
         yield
     finally:
-        Path(name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -10,15 +10,16 @@ from typing import Any
 
 from .. import storage
 from ..errors import InputError, PatchclusterError, RunError
+from ..inputs import stamp
 from ..labels import Label
 from ..reflagging import reflag
 from ..results import Flagging
-from ..runfolder import ImageRecord
+from ..runfolder import RUN_FILE, ImageRecord
 from ..runs import Run, load_run
 from ..scanning import Progress, rescore
 from .group_names import find_names
 from .pictures import Pictures
-from .store import Box, LabelStore, Mark
+from .store import Box, GroupName, LabelStore, Mark
 
 LABELS_FILE = "labels.sqlite"
 _FROM_SCAN = "scan --labels"  # who said what was in the run's labels already
@@ -53,6 +54,7 @@ class Shown:
     """A run as it was read at one time; `version` counts how often it was written since."""
 
     def __init__(self, folder: Path, version: int) -> None:
+        self.stamp = stamp(str(folder / RUN_FILE))
         self.run = load_run(folder)
         self.version = version
         self.pictures = Pictures(self.run)
@@ -64,12 +66,19 @@ class Shown:
                 if r.group:
                     box = (path, r.x, r.y, r.width, r.height)
                     self.groups.setdefault(r.group, []).append(box)
+        self._names: tuple[int, dict[int, str]] = (0, {})  # of so many that were given
 
     def image(self, image_id: int) -> ImageRecord:
         """Raises NoSuchImage."""
         if image_id not in self.by_id:
             raise NoSuchImage(f"the run has no image {image_id}: reload the page")
         return self.by_id[image_id]
+
+    def names(self, given: Sequence[GroupName]) -> dict[int, str]:
+        """Names by number of the groups, of all that were given to groups."""
+        if self._names[0] != len(given):
+            self._names = (len(given), find_names(given, self.groups))
+        return self._names[1]
 
 
 class Review:
@@ -138,15 +147,26 @@ class Review:
 
     def changes(self, since: int) -> dict[str, Any]:
         """What is new behind row `since` of the history, and how the run and its job stand."""
+        self._follow()
         shown, last = self.shown, self.store.last
         labels = self.store.changes(since)
         return {
             "last": last,
             "version": shown.version,
             "labels": {shown.ids[path]: now for path, now in labels.items() if path in shown.ids},
-            "groups": find_names(self.store.group_names(), shown.groups),
+            "groups": shown.names(self.store.group_names()),
             "job": asdict(self.job) if self.job else None,
         }
+
+    def _follow(self) -> None:
+        """Read the run again if another process has written it."""
+        with self._starting:
+            working = self.job is not None and self.job.running
+            try:
+                if not working and stamp(str(self.folder / RUN_FILE)) != self.shown.stamp:
+                    self.shown = Shown(self.folder, self.shown.version + 1)
+            except (OSError, RunError):
+                return  # it is being written: what was read before is shown until then
 
     def neighbours(self, image_id: int, x: float, y: float) -> list[dict[str, Any]]:
         """The places that a place was compared with. Raises InputError if it lies outside."""

@@ -83,6 +83,10 @@ class LabelStore:
             rows = self._database.execute(
                 "SELECT id, path, label, who, action, undoes FROM history ORDER BY id"
             ).fetchall()
+            named = self._database.execute(
+                "SELECT group_number, name, members FROM group_names ORDER BY id"
+            ).fetchall()
+        self._names = [_to_name(*row) for row in named]
         for row in rows:
             self._heed(*row)
 
@@ -149,24 +153,20 @@ class LabelStore:
     def name_group(self, group: int, name: str, members: Iterable[Box], who: str) -> None:
         """Name a group of regions; "" takes the name away. Raises RunError."""
         # JSON in ASCII: paths that are not valid UTF-8 survive as escapes.
-        values = (_now(), group, name, json.dumps(list(members)), who)
-        with self._lock, self._sqlite("write"):
-            self._database.execute(
-                "INSERT INTO group_names (time, group_number, name, members, who) "
-                "VALUES (?, ?, ?, ?, ?)",
-                values,
-            )
+        boxes = json.dumps(list(members))
+        with self._lock:
+            with self._sqlite("write"):
+                self._database.execute(
+                    "INSERT INTO group_names (time, group_number, name, members, who) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    (_now(), group, name, boxes, who),
+                )
+            self._names.append(_to_name(group, name, boxes))
 
     def group_names(self) -> list[GroupName]:
         """All names that were ever given, in their order."""
-        with self._lock, self._sqlite("read"):
-            rows = self._database.execute(
-                "SELECT group_number, name, members FROM group_names ORDER BY id"
-            ).fetchall()
-        return [
-            GroupName(group, name, [(p, x, y, w, h) for p, x, y, w, h in json.loads(members)])
-            for group, name, members in rows
-        ]
+        with self._lock:
+            return list(self._names)
 
     def _write(
         self, labels: Sequence[tuple[str, Mark | None]], who: str, undoes: int | None
@@ -234,6 +234,10 @@ def _to_column(path: str) -> str | bytes:
     except UnicodeEncodeError:
         return path.encode("utf-8", "surrogateescape")
     return path
+
+
+def _to_name(group: int, name: str, boxes: str) -> GroupName:
+    return GroupName(group, name, [(p, x, y, w, h) for p, x, y, w, h in json.loads(boxes)])
 
 
 def _now() -> str:

@@ -32,7 +32,9 @@ export class Look {
     const options = { onView: () => this.draw() };
     this.main = new Viewer($("view"), this.view, { ...options, onClick: (place) => this.compare(place) });
     this.other = new Viewer($("other"), this.view, { ...options, onClick: () => {} });
-    this.turn = 0; // counts requests, so that a late answer does not replace a newer one
+    // Requests are counted, so that a late answer does not replace a newer one.
+    this.turn = 0;
+    this.besideTurn = 0;
     this.beside = null; // { id, x, y }: a neighbour that was chosen; null: the nearest image
   }
 
@@ -57,8 +59,14 @@ export class Look {
 
   async load(image) {
     const turn = ++this.turn;
+    if (image?.id !== this.main.image?.id) {
+      // Never one image's picture under another's name, however long this one takes.
+      this.main.clear();
+      this.other.clear();
+      $("caption").textContent = "Loading";
+      $("other-caption").textContent = "";
+    }
     if (!image) {
-      this.main.show(null, null, null);
       $("caption").textContent = "No image fits the filter.";
       return;
     }
@@ -67,10 +75,9 @@ export class Look {
       const [picture, heat] = await both(image.id);
       if (turn !== this.turn) return;
       this.main.show(image, picture.bitmap, heat.bitmap);
-      $("view").dataset.id = image.id;
       $("caption").textContent = note(image, picture.note);
       this.draw();
-      await this.showBeside(turn);
+      await this.showBeside();
       this.prefetch();
     } catch (error) {
       if (turn === this.turn) this.report(error);
@@ -83,22 +90,23 @@ export class Look {
     if (next) both(next.id).catch(() => {});
   }
 
-  async showBeside(turn = ++this.turn) {
+  async showBeside() {
+    const turn = ++this.besideTurn;
     const wanted = $("side").checked;
     $("beside").hidden = !wanted;
     const image = state.byId.get(state.current);
     if (!wanted || !image) return;
     const other = state.byId.get(this.beside?.id ?? image.nearest);
     if (!other) {
-      this.other.show(null, null, null);
+      this.other.clear();
       $("other-caption").textContent = "No nearest image is known.";
       return;
     }
+    if (other.id !== this.other.image?.id) this.other.clear();
     const [picture, heat] = await both(other.id);
-    if (turn !== this.turn) return;
+    if (turn !== this.besideTurn) return;
     this.other.marks = this.beside ? [this.beside] : [];
     this.other.show(other, picture.bitmap, heat.bitmap);
-    $("other").dataset.id = other.id;
     $("other").setAttribute("aria-label", `${other.path}, image score ${other.score.toFixed(4)}`);
     const what = this.beside ? "Compared with" : "Nearest";
     $("other-caption").textContent = `${what}: ${note(other, picture.note)}`;

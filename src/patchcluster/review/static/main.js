@@ -5,8 +5,8 @@ import { listenToKeys } from "./keys.js";
 import { List } from "./list.js";
 import { Look } from "./look.js";
 import {
-  arrange, distinctScores, flagTop, groupTitle, labelOf, loadRun, matching, neighbourInList,
-  savedCount, shortName, state, takeChanges,
+  arrange, flagTop, groupTitle, labelOf, loadRun, matching, neighbourInList,
+  savedCount, shortName, sort, state, takeChanges,
 } from "./state.js";
 
 const $ = (id) => document.getElementById(id);
@@ -66,8 +66,7 @@ function showProgress() {
   const flagged = state.images.filter((image) => image.shownFlag).length;
   const count = state.count ?? savedCount();
   const slider = $("count");
-  const scores = distinctScores();
-  slider.max = scores.length;
+  slider.max = state.scores.length;
   slider.value = count;
   $("count-text").textContent = `${flagged} of ${state.images.length} flagged`;
   slider.setAttribute("aria-valuetext", $("count-text").textContent);
@@ -234,6 +233,7 @@ function listen() {
   for (const name of ["order", "filter", "group", "search"])
     $(name).addEventListener("input", () => {
       state[name] = $(name).value;
+      if (name === "order") sort();
       rearrange();
       // After a choice with the pointer, keys are for the images again.
       if (pointed && name !== "search") $("list").focus();

@@ -5,6 +5,8 @@ import * as api from "./api.js";
 export const state = {
   version: -1,
   images: [],
+  sorted: [], // the same, in the chosen order
+  scores: [], // of what differs in content, highest first: a threshold counts copies once
   byId: new Map(),
   threshold: { value: 0, meaning: "" },
   labels: new Map(), // id: label, as the server has confirmed it
@@ -32,6 +34,8 @@ export async function loadRun() {
   const labels = await api.getChanges(0);
   state.images = run.images.map((image, place) => ({ ...image, place, shownFlag: image.flagged }));
   state.byId = new Map(state.images.map((image) => [image.id, image]));
+  state.scores = state.images.filter((image) => !image.copy).map((image) => image.score);
+  state.scores.sort((a, b) => b - a);
   state.threshold = run.threshold;
   state.version = run.version;
   state.labels = new Map();
@@ -39,7 +43,7 @@ export async function loadRun() {
   state.count = null;
   takeChanges(labels);
   if (!state.byId.has(state.current)) state.current = null;
-  arrange();
+  sort();
   if (state.current === null && state.shown.length) state.current = state.shown[0].id;
 }
 
@@ -53,17 +57,10 @@ export function takeChanges(changes) {
   state.job = changes.job;
 }
 
-// Scores of what differs in content, highest first: a threshold counts copies once.
-export const distinctScores = () =>
-  state.images
-    .filter((image) => !image.copy)
-    .map((image) => image.score)
-    .sort((a, b) => b - a);
-
 // Flags as the run would have them with `count` images flagged; null: as it has them.
 export function flagTop(count) {
   state.count = count;
-  const scores = distinctScores();
+  const { scores } = state;
   const lowest = count === null || count === 0 ? Infinity : scores[Math.min(count, scores.length) - 1];
   for (const image of state.images) {
     if (count === null) image.shownFlag = image.flagged;
@@ -72,7 +69,7 @@ export function flagTop(count) {
   arrange();
 }
 
-export const savedCount = () => distinctScores().filter((score) => score > state.threshold.value).length;
+export const savedCount = () => state.scores.filter((score) => score > state.threshold.value).length;
 
 export const labelOf = (id) => (state.pending.has(id) ? state.pending.get(id) : state.labels.get(id)) ?? null;
 
@@ -87,12 +84,16 @@ function passes(image) {
   return state.filter === "all" || label === state.filter;
 }
 
-// Filter and sort. The image that is looked at stays until another is chosen, so that a label does
+export function sort() {
+  state.sorted = [...state.images].sort(compare[state.order]);
+  arrange();
+}
+
+// Filter. The image that is looked at stays until another is chosen, so that a label does
 // not take it away.
 export function arrange(keep = true) {
   const current = state.current;
-  const shown = state.images.filter((image) => passes(image) || (keep && image.id === current));
-  state.shown = shown.sort(compare[state.order]);
+  state.shown = state.sorted.filter((image) => passes(image) || (keep && image.id === current));
 }
 
 export const matching = () => state.images.filter(passes);

@@ -37,6 +37,13 @@ export class Viewer {
     this.image = image;
     this.bitmap = bitmap;
     this.heat = heat;
+    this.canvas.dataset.id = image.id;
+    this.draw();
+  }
+
+  clear() {
+    this.image = this.bitmap = this.heat = null;
+    delete this.canvas.dataset.id;
     this.draw();
   }
 
