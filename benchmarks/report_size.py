@@ -19,7 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 from patchcluster.report import write_report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from synthetic import write_run  # noqa: E402
+from synthetic import write_run
 
 COUNTS = (100, 1_000, 10_000)
 LOADS = 5
