@@ -160,7 +160,7 @@ function makeCrops(places) {
     const item = make("li", { title: path },
       make("img", { src: crop, alt: n ? `A similar place in ${path}` : "The most anomalous place" }),
       make("span", {}, n ? shortName(path) : "here"));
-    if (n && now) item.append(make("span", { class: "flag" }, "flagged too"));
+    if (n && now) item.append(make("span", { class: "flag" }, "flagged"));
     return item;
   }));
 }
