@@ -78,7 +78,7 @@ def _hash(text: str) -> str:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Names and values of what was asked for and used."""
+    """Names and values of what was asked for and used; not those left to the method."""
     info = run.info
     rows: dict[str, Any] = {
         "inputs": info.inputs,
@@ -91,7 +91,8 @@ def _settings(run: Run) -> dict[str, str]:
         "finished": info.finished,
         "versions": info.versions,
     }
-    return {name.replace("_", " "): _words(value) for name, value in rows.items()}
+    known = {name: value for name, value in rows.items() if value is not None}
+    return {name.replace("_", " "): _words(value) for name, value in known.items()}
 
 
 def _words(value: Any) -> str:
@@ -101,4 +102,4 @@ def _words(value: Any) -> str:
         return ", ".join(map(_words, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return str(value)
