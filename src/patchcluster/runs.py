@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,11 @@ from .runfolder import (
     rank,
 )
 from .thresholds import Threshold
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = 10  # images in a notebook
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,22 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {str(self.folder)!r}: {len(self)} images, {self.flagged.sum()} flagged>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the most anomalous images as small cards."""
+        from .report.notebook import cards_html  # of a room below, which only shows this one
+
+        return cards_html(self, _SHOWN)
+
+    def show(self, count: int = _SHOWN) -> "Figure":
+        """A matplotlib figure of the `count` most anomalous images with their heat maps.
+
+        A notebook draws it; elsewhere call `run.show().savefig("top.png")`. Raises
+        PatchclusterError if matplotlib is not installed.
+        """
+        from .report.notebook import draw_figure
+
+        return draw_figure(self, count)
 
     def index(self, path: str) -> int:
         """Position in `paths` of an image: its path as given, or the end of it if only one fits.

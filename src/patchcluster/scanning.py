@@ -169,9 +169,7 @@ class Scan:
             elif earlier.flagging != self.info.flagging or earlier.state == "flagging":
                 flag_again(self.folder, Flagging(**self.info.flagging), self._step("maps"))
         if not (self.folder / runfolder.REPORT_FILE).is_file():
-            self.progress("report", 0, 1)
-            write_report(Run(self.folder))
-            self.progress("report", 1, 1)
+            write_report(Run(self.folder), self._step("report"))
         storage.remove(self.folder / runfolder.WORK_FOLDER)
 
     def _scan(self, files: Sequence[str], replace: bool) -> None:
@@ -234,7 +232,7 @@ class Scan:
         runfolder.write_info(self.folder, self.info, run.images, run.skipped)
         self._finish(image_set, compared, run.skipped)
         storage.remove(self.folder / runfolder.WORK_FOLDER)
-        write_report(Run(self.folder))
+        write_report(Run(self.folder), self._step("report"))
 
     def _describe(self, backbone: Backbone) -> None:
         self.info.backbone = {

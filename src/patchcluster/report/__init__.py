@@ -1,6 +1,7 @@
 """report.html: a run in one page that opens from disk, with no server and no network.
 
 pictures.py    heat maps, crops, data URLs
+templates.py   loads the templates
 content.py     what the page says of each image
 notebook.py    a run in a notebook
 report.html.j2, report.css, report.js    the page; style and script are put into it
@@ -10,66 +11,53 @@ import base64
 import hashlib
 import json
 import shlex
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import runfolder, storage
 from ..runs import Run
 from .content import MOST_EMBEDDED, clean, list_images
 from .pictures import colour_bounds, data_url, heat_png, scale_png
+from .templates import load_template
 
-__all__ = ["colour_bounds", "environment", "heat_png", "island", "write_report"]
+__all__ = ["colour_bounds", "heat_png", "island", "write_report"]
 
 
-def write_report(run: Run) -> None:
+def write_report(run: Run, step: Callable[[int, int], None] = lambda *_: None) -> None:
     """Write RUN/report.html, and the heat maps of all but the first images beside it.
 
-    Raises RunError if it cannot be written, or the run lacks a file.
+    step: is told how many images are done, of how many. Raises RunError if it cannot be written, or
+    the run lacks a file.
     """
-    images, low, high = list_images(run)
+    images, low, high = list_images(run, step)
     style, script = _asset("report.css"), _asset("report.js")
-    page = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            run=run,
-            settings=_settings(run),
-            images=images,
-            embedded=MOST_EMBEDDED,
-            flagged=[image["path"] for image in images if image["flagged"]],
-            labels={clean(path): label for path, label in run.info.labels.items()},
-            low=low,
-            high=high,
-            scale=data_url("png", scale_png()),
-            style=style,
-            script=script,
-            style_hash=_hash(style),
-            script_hash=_hash(script),
-            data=island(
-                {
-                    "images": images,
-                    "threshold": run.threshold.value,
-                    "command": clean(f"patchcluster report {shlex.quote(str(run.folder))}"),
-                }
-            ),
-        )
+    page = load_template("report.html.j2").render(
+        run=run,
+        settings=_settings(run),
+        images=images,
+        embedded=MOST_EMBEDDED,
+        flagged=[image["path"] for image in images if image["flagged"]],
+        labels={clean(path): label for path, label in run.info.labels.items()},
+        low=low,
+        high=high,
+        scale=data_url("png", scale_png()),
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        data=island(
+            {
+                "images": images,
+                "threshold": run.threshold.value,
+                "command": clean(f"patchcluster report {shlex.quote(str(run.folder))}"),
+            }
+        ),
     )
     # Names that are not valid UTF-8 are shown with a question mark.
     storage.write_bytes(run.folder / runfolder.REPORT_FILE, page.encode("utf-8", "replace"))
-
-
-def environment() -> Environment:
-    """Templates of the reports; all that they insert is escaped."""
-    return Environment(
-        loader=PackageLoader("patchcluster", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def island(value: Any) -> Markup:
@@ -90,7 +78,7 @@ def _hash(text: str) -> str:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Names and values of what was asked for and used."""
+    """Names and values of what was asked for and used; not those left to the method."""
     info = run.info
     rows: dict[str, Any] = {
         "inputs": info.inputs,
@@ -103,7 +91,8 @@ def _settings(run: Run) -> dict[str, str]:
         "finished": info.finished,
         "versions": info.versions,
     }
-    return {name.replace("_", " "): _words(value) for name, value in rows.items()}
+    known = {name: value for name, value in rows.items() if value is not None}
+    return {name.replace("_", " "): _words(value) for name, value in known.items()}
 
 
 def _words(value: Any) -> str:
@@ -113,4 +102,4 @@ def _words(value: Any) -> str:
         return ", ".join(map(_words, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return str(value)

@@ -1,6 +1,6 @@
 """What the page says of a run's images: one list, most anomalous first, that report.js shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,9 +20,10 @@ _LEAST_CROP = 0.2  # of an image's shorter side
 _CROP_MARGIN = 1.6  # times the longer side of the region
 
 Entry = dict[str, Any]
+Step = Callable[[int, int], None]  # done, total
 
 
-def list_images(run: Run) -> tuple[list[Entry], float, float]:
+def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
     """All images, most anomalous first; the map values at which colour begins and is strongest.
 
     Writes the heat maps that are not embedded. Raises RunError if the run lacks a file.
@@ -34,7 +35,8 @@ def list_images(run: Run) -> tuple[list[Entry], float, float]:
     for entry, i, frame in zip(entries, order, frames, strict=False):
         entry["thumbnail"] = data_url("jpeg", read_thumbnail(run, run.images[i]))
         entry["heat"] = data_url("png", heat_png(shrink(frame), low, high))
-    _write_beside(run, order[MOST_EMBEDDED:], entries[MOST_EMBEDDED:], low, high)
+    step(len(frames), len(order))
+    _write_beside(run, order[MOST_EMBEDDED:], entries[MOST_EMBEDDED:], low, high, step)
     # The flagged ones first, which labels can set apart from the highest scores.
     marked = sorted(
         (n for n, entry in enumerate(entries) if entry["regions"]),
@@ -85,7 +87,12 @@ def _frames(run: Run, order: Sequence[int]) -> list[Floats]:
 
 
 def _write_beside(
-    run: Run, order: Sequence[int], entries: Sequence[Entry], low: float, high: float
+    run: Run,
+    order: Sequence[int],
+    entries: Sequence[Entry],
+    low: float,
+    high: float,
+    step: Step,
 ) -> None:
     """Write heat maps beside the page, name them and the thumbnails, remove those of earlier."""
     written = set()
@@ -101,7 +108,8 @@ def _write_beside(
         entry["heat"] = path.relative_to(run.folder).as_posix()
 
     with ThreadPoolExecutor(torch.get_num_threads(), "report") as pool:
-        list(pool.map(write, order, entries))
+        for done, _ in enumerate(pool.map(write, order, entries), start=1):
+            step(len(run) - len(order) + done, len(run))
     for path in (run.folder / runfolder.HEAT_FOLDER).glob("*.png"):
         if path not in written:
             path.unlink()

@@ -3,7 +3,7 @@
 // images: most anomalous first, see content.py; nothing of them is ever read as HTML.
 const { images, threshold: found, command } = JSON.parse(document.getElementById("data").textContent);
 
-const CHUNK = 60; // cards that are made, and removed again, together
+const CHUNK = 60; // cards made, and removed again, together: whole rows of 1 to 6, the most there are
 const AHEAD = "1200px"; // how far outside the window they are kept
 const PRINTED = 120; // cards
 const BARS = 60;
@@ -160,7 +160,7 @@ function makeCrops(places) {
     const item = make("li", { title: path },
       make("img", { src: crop, alt: n ? `A similar place in ${path}` : "The most anomalous place" }),
       make("span", {}, n ? shortName(path) : "here"));
-    if (n && now) item.append(make("span", { class: "flag" }, "flagged too"));
+    if (n && now) item.append(make("span", { class: "flag" }, "flagged"));
     return item;
   }));
 }

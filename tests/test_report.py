@@ -1,0 +1,444 @@
+"""report.html, opened from disk in a browser; and what notebooks show."""
+
+import base64
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchcluster.errors import PatchclusterError, RunError
+from patchcluster.report import content, island, write_report
+from patchcluster.report.pictures import colour_bounds, crop_jpeg, heat_png
+from patchcluster.runfolder import Skipped
+from patchcluster.thresholds import choose_threshold
+from synthetic import THRESHOLD, write_run
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>.png",
+    "</script><script>alert(2)</script>.png",
+    "</textarea><b id=planted>.png",
+    "'\"--><svg onload=alert(3)>.png",
+    "line\u2028separator\x1b[31m&amp;.png",
+    "{{ 7 * 7 }}.png",
+    os.fsdecode(b"latin\xe9.png"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("chromium is not on this machine")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a run's page; at the end nothing may have been asked of a network or gone wrong."""
+    contexts, wrong = [], []
+
+    def open_page(run, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
+            ),
+        )
+        page.on("requestfailed", lambda request: wrong.append(request.url[:200]))
+        page.goto((run.folder / "report.html").as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """30 images: the first 6 flagged, two of these alike; the last labelled normal; one skipped."""
+    run = write_run(
+        tmp_path_factory.mktemp("drawn") / "a run",
+        [f"photos/{n:02d}.png" for n in range(30)],
+        defective=6,
+        skipped=[Skipped("photos/broken.png", "not an image")],
+        labels={"photos/29.png": "normal"},
+        duplicates=[(2, 3)],
+    )
+    write_report(run)
+    return run
+
+
+def paths(page) -> list[str]:
+    return page.locator("#paths").input_value().splitlines()
+
+
+def shown(page) -> list[str]:
+    return page.locator(".card .name[title]").evaluate_all("all => all.map(one => one.title)")
+
+
+def test_the_page_of_a_real_scan_says_what_the_run_says(visit, small_run):
+    page = visit(small_run)
+    assert (
+        page.locator("h1").inner_text().startswith(f"8 images, {small_run.flagged.sum()} flagged")
+    )
+    ranked = [small_run.paths[i] for i in small_run.ranking]
+    assert shown(page) == ranked
+    assert paths(page) == [path for path in ranked if small_run.flagged[small_run.index(path)]]
+    first = page.locator(".card").first
+    assert first.locator("rect").count() == len(small_run.regions(ranked[0])) > 0
+    loaded = page.locator(".card img").evaluate_all("all => all.map(one => one.naturalWidth)")
+    assert len(loaded) == 16
+    assert min(loaded) > 0
+
+
+def test_moving_the_threshold_flags_again_and_reset_undoes_it(visit, drawn):
+    page = visit(drawn)
+    before = paths(page)
+    assert len(before) == 6
+    assert not page.locator("#moved").is_visible()
+    page.locator("#threshold").focus()
+    page.keyboard.press("ArrowLeft")
+    assert paths(page) == [*before, "photos/06.png"]
+    assert page.locator(".card.flagged").count() == 7
+    assert page.locator("#flagged-count").inner_text() == "7"
+    assert page.locator("#moved").is_visible()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert paths(page) == before[:5]
+    page.locator("#reset").click()
+    assert paths(page) == before
+    assert not page.locator("#moved").is_visible()
+
+
+def test_dragging_the_line_follows_the_pointer(visit, drawn):
+    page = visit(drawn)
+    box = page.locator("#threshold").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 10, box["y"] + 60, steps=5)
+    page.mouse.up()
+    page.wait_for_function("document.querySelectorAll('.card.flagged').length === 29")
+    assert "photos/29.png" not in paths(page)  # labelled normal: never flagged
+    value = float(page.locator("#threshold").input_value())
+    assert value < drawn.scores.min()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 12])
+def test_the_command_flags_what_the_page_shows(visit, drawn, count):
+    page = visit(drawn)
+    page.locator("#top").fill(str(count))
+    command = page.locator("#command").input_value()
+    assert command.startswith(f"patchcluster report '{drawn.folder}' --flag-top ")
+    asked = int(command.rsplit(" ", 1)[1])
+    distinct = np.delete(drawn.scores, 3)  # a scan scores images 2 and 3, which are alike, once
+    threshold = choose_threshold(distinct, flag_top=asked)
+    expected = [drawn.paths[i] for i in drawn.ranking if drawn.scores[i] > threshold.value]
+    assert paths(page) == expected
+    assert len(expected) == count + (count >= 3)
+
+
+def test_filters_sorting_and_search(visit, drawn):
+    page = visit(drawn)
+    for kind, count in {"flagged": 6, "unflagged": 24, "regions": 6, "labelled": 1}.items():
+        page.select_option("#show", kind)
+        assert len(shown(page)) == count
+    page.select_option("#show", "all")
+    options = page.locator("#group option").all_inner_texts()
+    # Image 3 is a copy of 2 and so in its group.
+    assert options == [
+        "any", "group 1: 4 regions in 4 images", "group 2: 2 regions in 2 images",
+    ]  # fmt: skip
+    page.select_option("#group", "2")
+    assert shown(page) == ["photos/01.png", "photos/05.png"]
+    page.select_option("#group", "")
+    page.locator("#find").fill("7.PNG")
+    assert sorted(shown(page)) == ["photos/07.png", "photos/17.png", "photos/27.png"]
+    page.locator("#find").fill("")
+    page.select_option("#sort", "path")
+    assert shown(page) == sorted(drawn.paths)
+    assert page.locator("#shown").inner_text() == "30 of 30 images shown"
+
+
+def test_overlays_can_be_turned_off_and_faded(visit, drawn):
+    page = visit(drawn)
+    heat = page.locator(".card .heat").first
+    opacity = "one => getComputedStyle(one).opacity"
+    assert heat.evaluate(opacity) == "0.85"
+    page.locator("#opacity").fill("30")
+    assert heat.evaluate(opacity) == "0.3"
+    page.locator("#heat").uncheck()
+    assert heat.evaluate(opacity) == "0"
+    assert page.locator("svg.regions").first.is_visible()
+    page.locator("#regions").uncheck()
+    assert not page.locator("svg.regions").first.is_visible()
+
+
+def test_keys_alone_enlarge_turn_over_and_return(visit, drawn):
+    page = visit(drawn)
+    page.locator(".card button").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#large-name").inner_text() == "photos/00.png"
+    assert page.locator("#large-similar img").count() == 4
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#large-name").inner_text() == "photos/01.png"
+    page.keyboard.press("Escape")
+    assert not page.locator("#large").is_visible()
+    focused = page.evaluate("document.activeElement.closest('.card').dataset.index")
+    assert focused == "1"
+
+
+def test_tab_reaches_every_control(visit, drawn):
+    page = visit(drawn)
+    reached, names = set(), "a, button:enabled, select, input, textarea, summary"
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                f"[...document.querySelectorAll('{names}')].indexOf(document.activeElement)"
+            )
+        )
+    visible = page.locator(names).evaluate_all(
+        "all => all.flatMap((one, n) => one.checkVisibility() ? [n] : [])"
+    )
+    assert reached >= set(visible)
+    page.locator("#show").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_copying_selects_the_list_where_there_is_no_clipboard(visit, drawn):
+    page = visit(drawn)
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.evaluate("document.execCommand = () => false")
+    page.locator("[data-copy=paths]").click()
+    assert "Ctrl+C" in page.locator("[data-copy=paths] + [role=status]").inner_text()
+    selected = page.evaluate("getSelection().toString()")
+    assert selected.splitlines() == paths(page)
+
+
+def test_hostile_names_are_only_text(visit, tmp_path):
+    run = write_run(tmp_path / "<b>&run", HOSTILE, defective=len(HOSTILE), skipped=[
+        Skipped(f"skipped{name}", "not an image") for name in HOSTILE
+    ])  # fmt: skip
+    write_report(run)
+    page = visit(run)
+    clean = [content.clean(name) for name in HOSTILE]
+    assert shown(page) == clean
+    assert page.locator("#planted, [onerror], [onload], main b, main script").count() == 0
+    assert page.locator("script").count() == 2
+    page.locator(".card button").first.click()
+    assert page.locator("#large-name").inner_text() == clean[0]
+    assert page.evaluate("window.planted === undefined")
+    cells = page.locator("td").all_text_contents()
+    assert [cell for cell in cells if cell.startswith("skipped")] == [f"skipped{n}" for n in clean]
+
+
+def test_scripts_that_are_not_the_pages_own_do_not_run(browser, drawn):
+    text = (drawn.folder / "report.html").read_text()
+    policy = re.search(r'Security-Policy" content="([^"]+)"', text).group(1)
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert not re.search(r"<[^>]+\s(on\w+|style)=", text.split("<script", 1)[0])
+    page = browser.new_page()
+    page.goto((drawn.folder / "report.html").as_uri())
+    page.evaluate(
+        """() => {
+          const script = document.createElement("script");
+          script.textContent = "window.ran = true";
+          document.body.append(script);
+          document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.ran = true'>");
+        }"""
+    )
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.ran") is None
+    page.close()
+
+
+def test_the_island_ends_where_it_should_and_says_the_same():
+    value = {"path": "</script><!--&\u2028é", "score": 0.5}
+    text = str(island(value))
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == value
+
+
+def test_more_images_than_are_embedded_lie_beside_the_page(visit, tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "MOST_EMBEDDED", 20)
+    run = write_run(tmp_path / "run", [f"{n:03d}.png" for n in range(400)])
+    write_report(run)
+    assert len(list((run.folder / "report").glob("*.png"))) == 380
+    page = visit(run, viewport={"width": 1000, "height": 800})
+    made = page.locator(".card").count()
+    assert made < 400
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    last = page.locator(".card[data-index='399']")
+    last.wait_for()
+    assert page.locator(".card[data-index='0']").count() == 0  # what is far away is removed
+    last.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.card[data-index=\"399\"] img')]"
+        ".every(image => image.naturalWidth > 0)"
+    )
+    assert last.locator("img").first.get_attribute("src") == "thumbnails/000399.jpg"
+    monkeypatch.setattr(content, "MOST_EMBEDDED", 390)
+    write_report(run)
+    assert len(list((run.folder / "report").glob("*.png"))) == 10  # none of an earlier page
+
+
+def test_the_scroll_bar_does_not_jump_as_cards_are_made(visit, tmp_path):
+    run = write_run(tmp_path / "run", [f"{n:03d}.png" for n in range(300)])
+    write_report(run)
+    page = visit(run, viewport={"width": 1000, "height": 800})
+    height = page.evaluate("document.body.scrollHeight")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.locator(".card[data-index='299']").wait_for()
+    assert page.evaluate("document.body.scrollHeight") == height
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_and_everything_has_a_name(visit, drawn, scheme):
+    page = visit(drawn, color_scheme=scheme)
+    page.locator("#threshold").press("ArrowLeft")
+    for details in page.locator("summary").all():
+        details.click()
+    low = page.evaluate(LOW_CONTRAST)
+    assert low == []
+    assert page.locator("img:not([alt])").count() == 0
+    unnamed = page.locator("input, select, textarea").evaluate_all(
+        "all => all.filter(one => !one.labels.length && !one.ariaLabel && "
+        "!one.hasAttribute('aria-labelledby')).map(one => one.id)"
+    )
+    assert unnamed == []
+    levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(one => +one.tagName[1])")
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+# Contrast by WCAG 2.2, 1.4.3: of all visible text with the nearest opaque background above it.
+LOW_CONTRAST = """() => {
+  const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+  const ground = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    throw new Error("no background");
+  };
+  const low = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!own && !element.matches("input, select, textarea")) continue;
+    if (!element.checkVisibility() || element.disabled || element.matches("option")) continue;
+    const a = luminance(parse(getComputedStyle(element).color)), b = luminance(ground(element));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push([element.outerHTML.slice(0, 80), ratio]);
+  }
+  return low;
+}"""
+
+
+def test_no_page_is_wider_than_a_phone(visit, drawn):
+    page = visit(drawn, viewport={"width": 360, "height": 740})
+    for view in ("pictures", "similar"):
+        page.select_option("#view", view)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_places_that_are_compared_are_cut_where_the_run_says(drawn):
+    entries, _, _ = content.list_images(drawn, lambda *_: None)
+    crops = entries[0]["similar"]
+    assert entries[crops[0]["image"]]["path"] == "photos/00.png"
+    # Neighbours of image 0 are 1, 2 and 3, all flagged here; of image 5 they are 6, 7 and 8.
+    assert {crop["image"] for crop in crops[1:]} == {1, 2, 3}
+    assert [crop["image"] for crop in entries[5]["similar"]] == [5, 6, 7, 8]
+    here, there = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(one["crop"].split(",")[1]))))
+        for one in (entries[5]["similar"][0], entries[5]["similar"][1])
+    )
+    assert here.shape == (144, 144, 3)
+    middle = np.s_[60:84, 60:84]
+    assert here[middle].mean() < 40  # the dark square that is drawn at the peak
+    assert there[middle].mean() > 85
+
+
+@pytest.mark.parametrize(("x", "y", "corner"), [(0.0, 0.0, 0), (1.0, 1.0, 200), (0.5, 0.5, 100)])
+def test_a_crop_stays_within_the_picture(x, y, corner):
+    buffer = io.BytesIO()
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    Image.fromarray(ramp).save(buffer, "JPEG", quality=95)
+    crop = np.asarray(Image.open(io.BytesIO(crop_jpeg(buffer.getvalue(), x, y, 56 / 256))))
+    assert crop[:, 0].mean() == pytest.approx(corner, abs=3)
+    assert crop[:, -1].mean() == pytest.approx(corner + 55, abs=3)
+
+
+def test_heat_is_clear_below_and_without_a_score():
+    frame = np.array([[0.0, 1.0, 2.0, np.nan]], np.float32)
+    pixels = np.asarray(Image.open(io.BytesIO(heat_png(frame, 1.0, 2.0))).convert("RGBA"))[0]
+    assert pixels[:, 3].tolist() == [0, 0, 225, 0]
+    assert pixels[2, :3].tolist() == [252, 246, 164]
+
+
+def test_colours_do_not_end_below_the_threshold(drawn):
+    dull = np.full((8, 8), 0.5, np.float32)
+    low, high = colour_bounds(drawn, [dull])
+    assert (low, high) == (0.5, THRESHOLD)
+
+
+def test_a_missing_thumbnail_is_one_line(tmp_path):
+    run = write_run(tmp_path / "run", ["a.png", "b.png"], defective=1)
+    (run.folder / "thumbnails" / "000000.jpg").unlink()
+    with pytest.raises(RunError, match="scan again"):
+        write_report(run)
+
+
+def test_a_notebook_shows_the_top_images_and_escapes_names(tmp_path):
+    run = write_run(tmp_path / "run", [*HOSTILE, *(f"{n}.png" for n in range(9))])
+    html = run._repr_html_()
+    assert html.count("data:image/jpeg") == 10
+    assert html.count("<b>flagged</b>") == 2
+    assert "<script" not in html
+    assert "<svg" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
+
+
+def test_show_draws_a_figure_or_says_what_to_install(drawn, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(PatchclusterError, match="pip install matplotlib"):
+        drawn.show()
+
+
+def test_show_draws_the_highest_scores(drawn):
+    pytest.importorskip("matplotlib")
+    figure = drawn.show(7)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 7
+    assert titles[0] == "00.png\n2, flagged"
+    assert titles[6].startswith("06.png\n0.7")
+    assert "flagged" not in titles[6]
