@@ -26,7 +26,7 @@ from patchcluster import scan
 from patchcluster.demo import write_parts
 from patchcluster.inputs import find_images
 
-CLIENTS = (1, 2, 4, 8)
+CLIENTS = (1, 2, 4)
 WARM = 8  # images that are sent before
 
 
