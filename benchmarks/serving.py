@@ -26,20 +26,20 @@ from patchcluster import scan
 from patchcluster.demo import write_parts
 from patchcluster.inputs import find_images
 
-CLIENTS = (1, 2, 4, 8)
+CLIENTS = (1, 2, 4)
 WARM = 8  # images that are sent before
 
 
 @contextmanager
-def service(run: Path, workers: int) -> Iterator[str]:
-    """Host and port of a service in a process of its own."""
+def service(run: Path, workers: int) -> Iterator[tuple[str, int]]:
+    """Host and port of a service in a process of its own, and the process's number."""
     command = [sys.executable, "-m", "patchcluster", "serve", str(run), "--port", "0"]
     process = subprocess.Popen(
         [*command, "--workers", str(workers)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().split("//")[1].strip()
+        yield process.stdout.readline().split("//")[1].strip(), process.pid
     finally:
         process.terminate()
         process.wait()
@@ -61,15 +61,24 @@ def send(address: str, images: Sequence[bytes]) -> list[float]:
     return seconds
 
 
-def measure(address: str, images: Sequence[bytes], clients: int) -> str:
-    """One row: latency at the median and the 95th percentile, images a second."""
-    start = time.perf_counter()
+def cpu_seconds(process: int) -> float:
+    """Seconds that a process has had of all cores; Linux only."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(address: str, process: int, images: Sequence[bytes], clients: int) -> str:
+    """One row: latency at the median and the 95th percentile, images a second, work an image."""
+    worked, start = cpu_seconds(process), time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         parts = pool.map(lambda i: send(address, images[i::clients]), range(clients))
         seconds = [one for part in parts for one in part]
-    wall = time.perf_counter() - start
+    wall, worked = time.perf_counter() - start, cpu_seconds(process) - worked
     middle, late = 1000 * np.quantile(seconds, [0.5, 0.95])
-    return f"{clients:7} {middle:8.0f} {late:8.0f} {len(images) / wall:12.1f}"
+    return (
+        f"{clients:7} {middle:8.0f} {late:8.0f} {len(images) / wall:14.1f}"
+        f"{1000 * worked / len(images):13.0f}"
+    )
 
 
 def main() -> None:
@@ -85,11 +94,11 @@ def main() -> None:
         images = [Path(path).read_bytes() for path in find_images([new])]
         print(f"bank of {len(run)} images, {len(images)} new ones")
         for workers in sorted({1, os.cpu_count() or 1}):
-            with service(run.folder, workers) as address:
+            with service(run.folder, workers) as (address, process):
                 send(address, images[:WARM])
-                print(f"workers {workers}\nclients  p50, ms  p95, ms  images a second")
+                print(f"workers {workers}\nclients  p50, ms  p95, ms  images a second  work, ms")
                 for clients in CLIENTS:
-                    print(measure(address, images, clients), flush=True)
+                    print(measure(address, process, images, clients), flush=True)
 
 
 if __name__ == "__main__":

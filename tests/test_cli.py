@@ -141,6 +141,8 @@ def test_scan_as_json_and_quiet(tmp_path):
         (["scan"], 2, "Missing argument"),
         (["scan", ".", "--nope"], 2, "No such option"),
         (["report", "nowhere"], 1, "not a run"),
+        (["score", "nowhere", "."], 1, "not a run"),
+        (["serve", "nowhere", "--port", "0"], 1, "not a run"),
         (["evaluate", "nowhere", "--truth", "."], 1, "not a run"),
     ],
 )

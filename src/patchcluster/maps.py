@@ -157,11 +157,19 @@ def find_regions(image_map: Floats, threshold: float) -> list[Region]:
     if not above.any():
         return []
     labels, count = ndimage.label(above, structure=np.ones((3, 3)))
-    numbers = np.arange(1, count + 1)
-    peaks = ndimage.maximum(image_map, labels, numbers)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     regions = []
-    for (rows, columns), area, peak in zip(ndimage.find_objects(labels), areas, peaks, strict=True):
-        box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        regions.append(Region(*box, area=int(area), peak=float(peak)))
+    for number, (box, area) in enumerate(zip(ndimage.find_objects(labels), areas, strict=True), 1):
+        rows, columns = box
+        peak = image_map[box].max(where=labels[box] == number, initial=threshold)
+        regions.append(
+            Region(
+                columns.start,
+                rows.start,
+                columns.stop - columns.start,
+                rows.stop - rows.start,
+                area=int(area),
+                peak=float(peak),
+            )
+        )
     return sorted(regions, key=lambda region: -region.peak)
