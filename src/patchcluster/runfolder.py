@@ -10,6 +10,7 @@ RUN/
   neighbours.safetensors what each patch was compared with
   bank.safetensors       the fitted methods, one a network size
   report.html
+  labels.sqlite          what was said of images in a review: see review/store.py; scans leave it
   .work/                 a scan in progress: features and comparisons, removed at its end
 """
 
