@@ -11,6 +11,7 @@ RUN/
   bank.safetensors       the fitted methods, one a network size
   report.html
   report/000012.png      heat maps that report.html does not hold
+  labels.sqlite          what was said of images in a review: see review/store.py; scans leave it
   .work/                 a scan in progress: features and comparisons, removed at its end
 """
 
