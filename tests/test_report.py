@@ -208,8 +208,7 @@ def test_keys_alone_enlarge_turn_over_and_return(visit, drawn):
     assert page.locator("#large-name").inner_text() == "photos/01.png"
     page.keyboard.press("Escape")
     assert not page.locator("#large").is_visible()
-    focused = page.evaluate("document.activeElement.closest('.card').dataset.index")
-    assert focused == "1"
+    page.wait_for_function("document.activeElement.closest('.card')?.dataset.index === '1'")
 
 
 def test_tab_reaches_every_control(visit, drawn):
