@@ -10,20 +10,42 @@ import gc
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from . import __version__
-from .errors import PatchclusterError
-
-if TYPE_CHECKING:
-    from .runfolder import Skipped
-    from .runs import Run
-    from .scoring import Scores
+from .options import (
+    AsJson,
+    Backbone,
+    Debug,
+    Device,
+    Expect,
+    FlagTop,
+    ImageScoreName,
+    K,
+    LocalWeight,
+    MaxMemory,
+    MethodName,
+    Preset,
+    Quiet,
+    Ratio,
+    Roi,
+    RunFolder,
+    Seed,
+    Size,
+    Tile,
+    Weights,
+)
+from .terminal import (
+    describe_figures,
+    print_run,
+    print_scores,
+    shown_errors,
+    shown_progress,
+    tell,
+)
 
 app = typer.Typer(
     help="Find the anomalous images in a folder nobody has labelled, and where the anomaly is.",
@@ -32,76 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-LISTED = 10  # images in the closing table
-_SKIPPED_LISTED = 20
-_STEPS = {
-    "survey": "reading headers",
-    "features": "features",
-    "bank": "bank",
-    "compare": "comparing",
-    "maps": "maps",
-    "report": "report",
-    "draw": "drawing",
-    "evaluate": "evaluating",
-    "score": "scoring",
-    "cells": "benchmark",
-}
-
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a scan wrote.")]
-Preset = Annotated[
-    str | None,
-    typer.Option(help="default, fast, best, or paper (WideResNet50, brings no weights)."),
-]
-MethodName = Annotated[
-    str | None,
-    typer.Option(
-        help="patchcluster-plus, patchcluster, patchcore, patchcore-lof, spade, spade-cluster, "
-        "padim, reverse-distillation, or musc."
-    ),
-]
-Backbone = Annotated[str | None, typer.Option(help="Any timm network, by its name.")]
-Weights = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The backbone's weights, .safetensors or .pth.")
-]
-Size = Annotated[
-    str | None,
-    typer.Option(metavar="PIXELS", help="Network input, a multiple of 32; 256,448: both, fused."),
-]
-Tile = Annotated[
-    bool, typer.Option("--tile", help="Score images over the network's size at their own.")
-]
-Roi = Annotated[
-    str | None,
-    typer.Option("--roi", metavar="MASK", help="Score only inside: a mask, or a folder of masks."),
-]
-K = Annotated[int | None, typer.Option("--k", help="Neighbours of a patch.")]
-Ratio = Annotated[float | None, typer.Option(help="Share of the patches in the bank, 0 to 1.")]
-LocalWeight = Annotated[
-    float | None, typer.Option(help="How much rare but ordinary places are lowered.")
-]
-ImageScoreName = Annotated[
-    str | None,
-    typer.Option(
-        metavar="RULE",
-        help="top1%, max; of a method's own: reweighted (equation 3), global, rescored (musc).",
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-MaxMemory = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Refuse to start if more is needed: 8GB.")
-]
-Expect = Annotated[
-    str | None,
-    typer.Option(metavar="SHARE", help="Flag the share you expect to be anomalous: 5% or 0.05."),
-]
-FlagTop = Annotated[
-    int | None, typer.Option(metavar="N", help="Flag so many images, most anomalous first.")
-]
-Seed = Annotated[int | None, typer.Option(help="Seed of what is random.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def _version(wanted: bool) -> None:
@@ -158,7 +110,7 @@ def scan(
     The same command after a kill goes on where it stopped. With other --labels a finished scan is
     compared again, with another --expect or --flag-top only flagged again.
     """
-    with _errors(debug), _progress(quiet) as progress:
+    with shown_errors(debug), shown_progress(quiet) as progress:
         from .scanning import scan as run_scan
 
         run = run_scan(
@@ -184,7 +136,7 @@ def scan(
             device=device,
             seed=seed,
         )
-    _print_run(run, as_json)
+    print_run(run, as_json)
 
 
 @app.command(epilog="Example: patchcluster score photos-run new/ -o new-scores.csv")
@@ -207,7 +159,7 @@ def score(
 
     Exit code 1 if none of them can be scored.
     """
-    with _errors(debug), _progress(quiet) as progress:
+    with shown_errors(debug), shown_progress(quiet) as progress:
         from .scoring import score as score_images
 
         scores = score_images(
@@ -219,7 +171,7 @@ def score(
         )
         if output is not None and scores.images:
             scores.write(output)
-    _print_scores(scores, as_json)
+    print_scores(scores, as_json)
     if not scores.images:
         raise typer.Exit(1)
 
@@ -257,7 +209,7 @@ def serve(
 
     POST the bytes of an image to /score. /openapi.json describes it all. Ctrl-C ends it.
     """
-    with _errors(debug):
+    with shown_errors(debug):
         from .costs import parse_bytes
         from .serving import Limits
         from .serving import serve as run_server
@@ -284,7 +236,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Draw 60 machined parts, 12 of them with a known defect, and scan them."""
-    with _errors(debug), _progress(quiet) as progress:
+    with shown_errors(debug), shown_progress(quiet) as progress:
         from .demo import write_parts
         from .evaluation import evaluate as run_evaluate
         from .scanning import scan as run_scan
@@ -295,8 +247,8 @@ def demo(
             parts / "test", output / "run", overwrite=True, progress=progress, preset=preset
         )
         result = run_evaluate(run, parts)
-    _print_run(run, as_json=False)
-    print("Against the defects that were drawn:", _describe(dataclasses.asdict(result)))
+    print_run(run, as_json=False)
+    print("Against the defects that were drawn:", describe_figures(dataclasses.asdict(result)))
 
 
 @app.command(epilog="Example: patchcluster evaluate photos-run --truth dataset/ --json")
@@ -313,7 +265,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a run against masks: image and pixel AUROC, average precision, F1max, PRO."""
-    with _errors(debug), _progress(quiet) as progress:
+    with shown_errors(debug), shown_progress(quiet) as progress:
         from .evaluation import evaluate as run_evaluate
         from .runs import load_run
 
@@ -323,7 +275,7 @@ def evaluate(
     figures = dataclasses.asdict(result)
     if None in figures.values():
         print("'-' or null: a figure needs normal and anomalous images, and masks", file=sys.stderr)
-    print(json.dumps(figures) if as_json else _describe(figures))
+    print(json.dumps(figures) if as_json else describe_figures(figures))
 
 
 @app.command(
@@ -371,7 +323,7 @@ def benchmark(
 
     The same command after a kill goes on where it stopped; with more names it adds to OUT.
     """
-    with _errors(debug), _progress(quiet) as progress:
+    with shown_errors(debug), shown_progress(quiet) as progress:
         from .benchmark import benchmark as run_benchmark
 
         given: dict[str, Any] = {
@@ -392,7 +344,7 @@ def benchmark(
             crop=crop,
             max_memory=max_memory,
             progress=progress,
-            tell=(lambda _: None) if quiet else _tell,
+            tell=(lambda _: None) if quiet else tell,
             **{name: value for name, value in given.items() if value is not None},
         )
     if as_json:
@@ -410,7 +362,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
-    with _errors(debug):
+    with shown_errors(debug):
         from .reflagging import reflag
         from .results import Flagging
 
@@ -440,7 +392,7 @@ def review(
         print(address, flush=True)
         print("Ctrl-C ends the review; every label is saved as it is given", file=sys.stderr)
 
-    with _errors(debug):
+    with shown_errors(debug):
         from .review import review as run_review
 
         run_review(run_folder, port, browser, started)
@@ -501,10 +453,6 @@ def _numbers(text: str | None) -> list[int] | None:
         raise typer.BadParameter(f"{text!r} are not numbers of tables: write 2,5,7") from None
 
 
-def _tell(line: str) -> None:
-    print(_printable(line), file=sys.stderr, flush=True)  # rich keeps it above its bars
-
-
 def _parse_share(text: str) -> float:
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -517,152 +465,3 @@ def _parse_sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a size: write 448, or 256,448") from None
-
-
-@contextmanager
-def _errors(debug: bool) -> Iterator[None]:
-    """One line for what a user can mend, exit code 1; 130 for an interruption."""
-    try:
-        yield
-    except PatchclusterError as error:
-        if debug:
-            raise
-        print(f"patchcluster: {_printable(str(error))}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print("patchcluster: interrupted; the same command resumes", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except (typer.Exit, typer.BadParameter):
-        raise
-    except Exception as error:
-        if debug:
-            raise
-        print(
-            f"patchcluster: unexpected {type(error).__name__}: {_printable(str(error))}. This is a "
-            "bug: please report it with what --debug prints",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1) from None
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars with an ETA on standard error; without a terminal, a line a step."""
-    if quiet:
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain_progress
-        return
-    columns: list[Any] = [
-        "{task.description:17}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(_STEPS[step], total=total)
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield show
-
-
-def _plain_progress(step: str, done: int, total: int) -> None:
-    if done == total:
-        print(f"{_STEPS[step]}: {done} done", file=sys.stderr, flush=True)
-
-
-def _print_run(run: "Run", as_json: bool) -> None:
-    top = [int(i) for i in run.ranking[:LISTED]]
-    if as_json:
-        rows = [
-            {"path": run.paths[i], "score": run.scores[i], "flagged": bool(run.flagged[i])}
-            for i in top
-        ]
-        totals = {
-            "run": str(run.folder),
-            "report": str(run.folder / "report.html"),
-            "images": len(run),
-            "flagged": int(run.flagged.sum()),
-            "threshold": dataclasses.asdict(run.threshold),
-            "skipped": [dataclasses.asdict(skip) for skip in run.skipped],
-            "top": rows,
-            "seconds": run.info.seconds,
-            "memory": run.info.memory,
-        }
-        print(json.dumps(totals))
-        return
-    print("rank     score  flagged  image")
-    for place, i in enumerate(top, start=1):
-        flag = "yes" if run.flagged[i] else "no"
-        print(f"{place:4}  {run.scores[i]:8.4f}  {flag:7}  {_printable(run.paths[i])}")
-    _print_skipped(run.skipped, "see run.json")
-    print(
-        f"{len(run)} images scored, {run.flagged.sum()} flagged, {len(run.skipped)} skipped; "
-        f"report: {run.folder / 'report.html'}"
-    )
-    print(_printable(f"flagged: {run.threshold.meaning}"), file=sys.stderr)
-
-
-def _print_skipped(skipped: Sequence["Skipped"], where: str) -> None:
-    for skip in skipped[:_SKIPPED_LISTED]:
-        print(f"skipped  {_printable(skip.path)}: {skip.reason}")
-    if len(skipped) > _SKIPPED_LISTED:
-        print(f"skipped  {len(skipped) - _SKIPPED_LISTED} more: {where}")
-
-
-def _print_scores(scores: "Scores", as_json: bool) -> None:
-    known = [one for one in scores.images if one.same_as]
-    if known:
-        print(
-            f"patchcluster: {len(known)} of the images are in the set, the first "
-            f"{_printable(known[0].path)!r}: they were compared with themselves too, and may look "
-            "more ordinary than they are",
-            file=sys.stderr,
-        )
-    if as_json:
-        rows = [
-            {
-                "path": one.path,
-                "score": one.score,
-                "percentile": one.percentile,
-                "flagged": one.flagged,
-                "regions": [dataclasses.asdict(region) for region in one.regions],
-                "nearest": one.nearest,
-                "same_as": one.same_as,
-            }
-            for one in scores.images
-        ]
-        skipped = [dataclasses.asdict(skip) for skip in scores.skipped]
-        print(json.dumps({"images": rows, "skipped": skipped}))
-        return
-    print("   score  flagged  regions  image")
-    for one in scores.images:
-        flag = "yes" if one.flagged else "no"
-        print(f"{one.score:8.4f}  {flag:7}  {len(one.regions):7}  {_printable(one.path)}")
-    _print_skipped(scores.skipped, "--json lists them all")
-    flagged = sum(one.flagged for one in scores.images)
-    print(f"{len(scores.images)} scored, {flagged} flagged, {len(scores.skipped)} skipped")
-
-
-def _describe(figures: dict[str, float | None]) -> str:
-    """Fractions by name -> one line in percent."""
-    parts = []
-    for name, value in figures.items():
-        level, _, metric = name.partition("_") if "_" in name else ("", "", name)
-        label = f"{level} {metric.upper()}".strip().replace("F1MAX", "F1max")
-        parts.append(f"{label} {'-' if value is None else f'{100 * value:.1f}'}")
-    return ", ".join(parts)
-
-
-def _printable(text: str) -> str:
-    """File names can hold control characters and bytes that are not UTF-8: show them escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,185 @@
+"""What commands show: results on standard output, everything else on standard error."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .errors import PatchclusterError
+
+if TYPE_CHECKING:
+    from .runfolder import Skipped
+    from .runs import Run
+    from .scoring import Scores
+
+LISTED = 10  # images in the closing table
+_SKIPPED_LISTED = 20
+_STEPS = {
+    "survey": "reading headers",
+    "features": "features",
+    "bank": "bank",
+    "compare": "comparing",
+    "maps": "maps",
+    "report": "report",
+    "draw": "drawing",
+    "evaluate": "evaluating",
+    "score": "scoring",
+    "cells": "benchmark",
+}
+
+
+def tell(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)  # rich keeps it above its bars
+
+
+@contextmanager
+def shown_errors(debug: bool) -> Iterator[None]:
+    """One line for what a user can mend, exit code 1; 130 for an interruption."""
+    try:
+        yield
+    except PatchclusterError as error:
+        if debug:
+            raise
+        print(f"patchcluster: {printable(str(error))}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("patchcluster: interrupted; the same command resumes", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"patchcluster: unexpected {type(error).__name__}: {printable(str(error))}. This is a "
+            "bug: please report it with what --debug prints",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def shown_progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars with an ETA on standard error; without a terminal, a line a step."""
+    if quiet:
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_progress
+        return
+    columns: list[Any] = [
+        "{task.description:17}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(_STEPS[step], total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield show
+
+
+def _plain_progress(step: str, done: int, total: int) -> None:
+    if done == total:
+        print(f"{_STEPS[step]}: {done} done", file=sys.stderr, flush=True)
+
+
+def print_run(run: "Run", as_json: bool) -> None:
+    top = [int(i) for i in run.ranking[:LISTED]]
+    if as_json:
+        rows = [
+            {"path": run.paths[i], "score": run.scores[i], "flagged": bool(run.flagged[i])}
+            for i in top
+        ]
+        totals = {
+            "run": str(run.folder),
+            "report": str(run.folder / "report.html"),
+            "images": len(run),
+            "flagged": int(run.flagged.sum()),
+            "threshold": dataclasses.asdict(run.threshold),
+            "skipped": [dataclasses.asdict(skip) for skip in run.skipped],
+            "top": rows,
+            "seconds": run.info.seconds,
+            "memory": run.info.memory,
+        }
+        print(json.dumps(totals))
+        return
+    print("rank     score  flagged  image")
+    for place, i in enumerate(top, start=1):
+        flag = "yes" if run.flagged[i] else "no"
+        print(f"{place:4}  {run.scores[i]:8.4f}  {flag:7}  {printable(run.paths[i])}")
+    _print_skipped(run.skipped, "see run.json")
+    print(
+        f"{len(run)} images scored, {run.flagged.sum()} flagged, {len(run.skipped)} skipped; "
+        f"report: {run.folder / 'report.html'}"
+    )
+    print(printable(f"flagged: {run.threshold.meaning}"), file=sys.stderr)
+
+
+def _print_skipped(skipped: Sequence["Skipped"], where: str) -> None:
+    for skip in skipped[:_SKIPPED_LISTED]:
+        print(f"skipped  {printable(skip.path)}: {skip.reason}")
+    if len(skipped) > _SKIPPED_LISTED:
+        print(f"skipped  {len(skipped) - _SKIPPED_LISTED} more: {where}")
+
+
+def print_scores(scores: "Scores", as_json: bool) -> None:
+    known = [one for one in scores.images if one.same_as]
+    if known:
+        print(
+            f"patchcluster: {len(known)} of the images are in the set, the first "
+            f"{printable(known[0].path)!r}: they were compared with themselves too, and may look "
+            "more ordinary than they are",
+            file=sys.stderr,
+        )
+    if as_json:
+        rows = [
+            {
+                "path": one.path,
+                "score": one.score,
+                "percentile": one.percentile,
+                "flagged": one.flagged,
+                "regions": [dataclasses.asdict(region) for region in one.regions],
+                "nearest": one.nearest,
+                "same_as": one.same_as,
+            }
+            for one in scores.images
+        ]
+        skipped = [dataclasses.asdict(skip) for skip in scores.skipped]
+        print(json.dumps({"images": rows, "skipped": skipped}))
+        return
+    print("   score  flagged  regions  image")
+    for one in scores.images:
+        flag = "yes" if one.flagged else "no"
+        print(f"{one.score:8.4f}  {flag:7}  {len(one.regions):7}  {printable(one.path)}")
+    _print_skipped(scores.skipped, "--json lists them all")
+    flagged = sum(one.flagged for one in scores.images)
+    print(f"{len(scores.images)} scored, {flagged} flagged, {len(scores.skipped)} skipped")
+
+
+def describe_figures(figures: dict[str, float | None]) -> str:
+    """Fractions by name -> one line in percent."""
+    parts = []
+    for name, value in figures.items():
+        level, _, metric = name.partition("_") if "_" in name else ("", "", name)
+        label = f"{level} {metric.upper()}".strip().replace("F1MAX", "F1max")
+        parts.append(f"{label} {'-' if value is None else f'{100 * value:.1f}'}")
+    return ", ".join(parts)
+
+
+def printable(text: str) -> str:
+    """File names can hold control characters and bytes that are not UTF-8: show them escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
