@@ -435,10 +435,13 @@ def test_one_review_of_a_run_at_a_time_and_a_clean_end(small_run, tmp_path):
         code, errors = running.interrupt()
     assert code == 0
     assert "Traceback" not in errors
-    missing = subprocess.run([*command[:4], str(tmp_path / "none")], capture_output=True, text=True)
+    (tmp_path / "photos").mkdir()
+    missing = subprocess.run(
+        [*command[:4], str(tmp_path / "photos")], capture_output=True, text=True
+    )
     assert missing.returncode == 1
     assert missing.stderr.startswith("patchcluster: ")
-    assert not (tmp_path / "none").exists()
+    assert not list((tmp_path / "photos").iterdir())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for a browser is a shell script")
