@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -434,10 +435,38 @@ def test_one_review_of_a_run_at_a_time_and_a_clean_end(small_run, tmp_path):
         code, errors = running.interrupt()
     assert code == 0
     assert "Traceback" not in errors
-    missing = subprocess.run([*command[:4], str(tmp_path / "none")], capture_output=True, text=True)
+    (tmp_path / "photos").mkdir()
+    missing = subprocess.run(
+        [*command[:4], str(tmp_path / "photos")], capture_output=True, text=True
+    )
     assert missing.returncode == 1
     assert missing.stderr.startswith("patchcluster: ")
-    assert not (tmp_path / "none").exists()
+    assert not list((tmp_path / "photos").iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for a browser is a shell script")
+def test_the_token_is_on_no_command_line(small_run, tmp_path):
+    folder, script, seen = copy_of(small_run, tmp_path), tmp_path / "browser", tmp_path / "seen"
+    script.write_text(
+        f'#!/bin/sh\nfile="${{1#file://}}"\n(echo "$*"; ls -l "$file"; cat "$file") > {seen}.part\n'
+        f"mv {seen}.part {seen}\n"
+    )
+    script.chmod(0o700)
+    command = [sys.executable, "-m", "patchcluster", "review", str(folder)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "BROWSER": str(script)}
+    ) as review:
+        address = review.stdout.readline().strip()
+        for _ in range(200):
+            if seen.exists():
+                break
+            time.sleep(0.05)
+        review.send_signal(signal.SIGINT)
+    asked, listed, content = seen.read_text().split("\n", 2)
+    assert asked == (folder / "review.html").as_uri()
+    assert listed.startswith("-rw-------")
+    assert address in content
+    assert not (folder / "review.html").exists()
 
 
 def test_it_follows_what_another_process_does_to_the_run(small_run, tmp_path):
