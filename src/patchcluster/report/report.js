@@ -37,7 +37,8 @@ const many = (count, one, more) => `${count} ${count === 1 ? one : more}`;
 
 const highest = Math.max(distinct[0], found);
 const least = Math.min(distinct[distinct.length - 1], found);
-const lowest = least - Math.max(highest - least, 1e-9) / 50; // so that all can be flagged
+const span = Math.max(highest - least, 1e-6 * Math.abs(highest), 1e-9);
+const lowest = least - span / 50; // so that all can be flagged
 
 function countAbove(value) { // of the distinct images
   let from = 0, to = distinct.length;
