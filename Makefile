@@ -12,8 +12,8 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks experiments hatch_build.py
-	$(BIN)/ruff format --check src tests benchmarks experiments hatch_build.py
+	$(BIN)/ruff check src tests benchmarks experiments hatch_build.py docs
+	$(BIN)/ruff format --check src tests benchmarks experiments hatch_build.py docs
 	$(BIN)/mypy
 
 # PEER=python of an environment with anomalib, see benchmarks/peers/anomalib_peer.py.
@@ -35,7 +35,7 @@ quality: $(READY)
 clean:
 	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(READY): pyproject.toml constraints.txt hatch_build.py src/patchcluster/kernels.c
+$(READY): pyproject.toml constraints.txt hatch_build.py docs src/patchcluster/kernels.c
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

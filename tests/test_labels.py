@@ -189,6 +189,29 @@ def test_a_run_is_scored_again_by_itself(run, tmp_path):
         rescore(run.folder, {"part10.png": "normal"})
 
 
+def test_an_interrupted_scoring_is_said_and_finished(run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    labels = {"part9.png": "anomalous"}
+    expected = fresh(run, tmp_path / "other", labels=labels).scores
+    for interrupted in ("write_map", "write_scores", "write_bank"):
+        with monkeypatch.context() as patched:
+            patched.setattr(runfolder, interrupted, fail)
+            with pytest.raises(KeyboardInterrupt):
+                rescore(run.folder, labels)
+        with pytest.raises(RunError, match="patchcluster report"):
+            patchcluster.load_run(run.folder)
+        if interrupted == "write_map":
+            again = fresh(run, run.folder, labels=labels)
+        else:
+            assert CliRunner().invoke(app, ["report", str(run.folder)]).exit_code == 0
+            again = patchcluster.load_run(run.folder)
+        np.testing.assert_allclose(again.scores, expected, rtol=1e-3)
+        assert again.info.labels == {again.paths[9]: "anomalous"}
+        fresh(run, run.folder)
+
+
 def test_scores_of_images_follow_from_their_maps_with_labels_too(run):
     again = fresh(run, run.folder, labels={"part9.png": "anomalous"})
     for path, score in zip(again.paths, again.scores, strict=True):
@@ -239,6 +262,11 @@ def test_an_interrupted_flagging_is_said_and_finished(run, monkeypatch):
             reflag(run.folder, Flagging(flag_top=2))
     with pytest.raises(RunError, match="patchcluster report"):
         patchcluster.load_run(run.folder)
+    assert fresh(run, run.folder, flag_top=1).flagged.sum() == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(runfolder, "write_regions", fail)
+        with pytest.raises(KeyboardInterrupt):
+            reflag(run.folder, Flagging(flag_top=2))
     finished = CliRunner().invoke(app, ["report", str(run.folder), "--expect", "30%"])
     assert finished.exit_code == 0
     assert patchcluster.load_run(run.folder).flagged.sum() == 3

@@ -363,11 +363,11 @@ def report(
 ) -> None:
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
     with shown_errors(debug):
-        from .reflagging import reflag
         from .results import Flagging
+        from .scanning import refresh
 
         share = None if expect is None else _parse_share(expect)
-        run = reflag(run_folder, Flagging(share, flag_top))
+        run = refresh(run_folder, Flagging(share, flag_top))
     print(
         f"{run.flagged.sum()} of {len(run)} images flagged: {run.threshold.meaning}",
         file=sys.stderr,

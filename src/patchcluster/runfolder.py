@@ -1,7 +1,8 @@
 """The run folder: the only file that knows its layout.
 
 RUN/
-  run.json               what was asked and found; "state" is running, flagging or complete
+  run.json               what was asked and found; "state" is running, complete, or
+                         flagging or rescoring while a complete one is changed
   scores.csv             rank,path,score,percentile,flagged,regions,nearest
   regions.csv            path,region,x,y,width,height,area,peak,group
   maps/000012.npy        float16 [h, w]: the score grid of the image with that id

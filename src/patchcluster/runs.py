@@ -62,7 +62,7 @@ class Run:
     which scores are flagged and why, `info` is the rest of run.json.
     """
 
-    def __init__(self, folder: Path, half_flagged: bool = False) -> None:
+    def __init__(self, folder: Path, half_changed: bool = False) -> None:
         if not (folder / RUN_FILE).is_file():
             raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
         self.folder = folder
@@ -70,10 +70,10 @@ class Run:
         try:
             if value["format"] > FORMAT:
                 raise RunError(f"{str(folder)!r} is of a newer patchcluster: upgrade to read it")
-            if value["state"] == "flagging" and not half_flagged:
+            if value["state"] in ("flagging", "rescoring") and not half_changed:
                 raise RunError(
-                    f"flagging the images of {str(folder)!r} again was interrupted: "
-                    f"`patchcluster report {folder}` finishes it"
+                    f"{value['state']} {str(folder)!r} was interrupted: `patchcluster report "
+                    f"{folder}` finishes it"
                 )
             if value["state"] == "running":
                 raise RunError(

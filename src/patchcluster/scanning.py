@@ -124,13 +124,25 @@ def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> R
     the new scores are there leaves the old ones. Raises InputError, SettingError or RunError.
     """
     with storage.lock(folder):
-        run = Run(folder, half_flagged=True)
+        run = Run(folder, half_changed=True)
         matched = match_labels(labels, run.paths)
         info = dataclasses.replace(
             run.info, labels={run.paths[i]: label for i, label in sorted(matched.items())}
         )
         Scan(folder, info, None, progress or (lambda *_: None)).compare_again(run)
     return Run(folder)
+
+
+def refresh(folder: Path, how: Flagging) -> Run:
+    """Flag a finished run again (see `reflag`); first finish a scoring that was interrupted.
+
+    Raises RunError or SettingError.
+    """
+    with storage.lock(folder):
+        run = Run(folder, half_changed=True)
+        if run.info.state == "rescoring":
+            Scan(folder, run.info, None, lambda *_: None).compare_again(run)
+        return flag_again(folder, how, lambda *_: None)
 
 
 class Scan:
@@ -164,8 +176,8 @@ class Scan:
             self._scan(files, stale or (earlier is not None and earlier.state != "running"))
         else:
             self._check_unchanged(files)
-            if earlier.labels != self.info.labels:
-                self.compare_again(Run(self.folder, half_flagged=True))
+            if earlier.labels != self.info.labels or earlier.state == "rescoring":
+                self.compare_again(Run(self.folder, half_changed=True))
             elif earlier.flagging != self.info.flagging or earlier.state == "flagging":
                 flag_again(self.folder, Flagging(**self.info.flagging), self._step("maps"))
         if not (self.folder / runfolder.REPORT_FILE).is_file():
@@ -228,7 +240,7 @@ class Scan:
         image_set = ImageSet.of(run.images)
         load = functools.partial(load_patches, run, image_set)
         compared = self._compare(image_set, load, choose_device(self.settings.device))
-        self.info.state = "running"  # while the files of the run do not belong together
+        self.info.state = "rescoring"  # while the files of the run do not belong together
         runfolder.write_info(self.folder, self.info, run.images, run.skipped)
         self._finish(image_set, compared, run.skipped)
         storage.remove(self.folder / runfolder.WORK_FOLDER)
@@ -389,7 +401,7 @@ class Scan:
         return Framing(self.folder, self.settings.frame, self.settings.native_from)
 
     def _check_unchanged(self, files: Sequence[str]) -> None:
-        run = Run(self.folder)
+        run = Run(self.folder, half_changed=True)
         listed = sorted(files) == sorted([*run.paths, *(skip.path for skip in run.skipped)])
         if not listed or any(stamp(image.path)[0] != image.bytes for image in run.images):
             raise RunError(

@@ -79,7 +79,7 @@ class PatchClusterPlus(Method):
         local_weight: float = 0.5,
         saturation: float = 2.0,
         duplicate: float = 0.8,
-        gap: float = 1.5,
+        gap: float = 1.35,
         stages: Sequence[int] | None = None,
         stage_weights: Sequence[float] = (1.0, 2.0, 0.5),
         strides: Sequence[int] | None = None,
