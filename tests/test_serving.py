@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
+import patchcluster
 from conftest import textured_image
 from patchcluster.errors import RunError
 from patchcluster.scoring import Scorer, score
@@ -124,6 +126,20 @@ def test_the_map_comes_along_if_it_is_asked_for(client, scorer, fits):
     light = np.asarray(picture.convert("L")).astype(int)
     middle = one.map() > one._scorer.run.threshold.value
     assert light[middle].min() >= light[~middle].max() - 2  # the scale rises with the score
+
+
+def test_names_that_are_not_utf_8_are_said_with_question_marks(small_run, tmp_path, fits):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in small_run.paths[:3]:
+        name = os.fsdecode(b"latin\xe9" + Path(path).name.encode())
+        (folder / name).write_bytes(Path(path).read_bytes())
+    run = patchcluster.scan(folder, tmp_path / "run", size=(96,))
+    with client_of(Scorer(run)) as client:
+        answer = client.post("/score", content=Path(run.paths[1]).read_bytes(), headers=BYTES)
+    fits(answer)
+    assert answer.json()["same_as"].endswith("latin?part1.png")
+    assert all("latin?part" in near["path"] for near in answer.json()["nearest"])
 
 
 def test_run_and_health(client, small_run, fits):

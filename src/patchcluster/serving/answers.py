@@ -121,11 +121,17 @@ def answer(image: ScoredImage, threshold: float, map_format: MapFormat) -> Score
         place=image.place,
         regions=[Region.model_validate(r, from_attributes=True) for r in image.regions],
         nearest=[
-            Place.model_validate(n, from_attributes=True) for n in image.neighbours(*image.place)
+            Place(path=_to_text(n.path), x=n.x, y=n.y, distance=n.distance)
+            for n in image.neighbours(*image.place)
         ],
-        same_as=image.same_as,
+        same_as=_to_text(image.same_as),
         map=None if map_format == "none" else _encode(image.map(), threshold, map_format),
     )
+
+
+def _to_text(path: str) -> str:
+    """File names that are not valid UTF-8, which JSON cannot hold, with question marks."""
+    return path.encode("utf-8", "replace").decode()
 
 
 def _encode(image_map: Floats, threshold: float, map_format: Literal["png", "npy"]) -> Map:
