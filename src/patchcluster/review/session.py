@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import storage
 from ..errors import InputError, PatchclusterError, RunError
 from ..inputs import stamp
 from ..labels import Label
@@ -216,9 +215,8 @@ class Review:
         """Flag so many images, in the background. Raises Busy."""
 
         def work(progress: Progress) -> Run:
-            with storage.lock(self.folder):
-                how = Flagging(flag_top=count)
-                return reflag(self.folder, how, lambda done, total: progress("maps", done, total))
+            how = Flagging(flag_top=count)
+            return reflag(self.folder, how, lambda done, total: progress("maps", done, total))
 
         self._start("flag", work)
 
