@@ -28,7 +28,17 @@ def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[s
 
 def test_help_names_every_command_with_an_example():
     top = run("--help").stdout
-    for name in ("scan", "score", "serve", "demo", "evaluate", "benchmark", "report", "methods"):
+    for name in (
+        "scan",
+        "score",
+        "serve",
+        "demo",
+        "evaluate",
+        "benchmark",
+        "report",
+        "review",
+        "methods",
+    ):
         assert name in top
         assert f"Example: patchcluster {name}" in run(name, "--help").stdout
 
@@ -141,6 +151,7 @@ def test_scan_as_json_and_quiet(tmp_path):
         (["scan"], 2, "Missing argument"),
         (["scan", ".", "--nope"], 2, "No such option"),
         (["report", "nowhere"], 1, "not a run"),
+        (["review", "nowhere", "--no-browser"], 1, "not a run"),
         (["score", "nowhere", "."], 1, "not a run"),
         (["serve", "nowhere", "--port", "0"], 1, "not a run"),
         (["evaluate", "nowhere", "--truth", "."], 1, "not a run"),

@@ -281,6 +281,12 @@ def test_a_folder_that_is_no_run_is_left_as_it_was(tmp_path):
     with pytest.raises(RunError, match="not a run"):
         reflag(tmp_path / "none", Flagging())
     assert not (tmp_path / "none").exists()
+    (tmp_path / "photo.png").touch()
+    for change in (lambda: reflag(tmp_path, Flagging()), lambda: rescore(tmp_path, {})):
+        with pytest.raises(RunError, match="not a run"):
+            change()
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_regions_have_groups_and_blots_share_one(run):

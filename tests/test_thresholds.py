@@ -100,7 +100,7 @@ def test_a_share_of_images_is_flagged_as_asked():
     ("how", "message"),
     [
         ({"expect": 0.1, "flag_top": 3}, "one of the two"),
-        ({"expect": 5}, "0% to 100%"),
+        ({"expect": 5}, "5% or 0.05"),
         ({"flag_top": -1}, "0 or more"),
     ],
 )

@@ -27,7 +27,8 @@ def read_labels(file: str | os.PathLike[str]) -> dict[str, Label]:
         with open(Path(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
             rows = list(csv.DictReader(opened))
     except (OSError, csv.Error) as error:
-        raise InputError(f"cannot read labels in {name!r} ({error}): name a CSV file") from error
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise InputError(f"cannot read labels in {name!r} ({reason}): name a CSV file") from error
     labels: dict[str, Label] = {}
     for number, row in enumerate(rows, start=2):
         path, label = row.get("path"), (row.get("label") or "").strip().lower()

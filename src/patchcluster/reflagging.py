@@ -17,7 +17,7 @@ from .report import write_report
 from .results import Flagging, Scored, find_results, flag
 from .roi import Packing
 from .runfolder import ImageRecord
-from .runs import Run
+from .runs import Run, hold_run
 from .settings import Settings, resolve
 from .tiling import find_lattice, native_size
 
@@ -27,7 +27,7 @@ def reflag(folder: Path, how: Flagging, step: Callable[[int, int], None] = lambd
 
     Scores, maps and labels stay as they are. Raises RunError if it is no finished run, or in use.
     """
-    with storage.lock(folder):
+    with hold_run(folder):
         return flag_again(folder, how, step)
 
 

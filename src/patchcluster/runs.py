@@ -3,6 +3,7 @@
 import csv
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,23 @@ def load_run(folder: str | Path) -> "Run":
     return Run(Path(folder))
 
 
+@contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Hold a run against other processes, to change it; leave a folder that is none as it is.
+
+    Raises RunError if it is none, or in use.
+    """
+    check_run(folder)
+    with storage.lock(folder):
+        yield
+
+
+def check_run(folder: Path) -> None:
+    """Raise RunError if a folder is no run, finished or not."""
+    if not (folder / RUN_FILE).is_file():
+        raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
+
+
 class Run:
     """A finished run.
 
@@ -63,8 +81,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, half_changed: bool = False) -> None:
-        if not (folder / RUN_FILE).is_file():
-            raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
+        check_run(folder)
         self.folder = folder
         value = storage.read_json(folder / RUN_FILE)
         try:

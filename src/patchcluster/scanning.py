@@ -58,7 +58,7 @@ from .reflagging import flag_again, load_patches
 from .report import write_report
 from .results import Flagging, Scored, find_results, flag
 from .runfolder import ImageRecord, RunInfo, Skipped
-from .runs import Run
+from .runs import Run, hold_run
 from .settings import resolve
 from .tiling import find_lattice
 
@@ -123,7 +123,7 @@ def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> R
     labels: by path, all that hold now. The images themselves are not needed; an interruption before
     the new scores are there leaves the old ones. Raises InputError, SettingError or RunError.
     """
-    with storage.lock(folder):
+    with hold_run(folder):
         run = Run(folder, half_changed=True)
         matched = match_labels(labels, run.paths)
         info = dataclasses.replace(
@@ -138,7 +138,7 @@ def refresh(folder: Path, how: Flagging) -> Run:
 
     Raises RunError or SettingError.
     """
-    with storage.lock(folder):
+    with hold_run(folder):
         run = Run(folder, half_changed=True)
         if run.info.state == "rescoring":
             Scan(folder, run.info, None, lambda *_: None).compare_again(run)
@@ -434,7 +434,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch refuses one
         reason = str(error).splitlines()[0][:120]
         raise SettingError(
             f"device {name!r} cannot be used ({reason}): choose cpu or auto"

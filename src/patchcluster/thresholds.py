@@ -60,7 +60,7 @@ def check_asked(expect: float | None, flag_top: int | None) -> None:
     if expect is not None and flag_top is not None:
         raise SettingError("a share of images to flag and a number of them: give one of the two")
     if expect is not None and not 0 <= expect <= 1:
-        raise SettingError(f"a share of {expect} images: give 0 to 1, or 0% to 100%")
+        raise SettingError(f"expect {expect:g}: give a share of the images, such as 5% or 0.05")
     if flag_top is not None and flag_top < 0:
         raise SettingError(f"{flag_top} images to flag: give 0 or more")
 

@@ -15,15 +15,11 @@ from ..patches import pool_neighbourhood, spread_cells
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
-    Method,
     Patches,
     Progress,
     as_tensors,
-    flatten,
-    join,
-    make_batches,
-    place_rows,
 )
+from .whole_bank import WholeBank
 
 _VALUE_BYTES = 5  # of a normalised bank: as float32 and rounded to 8 bits
 _ROW_BYTES = 24  # what is known of a row beside its values
@@ -31,7 +27,7 @@ _COUNTED_BYTES = 8  # a value of a patch, that a prediction allows for normalise
 _SEARCH_BYTES = 48 << 20  # of the distances to all images, a batch of queries at a time
 
 
-class MuSc(Method):
+class MuSc(WholeBank):
     """Score a patch by the mean distance to the images that have the most similar patches.
 
     For each stage and each r of `neighbourhoods` (the names of the steps are the authors'):
@@ -91,10 +87,7 @@ class MuSc(Method):
     ) -> Self:
         grids = as_tensors(patches)
         self._check(grids)
-        self.image_count_ = len(grids)
-        self.bank_ = torch.cat([flatten(grid) for grid in grids])
-        self.bank_image_, self.bank_patch_ = place_rows(grids)
-        self.shapes_ = torch.tensor([grid.shape[:2] for grid in grids])
+        self._hold(grids)
         self.peaks_: Tensor | None = None
         self._index_bank()
         return self
@@ -203,11 +196,6 @@ class MuSc(Method):
         stage = max(stage for stage, ratio in enumerate(self._ratios()) if ratio == 1)
         return stage * len(self.neighbourhoods) + len(self.neighbourhoods) // 2
 
-    def _counts(self, ratio: int) -> list[int]:
-        """Number of cells of each image of the bank, on a grid `ratio` times coarser."""
-        counts: list[int] = (self.shapes_ // ratio).prod(1).tolist()
-        return counts
-
     def _take(self, grid: Tensor, stage: int) -> Tensor:
         """One stage of an image's patches [h, w, c] -> float [h_s, w_s, c_s], on its own grid."""
         ratio = self._ratios()[stage]
@@ -226,10 +214,6 @@ class MuSc(Method):
     def _descriptor(self, grid: Tensor) -> Tensor:
         """Descriptor of an image [h, w, c]: the mean of its deepest stage, of length 1."""
         return F.normalize(self._take(grid, -1).float().mean((0, 1)), dim=0)
-
-    def _bank_grids(self) -> list[Tensor]:
-        parts = torch.split(self.bank_, self._counts(1))
-        return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
 
     def _index_bank(self) -> None:
         grids = self._bank_grids()
@@ -269,10 +253,6 @@ class MuSc(Method):
             parts.append((score, neighbours, near.values[:, :kept]))
         scores, neighbours, distances = map(torch.cat, zip(*parts, strict=True))
         return scores, neighbours, distances
-
-    def _compare_bank(self) -> Comparison:
-        grids, counts = self._bank_grids(), self._counts(1)
-        return join([self.compare([grids[i] for i in b], b) for b in make_batches(counts)])
 
 
 @dataclass(frozen=True)

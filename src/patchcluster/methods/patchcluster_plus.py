@@ -13,15 +13,12 @@ from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
-    Method,
     Patches,
     Progress,
     as_tensors,
     flatten,
-    join,
-    make_batches,
-    place_rows,
 )
+from .whole_bank import WholeBank
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
 _DUPLICATE_GAP = 1.15
@@ -29,7 +26,7 @@ _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 _LATTICE = (0.7548776662466927, 0.5698402909980532)  # of least discrepancy in two dimensions
 
 
-class PatchClusterPlus(Method):
+class PatchClusterPlus(WholeBank):
     """Score a patch by the k-th smallest of its distances to the other images.
 
     It goes beyond the paper in seven ways; docs/quality.md has the figures:
@@ -105,10 +102,7 @@ class PatchClusterPlus(Method):
     ) -> Self:
         grids = as_tensors(patches)
         self._check(grids)
-        self.image_count_ = len(grids)
-        self.bank_ = torch.cat([flatten(grid) for grid in grids])
-        self.bank_image_, self.bank_patch_ = place_rows(grids)
-        self.shapes_ = torch.tensor([grid.shape[:2] for grid in grids])
+        self._hold(grids)
         self._fit_normalisation(grids)
         self.labels_ = self._read_labels()
         self.bank_scores_: Tensor | None = None
@@ -253,11 +247,6 @@ class PatchClusterPlus(Method):
         pairs = zip(self.stages, self._ratios(), strict=True)
         return [dealt_channels(stage, ratio) for stage, ratio in pairs]
 
-    def _counts(self, ratio: int) -> list[int]:
-        """Number of cells of each image of the bank, on a grid `ratio` times coarser."""
-        counts: list[int] = (self.shapes_ // ratio).prod(1).tolist()
-        return counts
-
     def _take(self, grid: Tensor, stage: int) -> Tensor:
         """One stage of an image's patches [h, w, c] -> float [cells, c_s], on its own grid."""
         widths = self._widths(grid.shape[-1])
@@ -307,16 +296,6 @@ class PatchClusterPlus(Method):
         return torch.cat(
             [s + self._lattice(*shape) for s, shape in zip(starts, shapes, strict=False)]
         )
-
-    def _bank_grid(self, image: int) -> Tensor:
-        """The patches [h, w, c] of an image of the set."""
-        height, width = self.shapes_[image].tolist()
-        start = int(self.shapes_[:image].prod(1).sum())
-        return self.bank_[start : start + height * width].view(height, width, -1)
-
-    def _bank_grids(self) -> list[Tensor]:
-        parts = torch.split(self.bank_, self._counts(1))
-        return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
 
     @property
     def _banks(self) -> list[BlockBank]:
@@ -377,10 +356,6 @@ class PatchClusterPlus(Method):
         squares = self._banks[self._shown].block_squares(torch.cat(glances))
         parts = torch.split(squares, [len(glance) for glance in glances], 1)
         return torch.stack([part.median(1).values for part in parts])
-
-    def _compare_bank(self) -> Comparison:
-        grids, counts = self._bank_grids(), self._counts(1)
-        return join([self.compare([grids[i] for i in b], b) for b in make_batches(counts)])
 
     def _base(self, comparison: Comparison) -> Tensor:
         assert self.stage_means_ is not None

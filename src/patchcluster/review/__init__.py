@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import storage
 from ..errors import RunError, SettingError
-from ..runfolder import RUN_FILE
+from ..runs import check_run
 
 HOST = "127.0.0.1"
 _LOCK_FILE = ".review.lock"
@@ -98,8 +98,7 @@ def _listen(port: int) -> Iterator[socket.socket]:
 @contextmanager
 def _hold(folder: Path) -> Iterator[None]:
     """Let no other process review the same run, since one alone may write its labels."""
-    if not (folder / RUN_FILE).is_file():  # nor is a lock to be left in it
-        raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
+    check_run(folder)  # nor is a lock to be left in it
     try:
         file = open(folder / _LOCK_FILE, "a+")  # noqa: SIM115 (held for the whole review)
     except OSError as error:
