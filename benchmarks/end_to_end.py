@@ -46,7 +46,8 @@ def decoding(files: list[str], settings: Settings) -> float:
 def operations(files: list[str], settings: Settings, backbone: Backbone) -> float:
     """Floating-point operations of the network and of the default method's search."""
     method: Any = settings.make_method(backbone.channels, backbone.strides)
-    stride, known, total = grid_stride(backbone.strides, "middle"), {}, 0.0
+    stride, total = grid_stride(backbone.strides, "middle"), 0.0
+    known: dict[tuple[int, int], int] = {}
     for size in settings.size:
         shapes = [network_size(h.width, h.height, size) for h in map(survey, files)]
         for height, width in set(shapes) - set(known):

@@ -9,6 +9,7 @@ image at a time. Ours decodes, resizes, makes thumbnails, hashes and writes as w
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -27,7 +28,7 @@ def compare(files: list[str], size: int) -> None:
     backbone = load_backbone()
     candidates, _ = survey_files(files, [size], torch.get_num_threads(), lambda *_: None)
     batches = make_batches(candidates)
-    plain = timm.create_model(backbone.name).eval()  # its time does not depend on the weights
+    plain: Any = timm.create_model(backbone.name).eval()  # its time does not depend on the weights
     pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 3, size, size))).float()
 
     def ours() -> None:

@@ -66,7 +66,7 @@ def patches(root: str, category_name: str) -> Rows:
     with tempfile.TemporaryDirectory() as work:
         store = FeatureStore(Path(work), load_backbone(), InputRule(224, True), 2)
         features = store.load(category, lambda *_: None)
-    grids = features.patches("fine", 2, select(features.category, "test").scored)
+    grids = features.patches("fine", (8, 16), select(features.category, "test").scored)
     return torch.stack(grids).flatten(0, 2).float().numpy()
 
 

@@ -93,7 +93,8 @@ def heap(page: Page) -> float:
     """MiB that the page's script holds."""
     session = page.context.new_cdp_session(page)
     session.send("HeapProfiler.collectGarbage")
-    return session.send("Runtime.getHeapUsage")["usedSize"] / 2**20
+    used: float = session.send("Runtime.getHeapUsage")["usedSize"]
+    return used / 2**20
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the experiments share: patches as a scan makes them, and image scores as it gives them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from patchcluster.patches import patch_grid
 from patchcluster.settings import Settings
 
 
-def extract(paths: list[str]) -> tuple[list[Tensor], list[Header], dict[str, list[int]]]:
+def extract(paths: list[str]) -> tuple[list[Tensor], list[Header], dict[str, Any]]:
     """Patches float16 [h, w, c] and headers of images, as a scan makes them, and their stages."""
     backbone, size = load_backbone(strides=PatchClusterPlus.strides), Settings.size[0]
     headers = [survey(path) for path in paths]

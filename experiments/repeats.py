@@ -74,7 +74,8 @@ def paste(good: str, defect: Defect, random: np.random.Generator) -> NDArray[np.
     shift = tuple(random.integers(-SHIFT, SHIFT + 1, 2))
     weight = np.roll(weight, shift, (0, 1))[..., None]
     above = np.roll(above, shift, (0, 1)) * random.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS)
-    return np.rint(below * (1 - weight) + above.clip(0, 255) * weight).astype(np.uint8)
+    mixed: NDArray[np.float64] = below * (1 - weight) + above.clip(0, 255) * weight
+    return np.rint(mixed).astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -63,14 +63,17 @@ def main() -> None:
         ["set", "rate", "auroc", "oracle f1", "rule", "f1 / oracle", "false", "flagged"]
     )
     for (name, rate), draws in read(sys.argv[1:]).items():
-        auroc = oracle = None
+        auroc: float | None = None
+        oracle: float | None = None
         if rate:
-            auroc = np.mean([roc_auc_score(*draw) for draw in draws])
-            oracle = np.mean([image_metrics(scores, anomalous)[2] for anomalous, scores in draws])
+            auroc = float(np.mean([roc_auc_score(*draw) for draw in draws]))
+            oracle = float(
+                np.mean([image_metrics(scores, anomalous)[2] for anomalous, scores in draws])
+            )
         for title, rule in RULES.items():
             figures = np.array([measure(draw, rule) for draw in draws])
             share, false, flagged = figures.mean(0)
-            measured = [share if rate else None, false, flagged]
+            measured = [float(share) if rate else None, float(false), float(flagged)]
             row = [name, rate, *map(three, (auroc, oracle)), title, *map(three, measured)]
             writer.writerow(row)
 

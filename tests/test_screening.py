@@ -11,7 +11,19 @@ from patchcluster.neighbors import BlockBank, nearest
 
 REASON = "the 8-bit kernels need AVX512-VNNI, and a C compiler when the package was built"
 needs_kernels = pytest.mark.skipif(not screening.available(), reason=REASON)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["AVX512-VNNI", "AMX"])
+def instructions(request):
+    """Every test with both ways of multiplying."""
+    if screening.use_tiles(request.param == "AMX") != (request.param == "AMX"):
+        pytest.skip("AMX for 8 bits is not there")
+    yield
+    screening.use_tiles(True)
+
+
 KINDS = ("random", "clusters", "copies", "constant", "heavy", "far", "tiny")
+WIDTHS = (24, 100)  # AMX is for rows of more than 64
 
 
 def draw(kind, count, channels, seed):
@@ -44,7 +56,7 @@ def distances64(queries, bank):
 @given(
     kind=st.sampled_from(KINDS),
     m=st.integers(1, 700),
-    channels=st.integers(1, 60),
+    channels=st.integers(1, 200),
     seed=st.integers(0, 2**31),
     data=st.data(),
 )
@@ -87,8 +99,9 @@ def test_equal_distances_come_in_the_order_of_rows():
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-def test_minima_of_blocks_are_half_the_squared_distances(kind):
-    bank, queries = draw(kind, 400, 24, 5), draw("random", 60, 24, 6)
+@pytest.mark.parametrize("channels", WIDTHS)
+def test_minima_of_blocks_are_half_the_squared_distances(kind, channels):
+    bank, queries = draw(kind, 400, channels, 5), draw("random", 60, channels, 6)
     offsets = [0, 130, 131, 250, 400]
     minima = screening.Bank(bank, offsets).block_minima(queries)
     truth = distances64(queries, bank)
@@ -96,7 +109,8 @@ def test_minima_of_blocks_are_half_the_squared_distances(kind):
     for block in range(4):
         part = slice(offsets[block], offsets[block + 1])
         # A value rounded to 127 steps of the largest is off by at most 1 / 254 of it.
-        off = 24**0.5 / 254 * (bank[part].abs().amax() + queries.abs().amax(1)).double().numpy()
+        largest = (bank[part].abs().amax() + queries.abs().amax(1)).double().numpy()
+        off = channels**0.5 / 254 * largest
         bound = off * (norms + float(bank[part].norm(dim=1).max()) + off)
         found = minima[block].double().numpy() + norms**2 / 2
         assert (np.abs(found - truth[:, part].min(1) ** 2 / 2) <= bound + 1e-4).all()
@@ -104,8 +118,9 @@ def test_minima_of_blocks_are_half_the_squared_distances(kind):
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_nearest_row_of_chosen_blocks(kind):
-    bank, queries = draw(kind, 900, 24, 7), draw("random", 250, 24, 8)
+@pytest.mark.parametrize("channels", WIDTHS)
+def test_the_nearest_row_of_chosen_blocks(kind, channels):
+    bank, queries = draw(kind, 900, channels, 7), draw("random", 250, channels, 8)
     offsets = [0, 100, 101, 500, 900]
     rng = np.random.default_rng(0)
     which, blocks = rng.integers(0, 250, 600), rng.integers(0, 4, 600)
@@ -142,8 +157,8 @@ def always(monkeypatch):
 @pytest.mark.parametrize("k", [1, 2, 25])
 @pytest.mark.parametrize("offset", [0, 500])
 def test_nearest_with_screening_equals_a_float64_search(kind, k, offset):
-    bank = offset + draw(kind, 1500, 32, 3)
-    queries = torch.cat([bank[::10], offset + draw("random", 50, 32, 4)])
+    bank = offset + draw(kind, 1500, 80, 3)
+    queries = torch.cat([bank[::10], offset + draw("random", 50, 80, 4)])
     distances, indices = nearest(queries, bank, k)
     truth = distances64(queries, bank)
     expected = np.sort(truth, 1)[:, :k]

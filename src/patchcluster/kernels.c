@@ -10,7 +10,8 @@
  *
  * Bank rows come in panels of 16, the lanes of a register: words[panel][step][lane], four values of
  * one row in a word. Queries are worked on 24 at a time, so that their 24 x 16 sums stay in
- * registers for a whole product. It needs an x86-64 with AVX512-VNNI; elsewhere `supported` says 0.
+ * registers for a whole product; where the processor has AMX, in its tiles, with two panels at a
+ * time. It needs an x86-64 with AVX512-VNNI; elsewhere `supported` says 0.
  */
 
 #include <float.h>
@@ -22,9 +23,19 @@
 #define EXPORT __attribute__((visibility("default")))
 
 #if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,bmi")))
+#if __has_include(<amxint8intrin.h>)
+#define TILES                                                                                     \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,bmi,amx-tile,amx-int8")))
+#else /* an older compiler */
+#define TILES TARGET
+#define NO_TILES
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
@@ -32,6 +43,8 @@ enum {
     GROUP = 24,  /* queries in a tile */
     GROUPS = 4,  /* tiles of queries that share a panel while it is in the cache */
     SLOTS = GROUP * GROUPS,
+    PANELS = 2,  /* that are multiplied together */
+    DEPTH = 16,  /* steps of a tile of AMX, at most */
     AHEAD = 6    /* rows that are fetched before their distance is taken */
 };
 
@@ -61,6 +74,25 @@ INLINE __mmask16 first_lanes(int64_t count)
 {
     return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
 }
+
+static int allowed; /* whether products may go by AMX */
+
+/* Whether this processor has AMX for 8 bits and the system lets this process use it. */
+static int may_use_tiles(void)
+{
+#ifdef NO_TILES
+    return 0;
+#else
+    enum { AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25, ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_TILE) || !(d & AMX_INT8))
+        return 0;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+#endif
+}
+
+/* Have products go by AMX, if `wanted`, or by AVX512-VNNI. Returns whether they go by AMX. */
+EXPORT int use_tiles(int wanted) { return allowed = wanted && may_use_tiles(); }
 
 EXPORT int supported(void)
 {
@@ -154,8 +186,21 @@ EXPORT int pack_queries(const float *rows, int64_t channels, int64_t steps, int6
 
 /* --- products ------------------------------------------------------------------------------- */
 
-/* The words of up to 96 queries, [group][step][24], in the order in which tiles read them, and what
- * values are made with. Slots without a query have scales of 0. */
+/* Words that a row of so many channels takes: equal parts of at most 16, which are tiles of AMX. */
+EXPORT int64_t steps_of(int64_t channels)
+{
+    int64_t steps = (channels + 3) / 4, parts = (steps + DEPTH - 1) / DEPTH;
+    return (steps + parts - 1) / parts * parts;
+}
+
+/* Whether products of such rows go by AMX: for a single part it does not pay. */
+static int by_tiles(int64_t steps) { return allowed && steps > DEPTH; }
+
+static int64_t depth_of(int64_t steps) { return steps / ((steps + DEPTH - 1) / DEPTH); }
+
+/* The words of up to 96 queries in the order in which they are read, [group][step][24], or, for
+ * AMX, [group][part][24][depth]; and what values are made with. Slots without a query have scales
+ * of 0. */
 typedef struct {
     uint32_t *words;
     float scales[SLOTS], norms[SLOTS], left[SLOTS];
@@ -164,11 +209,16 @@ typedef struct {
 static void load_block(Block *block, const Queries *queries, int64_t steps, const int64_t *which,
                        int64_t count)
 {
+    int64_t depth = depth_of(steps);
+    int tiles = by_tiles(steps);
     for (int64_t slot = 0; slot < SLOTS; slot++) {
-        uint32_t *to = block->words + slot / GROUP * steps * GROUP + slot % GROUP;
-        int64_t query = which[slot < count ? slot : 0];
-        for (int64_t step = 0; step < steps; step++)
-            to[step * GROUP] = queries->words[query * steps + step];
+        uint32_t *to = block->words + slot / GROUP * steps * GROUP;
+        int64_t query = which[slot < count ? slot : 0], in_group = slot % GROUP;
+        const uint32_t *from = queries->words + query * steps;
+        for (int64_t part = 0; tiles && part < steps; part += depth)
+            memcpy(to + part * GROUP + in_group * depth, from + part, sizeof *to * depth);
+        for (int64_t step = 0; !tiles && step < steps; step++)
+            to[step * GROUP + in_group] = from[step];
         block->scales[slot] = slot < count ? queries->scales[query] : 0;
         block->norms[slot] = slot < count ? queries->norms[query] : 0;
         block->left[slot] = slot < count ? queries->left[query] : 0;
@@ -195,6 +245,70 @@ TARGET INLINE void multiply(const Bank *bank, int64_t panel, const uint32_t *gro
     }
 }
 
+#ifdef NO_TILES
+static void begin_tiles(int64_t steps) { (void)steps; }
+static void end_tiles(int64_t steps) { (void)steps; }
+static void multiply_tiles(const Bank *bank, int64_t panel, int64_t other, const uint32_t *group,
+                           int32_t sums[PANELS][GROUP][LANES])
+{
+    (void)bank, (void)panel, (void)other, (void)group, (void)sums;
+}
+#else
+/* The intrinsics of tiles do not tell the compiler what they read. */
+#define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
+
+/* Tiles 0 to 3 are sums, of 12 queries and a panel each; 4 and 5 queries; 6 and 7 panels. */
+TILES static void begin_tiles(int64_t steps)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shapes = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) {
+        shapes.rows[tile] = (uint8_t)(tile < 6 ? GROUP / 2 : depth_of(steps));
+        shapes.bytes[tile] = (uint16_t)(4 * (tile == 4 || tile == 5 ? depth_of(steps) : LANES));
+    }
+    MEMORY_IS_READ;
+    if (by_tiles(steps))
+        _tile_loadconfig(&shapes);
+}
+
+TILES static void end_tiles(int64_t steps)
+{
+    if (by_tiles(steps))
+        _tile_release();
+}
+
+/* `multiply` with AMX, for two panels. */
+TILES INLINE void multiply_tiles(const Bank *bank, int64_t panel, int64_t other,
+                                 const uint32_t *group, int32_t sums[PANELS][GROUP][LANES])
+{
+    int64_t steps = bank->steps, depth = depth_of(steps);
+    const uint32_t *words = bank->words + panel * steps * LANES;
+    const uint32_t *others = bank->words + other * steps * LANES;
+    MEMORY_IS_READ;
+    _tile_loadd(0, bank->initial + panel * LANES, 0);
+    _tile_loadd(1, bank->initial + other * LANES, 0);
+    _tile_loadd(2, bank->initial + panel * LANES, 0);
+    _tile_loadd(3, bank->initial + other * LANES, 0);
+    for (int64_t part = 0; part < steps; part += depth) {
+        _tile_loadd(4, group + part * GROUP, 4 * depth);
+        _tile_loadd(6, words + part * LANES, 4 * LANES);
+        _tile_loadd(7, others + part * LANES, 4 * LANES);
+        _tile_loadd(5, group + part * GROUP + depth * GROUP / 2, 4 * depth);
+        _tile_dpbusd(0, 4, 6);
+        _tile_dpbusd(1, 4, 7);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+    }
+    _tile_stored(0, sums[0], 4 * LANES);
+    _tile_stored(1, sums[1], 4 * LANES);
+    _tile_stored(2, sums[0] + GROUP / 2, 4 * LANES);
+    _tile_stored(3, sums[1] + GROUP / 2, 4 * LANES);
+}
+#endif
+
 /* A sum as a value: half a squared norm less the product of the rounded rows. */
 TARGET INLINE __m512 value_of(__m512i sum, __m512 halves, __m512 scales, float query_scale)
 {
@@ -203,8 +317,8 @@ TARGET INLINE __m512 value_of(__m512i sum, __m512 halves, __m512 scales, float q
 }
 
 /* Values of the 16 rows of a panel for each of 24 queries, `stride` numbers apart. */
-TARGET static void write_values(const Bank *bank, int64_t panel, const uint32_t *group,
-                                const float *query_scales, float *values, int64_t stride)
+TARGET static void write_panel(const Bank *bank, int64_t panel, const uint32_t *group,
+                               const float *query_scales, float *values, int64_t stride)
 {
     __m512i sums[GROUP];
     multiply(bank, panel, group, sums);
@@ -213,6 +327,29 @@ TARGET static void write_values(const Bank *bank, int64_t panel, const uint32_t 
 #pragma GCC unroll 24
     for (int i = 0; i < GROUP; i++)
         _mm512_storeu_ps(values + i * stride, value_of(sums[i], halves, scales, query_scales[i]));
+}
+
+/* Values of one or two panels, from `panel` to below `end`, for each of 24 queries, `stride`
+ * numbers apart. */
+TILES static void write_values(const Bank *bank, int64_t panel, int64_t end, const uint32_t *group,
+                               const float *query_scales, float *values, int64_t stride)
+{
+    int64_t count = end - panel < PANELS ? end - panel : PANELS;
+    if (!by_tiles(bank->steps)) {
+        for (int64_t p = 0; p < count; p++)
+            write_panel(bank, panel + p, group, query_scales, values + p * LANES, stride);
+        return;
+    }
+    _Alignas(64) int32_t sums[PANELS][GROUP][LANES];
+    multiply_tiles(bank, panel, panel + count - 1, group, sums);
+    for (int64_t p = 0; p < count; p++) {
+        __m512 halves = _mm512_loadu_ps(bank->halves + (panel + p) * LANES);
+        __m512 scales = _mm512_loadu_ps(bank->scales + (panel + p) * LANES);
+        for (int i = 0; i < GROUP; i++)
+            _mm512_storeu_ps(values + i * stride + p * LANES,
+                             value_of(_mm512_load_si512(sums[p][i]), halves, scales,
+                                      query_scales[i]));
+    }
 }
 
 /* Lower `least` to the values of a panel for each of 24 queries, where these are lower. */
@@ -230,19 +367,42 @@ TARGET static void lower(const Bank *bank, int64_t panel, const uint32_t *group,
     }
 }
 
+/* `lower` with AMX, for two panels. */
+TILES static void lower_tiles(const Bank *bank, int64_t panel, int64_t other, const uint32_t *group,
+                              const float *query_scales, float least[GROUP][LANES])
+{
+    _Alignas(64) int32_t sums[PANELS][GROUP][LANES];
+    multiply_tiles(bank, panel, other, group, sums);
+    __m512 halves = _mm512_loadu_ps(bank->halves + panel * LANES);
+    __m512 scales = _mm512_loadu_ps(bank->scales + panel * LANES);
+    __m512 their_halves = _mm512_loadu_ps(bank->halves + other * LANES);
+    __m512 their_scales = _mm512_loadu_ps(bank->scales + other * LANES);
+    for (int i = 0; i < GROUP; i++) {
+        __m512 value = value_of(_mm512_load_si512(sums[0][i]), halves, scales, query_scales[i]);
+        __m512 theirs = value_of(_mm512_load_si512(sums[1][i]), their_halves, their_scales,
+                                 query_scales[i]);
+        value = _mm512_min_ps(value, theirs);
+        _mm512_store_ps(least[i], _mm512_min_ps(value, _mm512_load_ps(least[i])));
+    }
+}
+
 /* --- the smallest value of each block of rows ----------------------------------------------- */
 
 /* The smallest value of the panels begin..end for each query of a block of queries. */
 TARGET static void least_of_block(const Bank *bank, int64_t begin, int64_t end, const Block *block,
                                   int64_t count, float minima[SLOTS])
 {
+    int tiles = by_tiles(bank->steps);
     for (int64_t g = 0; g * GROUP < count; g++) {
         _Alignas(64) float least[GROUP][LANES];
+        const uint32_t *group = block->words + g * GROUP * bank->steps;
+        const float *scales = block->scales + g * GROUP;
         for (int i = 0; i < GROUP; i++)
             _mm512_store_ps(least[i], _mm512_set1_ps(INFINITY));
-        for (int64_t panel = begin; panel < end; panel++)
-            lower(bank, panel, block->words + g * GROUP * bank->steps, block->scales + g * GROUP,
-                  least);
+        for (int64_t panel = begin; !tiles && panel < end; panel++)
+            lower(bank, panel, group, scales, least);
+        for (int64_t panel = begin; tiles && panel < end; panel += PANELS)
+            lower_tiles(bank, panel, panel + 1 < end ? panel + 1 : panel, group, scales, least);
         for (int i = 0; i < GROUP; i++)
             minima[g * GROUP + i] = _mm512_reduce_min_ps(_mm512_load_ps(least[i]));
     }
@@ -268,6 +428,7 @@ TARGET EXPORT int block_minima(const Bank *bank, const Queries *queries, int64_t
     Block block = {malloc(sizeof(uint32_t) * SLOTS * bank->steps), {0}, {0}, {0}};
     if (!block.words)
         return -1;
+    begin_tiles(bank->steps);
     for (int64_t base = begin; base < end; base += SLOTS) {
         int64_t count = load_next(&block, queries, bank->steps, base, end);
         for (int64_t b = 0; b < blocks; b++) {
@@ -277,6 +438,7 @@ TARGET EXPORT int block_minima(const Bank *bank, const Queries *queries, int64_t
                 minima[b * all + base + i] = least[i];
         }
     }
+    end_tiles(bank->steps);
     free(block.words);
     return 0;
 }
@@ -360,6 +522,7 @@ TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_
     float *squares = malloc(sizeof(float) * SLOTS * room);
     Near *near = malloc(sizeof(Near) * room);
     int failed = !block.words || !squares || !near;
+    begin_tiles(bank->steps);
     for (int64_t base = begin; base < end && !failed; base += SLOTS) {
         int64_t here = load_next(&block, queries, bank->steps, base, end);
         for (int64_t b = 0; b < blocks; b++) {
@@ -384,6 +547,7 @@ TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_
             }
         }
     }
+    end_tiles(bank->steps);
     free(block.words);
     free(squares);
     free(near);
@@ -479,7 +643,7 @@ TARGET INLINE __m512 take_bound(__m512 values, float length, __m512 off, float l
 
 /* Append what a panel has for 24 queries; lower the limits of those that have become full. */
 TARGET static void collect(const Bank *bank, int64_t panel, const Block *block, int64_t group,
-                           float values[GROUP][LANES], Candidates *found, float *limits,
+                           const float *values, int64_t stride, Candidates *found, float *limits,
                            int64_t k, int64_t most)
 {
     _Alignas(16) uint16_t masks[GROUP];
@@ -487,7 +651,8 @@ TARGET static void collect(const Bank *bank, int64_t panel, const Block *block, 
     __m512 off = _mm512_loadu_ps(bank->left + panel * LANES);
     __m512 norms = _mm512_loadu_ps(bank->norms + panel * LANES);
     for (int i = 0; i < GROUP; i++) {
-        __m512 least = take_bound(_mm512_load_ps(values[i]), lengths[i], off, left[i], norms);
+        __m512 value = _mm512_load_ps(values + i * stride);
+        __m512 least = take_bound(value, lengths[i], off, left[i], norms);
         masks[i] = _mm512_cmp_ps_mask(least, _mm512_set1_ps(limits[i]), _CMP_LT_OQ);
     }
     __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -498,7 +663,7 @@ TARGET static void collect(const Bank *bank, int64_t panel, const Block *block, 
         for (int i = eight; i < eight + 8; i++) {
             if (!masks[i])
                 continue;
-            __m512 value = _mm512_load_ps(values[i]);
+            __m512 value = _mm512_load_ps(values + i * stride);
             __m512 least = take_bound(value, lengths[i], off, left[i], norms);
             append(found + i, masks[i], value, least, places);
             if (found[i].count >= found[i].full)
@@ -622,6 +787,7 @@ TARGET EXPORT int nearest(const Bank *bank, const Queries *queries, int64_t begi
     float *numbers = malloc(sizeof(float) * SLOTS * room * 3);
     Key *keys = malloc(sizeof(Key) * room);
     int failed = !block.words || !numbers || !keys;
+    begin_tiles(bank->steps);
     for (int64_t base = 0; base < count && !failed; base += SLOTS) {
         int64_t here = count - base < SLOTS ? count - base : SLOTS;
         Candidates found[SLOTS];
@@ -635,13 +801,14 @@ TARGET EXPORT int nearest(const Bank *bank, const Queries *queries, int64_t begi
             if (i < here)
                 found[i].rounding = 4 * rounding(bank->channels) * queries->halves[which[base + i]];
         }
-        for (int64_t panel = begin; panel < end; panel++)
+        for (int64_t pair = begin; pair < end; pair += PANELS)
             for (int64_t g = 0; g * GROUP < here; g++) {
-                _Alignas(64) float values[GROUP][LANES];
-                write_values(bank, panel, block.words + g * GROUP * bank->steps,
-                             block.scales + g * GROUP, values[0], LANES);
-                collect(bank, panel, &block, g, values, found + g * GROUP, limits + g * GROUP, k,
-                        most);
+                _Alignas(64) float values[GROUP][PANELS][LANES];
+                write_values(bank, pair, end, block.words + g * GROUP * bank->steps,
+                             block.scales + g * GROUP, values[0][0], PANELS * LANES);
+                for (int64_t panel = pair; panel < pair + PANELS && panel < end; panel++)
+                    collect(bank, panel, &block, g, values[0][panel - pair], PANELS * LANES,
+                            found + g * GROUP, limits + g * GROUP, k, most);
             }
         for (int64_t i = 0; i < here; i++) {
             limits[i] = lower_limit(found + i, k, most, limits[i]);
@@ -650,6 +817,7 @@ TARGET EXPORT int nearest(const Bank *bank, const Queries *queries, int64_t begi
                                              rows + (base + i) * k);
         }
     }
+    end_tiles(bank->steps);
     free(block.words);
     free(numbers);
     free(keys);
@@ -717,6 +885,7 @@ TARGET EXPORT int nearest_in_blocks(const Bank *bank, const Queries *queries, in
     uint32_t *places = malloc(sizeof(uint32_t) * (room + LANES));
     Key *keys = malloc(sizeof(Key) * (room + LANES));
     int failed = !block.words || !values || !places || !keys;
+    begin_tiles(bank->steps);
     for (int64_t b = begin; b < end && !failed; b++)
         for (int64_t base = starts[b]; base < starts[b + 1]; base += SLOTS) {
             int64_t left = starts[b + 1] - base, here = left < SLOTS ? left : SLOTS, asked[SLOTS];
@@ -724,11 +893,11 @@ TARGET EXPORT int nearest_in_blocks(const Bank *bank, const Queries *queries, in
             for (int64_t i = 0; i < here; i++)
                 asked[i] = which[order[base + i]];
             load_block(&block, queries, bank->steps, asked, here);
-            for (int64_t p = 0; p * LANES < count; p++)
+            for (int64_t p = bounds[b]; p < bounds[b + 1]; p += PANELS)
                 for (int64_t g = 0; g * GROUP < here; g++)
-                    write_values(bank, bounds[b] + p, block.words + g * GROUP * bank->steps,
-                                 block.scales + g * GROUP, values + g * GROUP * room + p * LANES,
-                                 room);
+                    write_values(bank, p, bounds[b + 1], block.words + g * GROUP * bank->steps,
+                                 block.scales + g * GROUP,
+                                 values + g * GROUP * room + (p - bounds[b]) * LANES, room);
             for (int64_t i = 0; i < here; i++) {
                 Key key = nearest_of_values(bank, bounds[b], count, values + i * room, queries,
                                             asked[i], places, keys);
@@ -736,6 +905,7 @@ TARGET EXPORT int nearest_in_blocks(const Bank *bank, const Queries *queries, in
                 rows[order[base + i]] = (int64_t)(uint32_t)key;
             }
         }
+    end_tiles(bank->steps);
     free(block.words);
     free(values);
     free(places);

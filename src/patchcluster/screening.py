@@ -55,12 +55,22 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(LIBRARY))
     except OSError:  # it was not compiled
         return None
-    return library if library.supported() else None
+    if not library.supported():
+        return None
+    library.steps_of.restype = _Int
+    library.use_tiles(1)
+    return library
 
 
 def available() -> bool:
     """Whether this processor and this installation have the 8-bit kernels."""
     return _library() is not None
+
+
+def use_tiles(wanted: bool) -> bool:
+    """Have products go by AMX or not, for banks made later; returns whether they do."""
+    library = _library()
+    return library is not None and bool(library.use_tiles(int(wanted)))
 
 
 def round_rows(rows: Tensor) -> Tensor:
@@ -92,7 +102,7 @@ class Bank:
         self.bounds = torch.tensor([0, *(len(first) for first, _ in blocks)]).cumsum(0)
         self.first = torch.cat([first for first, _ in blocks])
         counts = torch.cat([(stop - first).clamp(max=_LANES) for first, stop in blocks])
-        panels, steps = len(self.first), -(-channels // 4)
+        panels, steps = len(self.first), _steps_of(channels)
         self.words = torch.zeros(panels, steps, _LANES, dtype=torch.int32)
         self.initial = torch.empty(panels, _LANES, dtype=torch.int32)
         numbers = [torch.empty(panels, _LANES) for _ in range(4)]
@@ -210,6 +220,12 @@ class _PackedQueries:
         )
         pointers = map(Tensor.data_ptr, (self.words, self.rows, *self.numbers))
         self.struct = _Queries(*pointers)
+
+
+def _steps_of(channels: int) -> int:
+    library = _library()
+    assert library is not None
+    return int(library.steps_of(_Int(channels)))
 
 
 def _empty(count: int, k: int) -> Found:
