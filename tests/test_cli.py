@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import patchcluster
 from conftest import write_set
@@ -179,6 +180,15 @@ def test_interrupted_it_says_that_it_resumes_and_exits_with_130(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "patchcluster: interrupted; the same command resumes\n"
+
+
+def test_what_does_not_resume_does_not_say_so_when_interrupted(monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("patchcluster.scoring.score", interrupt)
+    result = CliRunner().invoke(cli.app, ["score", "RUN", "image.png"])
+    assert (result.exit_code, result.stderr) == (130, "patchcluster: interrupted\n")
 
 
 def test_evaluate_and_report_on_drawn_parts(tmp_path):

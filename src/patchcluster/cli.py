@@ -110,7 +110,7 @@ def scan(
     The same command after a kill goes on where it stopped. With other --labels a finished scan is
     compared again, with another --expect or --flag-top only flagged again.
     """
-    with shown_errors(debug), shown_progress(quiet) as progress:
+    with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from .scanning import scan as run_scan
 
         run = run_scan(
@@ -236,7 +236,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Draw 60 machined parts, 12 of them with a known defect, and scan them."""
-    with shown_errors(debug), shown_progress(quiet) as progress:
+    with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from .demo import write_parts
         from .evaluation import evaluate as run_evaluate
         from .scanning import scan as run_scan
@@ -323,7 +323,7 @@ def benchmark(
 
     The same command after a kill goes on where it stopped; with more names it adds to OUT.
     """
-    with shown_errors(debug), shown_progress(quiet) as progress:
+    with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from .benchmark import benchmark as run_benchmark
 
         given: dict[str, Any] = {

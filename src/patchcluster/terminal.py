@@ -37,8 +37,11 @@ def tell(line: str) -> None:
 
 
 @contextmanager
-def shown_errors(debug: bool) -> Iterator[None]:
-    """One line for what a user can mend, exit code 1; 130 for an interruption."""
+def shown_errors(debug: bool, resumes: bool = False) -> Iterator[None]:
+    """One line for what a user can mend, exit code 1; 130 for an interruption.
+
+    resumes: the same command goes on where it stopped.
+    """
     try:
         yield
     except PatchclusterError as error:
@@ -47,7 +50,8 @@ def shown_errors(debug: bool) -> Iterator[None]:
         print(f"patchcluster: {printable(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("patchcluster: interrupted; the same command resumes", file=sys.stderr)
+        more = "; the same command resumes" if resumes else ""
+        print(f"patchcluster: interrupted{more}", file=sys.stderr)
         raise typer.Exit(130) from None
     except (typer.Exit, typer.BadParameter):
         raise
