@@ -11,11 +11,13 @@ from PIL import Image
 
 from patchcluster import __version__, runfolder, storage
 from patchcluster.comparing import Explanations
+from patchcluster.labels import Label
 from patchcluster.maps import Region
-from patchcluster.results import Flagging
-from patchcluster.runfolder import ImageRecord, Result, RunInfo, Skipped
+from patchcluster.runfolder import Result
+from patchcluster.runinfo import ImageRecord, RunInfo, Skipped
 from patchcluster.runs import Run
 from patchcluster.settings import resolve
+from patchcluster.thresholds import Flagging
 
 GRID = 28
 SIDE = 256
@@ -27,7 +29,7 @@ def write_run(
     names: Sequence[str],
     defective: int = 2,
     skipped: Sequence[Skipped] = (),
-    labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, Label] | None = None,
     duplicates: Sequence[Sequence[int]] = (),
 ) -> Run:
     """Write a run of which the first `defective` images score above the threshold.
@@ -66,7 +68,13 @@ def write_run(
         version=__version__,
         state="complete",
         finished="2026-01-02T03:04:05+00:00",
-        backbone={"name": "net", "weights": "pretrained", "sha256": "0" * 64},
+        backbone={
+            "name": "net",
+            "weights": "pretrained",
+            "sha256": "0" * 64,
+            "channels": [8],
+            "strides": [8],
+        },
         threshold={"value": THRESHOLD, "meaning": "as the test says"},
         flagging=dataclasses.asdict(Flagging()),
         labels=dict(labels or {}),

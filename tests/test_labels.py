@@ -18,9 +18,8 @@ from patchcluster.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.labels import heed_labels, match_labels, read_labels
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.reflagging import reflag
-from patchcluster.results import Flagging
 from patchcluster.scanning import rescore
-from patchcluster.thresholds import Threshold, describe_ordinary
+from patchcluster.thresholds import Flagging, Threshold, describe_ordinary
 
 SIZE = (96,)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from patchcluster.errors import PatchclusterError, RunError
 from patchcluster.report import content, island, write_report
 from patchcluster.report.pictures import colour_bounds, crop_jpeg, heat_png
-from patchcluster.runfolder import Skipped
+from patchcluster.runinfo import Skipped
 from patchcluster.thresholds import choose_threshold
 from synthetic import THRESHOLD, write_run
 

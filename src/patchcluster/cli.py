@@ -363,8 +363,8 @@ def report(
 ) -> None:
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
     with shown_errors(debug):
-        from .results import Flagging
         from .scanning import refresh
+        from .thresholds import Flagging
 
         share = None if expect is None else _parse_share(expect)
         run = refresh(run_folder, Flagging(share, flag_top))

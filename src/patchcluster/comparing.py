@@ -18,7 +18,7 @@ from .maps import Floats, ImageScore
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT, join, make_batches
 from .roi import Packing
-from .runfolder import ImageRecord
+from .runinfo import ImageRecord
 
 # Patches float16 [h, w, c] of each content of a set, packed if it has a mask; and how they are.
 Loaded = tuple[list[Tensor], list[Packing | None]]

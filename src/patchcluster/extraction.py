@@ -22,7 +22,7 @@ from .images import STRIDE, Header, LoadedImage, Pixels, load_image, network_siz
 from .inputs import stamp
 from .maps import cover
 from .patches import Layout, patch_grid
-from .runfolder import ImageRecord, Skipped
+from .runinfo import ImageRecord, Skipped
 from .tiling import native_size, tiled_features
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from . import maps
 from .maps import Bools, Floats, ImageScore
-from .runfolder import ImageRecord, read_mask_of
+from .runfolder import read_mask_of
+from .runinfo import ImageRecord
 
 
 @dataclass(frozen=True)

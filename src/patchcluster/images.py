@@ -10,6 +10,7 @@ How pixels are brought to three channels of 0 to 255:
 import hashlib
 import io
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
 _ORIENTATION = 0x0112  # EXIF tag
 _TIFF_BITS = 258  # TIFF tag: bits of each channel
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _XMP = b"XML:com.adobe.xmp\0"
 _WHITE = (255, 255, 255, 255)
 
@@ -109,7 +111,8 @@ def load_image(
         image = Image.open(stream)
         depth = _depth(image, stream)
         if depth == "byte":
-            shown = _plain(ImageOps.exif_transpose(image))
+            shown = _plain(_upright(image))
+            _check_whole(image, data)
             pixels: list[Pixels] = [_resize(shown, size) for size in sizes]
         else:
             values = _scale(_deep_values(data), ranges[depth])
@@ -194,7 +197,48 @@ def _orientation(image: Image.Image, source: IO[bytes]) -> int:
     so that PNGs are asked first whether they have one at all."""
     if image.format == "PNG" and not _has_metadata(source):
         return 1
-    return int(image.getexif().get(_ORIENTATION, 1))
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata say nothing; the pixels may be whole
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode an image and apply its EXIF orientation, if it has a readable one."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # see `_orientation`
+        return image
+
+
+def _check_whole(image: Image.Image, data: bytes) -> None:
+    """Raise UnreadableImage if the pixels of a decoded PNG end before its last row.
+
+    Pillow leaves what is missing black. To decompress a second time is only worth it then.
+    """
+    last = (0, image.height - 1, image.width, image.height)
+    if image.format != "PNG" or image.crop(last).getbbox(alpha_only=False) is not None:
+        return
+    depth, colour_type, interlaced = data[24], data[25], data[28]
+    row = 1 + math.ceil(image.width * depth * _PNG_CHANNELS[colour_type] / 8)
+    whole = row * image.height
+    if not interlaced and len(_png_rows(data, whole)) < whole:
+        raise UnreadableImage("damaged image: its pixels end before the last row")
+
+
+def _png_rows(png: bytes, most: int) -> bytes:
+    """The rows of a PNG, each behind a byte that says how it is filtered, up to `most` bytes."""
+    parts, position = [], len(_PNG_SIGNATURE)
+    while position + 8 <= len(png):
+        length, name = (
+            int.from_bytes(png[position : position + 4], "big"),
+            png[position + 4 : position + 8],
+        )
+        if name == b"IDAT":
+            parts.append(png[position + 8 : position + 8 + length])
+        position += length + 12
+    return zlib.decompressobj().decompress(b"".join(parts), most)
 
 
 def _has_metadata(png: IO[bytes]) -> bool:
@@ -242,10 +286,9 @@ def _deep_values(data: bytes) -> NDArray[np.float32]:
     """Decode a deep image, as shown, to float32 [height, width] or [height, width, 3]."""
     image = Image.open(io.BytesIO(data))
     if _is_deep_colour(image, io.BytesIO(data)):
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        values = _orient(_deep_colour(data), orientation)
+        values = _orient(_deep_colour(data), _orientation(image, io.BytesIO(data)))
     else:
-        values = np.asarray(ImageOps.exif_transpose(image)).astype(np.float32)
+        values = np.asarray(_upright(image)).astype(np.float32)
     if not np.isfinite(values).all():
         raise UnreadableImage("has pixels that are not finite numbers (NaN or infinity)")
     return values

@@ -14,11 +14,12 @@ from .images import network_size
 from .methods import Method
 from .patches import block_side, grid_stride
 from .report import write_report
-from .results import Flagging, Scored, find_results, flag
+from .results import Scored, find_results, flag
 from .roi import Packing
-from .runfolder import ImageRecord
+from .runinfo import ImageRecord
 from .runs import Run, hold_run
 from .settings import Settings, resolve
+from .thresholds import Flagging
 from .tiling import find_lattice, native_size
 
 

@@ -14,8 +14,9 @@ from .framing import Framing
 from .groups import Describe, describe_regions, group_regions
 from .labels import Label, heed_labels
 from .maps import Floats, Region
-from .runfolder import ImageRecord, Result
-from .thresholds import Scores, Threshold, check_asked, choose_threshold
+from .runfolder import Result
+from .runinfo import ImageRecord
+from .thresholds import Flagging, Scores, Threshold, choose_threshold
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,6 @@ class Scored:
     grid: Floats  # [h, w]
     score: float
     nearest: str  # path of the image that its most anomalous patch is nearest to
-
-
-@dataclass(frozen=True)
-class Flagging:
-    """How images are to be flagged: see `choose_threshold`. Raises SettingError."""
-
-    expect: float | None = None
-    flag_top: int | None = None
-
-    def __post_init__(self) -> None:
-        check_asked(self.expect, self.flag_top)
 
 
 def flag(

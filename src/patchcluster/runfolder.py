@@ -21,7 +21,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from torch import Tensor
 from . import roi, storage
 from .errors import InputError, RunError
 from .maps import Bools, Floats, Region
+from .runinfo import FORMAT, ImageRecord, RunInfo, Skipped, parse
 
-FORMAT = 1
 RUN_FILE = "run.json"
 SCORES_FILE = "scores.csv"
 REGIONS_FILE = "regions.csv"
@@ -46,53 +46,6 @@ WORK_FOLDER = ".work"
 
 SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
 REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One scored image. `id` names its files in the run; sizes are as shown, in pixels."""
-
-    id: int
-    path: str
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-    roi: str = ""  # name of its mask of what is scored; "": all of it
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that got no score, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass
-class RunInfo:
-    """What run.json holds beside the images."""
-
-    inputs: list[str]
-    settings: dict[str, Any]
-    version: str
-    format: int = FORMAT
-    state: str = "running"
-    started: str = ""
-    finished: str = ""
-    backbone: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    device: str = ""
-    deep_range: dict[str, list[float]] = field(default_factory=dict)
-    threshold: dict[str, Any] = field(default_factory=dict)
-    boundary: float = 0.0  # image score of the most doubtful image: see `feedback.find_boundary`
-    map_rule: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)
-    duplicates: list[list[str]] = field(default_factory=list)
-    labels: dict[str, Any] = field(default_factory=dict)  # path: normal or anomalous
-    flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
-    roi_sha256: str = ""  # of the masks that were named
 
 
 @dataclass(frozen=True)
@@ -179,6 +132,20 @@ def write_info(
     value["images"] = [dataclasses.asdict(image) for image in images]
     value["skipped"] = [dataclasses.asdict(skip) for skip in skipped]
     storage.write_json(folder / RUN_FILE, value)
+
+
+def read_info(folder: Path) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
+    """Read run.json. Raises RunError if it is missing, damaged or of a newer format."""
+    value = storage.read_json(folder / RUN_FILE)
+    written = value.get("format") if isinstance(value, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise RunError(f"{str(folder)!r} is of a newer patchcluster: upgrade to read it")
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise RunError(
+            f"{str(folder / RUN_FILE)!r} is damaged ({error}): scan again into another folder"
+        ) from error
 
 
 def write_map(folder: Path, image_id: int, grid: Floats) -> None:
@@ -291,17 +258,16 @@ def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
     """
     if not (folder / RUN_FILE).is_file():
         return None
-    value = storage.read_json(folder / RUN_FILE)
+    earlier, _, _ = read_info(folder)
     # tuples become lists
     asked = json.loads(json.dumps([info.inputs, info.settings, info.roi_sha256]))
-    if [value.get("inputs"), value.get("settings"), value.get("roi_sha256", "")] != asked:
-        what = "masks" if [value.get("inputs"), value.get("settings")] == asked[:2] else "settings"
+    if [earlier.inputs, earlier.settings, earlier.roi_sha256] != asked:
+        what = "masks" if [earlier.inputs, earlier.settings] == asked[:2] else "settings"
         raise RunError(
             f"{str(folder)!r} holds a scan of other inputs or {what}: choose another -o, or add "
             "--overwrite"
         )
-    del value["images"], value["skipped"]
-    return RunInfo(**value)
+    return earlier
 
 
 def rank(scores: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import storage
@@ -19,17 +19,15 @@ from .framing import Framing
 from .inputs import PathFinder
 from .maps import Floats, Region
 from .runfolder import (
-    FORMAT,
     NEIGHBOURS_FILE,
     REGIONS_FILE,
     RUN_FILE,
     SCORES_FILE,
-    ImageRecord,
-    RunInfo,
-    Skipped,
     map_path,
     rank,
+    read_info,
 )
+from .runinfo import ImageRecord
 from .thresholds import Threshold
 
 if TYPE_CHECKING:
@@ -83,31 +81,27 @@ class Run:
     def __init__(self, folder: Path, half_changed: bool = False) -> None:
         check_run(folder)
         self.folder = folder
-        value = storage.read_json(folder / RUN_FILE)
+        self.info, self.images, self.skipped = read_info(folder)
+        if self.info.state == "running":
+            raise RunError(
+                f"the scan of {str(folder)!r} is not finished: run the same scan again, it resumes"
+            )
+        if self.info.state != "complete" and not half_changed:
+            raise RunError(
+                f"{self.info.state} {str(folder)!r} was interrupted: `patchcluster report "
+                f"{folder}` finishes it"
+            )
+        self.threshold = Threshold(**self.info.threshold)
+        self.paths = [image.path for image in self.images]
         try:
-            if value["format"] > FORMAT:
-                raise RunError(f"{str(folder)!r} is of a newer patchcluster: upgrade to read it")
-            if value["state"] in ("flagging", "rescoring") and not half_changed:
-                raise RunError(
-                    f"{value['state']} {str(folder)!r} was interrupted: `patchcluster report "
-                    f"{folder}` finishes it"
-                )
-            if value["state"] == "running":
-                raise RunError(
-                    f"the scan of {str(folder)!r} is not finished: run the same scan again, it "
-                    "resumes"
-                )
-            self.images = [ImageRecord(**image) for image in value.pop("images")]
-            self.skipped = [Skipped(**skip) for skip in value.pop("skipped")]
-            self.info = RunInfo(**value)
-            self.threshold = Threshold(**self.info.threshold)
             rows = {row["path"]: row for row in self._read_table(SCORES_FILE)}
-            self.paths = [image.path for image in self.images]
             self.scores = np.array([float(rows[path]["score"]) for path in self.paths])
             self.nearest = [rows[path]["nearest"] for path in self.paths]
             self.flagged = np.array([rows[path]["flagged"] == "true" for path in self.paths])
         except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{str(folder)!r} is damaged ({error!r}): scan again") from error
+            raise self._damaged(SCORES_FILE, error) from error
+        if not np.isfinite(self.scores).all():
+            raise self._damaged(SCORES_FILE, "a score is no number")
         self.ranking = rank(self.scores)
 
     def __len__(self) -> int:
@@ -148,12 +142,18 @@ class Run:
 
     def grid(self, path: str) -> Floats:
         """Score grid float32 [h, w] of one image, one score a patch; NaN: not scored."""
-        file = map_path(self.folder, self.images[self.index(path)].id)
+        return self._read_grid(self.images[self.index(path)].id).astype(np.float32)
+
+    def _read_grid(self, image_id: int) -> NDArray[np.float16]:
+        """The score grid [h, w] of the image with an id, mapped from the disk."""
+        file = map_path(self.folder, image_id)
         try:
-            values: Floats = np.load(file, allow_pickle=False).astype(np.float32)
-        except (OSError, ValueError) as error:
+            grid: NDArray[np.float16] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
             raise RunError(f"cannot read {str(file)!r} ({error}): scan again") from error
-        return values
+        if grid.ndim != 2 or grid.size == 0 or grid.dtype != np.float16:
+            raise self._damaged(f"maps/{file.name}", f"{grid.dtype} of shape {grid.shape}")
+        return grid
 
     def frame_map(self, path: str) -> Floats:
         """Smoothed map float32 [h', w'] on its frame, before it is brought to the image.
@@ -209,17 +209,22 @@ class Run:
         x, y = (column + 0.5) * image.width / width, (row + 0.5) * image.height / height
         return Neighbour(image.path, x, y, distance)
 
-    def _neighbour_rows(self, image_id: int, patch: int) -> Iterator[Any]:
+    def _neighbour_rows(self, image_id: int, patch: int) -> list[Tensor]:
         tensors = self._neighbour_tensors
-        position = int(torch.searchsorted(tensors["ids"], image_id))
-        at = int(tensors["offsets"][position]) + patch
-        return (tensors[name][at] for name in ("image", "patch", "distance"))
+        try:
+            position = int((tensors["ids"] == image_id).nonzero()[0, 0])
+            at = int(tensors["offsets"][position]) + patch
+            rows = [tensors[name][at] for name in ("image", "patch", "distance")]
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
+            raise self._damaged(NEIGHBOURS_FILE, error) from error
+        if any(int(other) >= 0 and int(other) not in self._by_id for other in rows[0]):
+            raise self._damaged(NEIGHBOURS_FILE, "an image that the run does not have")
+        return rows
 
     def patch_grid_shape(self, image_id: int) -> tuple[int, int]:
         """Rows and columns of the score grid of the image with an id."""
-        image = self._by_id[image_id]
-        grid = np.load(map_path(self.folder, image.id), mmap_mode="r", allow_pickle=False)
-        return grid.shape[0], grid.shape[1]
+        rows, columns = self._read_grid(image_id).shape
+        return rows, columns
 
     @property
     def framing(self) -> Framing:
@@ -242,14 +247,19 @@ class Run:
     @functools.cached_property
     def _regions(self) -> dict[str, list[Region]]:
         regions: dict[str, list[Region]] = {}
-        for row in self._read_table(REGIONS_FILE):
-            x, y, width, height, area = (
-                int(row[name]) for name in ("x", "y", "width", "height", "area")
-            )
-            group = int(row["group"] or 0)
-            region = Region(x, y, width, height, area, float(row["peak"]), group)
-            regions.setdefault(row["path"], []).append(region)
+        try:
+            for row in self._read_table(REGIONS_FILE):
+                x, y, width, height, area, group = (
+                    int(row[name] or 0) for name in ("x", "y", "width", "height", "area", "group")
+                )
+                region = Region(x, y, width, height, area, float(row["peak"]), group)
+                regions.setdefault(row["path"], []).append(region)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(REGIONS_FILE, error) from error
         return regions
+
+    def _damaged(self, name: str, reason: object) -> RunError:
+        return RunError(f"{str(self.folder / name)!r} is damaged ({reason!r}): scan again")
 
     def _read_table(self, name: str) -> list[dict[str, str]]:
         try:

@@ -56,10 +56,11 @@ from .patches import block_side
 from .planning import check_sizes, plan
 from .reflagging import flag_again, load_patches
 from .report import write_report
-from .results import Flagging, Scored, find_results, flag
-from .runfolder import ImageRecord, RunInfo, Skipped
+from .results import Scored, find_results, flag
+from .runinfo import ImageRecord, RunInfo, Skipped
 from .runs import Run, hold_run
 from .settings import resolve
+from .thresholds import Flagging
 from .tiling import find_lattice
 
 Progress = Callable[[str, int, int], None]  # step, done, total

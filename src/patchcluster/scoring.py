@@ -24,7 +24,7 @@ from .methods.base import NEIGHBOURS_KEPT
 from .patches import block_side, patch_grid
 from .reflagging import load_method
 from .roi import Packing
-from .runfolder import ImageRecord, Skipped
+from .runinfo import ImageRecord, Skipped
 from .runs import Neighbour, Run
 from .scanning import choose_device
 from .settings import resolve

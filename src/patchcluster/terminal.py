@@ -12,7 +12,7 @@ import typer
 from .errors import PatchclusterError
 
 if TYPE_CHECKING:
-    from .runfolder import Skipped
+    from .runinfo import Skipped
     from .runs import Run
     from .scoring import Scores
 

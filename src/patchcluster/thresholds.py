@@ -36,6 +36,17 @@ class Threshold:
     meaning: str
 
 
+@dataclass(frozen=True)
+class Flagging:
+    """How images are to be flagged: see `choose_threshold`. Raises SettingError."""
+
+    expect: float | None = None
+    flag_top: int | None = None
+
+    def __post_init__(self) -> None:
+        check_asked(self.expect, self.flag_top)
+
+
 def choose_threshold(
     scores: Scores, expect: float | None = None, flag_top: int | None = None
 ) -> Threshold:

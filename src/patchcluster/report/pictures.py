@@ -11,7 +11,7 @@ from .. import maps, runfolder
 from ..colours import colours
 from ..errors import RunError
 from ..maps import Floats
-from ..runfolder import ImageRecord
+from ..runinfo import ImageRecord
 from ..runs import Run
 
 HEAT_SIDE = 128  # longer side of a heat map in the page, pixels

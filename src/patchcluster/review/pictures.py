@@ -24,7 +24,7 @@ from ..inputs import is_url, open_input
 from ..maps import Floats
 from ..report.content import MOST_EMBEDDED
 from ..report.pictures import colour_bounds, heat_png, shrink
-from ..runfolder import ImageRecord
+from ..runinfo import ImageRecord
 from ..runs import Run
 
 MAP_SIDE = 1024  # longer side of a map, pixels; the page stretches it bilinearly, as `Run.map` does

@@ -12,10 +12,11 @@ from ..errors import InputError, PatchclusterError, RunError
 from ..inputs import stamp
 from ..labels import Label
 from ..reflagging import reflag
-from ..results import Flagging
-from ..runfolder import RUN_FILE, ImageRecord
+from ..runfolder import RUN_FILE
+from ..runinfo import ImageRecord
 from ..runs import Run, load_run
 from ..scanning import Progress, rescore
+from ..thresholds import Flagging
 from .group_names import find_names
 from .pictures import Pictures
 from .store import Box, GroupName, LabelStore, Mark
