@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from blind import extract, smooth
+from blind import extract, score_frames, smooth
 from torch import Tensor
 
 from patchcluster import maps
@@ -23,7 +23,6 @@ from patchcluster.images import Header
 from patchcluster.inputs import find_images
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.metrics import PixelMetrics, image_metrics
-from patchcluster.settings import Settings
 
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -50,16 +49,15 @@ def measure(scores: list[Tensor], headers: list[Header], paths: list[str], root:
     truths = find_truth(paths, root)
     low = min(float(s.min()) for s in scores)
     pixels = PixelMetrics(low, max(float(s.max()) for s in scores))
-    image_scores = []
+    frames = []
     for grid, header, truth in zip(scores, headers, truths, strict=True):
         frame = smooth(grid.numpy(), header)
-        image_scores.append(maps.score_image(frame, Settings.image_score))
+        frames.append(frame)
         mask = None if truth.mask is None else read_mask(truth.mask)
         height, width = (header.height, header.width) if mask is None else mask.shape
         pixels.add(maps.to_image(frame, width, height), mask)
-    auroc, _, _ = image_metrics(
-        np.array(image_scores), np.array([truth.anomalous for truth in truths])
-    )
+    image_scores, _ = score_frames(frames)
+    auroc, _, _ = image_metrics(image_scores, np.array([truth.anomalous for truth in truths]))
     figures = (auroc, pixels.auroc(), pixels.pro())
     return " / ".join("-" if f is None else f"{100 * f:.1f}" for f in figures)
 

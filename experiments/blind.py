@@ -13,6 +13,7 @@ from patchcluster.backbones import load_backbone
 from patchcluster.feedback import learn
 from patchcluster.images import Header, load_image, network_size, survey
 from patchcluster.labels import Label
+from patchcluster.levels import describe_levels, find_level
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.patches import patch_grid
 from patchcluster.settings import Settings
@@ -45,12 +46,21 @@ def score_images(
     method.heed(labels)
     with torch.inference_mode():
         maps_ = [scores.numpy() for scores in method.fit_score(grids)]
-        scores = _score_maps(maps_, headers)
+        frames = [smooth(grid, header) for grid, header in zip(maps_, headers, strict=True)]
+        scores, offsets = score_frames(frames)
         if any(labels):
-            scores = _score_maps(learn(maps_, scores.tolist(), method.describe, labels), headers)
+            learnt = learn(maps_, scores.tolist(), method.describe, labels)
+            frames = [smooth(grid, header) for grid, header in zip(learnt, headers, strict=True)]
+            scores = score_tops(frames) - offsets
     return scores
 
 
-def _score_maps(grids: list[maps.Floats], headers: list[Header]) -> NDArray[np.float64]:
-    frames = [smooth(grid, header) for grid, header in zip(grids, headers, strict=True)]
-    return np.array([maps.score_image(frame, Settings.image_score) for frame in frames])
+def score_frames(frames: Sequence[maps.Floats]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Image scores [n] by the default's rule, from smoothed maps, and what levels took off them."""
+    found = [find_level(frame) for frame in frames]
+    offsets = np.array([describe_levels(found).offset(level) for level in found])
+    return score_tops(frames) - offsets, offsets
+
+
+def score_tops(frames: Sequence[maps.Floats]) -> NDArray[np.float64]:
+    return np.array([maps.score_image(frame, "top1%") for frame in frames])

@@ -55,7 +55,7 @@ def test_what_is_given_reaches_the_method():
         ({"ratio": 2.0}, "ratio"),
         ({"k": 0}, "at least 1"),
         ({"seed": -1}, "seed"),
-        ({"image_score": "nope"}, "choose from top1%, max"),
+        ({"image_score": "nope"}, "choose from contrast, top1%, max"),
         ({"method": "patchcluster", "local_weight": 0.5}, "has no setting local_weight"),
         ({"image_score": "reweighted"}, "no image score 'reweighted'"),
         (

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from .errors import SettingError
 
-ImageScore = Literal["top1%", "max", "reweighted", "global", "rescored"]
+ImageScore = Literal["contrast", "top1%", "max", "reweighted", "global", "rescored"]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 

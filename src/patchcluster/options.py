@@ -41,7 +41,7 @@ ImageScoreName = Annotated[
     str | None,
     typer.Option(
         metavar="RULE",
-        help="top1%, max; of a method's own: reweighted (equation 3), global, rescored (musc).",
+        help="contrast, top1%, max; of a method's own: reweighted (equation 3), global, rescored.",
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]

@@ -75,6 +75,7 @@ def find_results(
 def _find_regions(scored: Scored, framing: Framing, threshold: float) -> list[Region]:
     record = scored.records[0]
     smoothed = framing.smooth(record, scored.grid)
+    threshold = framing.map_threshold(record, smoothed, scored.score, threshold)
     if np.nanmax(smoothed) <= threshold:  # bringing it to the image raises no maximum
         return []
     return maps.find_regions(framing.to_image(record, smoothed), threshold)

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Len, Lt
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from .labels import Label
+from .levels import Levels
 from .settings import Settings
 from .thresholds import Flagging, Threshold
 
@@ -68,6 +69,7 @@ class RunInfo:
     threshold: dict[str, Any] = field(default_factory=dict)
     boundary: float = 0.0  # image score of the most doubtful image: see `feedback.find_boundary`
     map_rule: dict[str, Any] = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)  # see `levels.Levels`; empty: not heeded
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     duplicates: list[list[str]] = field(default_factory=list)
@@ -98,6 +100,7 @@ _IMAGES = TypeAdapter(list[ImageRecord])
 _SKIPPED = TypeAdapter(list[Skipped])
 _INFO = TypeAdapter(RunInfo)
 _SETTINGS = TypeAdapter(Settings)
+_LEVELS = TypeAdapter(Levels)
 _PARTS: dict[str, TypeAdapter[Any]] = {
     "backbone": TypeAdapter(_Backbone),
     "map_rule": TypeAdapter(_MapRule),
@@ -114,6 +117,8 @@ def parse(value: Any) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
         skipped = _SKIPPED.validate_python(rest.pop("skipped"))
         info = _INFO.validate_python(rest)
         _SETTINGS.validate_python(info.settings, extra="forbid")
+        if info.levels:
+            _LEVELS.validate_python(info.levels)
         if info.state != "running":
             for name, part in _PARTS.items():
                 part.validate_python(getattr(info, name))

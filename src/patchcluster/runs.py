@@ -17,6 +17,7 @@ from .errors import InputError, RunError
 from .feedback import order_by_doubt
 from .framing import Framing
 from .inputs import PathFinder
+from .levels import Levels
 from .maps import Floats, Region
 from .runfolder import (
     NEIGHBOURS_FILE,
@@ -229,8 +230,10 @@ class Run:
     @property
     def framing(self) -> Framing:
         """How score grids are brought to the images."""
-        native_from = self.info.map_rule.get("native_from")
-        return Framing(self.folder, self.info.settings["frame"], native_from)
+        info, settings = self.info, self.info.settings
+        levels = Levels(**info.levels) if info.levels else None
+        native_from = info.map_rule.get("native_from")
+        return Framing(self.folder, settings["frame"], native_from, settings["image_score"], levels)
 
     @functools.cached_property
     def _finder(self) -> PathFinder:

@@ -50,6 +50,7 @@ from .framing import Framing
 from .images import deep_range
 from .inputs import find_images, stamp
 from .labels import Labels, match_labels, read_labels
+from .levels import Levels, describe_levels
 from .maps import Floats
 from .methods import Method
 from .patches import block_side
@@ -374,12 +375,14 @@ class Scan:
         copies = list(image_set.records.values())
         finest = max(compared, key=lambda result: result.size)
         firsts = [records[0] for records in copies]
-        scores = self._image_scores(firsts, grids, compared)
+        scores, offsets = self._image_scores(firsts, grids, compared)
         labels = image_set.labels(self.info.labels)
         self.info.boundary = find_boundary(np.array(scores))
         if any(labels):
             grids = learn(grids, scores, finest.describe, labels)
-            scores = self._image_scores(firsts, grids, compared)
+            # What labels add raises the level of an image too: that is not taken off again.
+            tops = (top for top, _ in self._measure(firsts, grids))
+            scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
         scored = []
         for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
             shown = finest.explanations[i].image[int(np.nanargmax(grid))].tolist()
@@ -391,15 +394,33 @@ class Scan:
 
     def _image_scores(
         self, records: Sequence[ImageRecord], grids: Sequence[Floats], compared: list[Compared]
-    ) -> list[float]:
+    ) -> tuple[list[float], list[float]]:
+        """Image scores, and what the levels of the images took off them."""
+        nothing = [0.0] * len(records)
         if compared[0].image_scores is not None:
-            return compared[0].image_scores
-        framing, rule = self._framing(), self.settings.image_score
+            return compared[0].image_scores, nothing
+        measured = self._measure(records, grids)
+        if self.settings.image_score != "contrast":
+            return [top for top, _ in measured], nothing
+        levels = describe_levels([level for _, level in measured])
+        self.info.levels = dataclasses.asdict(levels)
+        offsets = [levels.offset(level) for _, level in measured]
+        return [top - o for (top, _), o in zip(measured, offsets, strict=True)], offsets
+
+    def _measure(
+        self, records: Sequence[ImageRecord], grids: Sequence[Floats]
+    ) -> list[tuple[float, float]]:
+        """Score by its map alone, and level, of each image."""
+        framing = self._framing()
         with ThreadPoolExecutor(self.threads, "maps") as pool:
-            return list(pool.map(lambda r, g: framing.score(r, g, rule), records, grids))
+            return list(pool.map(framing.measure, records, grids))
 
     def _framing(self) -> Framing:
-        return Framing(self.folder, self.settings.frame, self.settings.native_from)
+        settings = self.settings
+        levels = Levels(**self.info.levels) if self.info.levels else None
+        return Framing(
+            self.folder, settings.frame, settings.native_from, settings.image_score, levels
+        )
 
     def _check_unchanged(self, files: Sequence[str]) -> None:
         run = Run(self.folder, half_changed=True)

@@ -242,10 +242,11 @@ class Scorer:
         framing, threshold = self.run.framing, self.run.threshold.value
         value = compared[0].image_score
         if value is None:
-            value = framing.score(record, grid, self.settings.image_score)
+            value = framing.score(record, grid)
         smoothed, regions = framing.smooth(record, grid), []
-        if np.nanmax(smoothed) > threshold:  # bringing it to the image raises no maximum
-            regions = maps.find_regions(framing.to_image(record, smoothed), threshold)
+        least = framing.map_threshold(record, smoothed, value, threshold)
+        if np.nanmax(smoothed) > least:  # bringing it to the image raises no maximum
+            regions = maps.find_regions(framing.to_image(record, smoothed), least)
         peak = int(np.nanargmax(grid))
         (rows, columns), (row, column) = grid.shape, divmod(peak, grid.shape[1])
         shown = finest.explanations.image[peak].tolist()

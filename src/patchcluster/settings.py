@@ -52,7 +52,7 @@ class Settings:
     weights: str | None = None  # file of the backbone's weights
     size: tuple[int, ...] = (448,)  # network inputs of about size x size pixels; maps are averaged
     frame: int = 256  # maps are smoothed on a frame of about frame x frame pixels
-    image_score: ImageScore = "top1%"
+    image_score: ImageScore = "contrast"
     k: int | None = None
     ratio: float | None = None
     local_weight: float | None = None
@@ -149,7 +149,7 @@ def _check(settings: Settings) -> None:
         if getattr(settings, name) is not None and name not in taken:
             raise SettingError(f"{settings.method} has no setting {name}: leave it out")
     own = METHODS[settings.method].image_scores
-    rules = ("top1%", "max", *own)
+    rules = ("contrast", "top1%", "max", *own)
     if settings.image_score not in rules:
         raise SettingError(
             f"{settings.method} has no image score {settings.image_score!r}: choose from "

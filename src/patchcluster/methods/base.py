@@ -149,7 +149,9 @@ class Method(ABC):
         `image_scores` names the rules. Raises SettingError for any other.
         """
         del grids, scores, own
-        raise SettingError(f"{self.name} has no image score {rule!r}: choose top1% or max")
+        raise SettingError(
+            f"{self.name} has no image score {rule!r}: choose contrast, top1% or max"
+        )
 
     def describe(self, image: int) -> Tensor | None:
         """Vectors [p, d] that tell the patches of an image of the fitted set apart, in its order.

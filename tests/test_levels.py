@@ -1,0 +1,82 @@
+"""Image scores above the level of each image's own map."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import patchcluster
+from conftest import textured_image, write_set
+from patchcluster.framing import Framing
+from patchcluster.levels import Levels, describe_levels, find_level
+from patchcluster.maps import score_image
+from patchcluster.runinfo import ImageRecord
+
+
+def test_levels_of_a_set_by_hand():
+    # The median of 1, 2, 3, 4, 10 is 3; their distances to it are 2, 1, 0, 1, 7, of median 1.
+    levels = describe_levels([1, 2, 3, 4, 10])
+    assert levels.typical == 3
+    assert levels.limit == pytest.approx(3 + 1.4826)
+
+
+@pytest.mark.parametrize(("level", "offset"), [(3, 0), (1, -2), (4, 1), (9, 1.5)])
+def test_a_level_is_taken_off_up_to_what_is_ordinary(level, offset):
+    assert Levels(typical=3, limit=4.5).offset(level) == offset
+
+
+def test_a_level_is_the_lower_quartile_of_what_is_scored():
+    frame = np.arange(101, dtype=np.float32).reshape(1, -1)
+    assert find_level(frame) == 25
+    assert find_level(np.append(frame, np.full((1, 50), np.nan, np.float32), 1)) == 25
+
+
+def test_regions_are_where_a_map_exceeds_the_threshold_above_its_level():
+    image = ImageRecord(0, "a.png", "", 1, 64, 64)
+    framing = Framing(Path(), 64, None, "contrast", Levels(1, 3))
+    grid = np.full((8, 8), 2, np.float32)
+    grid[4, 4] = 9
+    smoothed, score = framing.smooth(image, grid), framing.score(image, grid)
+    assert score == pytest.approx(score_image(smoothed, "top1%") - 1)
+    assert framing.map_threshold(image, smoothed, score, 1.5) == pytest.approx(2.5)
+    plain = dataclasses.replace(framing, image_score="top1%", levels=None)
+    assert plain.map_threshold(image, smoothed, plain.score(image, grid), 1.5) == 1.5
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Images of which some are noisier all over, one has a blot, and one shows something else."""
+    root = tmp_path_factory.mktemp("uneven")
+    write_set(root / "images", 10, blots=1)
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        noisy = textured_image(100 + i) + rng.normal(0, 12, (96, 96, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "images" / f"noisy{i}.png")
+    Image.new("RGB", (96, 96), (200, 30, 30)).save(root / "images" / "red.png")
+    return patchcluster.scan(root / "images", root / "run", size=(128,))
+
+
+def test_scores_of_a_run_are_its_maps_less_their_levels(uneven):
+    frames = [uneven.frame_map(path) for path in uneven.paths]
+    levels = describe_levels([float(np.quantile(frame, 0.25)) for frame in frames])
+    assert uneven.info.levels == pytest.approx(dataclasses.asdict(levels))
+    for frame, score in zip(frames, uneven.scores, strict=True):
+        top = np.sort(frame, axis=None)[-round(frame.size / 100) :].mean()
+        offset = min(np.quantile(frame, 0.25), levels.limit) - levels.typical
+        assert score == pytest.approx(top - offset, rel=1e-5)
+
+
+def test_what_is_anomalous_as_a_whole_stays_in_front(uneven):
+    first = [uneven.paths[i].rpartition("/")[2] for i in uneven.ranking[:2]]
+    assert sorted(first) == ["part9.png", "red.png"]
+
+
+def test_a_new_image_is_judged_by_the_levels_of_the_set(uneven, tmp_path):
+    Image.fromarray(textured_image(500, blot=True)).save(tmp_path / "new.png")
+    (new,) = patchcluster.score(uneven, tmp_path / "new.png").images
+    frame = uneven.framing.smooth(new.record, new.grid)
+    levels = Levels(**uneven.info.levels)
+    offset = min(np.quantile(frame, 0.25), levels.limit) - levels.typical
+    assert new.score == pytest.approx(score_image(frame, "top1%") - offset, rel=1e-5)
