@@ -241,6 +241,24 @@ def _survey(path: str) -> tuple[Header, list[int]] | str:
         return str(error.strerror or error).lower()
 
 
+def at_sizes(
+    candidates: Sequence[Candidate],
+    regions: Regions,
+    sizes: Sequence[int],
+    lattice: int | None = None,
+) -> tuple[list[Candidate], Regions]:
+    """The same files at other network sizes; what masks leave of them keeps its share."""
+    resized, areas = [], {}
+    for candidate in candidates:
+        inputs = tuple(_input_size(candidate.header, size, lattice) for size in sizes)
+        if candidate.roi:
+            height, width = candidate.inputs[0]
+            share = regions.areas[candidate.id][0] / (height * width)
+            areas[candidate.id] = [round(share * high * wide) for high, wide in inputs]
+        resized.append(dataclasses.replace(candidate, inputs=inputs))
+    return resized, dataclasses.replace(regions, candidates=resized, areas=areas)
+
+
 def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:
     """Give every image its mask: of a file for all, or of a folder.
 

@@ -53,7 +53,7 @@ from .labels import Labels, match_labels, read_labels
 from .maps import Floats
 from .methods import Method
 from .patches import block_side
-from .planning import check_sizes, plan
+from .planning import Planner, check_sizes
 from .reflagging import flag_again, load_patches
 from .report import write_report
 from .results import Scored, find_results, flag
@@ -215,7 +215,15 @@ class Scan:
         self._describe(backbone)
         check_sizes(candidates, self.settings.method)
         self._make_method().heed(list(self.info.labels.values()))
-        self._check_memory(candidates, backbone)
+        planner = Planner(
+            candidates,
+            self.regions,
+            self.settings,
+            backbone,
+            self.threads,
+            costs.resident_memory(),
+        )
+        self.info.memory["predicted"] = planner.check(self.max_memory)
         if replace:
             runfolder.clear(self.folder)
         runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
@@ -273,15 +281,6 @@ class Scan:
             "Gaussian of sigma pixels there, edges repeated; bilinear to height x width. With a "
             "region of interest each step averages what is inside it, and the rest is NaN",
         }
-
-    def _check_memory(self, candidates: Sequence[Candidate], backbone: Backbone) -> None:
-        work = plan(candidates, self.regions, self.settings, backbone, self.threads)
-        predicted = costs.predict_memory(work, costs.resident_memory())
-        self.info.memory["predicted"] = predicted
-        if self.settings.tile:
-            costs.check_memory(predicted, self.max_memory, "a scan without --tile")
-        else:
-            costs.check_memory(predicted, self.max_memory)
 
     def _extract(self, candidates: Sequence[Candidate], backbone: Backbone) -> Extracted:
         self.info.deep_range = deep_range(candidate.header for candidate in candidates)
