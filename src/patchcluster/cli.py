@@ -19,6 +19,7 @@ from . import __version__
 from .options import (
     AsJson,
     Backbone,
+    BankImages,
     Debug,
     Device,
     Expect,
@@ -91,6 +92,7 @@ def scan(
     roi: Roi = None,
     k: K = None,
     ratio: Ratio = None,
+    bank_images: BankImages = None,
     local_weight: LocalWeight = None,
     image_score: ImageScoreName = None,
     device: Device = None,
@@ -133,6 +135,7 @@ def scan(
             roi=roi,
             k=k,
             ratio=ratio,
+            bank_images=bank_images,
             local_weight=local_weight,
             image_score=image_score,
             device=device,

@@ -34,6 +34,10 @@ Roi = Annotated[
 ]
 K = Annotated[int | None, typer.Option("--k", help="Neighbours of a patch.")]
 Ratio = Annotated[float | None, typer.Option(help="Share of the patches in the bank, 0 to 1.")]
+BankImages = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Compare with so many images only, chosen to cover the set."),
+]
 LocalWeight = Annotated[
     float | None, typer.Option(help="How much rare but ordinary places are lowered.")
 ]
