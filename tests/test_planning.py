@@ -7,30 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import textured_image, write_set
-from patchcluster.backbones import random_backbone
-from patchcluster.costs import GIB, MIB, parse_bytes
+from conftest import make_planner, textured_image, write_set
+from patchcluster.costs import MIB, parse_bytes
 from patchcluster.errors import SettingError
-from patchcluster.extraction import Regions, survey_files, take_regions
-from patchcluster.planning import Planner
-from patchcluster.settings import PRESETS, resolve
-from patchcluster.tiling import find_lattice
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return random_backbone("tf_efficientnet_lite0", strides=(8, 16, 32))
-
-
-def planner(paths, backbone, mask=None, **given):
-    settings = resolve(**given)
-    lattice = find_lattice(backbone.strides) if settings.tile else None
-    candidates, skipped = survey_files(
-        list(map(str, paths)), settings.size, 1, lambda *_: None, lattice
-    )
-    assert not skipped
-    regions = take_regions(candidates, str(mask)) if mask else Regions(candidates)
-    return Planner(regions.candidates, regions, settings, backbone, 2, GIB)
+from patchcluster.settings import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +25,16 @@ def test_a_plan_for_other_settings_is_that_of_a_survey_for_them(paths, tmp_path,
     mask = tmp_path / "mask.png"
     Image.fromarray(np.arange(700)[None].repeat(700, 0) < 350).save(mask)
     for region in (None, mask):
-        there = planner(paths, backbone, region)
+        there = make_planner(paths, backbone, region)
         planned = there.plan(dataclasses.replace(there.settings, **other))
-        again = planner(paths, backbone, region, **other)
+        again = make_planner(paths, backbone, region, **other)
         surveyed = again.plan(again.settings)
         assert planned.patches == pytest.approx(surveyed.patches, rel=0.1 if region else 0)
         assert dataclasses.replace(planned, patches=surveyed.patches, extra=0) == surveyed
 
 
 def test_the_fast_preset_is_planned_with_its_stages_only(paths, backbone):
-    there = planner(paths, backbone)
+    there = make_planner(paths, backbone)
     work = there.plan(dataclasses.replace(there.settings, **PRESETS["fast"]))
     assert work.channels == 40 + 112
     assert work.patches == [6 * 20 * 20]
@@ -68,7 +48,7 @@ def refusal(there, limit):
 
 
 def test_what_does_not_fit_says_what_does_by_the_same_prediction(paths, backbone):
-    there = planner(paths, backbone)
+    there = make_planner(paths, backbone)
     needed = there.check(None)
     assert there.check(needed) == needed
     said = refusal(there, needed - 1)
@@ -83,7 +63,7 @@ def test_what_does_not_fit_says_what_does_by_the_same_prediction(paths, backbone
 def test_tiles_are_the_first_to_go(tmp_path, backbone):
     path = tmp_path / "large.jpg"
     Image.fromarray(textured_image(0, 3000, 2000)).save(path)
-    there = planner([path, path], backbone, tile=True)
+    there = make_planner([path, path], backbone, tile=True)
     without = there.predict_memory(dataclasses.replace(there.settings, tile=False))
     assert "choose a scan without --tile (about" in refusal(there, without)
     fast = dataclasses.replace(there.settings, tile=False, **PRESETS["fast"])
@@ -92,7 +72,7 @@ def test_tiles_are_the_first_to_go(tmp_path, backbone):
 
 
 def test_where_nothing_fits_it_says_what_the_least_needs(paths, backbone):
-    there = planner(paths, backbone)
+    there = make_planner(paths, backbone)
     said = refusal(there, 10 * MIB)
     amount, words = re.search(
         r"choose at least ([\d.]+ GB) for (.+), or more memory", said

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -37,10 +38,12 @@ from .options import (
     Seed,
     Size,
     Tile,
+    TimeBudget,
     Weights,
 )
 from .terminal import (
     describe_figures,
+    print_forecast,
     print_run,
     print_scores,
     shown_errors,
@@ -48,6 +51,7 @@ from .terminal import (
     tell,
 )
 
+_STARTED = time.monotonic()  # before the networks' libraries are loaded
 _NOT_FLUSHED = 120  # exit code, as Python's own
 
 app = typer.Typer(
@@ -97,6 +101,7 @@ def scan(
     image_score: ImageScoreName = None,
     device: Device = None,
     max_memory: MaxMemory = None,
+    time_budget: TimeBudget = None,
     expect: Expect = None,
     flag_top: FlagTop = None,
     labels: Annotated[
@@ -105,6 +110,9 @@ def scan(
     ] = None,
     seed: Seed = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the scan in RUN.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would need, and stop.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -115,33 +123,45 @@ def scan(
     compared again, with another --expect or --flag-top only flagged again.
     """
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
-        from .scanning import scan as run_scan
+        from . import scanning
 
-        run = run_scan(
-            inputs,
-            output or default_output(inputs[0]),
-            overwrite=overwrite,
-            max_memory=max_memory,
-            labels=labels or {},
-            expect=None if expect is None else _parse_share(expect),
-            flag_top=flag_top,
-            progress=progress,
-            preset=preset,
-            method=method,
-            backbone=backbone,
-            weights=weights,
-            size=None if size is None else _parse_sizes(size),
-            tile=tile,
-            roi=roi,
-            k=k,
-            ratio=ratio,
-            bank_images=bank_images,
-            local_weight=local_weight,
-            image_score=image_score,
-            device=device,
-            seed=seed,
-        )
-    print_run(run, as_json)
+        asked: dict[str, Any] = {
+            "max_memory": max_memory,
+            "time_budget": time_budget,
+            "since": _STARTED,
+            "progress": progress,
+            "preset": preset,
+            "method": method,
+            "backbone": backbone,
+            "weights": weights,
+            "size": None if size is None else _parse_sizes(size),
+            "tile": tile or None,
+            "roi": roi,
+            "k": k,
+            "ratio": ratio,
+            "bank_images": bank_images,
+            "local_weight": local_weight,
+            "image_score": image_score,
+            "device": device,
+            "seed": seed,
+        }
+        if dry_run:
+            forecast = scanning.predict(inputs, **asked)
+        else:
+            run = scanning.scan(
+                inputs,
+                output or default_output(inputs[0]),
+                overwrite=overwrite,
+                labels=labels or {},
+                expect=None if expect is None else _parse_share(expect),
+                flag_top=flag_top,
+                tell=(lambda _: None) if quiet else tell,
+                **asked,
+            )
+    if dry_run:
+        print_forecast(forecast, as_json)
+    else:
+        print_run(run, as_json)
 
 
 @app.command(epilog="Example: patchcluster score photos-run new/ -o new-scores.csv")

@@ -37,6 +37,7 @@ class Workload:
     input_shapes: int  # how many different ones
     threads: int
     ratio: float  # share of the patches in the first pass, or in the coreset
+    compared: float = 1.0  # share of the images that the others are compared with
     extra: int = 0  # bytes that the method needs beside patches, bank and scores
     largest_grid: int = 0  # patches of the image that has most
 
@@ -45,11 +46,11 @@ def predict_memory(work: Workload, baseline: int) -> int:
     """Peak resident memory in bytes. `baseline` is what the process holds with the network loaded.
 
     For one network size at a time, a value of a patch takes 4 bytes as float16 (the patches and the
-    bank), 4 as float32 (the bank's stages), 4 more in the sample or coreset, 1 in the 8-bit copy of
-    each, and 4 while the bank is being normalised or written.
+    bank) and 4 while the bank is being normalised or written; of the images that are compared with
+    4 as float32 (the bank's stages), 4 more in the sample or coreset, 1 in the 8-bit copy of each.
     """
     values = max(work.patches) * work.channels
-    bank = int(values * (13 + 5 * work.ratio))
+    bank = int(values * (8 + work.compared * (5 + 5 * work.ratio)))
     tiles = QUERY_TILE * 4 * (work.images + work.channels)
     beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
     tiles += beyond * (work.channels * 12 + work.images + _QUERY_BYTES)

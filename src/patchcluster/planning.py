@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from . import costs
 from .backbones import Backbone
 from .costs import Workload
@@ -12,7 +14,8 @@ from .extraction import Candidate, Regions, at_sizes
 from .methods import METHODS
 from .patches import grid_channels, grid_stride
 from .settings import PRESETS, Settings
-from .tiling import find_lattice, largest_tile
+from .tiling import find_lattice, largest_tile, seen_pixels
+from .times import Labour
 
 _SIZES = (384, 320, 256, 192, 128, 96, 64)  # that are tried instead of a larger one
 
@@ -42,6 +45,11 @@ class Planner:
     backbone: Backbone
     threads: int
     memory: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.backbone.mean.device
 
     def check(self, limit: int | None) -> int:
         """Peak memory in bytes that the scan is predicted to need.
@@ -82,8 +90,30 @@ class Planner:
             input_shapes=len(shapes),
             threads=self.threads,
             ratio=getattr(method, "ratio", 1.0),
+            compared=min(1.0, (settings.bank_images or images) / images),
             extra=method.extra_memory(images, max(patches) // images, width),
             largest_grid=max(map(max, areas)) // stride**2,
+        )
+
+    def labour(self, settings: Settings) -> Labour:
+        """What a scan with other settings has to do, as far as time goes."""
+        candidates, _ = self.at(settings)
+        work = self.plan(settings)
+        channels, strides = self.backbone.stages(settings.strides)
+        method = settings.make_method(channels, strides)
+        products = [
+            method.count_products(work.images, patches / work.images, work.channels)
+            for patches in work.patches
+        ]
+        return Labour(
+            images=work.images,
+            pixels=sum(one.header.width * one.header.height for one in candidates),
+            seen_pixels=sum(
+                self._seen(shape, settings) for one in candidates for shape in one.inputs
+            ),
+            threads=self.threads,
+            parallel=self.device.type == "cpu",
+            products=None if None in products else [one for one in products if one is not None],
         )
 
     def at(self, settings: Settings) -> tuple[Sequence[Candidate], Regions]:
@@ -93,6 +123,12 @@ class Planner:
             return self.candidates, self.regions
         lattice = find_lattice(self.backbone.strides) if settings.tile else None
         return at_sizes(self.candidates, self.regions, settings.size, lattice)
+
+    def _seen(self, shape: tuple[int, int], settings: Settings) -> int:
+        """Pixels of a network input (height, width) that the network sees in all."""
+        if settings.native_from is None:
+            return shape[0] * shape[1]
+        return seen_pixels(*shape, settings.native_from, find_lattice(self.backbone.strides))
 
     def _seen_at_once(self, shape: tuple[int, int], settings: Settings) -> int:
         """Pixels of a network input (height, width) that the network sees at once."""

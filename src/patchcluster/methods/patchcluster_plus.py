@@ -15,6 +15,7 @@ from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
     Patches,
+    Products,
     Progress,
     as_tensors,
     flatten,
@@ -191,6 +192,19 @@ class PatchClusterPlus(WholeBank):
         others = min(images, self.bank_images or images) - 1
         if self.k is not None and not 1 <= self.k <= others:
             raise SettingError(f"k={self.k} of {others} other images: choose 1 to {others}")
+
+    def count_products(self, images: int, patches: float, channels: int) -> Products:
+        bank = min(images, self.bank_images or images)
+        searched = min(
+            bank, (max(3, round(bank / 100)) if self.k is None else self.k) + self.margin
+        )
+        first = full = 0.0
+        for width, ratio in zip(self._full_widths(channels), self._ratios(), strict=True):
+            cells = patches / ratio**2
+            pairs = images * cells * cells * width
+            first += pairs * bank * (self.ratio if ratio == 1 else 1)
+            full += pairs * searched
+        return Products(first, full, (images + bank) * patches * channels)
 
     def _check(self, grids: Sequence[Tensor]) -> None:
         self.check_count(len(grids))
