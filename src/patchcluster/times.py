@@ -24,7 +24,7 @@ from .neighbors import BlockBank
 _EXTRACTING = 1.1  # writing the patches, and what is done once a batch
 _MAPPING = 6.0  # maps an image that are smoothed or written, until all results are there
 _REPORTING = 8.0  # and until the page is
-_FIRST, _FULL, _PREPARING = 1.2, 1.3, 1.5
+_FIRST, _FULL, _PREPARING = 0.27, 3.2, 12.0
 _BLOCKS = 24  # images in the search that is timed
 _ROWS = 784  # patches of each
 _NEAREST = 3
