@@ -16,7 +16,9 @@ from patchcluster.errors import RunError, SettingError
 from patchcluster.settings import Settings
 from patchcluster.times import Rates, parse_seconds
 
-RATES = Rates(load=1e-8, network=1e-7, first=1e-11, full=1e-11, prepare=1e-8, smooth=1e-4)
+RATES = Rates(
+    load=1e-8, network=1e-7, first=1e-11, full=1e-11, prepare=1e-8, smooth=1e-4, regions=1e-9
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +112,11 @@ def test_choices_are_described_as_a_user_gives_them():
 # --- in a scan ----------------------------------------------------------------------------------
 
 # The features take far longer than these say, so that what is left for the search looks too little.
-HASTY = Rates(load=1e-15, network=1e-15, first=1e-9, full=1e-9, prepare=1e-9, smooth=1e-9)
-# Of an hour, so that a slow start of the test changes nothing.
-STEADY = dataclasses.replace(RATES, first=1e-4)
+HASTY = Rates(
+    load=1e-15, network=1e-15, first=1e-9, full=1e-9, prepare=1e-9, smooth=1e-9, regions=0
+)
+# Of an hour, so that a slow start of the test changes nothing; nor do the features take longer.
+STEADY = dataclasses.replace(RATES, load=5e-4, first=1e-4)
 
 
 def scan(images, out, monkeypatch, rates, **given):

@@ -397,8 +397,8 @@ class Scan:
             if trial is None:
                 return None
             first, full, prepare = times.measure_search(trial.grids, planner.device)
-            smooth = times.measure_smoothing(self.settings.frame)
-        return times.Rates(trial.load, trial.network, first, full, prepare, smooth)
+            smooth, regions = times.measure_maps(self.settings.frame)
+        return times.Rates(trial.load, trial.network, first, full, prepare, smooth, regions)
 
     def _shrink_bank(self, planner: Planner, rates: times.Rates) -> None:
         """Choose the search again, now that it is known how long the features took."""

@@ -23,13 +23,16 @@ from .neighbors import BlockBank
 # Of what is measured, to what a scan takes.
 _EXTRACTING = 1.1  # writing the patches, and what is done once a batch
 _MAPPING = 6.0  # maps an image that are smoothed or written, until all results are there
+_FLAGGED = 0.4  # of the images, in whose maps regions are looked for
 _REPORTING = 8.0  # and until the page is
 _FIRST, _FULL, _PREPARING = 0.27, 3.2, 12.0
 _BLOCKS = 24  # images in the search that is timed
 _ROWS = 784  # patches of each
+_SIDE = 512  # pixels, of the image in which regions are found
 _NEAREST = 3
 _IN_FULL = 19
-_REPEATS = 3
+_QUERIES = 768  # equal parts for several threads
+_REPEATS = 2
 
 Result = TypeVar("Result")
 
@@ -44,6 +47,7 @@ class Rates:
     full: float  # a product of the search in full
     prepare: float  # a value of a patch that is brought into a bank
     smooth: float  # a map on its frame
+    regions: float  # a pixel of an image whose map regions are looked for in
 
     def slower(self, factor: float) -> "Rates":
         """The same on a machine that takes `factor` times as long."""
@@ -76,7 +80,8 @@ def predict_seconds(labour: Labour, rates: Rates) -> dict[str, float]:
             + one.values * rates.prepare * _PREPARING
             for one in labour.products
         )
-    return seconds | {"maps": smooth * _MAPPING, "report": smooth * _REPORTING}
+    regions = _FLAGGED * labour.pixels * rates.regions / labour.threads
+    return seconds | {"maps": smooth * _MAPPING + regions, "report": smooth * _REPORTING}
 
 
 def measure_search(grids: Sequence[Tensor], device: torch.device) -> tuple[float, float, float]:
@@ -100,7 +105,7 @@ def measure_search(grids: Sequence[Tensor], device: torch.device) -> tuple[float
     offsets = list(range(0, len(places) + 1, _ROWS))
     sample = torch.arange(0, len(places), 3, device=device)
     prepared, bank = clock(prepare, device)
-    queries = bank.rows[: 2 * _ROWS]
+    queries = bank.rows[:_QUERIES]
     first, _ = clock(lambda: bank.block_squares(queries), device)
     whole, _ = clock(lambda: bank.nearest_blocks(queries, _NEAREST, _IN_FULL), device)
     pairs = len(queries) * channels
@@ -111,10 +116,17 @@ def measure_search(grids: Sequence[Tensor], device: torch.device) -> tuple[float
     )
 
 
-def measure_smoothing(frame: float) -> float:
-    """Seconds of one map on its frame."""
-    grid = torch.rand(28, 28).numpy()
-    return clock(lambda: maps.smooth(grid, frame, 1, 1), torch.device("cpu"))[0]
+def measure_maps(frame: float) -> tuple[float, float]:
+    """Seconds of one map on its frame, and of a pixel of an image whose regions are found."""
+    grid = torch.rand(28, 28, generator=torch.Generator().manual_seed(0)).numpy()
+    cpu = torch.device("cpu")
+    smooth, on_frame = clock(lambda: maps.smooth(grid, frame, 1, 1), cpu)
+    threshold = float(on_frame.max()) * 0.9
+
+    def find() -> list[maps.Region]:
+        return maps.find_regions(maps.to_image(on_frame, _SIDE, _SIDE), threshold)
+
+    return smooth, clock(find, cpu)[0] / _SIDE**2
 
 
 def clock(work: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
