@@ -1,4 +1,6 @@
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +8,13 @@ import torch
 from PIL import Image
 
 import patchcluster
+from patchcluster.backbones import Backbone, random_backbone
+from patchcluster.costs import GIB
+from patchcluster.extraction import Regions, survey_files, take_regions
+from patchcluster.planning import Planner
 from patchcluster.runs import Run
+from patchcluster.settings import resolve
+from patchcluster.tiling import find_lattice
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -38,6 +46,25 @@ def write_set(folder: Path, count: int = 8, blots: int = 1, size: int = 96) -> l
     for i, path in enumerate(paths):
         Image.fromarray(textured_image(i, size, size, i >= count - blots)).save(path)
     return paths
+
+
+@pytest.fixture(scope="session")
+def backbone() -> Backbone:
+    """The default network without its weights: for plans, never for scores."""
+    return random_backbone("tf_efficientnet_lite0", strides=(8, 16, 32))
+
+
+def make_planner(
+    paths: Sequence[Path], backbone: Backbone, mask: Path | None = None, **given: Any
+) -> Planner:
+    """What a scan of some files with the settings given would plan from."""
+    settings = resolve(**given)
+    lattice = find_lattice(backbone.strides) if settings.tile else None
+    names = [str(path) for path in paths]
+    candidates, skipped = survey_files(names, settings.size, 1, lambda *_: None, lattice)
+    assert not skipped
+    regions = take_regions(candidates, str(mask)) if mask else Regions(candidates)
+    return Planner(regions.candidates, regions, settings, backbone, 2, GIB)
 
 
 @pytest.fixture(scope="session")

@@ -130,6 +130,27 @@ def test_scan_prints_results_and_only_these_on_standard_output(tmp_path):
     assert (tmp_path / "photos-run" / "report.html").is_file()
 
 
+def test_a_dry_run_says_what_a_scan_needs_and_writes_nothing(tmp_path, monkeypatch):
+    write_set(tmp_path / "photos", 5)
+    (tmp_path / "photos" / "notes.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    command = ["scan", "photos", "--size", "128", "--dry-run"]
+    shown = CliRunner().invoke(cli.app, command)
+    assert shown.exit_code == 0
+    first, skipped = shown.stdout.splitlines()
+    assert re.fullmatch(
+        r"5 images, 320 patches: about \d+ \w+ \(start .*, features .*, compare .*, maps .*, "
+        r"report .*\); about .* of memory",
+        first,
+    )
+    assert skipped == "1 files cannot be read"
+    value = json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).stdout)
+    assert (value["images"], value["skipped"], value["patches"]) == (5, 1, 320)
+    assert value["memory"] > 1 << 20
+    assert sum(value["seconds"].values()) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
 def test_scan_as_json_and_quiet(tmp_path):
     write_set(tmp_path / "photos")
     result = run("scan", tmp_path / "photos", "-o", tmp_path / "out", "--size", 128, "--json", "-q")
@@ -147,6 +168,7 @@ def test_scan_as_json_and_quiet(tmp_path):
         (["scan", ".", "--method", "nope"], 1, "choose from patchcluster-plus"),
         (["scan", ".", "--backbone", "nope"], 1, "timm has no network"),
         (["scan", ".", "--max-memory", "lots"], 1, "write 8GB"),
+        (["scan", ".", "--time-budget", "soon"], 1, "write 90s, 10m or 2h"),
         (["scan", ".", "--device", "warp"], 1, "choose cpu or auto"),
         (["scan", ".", "--size", "big"], 2, "write 448"),
         (["scan"], 2, "Missing argument"),

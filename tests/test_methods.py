@@ -321,23 +321,31 @@ def test_reverse_distillation_refuses_stages_that_do_not_add_up():
 # --- PatchClusterPlus ---------------------------------------------------------------------------
 
 
-def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1)):
-    """The docstring's formulas with every patch in the first pass, in float64."""
+def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None):
+    """The docstring's formulas with every patch in the first pass, in float64.
+
+    bank: how many images are compared with; None: all.
+    """
     n, h, w, _ = patches.shape
     shares, total = (1, 2, 0.5)[: len(stages)], np.zeros((n, h, w))
-    left_out = np.eye(n, dtype=bool)
-    found = {}
+    found, means = {}, []
     for s, (width, r) in enumerate(zip(stages, ratios, strict=False)):
         start = sum(stages[:s])
         part = patches[..., start : start + width].astype(np.float64)
         cells = part.reshape(n, h // r, r, w // r, r, width).transpose(0, 1, 3, 5, 2, 4)
-        found[s] = minima64(cells.reshape(n * (h // r) * (w // r), -1), n)
+        rows = normalised64(cells.reshape(n * (h // r) * (w // r), -1))
+        found[s] = minima64(rows, n)
+        means.append(rows.reshape(n, -1, rows.shape[1]).mean(1))
+    bank = np.arange(n) if bank is None else cover64(np.concatenate(means, 1), bank)
+    left_out = np.ones((n, n), dtype=bool)
+    left_out[:, bank] = False
+    np.fill_diagonal(left_out, True)
     shown = max(s for s in found if ratios[s] == 1)
     typical = np.median(found[shown][0].reshape(n, h * w, n), 1) ** 2
     for i in range(n):
-        others = np.sort(np.delete(typical[i], i))
+        others = np.sort(typical[i, ~left_out[i]])
         for nearer, farther in pairwise(others):
-            if nearer < 0.64 * others[(n - 2) // 2] and farther > 1.15**2 * nearer:
+            if nearer < 0.64 * others[(len(bank) - 2) // 2] and farther > 1.15**2 * nearer:
                 left_out[i] |= typical[i] <= nearer
     for s, (minima, places) in found.items():
         r = ratios[s]
@@ -353,10 +361,21 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1)):
     return (flat - weight * lowered).reshape(n, h, w)
 
 
+def normalised64(rows):
+    rows = rows - rows.mean(0)
+    return rows / np.sqrt((rows**2).sum(1, keepdims=True) + 4 * (rows**2).sum(1).mean())
+
+
+def cover64(means, count):
+    """Images far apart by their means [n, c], from the one in the middle on, one by one."""
+    chosen = [int(((means - means.mean(0)) ** 2).sum(1).argmin())]
+    while len(chosen) < count:
+        chosen.append(int(distances64(means, means[chosen]).min(1).argmax()))
+    return sorted(chosen)
+
+
 def minima64(rows, n):
     """Distance of each row to the nearest row of each of n images, and that row."""
-    rows = rows - rows.mean(0)
-    rows = rows / np.sqrt((rows**2).sum(1, keepdims=True) + 4 * (rows**2).sum(1).mean())
     by_image = distances64(rows, rows).reshape(len(rows), n, -1)
     starts = np.arange(n) * by_image.shape[2]
     return by_image.min(2), by_image.argmin(2) + starts
@@ -381,6 +400,63 @@ def test_plus_equals_its_formula_in_float64(stages, strides, k, weight):
     )
     expected = plus64(patches, k, weight, widths, ratios)
     np.testing.assert_allclose(method.fit_score(patches), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bank", [5, 8, 9, 20])
+def test_plus_with_a_bank_of_fewer_images_equals_its_formula_in_float64(bank):
+    patches = random_patches(9, 4, 6)
+    settings = {"k": 2, "ratio": 1.0, "gap": math.inf, "stages": (2, 3, 8), "strides": (8, 16, 32)}
+    method = PatchClusterPlus(**settings, bank_images=bank)
+    expected = plus64(patches, 2, 0.5, (2, 3, 2), (1, 1, 2), min(bank, 9))
+    np.testing.assert_allclose(method.fit_score(patches), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_plus_chooses_its_bank_by_contents_and_from_all_kinds():
+    """Three kinds of images, one of which is rare: the bank has some of each, in any order."""
+    rng = np.random.default_rng(0)
+    kinds = np.array([0] * 10 + [1] * 8 + [2] * 2)
+    patches = random_patches(20) * 0.1 + rng.normal(size=(3, 1, 1, 7))[kinds].astype(np.float32)
+    order = rng.permutation(20)
+    method = PatchClusterPlus(bank_images=6).fit(patches)
+    shuffled = PatchClusterPlus(bank_images=6).fit(patches[order])
+    assert set(kinds[method.chosen_.numpy()]) == {0, 1, 2}
+    assert set(order[shuffled.chosen_.numpy()]) == set(method.chosen_.tolist())
+    scores = PatchClusterPlus(bank_images=6).fit_score(patches)
+    again = PatchClusterPlus(bank_images=6).fit_score(patches[order])
+    np.testing.assert_allclose(again, scores[order], rtol=1e-3)
+
+
+def test_plus_explains_by_places_of_the_bank_alone():
+    patches = torch.from_numpy(random_patches(12, 3, 4))
+    method = PatchClusterPlus(ratio=1.0, bank_images=5, local_weight=0.0).fit(patches)
+    every = method.compare(list(patches), range(12))
+    rows = every.neighbours
+    images = method.bank_image_[rows]
+    assert set(images.unique().tolist()) <= set(method.chosen_.tolist())
+    assert not (images == torch.arange(12).repeat_interleave(12)[:, None]).any()
+    normalised = torch.cat([method._stage_rows(grid, 0) for grid in patches])
+    distances = (normalised[rows] - normalised[:, None]).norm(dim=2)
+    torch.testing.assert_close(distances, every.neighbour_distances, rtol=1e-4, atol=1e-5)
+    again = PatchClusterPlus(ratio=1.0, bank_images=5, local_weight=0.0).restore(method.state())
+    assert torch.equal(again.compare(list(patches), range(12)).neighbours, rows)
+
+
+def test_plus_takes_no_image_marked_anomalous_into_its_bank():
+    patches = random_patches(10)
+    first = PatchClusterPlus(bank_images=4).fit(patches).chosen_.tolist()
+    method = PatchClusterPlus(bank_images=4)
+    method.heed(["anomalous" if i in first[:2] else None for i in range(10)])
+    method.fit(patches)
+    assert len(method.chosen_) == 4
+    assert not set(first[:2]) & set(method.chosen_.tolist())
+    assert np.isfinite(method.score(patches)).all()
+
+
+def test_plus_refuses_a_bank_that_cannot_serve_k():
+    with pytest.raises(SettingError, match="k=5 of 3 other images: choose 1 to 3"):
+        PatchClusterPlus(k=5, bank_images=4).fit(random_patches(10))
+    with pytest.raises(SettingError, match="a bank of 1 images: choose 2 or more"):
+        PatchClusterPlus(bank_images=1).fit(random_patches(10))
 
 
 def test_plus_takes_stages_out_of_the_grid_that_the_network_gave():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import runfolder, storage
 from .extraction import patches_name
+from .halving import in_halves
 from .labels import Label, Labels
 from .maps import Floats, ImageScore
 from .methods import Comparison, Method
@@ -162,12 +163,16 @@ class Comparer:
             if storage.read_note(path) == self.digest:
                 tensors, _ = storage.read_tensors(path)
             else:
-                part = method.compare(
-                    [patches[i].to(self.device) for i in batch],
-                    batch,
-                    [blocks[i] for i in batch] if blocks else None,
-                )
-                tensors = {name: tensor.cpu() for name, tensor in vars(part).items()}
+
+                def compare(images: Sequence[int]) -> Comparison:
+                    part = method.compare(
+                        [patches[i].to(self.device) for i in images],
+                        images,
+                        [blocks[i] for i in images] if blocks else None,
+                    )
+                    return Comparison(*(tensor.cpu() for tensor in vars(part).values()))
+
+                tensors = vars(join(in_halves(compare, batch, "search")))
                 storage.write_tensors(path, tensors, self.digest)
             parts.append(Comparison(**tensors))
             self.progress("compare", batch[-1] + 1, len(patches))

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .errors import SettingError
@@ -16,12 +16,13 @@ _ACTIVATION_BYTES = 400  # of the network, a pixel of the image that a thread wo
 _LEFT_BYTES = 150  # of these, that are not given back to the system before the search
 _SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of input
 _PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
+_MAP_BYTES = 10  # of the map of an image that regions are looked for in, and of the regions
 _COMPARISON_BYTES = 60  # of the results, a patch
 # Of the grid that a thread makes, a value: the stages, patches joined of them, grids that wait.
 _STAGE_BYTES, _JOINING_BYTES, _WAITING_BYTES = 4, 18, 8
 _INPUT_BYTES = 3  # of an image at the network's size, a pixel
 _QUERY_BYTES = 500  # a patch that is compared, beside its values
-_SLACK = 64 * MIB
+_SLACK = 96 * MIB
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Workload:
     input_shapes: int  # how many different ones
     threads: int
     ratio: float  # share of the patches in the first pass, or in the coreset
+    compared: float = 1.0  # share of the images that the others are compared with
     extra: int = 0  # bytes that the method needs beside patches, bank and scores
     largest_grid: int = 0  # patches of the image that has most
 
@@ -44,16 +46,18 @@ def predict_memory(work: Workload, baseline: int) -> int:
     """Peak resident memory in bytes. `baseline` is what the process holds with the network loaded.
 
     For one network size at a time, a value of a patch takes 4 bytes as float16 (the patches and the
-    bank), 4 as float32 (the bank's stages), 4 more in the sample or coreset, 1 in the 8-bit copy of
-    each, and 4 while the bank is being normalised or written.
+    bank) and 4 while the bank is being normalised or written; of the images that are compared with
+    4 as float32 (the bank's stages), 4 more in the sample or coreset, 1 in the 8-bit copy of each.
     """
     values = max(work.patches) * work.channels
-    bank = int(values * (13 + 5 * work.ratio))
+    bank = int(values * (8 + work.compared * (5 + 5 * work.ratio)))
     tiles = QUERY_TILE * 4 * (work.images + work.channels)
     beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
     tiles += beyond * (work.channels * 12 + work.images + _QUERY_BYTES)
     left = work.threads * work.input_pixels * _LEFT_BYTES
-    search = bank + sum(work.patches) * _COMPARISON_BYTES + tiles + work.extra + left
+    compared = bank + sum(work.patches) * _COMPARISON_BYTES + left
+    maps = work.threads * work.largest_image * _MAP_BYTES
+    search = compared + max(tiles + work.extra, maps)
     grid = work.largest_grid * work.channels
     network = work.input_pixels * _ACTIVATION_BYTES + grid * _STAGE_BYTES
     made = work.largest_image * _INPUT_BYTES + max(network, grid * _JOINING_BYTES)
@@ -63,14 +67,12 @@ def predict_memory(work: Workload, baseline: int) -> int:
     return kept + max(search, extraction)
 
 
-def check_memory(
-    predicted: int, limit: int | None, advice: str = "--preset fast, a smaller --size or --ratio"
-) -> None:
-    """Raise SettingError, with advice on what to choose, if the work would not fit."""
+def check_memory(predicted: int, limit: int | None, advise: Callable[[int], str]) -> None:
+    """Raise SettingError if the work would not fit; advise(limit) says what to choose instead."""
     if limit is not None and predicted > limit:
         raise SettingError(
             f"this needs about {format_bytes(predicted)}, over --max-memory "
-            f"{format_bytes(limit)}: choose {advice}, or more memory"
+            f"{format_bytes(limit)}: choose {advise(limit)}, or more memory"
         )
 
 

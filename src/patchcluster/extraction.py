@@ -6,9 +6,11 @@ thread: no thread waits for another. For a GPU the threads only decode, ahead of
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 from . import roi, runfolder, storage
 from .backbones import Backbone
 from .errors import UnreadableImage
+from .halving import in_halves
 from .images import STRIDE, Header, LoadedImage, Pixels, load_image, network_size, survey
 from .inputs import stamp
 from .maps import cover
@@ -26,6 +29,7 @@ from .runinfo import ImageRecord, Skipped
 from .tiling import native_size, tiled_features
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
+_TRIED = 2  # images a thread, by which the time of all is foreseen
 _AHEAD = 4  # images a thread that may be waiting to be written, so that threads never wait
 
 Done = Callable[[int, int], None]  # done, total
@@ -71,6 +75,15 @@ class _Loaded:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """How long images took in one thread; grids: the patches [h, w, c] of each at one size."""
+
+    load: float  # seconds a pixel of the file
+    network: float  # seconds a pixel of the network's input
+    grids: list[Tensor]
+
+
+@dataclass(frozen=True)
 class Extractor:
     """Turns batches of files into patches."""
 
@@ -102,6 +115,38 @@ class Extractor:
             for skip in note["skipped"]
         }
         return Extracted(sorted(images, key=lambda image: image.id), skipped)
+
+    def try_out(self, candidates: Sequence[Candidate]) -> Trial | None:
+        """Take a few images to their patches, to see how long that takes.
+
+        None if none of them can be read.
+        """
+        spread = candidates[:: max(1, len(candidates) // (_TRIED * self.threads))]
+        usual = torch.get_num_threads()
+        with ThreadPoolExecutor(self.threads, "try", lambda: torch.set_num_threads(1)) as pool:
+            list(pool.map(self._try, spread[: self.threads]))  # what is first takes longer
+            tried = pool.map(self._try, spread[: _TRIED * self.threads])
+            trials = [trial for trial in tried if trial is not None]
+        torch.set_num_threads(usual)
+        if not trials:
+            return None
+        return Trial(
+            sum(trial.load for trial in trials) / len(trials),
+            sum(trial.network for trial in trials) / len(trials),
+            [grid for trial in trials for grid in trial.grids],
+        )
+
+    def _try(self, candidate: Candidate) -> Trial | None:
+        start = time.perf_counter()
+        try:
+            image = load_image(candidate.path, candidate.header, candidate.inputs, self.ranges)
+        except UnreadableImage:
+            return None
+        loaded = time.perf_counter()
+        grids = [self._patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
+        size = candidate.header.width * candidate.header.height
+        seen = sum(height * width for height, width in candidate.inputs)
+        return Trial((loaded - start) / size, (time.perf_counter() - loaded) / seen, grids[-1:])
 
     def _identity(self, batch: Sequence[Candidate]) -> dict[str, Any]:
         """What a batch on disk must agree in to be taken as it is."""
@@ -142,12 +187,17 @@ class Extractor:
                 pool.shutdown(wait=True, cancel_futures=True)
                 torch.set_num_threads(threads)  # new threads would otherwise take the pool's
 
+    @property
+    def _threads_have_networks(self) -> bool:
+        """Whether each thread takes images to their patches; else they decode for one network."""
+        return self.backbone.mean.device.type == "cpu"
+
     def _load(self, candidate: Candidate) -> _Loaded | str:
         try:
             image = load_image(candidate.path, candidate.header, candidate.inputs, self.ranges)
         except UnreadableImage as error:
             return str(error)
-        if self.backbone.mean.device.type != "cpu":
+        if not self._threads_have_networks:
             return _Loaded(image, None)
         grids = [self._patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
         return _Loaded(dataclasses.replace(image, pixels=[]), grids)
@@ -171,7 +221,9 @@ class Extractor:
         for which, size in enumerate(self.sizes):
             made = [of_image[which] for of_image in grids if of_image is not None]
             if good and not made:
-                made = self._patches([image.pixels[which] for _, image in good], size)
+                pixels = [image.pixels[which] for _, image in good]
+                parts = in_halves(partial(self._patches, size=size), pixels, "network")
+                made = [grid for part in parts for grid in part]
             for (candidate, _), grid in zip(good, made, strict=True):
                 tensors[patches_name(size, candidate.id)] = grid
         for candidate, image in good:
@@ -239,6 +291,24 @@ def _survey(path: str) -> tuple[Header, list[int]] | str:
         return str(error)
     except OSError as error:  # it vanished in between
         return str(error.strerror or error).lower()
+
+
+def at_sizes(
+    candidates: Sequence[Candidate],
+    regions: Regions,
+    sizes: Sequence[int],
+    lattice: int | None = None,
+) -> tuple[list[Candidate], Regions]:
+    """The same files at other network sizes; what masks leave of them keeps its share."""
+    resized, areas = [], {}
+    for candidate in candidates:
+        inputs = tuple(_input_size(candidate.header, size, lattice) for size in sizes)
+        if candidate.roi:
+            height, width = candidate.inputs[0]
+            share = regions.areas[candidate.id][0] / (height * width)
+            areas[candidate.id] = [round(share * high * wide) for high, wide in inputs]
+        resized.append(dataclasses.replace(candidate, inputs=inputs))
+    return resized, dataclasses.replace(regions, candidates=resized, areas=areas)
 
 
 def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:

@@ -156,19 +156,19 @@ def find_regions(image_map: Floats, threshold: float) -> list[Region]:
     above = image_map > threshold
     if not above.any():
         return []
-    labels, count = ndimage.label(above, structure=np.ones((3, 3)))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
     regions = []
-    for number, (box, area) in enumerate(zip(ndimage.find_objects(labels), areas, strict=True), 1):
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
         rows, columns = box
-        peak = image_map[box].max(where=labels[box] == number, initial=threshold)
+        inside = labels[box] == number  # box by box: no further array of the image's size
+        peak = image_map[box].max(where=inside, initial=threshold)
         regions.append(
             Region(
                 columns.start,
                 rows.start,
                 columns.stop - columns.start,
                 rows.stop - rows.start,
-                area=int(area),
+                area=int(inside.sum()),
                 peak=float(peak),
             )
         )

@@ -34,6 +34,10 @@ Roi = Annotated[
 ]
 K = Annotated[int | None, typer.Option("--k", help="Neighbours of a patch.")]
 Ratio = Annotated[float | None, typer.Option(help="Share of the patches in the bank, 0 to 1.")]
+BankImages = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Compare with so many images only, chosen to cover the set."),
+]
 LocalWeight = Annotated[
     float | None, typer.Option(help="How much rare but ordinary places are lowered.")
 ]
@@ -47,6 +51,10 @@ ImageScoreName = Annotated[
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 MaxMemory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Refuse to start if more is needed: 8GB.")
+]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Choose what fits in 90s, 10m, 2h; run.json says what."),
 ]
 Expect = Annotated[
     str | None,

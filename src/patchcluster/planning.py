@@ -1,15 +1,23 @@
-"""Survey of a set -> whether a scan of it can work, and what it will need."""
+"""Survey of a set -> whether a scan of it can work, what it will need, and what would need less."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import torch
+
+from . import costs
 from .backbones import Backbone
 from .costs import Workload
 from .errors import SettingError
-from .extraction import Candidate, Regions
+from .extraction import Candidate, Regions, at_sizes
 from .methods import METHODS
 from .patches import grid_channels, grid_stride
-from .settings import Settings
-from .tiling import find_lattice, largest_tile
+from .settings import PRESETS, Settings
+from .tiling import find_lattice, largest_tile, seen_pixels
+from .times import Labour
+
+_SIZES = (384, 320, 256, 192, 128, 96, 64)  # that are tried instead of a larger one
 
 
 def check_sizes(candidates: Sequence[Candidate], method: str) -> None:
@@ -23,42 +31,131 @@ def check_sizes(candidates: Sequence[Candidate], method: str) -> None:
         )
 
 
-def plan(
-    candidates: Sequence[Candidate],
-    regions: Regions,
-    settings: Settings,
-    backbone: Backbone,
-    threads: int,
-) -> Workload:
-    """What a scan of images has to do. Raises SettingError if they are too few for the method."""
-    method = settings.make_method(backbone.channels, backbone.strides)
-    method.check_count(len(candidates))
-    stride = grid_stride(backbone.strides, settings.layout)
-    areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
-    scored = [
-        regions.areas[candidate.id] if candidate.roi else area
-        for candidate, area in zip(candidates, areas, strict=True)
-    ]
-    patches = [sum(area) // stride**2 for area in zip(*scored, strict=True)]
-    channels = grid_channels(backbone.channels, backbone.strides, settings.layout)
-    images = len(candidates)
-    shapes = {shape for candidate in candidates for shape in candidate.inputs}
-    return Workload(
-        patches=patches,
-        channels=channels,
-        images=images,
-        largest_image=max(c.header.width * c.header.height for c in candidates),
-        input_pixels=max(_seen_at_once(shape, settings, backbone) for shape in shapes),
-        input_shapes=len(shapes),
-        threads=threads,
-        ratio=getattr(method, "ratio", 1.0),
-        extra=method.extra_memory(images, max(patches) // images, channels),
-        largest_grid=max(map(max, areas)) // stride**2,
-    )
+@dataclass(frozen=True)
+class Planner:
+    """What the survey of a set found, from which scans with any settings can be planned.
+
+    settings: those that the candidates' network inputs were made for. memory: bytes that the
+    process holds with the network loaded.
+    """
+
+    candidates: Sequence[Candidate]
+    regions: Regions
+    settings: Settings
+    backbone: Backbone
+    threads: int
+    memory: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.backbone.mean.device
+
+    def check(self, limit: int | None) -> int:
+        """Peak memory in bytes that the scan is predicted to need.
+
+        Raises SettingError, with what would fit, if it is over a limit, or if the images are too
+        few for the method.
+        """
+        predicted = self.predict_memory(self.settings)
+        costs.check_memory(predicted, limit, self._advise)
+        return predicted
+
+    def predict_memory(self, settings: Settings) -> int:
+        """Peak memory in bytes of a scan with other settings."""
+        return costs.predict_memory(self.plan(settings), self.memory)
+
+    def plan(self, settings: Settings) -> Workload:
+        """What a scan with other settings has to do. Raises SettingError if it cannot work."""
+        candidates, regions = self.at(settings)
+        channels, strides = self.backbone.stages(settings.strides)
+        method = settings.make_method(channels, strides)
+        images = len(candidates)
+        method.check_count(images)
+        stride = grid_stride(strides, settings.layout)
+        areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
+        scored = [
+            regions.areas[candidate.id] if candidate.roi else area
+            for candidate, area in zip(candidates, areas, strict=True)
+        ]
+        patches = [sum(area) // stride**2 for area in zip(*scored, strict=True)]
+        width = grid_channels(channels, strides, settings.layout)
+        shapes = {shape for candidate in candidates for shape in candidate.inputs}
+        return Workload(
+            patches=patches,
+            channels=width,
+            images=images,
+            largest_image=max(c.header.width * c.header.height for c in candidates),
+            input_pixels=max(self._seen_at_once(shape, settings) for shape in shapes),
+            input_shapes=len(shapes),
+            threads=self.threads,
+            ratio=getattr(method, "ratio", 1.0),
+            compared=min(1.0, (settings.bank_images or images) / images),
+            extra=method.extra_memory(images, max(patches) // images, width),
+            largest_grid=max(map(max, areas)) // stride**2,
+        )
+
+    def labour(self, settings: Settings) -> Labour:
+        """What a scan with other settings has to do, as far as time goes."""
+        candidates, _ = self.at(settings)
+        work = self.plan(settings)
+        channels, strides = self.backbone.stages(settings.strides)
+        method = settings.make_method(channels, strides)
+        products = [
+            method.count_products(work.images, patches / work.images, work.channels)
+            for patches in work.patches
+        ]
+        return Labour(
+            images=work.images,
+            pixels=sum(one.header.width * one.header.height for one in candidates),
+            seen_pixels=sum(
+                self._seen(shape, settings) for one in candidates for shape in one.inputs
+            ),
+            threads=self.threads,
+            parallel=self.device.type == "cpu",
+            products=None if None in products else [one for one in products if one is not None],
+        )
+
+    def at(self, settings: Settings) -> tuple[Sequence[Candidate], Regions]:
+        """The images, and what masks leave of them, at the network sizes of other settings."""
+        same = (settings.size, settings.tile) == (self.settings.size, self.settings.tile)
+        if same:
+            return self.candidates, self.regions
+        lattice = find_lattice(self.backbone.strides) if settings.tile else None
+        return at_sizes(self.candidates, self.regions, settings.size, lattice)
+
+    def _seen(self, shape: tuple[int, int], settings: Settings) -> int:
+        """Pixels of a network input (height, width) that the network sees in all."""
+        if settings.native_from is None:
+            return shape[0] * shape[1]
+        return seen_pixels(*shape, settings.native_from, find_lattice(self.backbone.strides))
+
+    def _seen_at_once(self, shape: tuple[int, int], settings: Settings) -> int:
+        """Pixels of a network input (height, width) that the network sees at once."""
+        if settings.native_from is None:
+            return shape[0] * shape[1]
+        return largest_tile(*shape, settings.native_from, find_lattice(self.backbone.strides))
+
+    def _advise(self, limit: int) -> str:
+        """What needs no more memory than that, by the same prediction; else what needs least."""
+        needs = {words: self.predict_memory(one) for words, one in _smaller(self.settings)}
+        for words, need in needs.items():
+            if need <= limit:
+                return f"{words} (about {costs.format_bytes(need)})"
+        needs["the same"] = self.predict_memory(self.settings)
+        least = min(needs, key=lambda words: needs[words])
+        return f"at least {costs.format_bytes(needs[least])} for {least}"
 
 
-def _seen_at_once(shape: tuple[int, int], settings: Settings, backbone: Backbone) -> int:
-    """Pixels of a network input (height, width) that the network sees at once."""
-    if settings.native_from is None:
-        return shape[0] * shape[1]
-    return largest_tile(*shape, settings.native_from, find_lattice(backbone.strides))
+def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """Settings that need less, those that lose least first, and how a user asks for them."""
+    without = " without --tile" if settings.tile else ""
+    if settings.tile:
+        settings = dataclasses.replace(settings, tile=False)
+        yield "a scan without --tile", settings
+    if settings == dataclasses.replace(Settings(), device=settings.device, seed=settings.seed):
+        yield f"--preset fast{without}", dataclasses.replace(settings, **PRESETS["fast"])
+    sizes = _SIZES if len(settings.size) == 1 else (max(settings.size), *_SIZES)
+    for size in sizes:
+        if size < max(settings.size) or len(settings.size) > 1:
+            yield f"--size {size}{without}", dataclasses.replace(settings, size=(size,))

@@ -260,9 +260,11 @@ def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
         return None
     earlier, _, _ = read_info(folder)
     # tuples become lists
-    asked = json.loads(json.dumps([info.inputs, info.settings, info.roi_sha256]))
-    if [earlier.inputs, earlier.settings, earlier.roi_sha256] != asked:
-        what = "masks" if [earlier.inputs, earlier.settings] == asked[:2] else "settings"
+    asked = json.loads(json.dumps([info.inputs, info.settings, info.time_budget, info.roi_sha256]))
+    settings = earlier.settings | earlier.instead_of
+    known = [earlier.inputs, settings, earlier.time_budget, earlier.roi_sha256]
+    if known != asked:
+        what = "masks" if known[:3] == asked[:3] else "settings"
         raise RunError(
             f"{str(folder)!r} holds a scan of other inputs or {what}: choose another -o, or add "
             "--overwrite"

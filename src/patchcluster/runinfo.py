@@ -71,11 +71,34 @@ class RunInfo:
     map_rule: dict[str, Any] = field(default_factory=dict)
     levels: dict[str, float] = field(default_factory=dict)  # see `levels.Levels`; empty: not heeded
     seconds: dict[str, float] = field(default_factory=dict)
+    predicted_seconds: dict[str, float] = field(default_factory=dict)
+    time_budget: Annotated[float, Gt(0)] | None = None  # seconds
+    instead_of: dict[str, Any] = field(default_factory=dict)  # settings that it changed, as asked
     memory: dict[str, int] = field(default_factory=dict)
     duplicates: list[list[str]] = field(default_factory=list)
     labels: dict[str, Label] = field(default_factory=dict)  # of paths
     flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
     roi_sha256: str = ""  # of the masks that were named
+
+    def kept_budget(self) -> str:
+        """What the time budget changed, in words; "": nothing, or there is none."""
+        if self.time_budget is None or not self.instead_of:
+            return ""
+        changed = (
+            f"{name.replace('_', ' ')} {_plain(self.settings[name])} instead of "
+            f"{_plain(asked) or _UNASKED[name]}"
+            for name, asked in self.instead_of.items()
+        )
+        return f"for the time budget of {self.time_budget:g} s: {', '.join(changed)}"
+
+
+_UNASKED = {"ratio": "the method's own", "bank_images": "all", "size": "the method's own"}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else f"{value:g}"
 
 
 @dataclass

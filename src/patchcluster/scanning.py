@@ -1,6 +1,7 @@
 """The pipeline: the only file that knows the order of the steps.
 
     survey     headers of all files: size, depth, or why a file cannot be read
+    measure    a few images and a small search: what the rest will take, and what to do of it
     features   batches of files of one network size -> patches, thumbnails
     compare    the bank is fitted, and every image compared with it
     finish     scores, maps, regions, flags; run.json says "complete"; report
@@ -24,20 +25,21 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import PIL
 import torch
 
-from . import __version__, costs, maps, roi, runfolder, storage
+from . import __version__, costs, maps, roi, runfolder, storage, times
 from .backbones import Backbone, load_backbone
+from .budget import Chooser, changes
 from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
 from .errors import InputError, RunError, SettingError
 from .extraction import (
-    Candidate,
     Extracted,
     Extractor,
     Regions,
@@ -54,13 +56,13 @@ from .levels import Levels, describe_levels
 from .maps import Floats
 from .methods import Method
 from .patches import block_side
-from .planning import check_sizes, plan
+from .planning import Planner, check_sizes
 from .reflagging import flag_again, load_patches
 from .report import write_report
 from .results import Scored, find_results, flag
 from .runinfo import ImageRecord, RunInfo, Skipped
 from .runs import Run, hold_run
-from .settings import resolve
+from .settings import Settings, resolve
 from .thresholds import Flagging
 from .tiling import find_lattice
 
@@ -73,10 +75,13 @@ def scan(
     *,
     overwrite: bool = False,
     max_memory: int | str | None = None,
+    time_budget: float | str | None = None,
+    since: float | None = None,
     labels: str | os.PathLike[str] | Labels = MappingProxyType({}),
     expect: float | None = None,
     flag_top: int | None = None,
     progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
 ) -> Run:
     """Score a set of images blindly and write a run.
@@ -85,38 +90,118 @@ def scan(
     goes with the Run. If it holds an unfinished scan of the same, that goes on; if the finished
     one, it is returned as it is; if anything else, RunError. With `overwrite` a finished scan, or
     one of something else, is replaced once the new one can start. max_memory: bytes, or text such
-    as "8GB". labels: what a person said of some images, by path, or a CSV file (`read_labels`); a
-    finished scan is then compared again, without its images. expect, flag_top: see
-    `choose_threshold`; a finished scan is then flagged again. progress(step, done, total) is called
-    as work gets done. settings: the fields of `Settings`.
+    as "8GB". time_budget: seconds, or text such as "10m", from `since` on (of `time.monotonic`;
+    None: now); what is named in `settings` stays, and of the rest that is given up which loses
+    least (see budget.py). labels: what a person said of some images, by path, or a CSV file
+    (`read_labels`); a finished scan is then compared again, without its images. expect, flag_top:
+    see `choose_threshold`; a finished scan is then flagged again. progress(step, done, total) is
+    called as work gets done, tell(line) with what is predicted and chosen. settings: the fields of
+    `Settings`.
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
-    items = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    limit = costs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-    info = RunInfo(
-        inputs=[os.fspath(item) for item in items],
-        settings=dataclasses.asdict(resolve(**settings)),
-        version=__version__,
-        labels=dict(labels) if isinstance(labels, Mapping) else read_labels(labels),
-        flagging=dataclasses.asdict(Flagging(expect, flag_top)),
-    )
+    limits = Limits.of(max_memory, since, settings)
+    info = _asked(inputs, settings, time_budget)
+    info.labels = dict(labels) if isinstance(labels, Mapping) else read_labels(labels)
+    info.flagging = dataclasses.asdict(Flagging(expect, flag_top))
     step = progress or (lambda *_: None)
     if output is not None:
         folder = Path(output)
         runfolder.check_output(folder, overwrite)
         with storage.lock(folder):
-            Scan(folder, info, limit, step).run(overwrite)
+            Scan(folder, info, limits, step, tell).run(overwrite)
         return Run(folder)
     folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
     try:
-        Scan(folder, info, limit, step).run()
+        Scan(folder, info, limits, step, tell).run()
         run = Run(folder)
     except BaseException:
         storage.remove(folder)
         raise
     weakref.finalize(run, storage.remove, folder)  # the folder lives as long as its run
     return run
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a scan would do and need. seconds: of each step; without `compare` if not known."""
+
+    images: int
+    skipped: int
+    patches: int
+    seconds: dict[str, float]
+    memory: int  # bytes
+    settings: dict[str, Any]
+    changed: str  # what the time budget changed, in words
+
+    def describe(self) -> str:
+        """The forecast in one line."""
+        total = times.format_seconds(sum(self.seconds.values()))
+        steps = ", ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
+        if not self.seconds:
+            needed = "time not known"
+        elif "compare" not in self.seconds:
+            needed = f"about {total} ({steps}) and the comparison, whose time is not known"
+        else:
+            needed = f"about {total} ({steps})"
+        memory = costs.format_bytes(self.memory)
+        return f"{self.images} images, {self.patches} patches: {needed}; about {memory} of memory"
+
+
+def predict(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    max_memory: int | str | None = None,
+    time_budget: float | str | None = None,
+    since: float | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Forecast:
+    """Say what a scan would do and need on this machine, from headers and a few images.
+
+    Parameters and errors as in `scan`; nothing is written.
+    """
+    limits = Limits.of(max_memory, since, settings)
+    info = _asked(inputs, settings, time_budget)
+    return Scan(Path(), info, limits, progress or (lambda *_: None)).predict()
+
+
+def _asked(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    settings: Mapping[str, Any],
+    time_budget: float | str | None,
+) -> RunInfo:
+    items = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    if isinstance(time_budget, str):
+        time_budget = times.parse_seconds(time_budget)
+    if time_budget is not None and not 0 < time_budget < float("inf"):
+        raise SettingError(f"time_budget {time_budget}: choose more than 0 seconds")
+    return RunInfo(
+        inputs=[os.fspath(item) for item in items],
+        settings=dataclasses.asdict(resolve(**settings)),
+        version=__version__,
+        time_budget=time_budget,
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a scan must keep within, beside its time budget, which is part of what is asked.
+
+    memory: bytes. since: when the budget began. fixed: settings that were given by name.
+    """
+
+    memory: int | None = None
+    since: float = 0.0
+    fixed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(
+        cls, max_memory: int | str | None, since: float | None, settings: Mapping[str, Any]
+    ) -> Self:
+        memory = costs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
+        fixed = frozenset(name for name, value in settings.items() if value is not None)
+        return cls(memory, time.monotonic() if since is None else since, fixed)
 
 
 def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> Run:
@@ -131,7 +216,7 @@ def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> R
         info = dataclasses.replace(
             run.info, labels={run.paths[i]: label for i, label in sorted(matched.items())}
         )
-        Scan(folder, info, None, progress or (lambda *_: None)).compare_again(run)
+        Scan(folder, info, Limits(), progress or (lambda *_: None)).compare_again(run)
     return Run(folder)
 
 
@@ -143,7 +228,7 @@ def refresh(folder: Path, how: Flagging) -> Run:
     with hold_run(folder):
         run = Run(folder, half_changed=True)
         if run.info.state == "rescoring":
-            Scan(folder, run.info, None, lambda *_: None).compare_again(run)
+            Scan(folder, run.info, Limits(), lambda *_: None).compare_again(run)
         return flag_again(folder, how, lambda *_: None)
 
 
@@ -151,12 +236,18 @@ class Scan:
     """One scan of one set into one run folder."""
 
     def __init__(
-        self, folder: Path, info: RunInfo, max_memory: int | None, progress: Progress
+        self,
+        folder: Path,
+        info: RunInfo,
+        limits: Limits,
+        progress: Progress,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder = folder
         self.info = info
-        self.max_memory = max_memory
+        self.limits = limits
         self.progress = progress
+        self.tell = tell
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
         self.regions = Regions()
@@ -167,15 +258,19 @@ class Scan:
         self.info.labels = {files[i]: label for i, label in sorted(matched.items())}
         if self.settings.roi is not None:
             self.info.roi_sha256 = roi.hash_masks(self.settings.roi)
-        stale = False
+        stale, resumed = False, False
         try:
             earlier = runfolder.read_earlier(self.folder, self.info)
         except RunError:
             if not overwrite:
                 raise
             earlier, stale = None, True
+        if earlier is not None and not overwrite:
+            resumed = self._take_choice(earlier)
         if earlier is None or earlier.state == "running" or overwrite:
-            self._scan(files, stale or (earlier is not None and earlier.state != "running"))
+            self._scan(
+                files, resumed, stale or (earlier is not None and earlier.state != "running")
+            )
         else:
             self._check_unchanged(files)
             if earlier.labels != self.info.labels or earlier.state == "rescoring":
@@ -186,8 +281,50 @@ class Scan:
             write_report(Run(self.folder), self._step("report"))
         storage.remove(self.folder / runfolder.WORK_FOLDER)
 
-    def _scan(self, files: Sequence[str], replace: bool) -> None:
-        """Do all the work; `replace`: clear what the folder holds, once nothing can be refused."""
+    def predict(self) -> Forecast:
+        """What the scan would do and need; nothing is written."""
+        planner, skipped = self._survey(find_images(self.info.inputs, runfolder.is_run))
+        planner, _ = self._plan(planner, len(skipped), chosen=False)
+        return self._forecast(planner, len(skipped))
+
+    def _take_choice(self, earlier: RunInfo) -> bool:
+        """Take what an earlier start chose to keep the time budget; whether there was a choice."""
+        if earlier.time_budget is None:
+            return False
+        self.info.instead_of = earlier.instead_of
+        self.info.settings = earlier.settings
+        self.settings = resolve(**earlier.settings)
+        if earlier.state == "running":
+            chosen = earlier.kept_budget() or "nothing was given up for the time budget"
+            self.tell(f"as chosen when this scan was begun, {chosen}")
+        return True
+
+    def _scan(self, files: Sequence[str], resumed: bool, replace: bool) -> None:
+        """Do all the work.
+
+        resumed: what the time budget leaves was chosen before. replace: clear what the folder
+        holds, once nothing can be refused.
+        """
+        planner, skipped = self._survey(files)
+        planner, rates = self._plan(planner, len(skipped), resumed)
+        if replace:
+            runfolder.clear(self.folder)
+        runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
+        for name, file in self.regions.files.items():
+            runfolder.write_region(self.folder, name, roi.read_region(file))
+
+        extracted = self._extract(planner)
+        skipped |= extracted.skipped
+        image_set = self._image_set(extracted)
+        if self.info.time_budget is not None and rates is not None and not resumed:
+            self._shrink_bank(planner, rates)
+        side = block_side(planner.backbone.strides, self.settings.layout)
+        load = functools.partial(load_batches, self.folder, image_set, side)
+        compared = self._compare(image_set, load, planner.device)
+        self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
+
+    def _survey(self, files: Sequence[str]) -> tuple[Planner, dict[int, Skipped]]:
+        """Load the network and read all headers; what can be refused without a plan is refused."""
         device = choose_device(self.settings.device)
         self.info.started = _now()
         self.info.device = str(device)
@@ -216,20 +353,87 @@ class Scan:
         self._describe(backbone)
         check_sizes(candidates, self.settings.method)
         self._make_method().heed(list(self.info.labels.values()))
-        self._check_memory(candidates, backbone)
-        if replace:
-            runfolder.clear(self.folder)
-        runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
-        for name, file in self.regions.files.items():
-            runfolder.write_region(self.folder, name, roi.read_region(file))
+        self.info.deep_range = deep_range(candidate.header for candidate in candidates)
+        memory = costs.resident_memory()
+        planner = Planner(candidates, self.regions, self.settings, backbone, self.threads, memory)
+        return planner, skipped
 
-        extracted = self._extract(candidates, backbone)
-        skipped |= extracted.skipped
-        image_set = self._image_set(extracted)
-        side = block_side(backbone.strides, self.settings.layout)
-        load = functools.partial(load_batches, self.folder, image_set, side)
-        compared = self._compare(image_set, load, device)
-        self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
+    def _plan(
+        self, planner: Planner, skipped: int, chosen: bool
+    ) -> tuple[Planner, times.Rates | None]:
+        """Check memory, measure the machine, choose what the time budget leaves, say what comes.
+
+        chosen: an earlier start chose. Returns the plan as it is to be done, and the rates.
+        """
+        planner.check(self.limits.memory)
+        rates = self._measure(planner)
+        budget = self.info.time_budget
+        if budget is not None and rates is not None and not chosen:
+            if planner.labour(self.settings).products is None:
+                raise SettingError(
+                    f"the time of {self.settings.method} is not known: leave --time-budget out, or "
+                    "choose patchcluster-plus"
+                )
+            chooser = Chooser(planner, rates, self.limits.fixed)
+            asked = self.settings
+            self._change(asked, chooser.choose(asked, self._time_left(budget), budget))
+            candidates, self.regions = planner.at(self.settings)
+            planner = dataclasses.replace(
+                planner, candidates=candidates, regions=self.regions, settings=self.settings
+            )
+        self.info.memory["predicted"] = planner.check(self.limits.memory)
+        if rates is not None:
+            seconds = {"start": time.monotonic() - self.limits.since}
+            seconds |= Chooser(planner, rates).predict(self.settings)
+            self.info.predicted_seconds = {name: round(s, 3) for name, s in seconds.items()}
+        self.tell(self._forecast(planner, skipped).describe())
+        if self.info.instead_of and not chosen:
+            self.tell(self.info.kept_budget())
+        return planner, rates
+
+    def _measure(self, planner: Planner) -> times.Rates | None:
+        """How fast this machine is now; None if none of the images that were tried can be read."""
+        with self._timed("measure"):
+            trial = self._extractor(planner.backbone).try_out(planner.candidates)
+            if trial is None:
+                return None
+            first, full, prepare = times.measure_search(trial.grids, planner.device)
+            smooth, regions = times.measure_maps(self.settings.frame)
+        return times.Rates(trial.load, trial.network, first, full, prepare, smooth, regions)
+
+    def _shrink_bank(self, planner: Planner, rates: times.Rates) -> None:
+        """Choose the search again, now that it is known how long the features took."""
+        budget = self.info.time_budget
+        assert budget is not None
+        predicted = Chooser(planner, rates).predict(self.settings)["features"]
+        slower = self.info.seconds["features"] / predicted
+        chooser = Chooser(planner, rates.slower(max(1.0, slower)), self.limits.fixed)
+        chosen = chooser.shrink(self.settings, self._time_left(budget))
+        if chosen != self.settings:
+            self._change(self.settings, chosen)
+            self.tell(f"slower than predicted; now {self.info.kept_budget()}")
+            runfolder.write_info(self.folder, self.info, [], [])
+
+    def _change(self, asked: Settings, chosen: Settings) -> None:
+        """Go on with other settings; run.json keeps what was asked for."""
+        self.info.instead_of = changes(asked, chosen) | self.info.instead_of
+        self.info.settings = dataclasses.asdict(chosen)
+        self.settings = chosen
+
+    def _time_left(self, budget: float) -> float:
+        return budget - (time.monotonic() - self.limits.since)
+
+    def _forecast(self, planner: Planner, skipped: int) -> Forecast:
+        work = planner.plan(self.settings)
+        return Forecast(
+            work.images,
+            skipped,
+            sum(work.patches),
+            self.info.predicted_seconds,
+            self.info.memory["predicted"],
+            self.info.settings,
+            self.info.kept_budget(),
+        )
 
     def compare_again(self, run: Run) -> None:
         """Score the images of a finished scan again, by the patches in its bank."""
@@ -275,18 +479,13 @@ class Scan:
             "region of interest each step averages what is inside it, and the rest is NaN",
         }
 
-    def _check_memory(self, candidates: Sequence[Candidate], backbone: Backbone) -> None:
-        work = plan(candidates, self.regions, self.settings, backbone, self.threads)
-        predicted = costs.predict_memory(work, costs.resident_memory())
-        self.info.memory["predicted"] = predicted
-        if self.settings.tile:
-            costs.check_memory(predicted, self.max_memory, "a scan without --tile")
-        else:
-            costs.check_memory(predicted, self.max_memory)
+    def _extract(self, planner: Planner) -> Extracted:
+        extractor = self._extractor(planner.backbone)
+        with self._timed("features"):
+            return extractor.run(make_batches(planner.candidates), self._step("features"))
 
-    def _extract(self, candidates: Sequence[Candidate], backbone: Backbone) -> Extracted:
-        self.info.deep_range = deep_range(candidate.header for candidate in candidates)
-        extractor = Extractor(
+    def _extractor(self, backbone: Backbone) -> Extractor:
+        return Extractor(
             backbone,
             self.settings.size,
             self.settings.layout,
@@ -295,8 +494,6 @@ class Scan:
             self.threads,
             self.settings.tile,
         )
-        with self._timed("features"):
-            return extractor.run(make_batches(candidates), self._step("features"))
 
     def _image_set(self, extracted: Extracted) -> ImageSet:
         image_set = ImageSet.of(extracted.images)

@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_METHOD_OPTIONS = ("k", "ratio", "local_weight", "saturation", "stage_weights")
+_METHOD_OPTIONS = ("k", "ratio", "bank_images", "local_weight", "saturation", "stage_weights")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Settings:
     image_score: ImageScore = "contrast"
     k: int | None = None
     ratio: float | None = None
+    bank_images: int | None = None  # that each is compared with, chosen to cover the set
     local_weight: float | None = None
     saturation: float | None = None
     stage_weights: tuple[float, ...] | None = None  # of stride 8, 16, 32; what has none is not made
@@ -132,6 +133,8 @@ def _check(settings: Settings) -> None:
         raise SettingError(f"ratio {settings.ratio}: choose a share of the patches in (0, 1]")
     if settings.k is not None and settings.k < 1:
         raise SettingError(f"k={settings.k}: choose at least 1 neighbour")
+    if settings.bank_images is not None and settings.bank_images < 2:
+        raise SettingError(f"bank_images {settings.bank_images}: choose 2 or more")
     if settings.seed < 0:
         raise SettingError(f"seed {settings.seed}: choose 0 or more")
     if settings.saturation is not None and settings.saturation <= 0:

@@ -14,6 +14,7 @@ from .errors import PatchclusterError
 if TYPE_CHECKING:
     from .runinfo import Skipped
     from .runs import Run
+    from .scanning import Forecast
     from .scoring import Scores
 
 LISTED = 10  # images in the closing table
@@ -117,7 +118,10 @@ def print_run(run: "Run", as_json: bool) -> None:
             "skipped": [dataclasses.asdict(skip) for skip in run.skipped],
             "top": rows,
             "seconds": run.info.seconds,
+            "predicted_seconds": run.info.predicted_seconds,
             "memory": run.info.memory,
+            "time_budget": run.info.time_budget,
+            "changed": run.info.kept_budget(),
         }
         print(json.dumps(totals))
         return
@@ -130,7 +134,20 @@ def print_run(run: "Run", as_json: bool) -> None:
         f"{len(run)} images scored, {run.flagged.sum()} flagged, {len(run.skipped)} skipped; "
         f"report: {run.folder / 'report.html'}"
     )
+    if run.info.instead_of:
+        print(run.info.kept_budget())
     print(printable(f"flagged: {run.threshold.meaning}"), file=sys.stderr)
+
+
+def print_forecast(forecast: "Forecast", as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(dataclasses.asdict(forecast)))
+        return
+    print(forecast.describe())
+    if forecast.changed:
+        print(forecast.changed)
+    if forecast.skipped:
+        print(f"{forecast.skipped} files cannot be read")
 
 
 def _print_skipped(skipped: Sequence["Skipped"], where: str) -> None:

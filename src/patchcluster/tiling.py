@@ -111,6 +111,12 @@ def largest_tile(height: int, width: int, size: int, lattice: int) -> int:
     return (bottom - top) * (right - left)
 
 
+def seen_pixels(height: int, width: int, size: int, lattice: int) -> int:
+    """Pixels of all tiles of an input of height x width, with what they overlap."""
+    down, across = _cut(height, width, size, lattice)
+    return sum(stop - start for start, stop in down) * sum(stop - start for start, stop in across)
+
+
 def _cut(height: int, width: int, size: int, lattice: int) -> list[list[Place]]:
     """Places of the tiles along both sides; one each, if the image goes in one piece."""
     # An input that is off the lattice is that of an image that is not over the network's size.

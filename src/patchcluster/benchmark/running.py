@@ -165,7 +165,7 @@ class Running:
     def check_memory(self, limit: int | None) -> None:
         """Raise SettingError if the largest category would not fit."""
         advice = "fewer --categories or --methods, or a smaller --size"
-        costs.check_memory(self.predict_memory(), limit, advice)
+        costs.check_memory(self.predict_memory(), limit, lambda _: advice)
 
     def predict_memory(self) -> int:
         """Peak memory in bytes: features as read and as cut, then the costliest method."""

@@ -53,6 +53,15 @@ class Comparison:
         )
 
 
+@dataclass(frozen=True)
+class Products:
+    """What a comparison of a set with its bank has to do: multiplications, and values prepared."""
+
+    first: float  # in a first pass over a part of the bank's patches
+    full: float  # in the search of images in full
+    values: float  # of patches that the bank is made of
+
+
 class Method(ABC):
     """Base class of all methods.
 
@@ -160,6 +169,14 @@ class Method(ABC):
         """
         rows = (self.bank_image_ == image).nonzero()[:, 0]
         return to_float(self.bank_[rows]) if len(rows) else None
+
+    def count_products(self, images: int, patches: float, channels: int) -> Products | None:
+        """What `fit` and `compare` of a set have to do; None: that is not known.
+
+        images of so many patches each, on average, of so many channels.
+        """
+        del images, patches, channels
+        return None
 
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
         """Bytes that the method needs beside the patches, the bank and a score a patch.

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..coreset import greedy_coreset
 from ..errors import SettingError
 from ..neighbors import BlockBank, to_float
 from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
@@ -14,6 +15,7 @@ from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
     Patches,
+    Products,
     Progress,
     as_tensors,
     flatten,
@@ -56,23 +58,29 @@ class PatchClusterPlus(WholeBank):
     What a person says of images (`heed`): no image is compared with one marked anomalous; one
     marked normal is no near-duplicate that could hide a defect.
 
+    With `bank_images` a patch is compared with so many images only, so that the cost of an image
+    does not grow with the set: those that cover it, each as far as can be from the others by the
+    means of its patches. They depend on what the images show, not on their order. All counts of
+    images above are then counts of these.
+
     Parameters: `k`; None: 1 in 100 images, at least 3. `ratio`, the share of each image's patches
-    in the first pass; `margin`, how many more images than k are searched in full; `stages`, the
-    channels of each stage (None: the patches are one stage), and `strides`, their strides in
-    pixels: those coarser than the second are taken to be dealt out over the patches' grid, as
-    `patch_grid` does.
+    in the first pass; `margin`, how many more images than k are searched in full; `bank_images`,
+    None: all; `stages`, the channels of each stage (None: the patches are one stage), and
+    `strides`, their strides in pixels: those coarser than the second are taken to be dealt out over
+    the patches' grid, as `patch_grid` does.
     """
 
     name = "patchcluster-plus"
     layout = "middle"
     strides = (8, 16, 32)
-    learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels")
+    learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels", "chosen")
 
     def __init__(
         self,
         k: int | None = None,
         ratio: float = 0.3,
         margin: int = 16,
+        bank_images: int | None = None,
         local_weight: float = 0.5,
         saturation: float = 2.0,
         duplicate: float = 0.8,
@@ -84,6 +92,7 @@ class PatchClusterPlus(WholeBank):
         self.k = k
         self.ratio = ratio
         self.margin = margin
+        self.bank_images = bank_images
         self.local_weight = local_weight
         self.saturation = saturation
         self.duplicate = duplicate
@@ -105,6 +114,7 @@ class PatchClusterPlus(WholeBank):
         self._hold(grids)
         self._fit_normalisation(grids)
         self.labels_ = self._read_labels()
+        self.chosen_ = self._choose_bank(grids)
         self.bank_scores_: Tensor | None = None
         self.stage_means_: Tensor | None = None
         self._indexed = None
@@ -120,7 +130,11 @@ class PatchClusterPlus(WholeBank):
         if own is None:
             stages = [[self._stage_rows(g, s) for g in grids] for s in range(self._stage_count)]
         else:
-            stages = [[bank.block(image) for image in own] for bank in self._banks]
+            pairs = list(zip(grids, self._columns(own), strict=True))
+            stages = [
+                [self._stage_rows(g, s) if c < 0 else bank.block(c) for g, c in pairs]
+                for s, bank in enumerate(self._banks)
+            ]
         others = self._others(own)
         k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
         left_out = self._left_out(stages[self._shown], shapes, own, max(k, kept))
@@ -138,7 +152,7 @@ class PatchClusterPlus(WholeBank):
             base.append(spread_cells(distances[:, k - 1], shapes, ratio, blocks))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
-        return Comparison(torch.stack(base, 1), neighbours, shown)
+        return Comparison(torch.stack(base, 1), self._rows_in_set(neighbours), shown)
 
     def calibrate(self, bank: Comparison) -> None:
         self.stage_means_ = bank.distances.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
@@ -173,8 +187,24 @@ class PatchClusterPlus(WholeBank):
     def check_count(self, images: int) -> None:
         if images < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
-        if self.k is not None and not 1 <= self.k < images:
-            raise SettingError(f"k={self.k} of {images - 1} other images: choose 1 to {images - 1}")
+        if self.bank_images is not None and self.bank_images < 2:
+            raise SettingError(f"a bank of {self.bank_images} images: choose 2 or more")
+        others = min(images, self.bank_images or images) - 1
+        if self.k is not None and not 1 <= self.k <= others:
+            raise SettingError(f"k={self.k} of {others} other images: choose 1 to {others}")
+
+    def count_products(self, images: int, patches: float, channels: int) -> Products:
+        bank = min(images, self.bank_images or images)
+        searched = min(
+            bank, (max(3, round(bank / 100)) if self.k is None else self.k) + self.margin
+        )
+        first = full = 0.0
+        for width, ratio in zip(self._full_widths(channels), self._ratios(), strict=True):
+            cells = patches / ratio**2
+            pairs = images * cells * cells * width
+            first += pairs * bank * (self.ratio if ratio == 1 else 1)
+            full += pairs * searched
+        return Products(first, full, (images + bank) * patches * channels)
 
     def _check(self, grids: Sequence[Tensor]) -> None:
         self.check_count(len(grids))
@@ -211,19 +241,69 @@ class PatchClusterPlus(WholeBank):
             )
         return labels
 
+    def _choose_bank(self, grids: Sequence[Tensor]) -> Tensor | None:
+        """Images that cover the set, ascending, int64 [b]; None: all.
+
+        The first is the one nearest to the mean of all, and each further one that which is farthest
+        from those before it. None of them is marked anomalous.
+        """
+        usable = torch.arange(self.image_count_)
+        if self.labels_ is not None:
+            usable = usable[self.labels_ >= 0]
+        if self.bank_images is None or self.bank_images >= len(usable):
+            return None
+        means = torch.stack(
+            [
+                torch.cat([self._stage_rows(grids[i], s).mean(0) for s in range(self._stage_count)])
+                for i in usable.tolist()
+            ]
+        )
+        first = int((means - means.mean(0)).square().sum(1).argmin())
+        chosen: Tensor = greedy_coreset(means, self.bank_images, first)
+        return usable[chosen.cpu().sort().values]
+
+    def _bank_members(self) -> list[int]:
+        """The images that others are compared with, ascending."""
+        return list(range(self.image_count_)) if self.chosen_ is None else self.chosen_.tolist()
+
+    def _columns(self, images: Sequence[int]) -> list[int]:
+        """Where images of the set are among those of the bank; -1: they are not."""
+        if self.chosen_ is None:
+            return list(images)
+        place = {image: column for column, image in enumerate(self.chosen_.tolist())}
+        return [place.get(image, -1) for image in images]
+
+    def _rows_in_set(self, rows: Tensor) -> Tensor:
+        """Rows of the banks on the patches' grid -> rows of `bank_`, which has all images."""
+        if self.chosen_ is None:
+            return rows
+        counts = self._counts(1)
+        shifts, skipped, before = [], 0, 0
+        for image in self.chosen_.tolist():
+            skipped += sum(counts[before:image])
+            before = image + 1
+            shifts.append(skipped)
+        bank = torch.tensor(self._banks[self._shown].offsets[1:], device=rows.device)
+        columns = torch.searchsorted(bank, rows, right=True)
+        return rows + torch.tensor(shifts, device=rows.device)[columns]
+
     def _marked(self, label: int) -> Tensor:
-        """Images with a label, int64 [j]."""
+        """Which images of the bank have a label, int64 [j]."""
         if self.labels_ is None:
             return torch.empty(0, dtype=torch.int64)
-        return (self.labels_ == label).nonzero()[:, 0]
+        labels = self.labels_ if self.chosen_ is None else self.labels_[self.chosen_]
+        return (labels == label).nonzero()[:, 0]
+
+    def _bank_size(self) -> int:
+        return self.image_count_ if self.chosen_ is None else len(self.chosen_)
 
     def _others(self, own: Sequence[int] | None) -> int:
         """How many images each is compared with, at least; own as in `compare`."""
-        return self.image_count_ - len(self._marked(-1)) - int(own is not None)
+        return self._bank_size() - len(self._marked(-1)) - int(own is not None)
 
     def _order(self) -> int:
         """Which of the other images, from the nearest, a patch's score is the distance to."""
-        return max(3, round(self.image_count_ / 100)) if self.k is None else self.k
+        return max(3, round(self._bank_size() / 100)) if self.k is None else self.k
 
     def _ratios(self) -> list[int]:
         """How many times coarser than the grid of the patches each stage is; finer ones: 1."""
@@ -289,10 +369,9 @@ class PatchClusterPlus(WholeBank):
         phase = (_LATTICE[0] * y.double() + _LATTICE[1] * x).remainder(1)
         return (phase < self.ratio).flatten().nonzero()[:, 0]
 
-    def _sample(self) -> Tensor:
-        """Rows of the bank for the first pass, ascending."""
-        starts = np.cumsum([0, *self._counts(1)])
-        shapes = self.shapes_.tolist()
+    def _sample(self, shapes: Sequence[Sequence[int]]) -> Tensor:
+        """Rows of images of so many patches (h, w) for the first pass, ascending."""
+        starts = np.cumsum([0, *(height * width for height, width in shapes)])
         return torch.cat(
             [s + self._lattice(*shape) for s, shape in zip(starts, shapes, strict=False)]
         )
@@ -301,7 +380,9 @@ class PatchClusterPlus(WholeBank):
     def _banks(self) -> list[BlockBank]:
         """The bank of each stage, built when it is first searched."""
         if self._indexed is None:
-            grids, sample = self._bank_grids(), self._sample().to(self.bank_.device)
+            every = self._bank_grids()
+            grids = [every[image] for image in self._bank_members()]
+            sample = self._sample([grid.shape[:2] for grid in grids]).to(self.bank_.device)
             self._indexed = [
                 self._build_bank(grids, sample, stage) for stage in range(self._stage_count)
             ]
@@ -310,7 +391,8 @@ class PatchClusterPlus(WholeBank):
     def _build_bank(self, grids: Sequence[Tensor], sample: Tensor, stage: int) -> BlockBank:
         rows = torch.cat([self._stage_rows(grid, stage) for grid in grids])
         ratio = self._ratios()[stage]
-        offsets = np.cumsum([0, *self._counts(ratio)]).tolist()
+        counts = [grid.shape[0] * grid.shape[1] // ratio**2 for grid in grids]
+        offsets = np.cumsum([0, *counts]).tolist()
         if ratio > 1:  # a coarse stage is small: its first pass takes all of it
             sample = torch.arange(len(rows), device=rows.device)
         return BlockBank(rows, offsets, sample)
@@ -329,7 +411,9 @@ class PatchClusterPlus(WholeBank):
         """
         typical = self._typical_squares(rows, shapes)
         if own is not None:
-            typical[torch.arange(len(rows)), torch.as_tensor(own)] = torch.inf
+            columns = torch.tensor(self._columns(own))
+            member = columns >= 0
+            typical[torch.arange(len(rows))[member], columns[member]] = torch.inf
         typical[:, self._marked(-1)] = torch.inf
         others = self._others(own)
         values = typical.sort(1).values

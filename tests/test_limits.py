@@ -1,0 +1,57 @@
+"""Limits as a user meets them: scans in processes of their own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from conftest import textured_image, write_set
+
+# A process that starts one: the peak of a child is at least that of who started it.
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run([sys.executable, "-m", "patchcluster", "scan", *sys.argv[1:]])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+sys.exit(done.returncode)
+"""
+
+
+def measure(*args):
+    """What a scan prints as JSON, and the largest memory of its process in bytes."""
+    command = [sys.executable, "-c", MEASURE, *map(str, args), "--json", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed, peak = done.stdout.splitlines()
+    return json.loads(printed), int(peak)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Few patches; many; few of large pictures: what is predicted and measured of each."""
+    root = tmp_path_factory.mktemp("limits")
+    write_set(root / "few", 3)
+    write_set(root / "many", 48)
+    (root / "large").mkdir()
+    for i in range(2):
+        Image.fromarray(textured_image(i, 6000, 4000)).save(root / "large" / f"{i}.jpg")
+    return [
+        measure(root / name, "-o", root / f"{name}-run", "--size", size)
+        for name, size in (("few", 64), ("many", 320), ("large", 64))
+    ]
+
+
+def test_the_memory_of_the_process_is_as_predicted(scans):
+    for value, peak in scans:
+        assert peak <= value["memory"]["predicted"]
+        assert peak == pytest.approx(value["memory"]["predicted"], rel=0.2)
+    few, *larger = scans
+    for value, peak in larger:  # what the work adds to a process that has loaded the network
+        predicted = value["memory"]["predicted"] - few[0]["memory"]["predicted"]
+        assert peak - few[1] == pytest.approx(predicted, rel=0.4)
+
+
+def test_the_peak_in_run_json_is_that_of_the_process(scans):
+    for value, peak in scans:
+        assert value["memory"]["peak"] == pytest.approx(peak, rel=0.1)

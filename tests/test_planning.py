@@ -1,0 +1,82 @@
+"""What a scan is predicted to need, with its own settings and with others."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import make_planner, textured_image, write_set
+from patchcluster.costs import MIB, parse_bytes
+from patchcluster.errors import SettingError
+from patchcluster.settings import PRESETS
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set"), 6, size=700)
+
+
+@pytest.mark.parametrize(
+    "other", [{"size": (64,)}, {"size": (320, 448)}, {"tile": True, "size": (128,)}]
+)
+def test_a_plan_for_other_settings_is_that_of_a_survey_for_them(paths, tmp_path, backbone, other):
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.arange(700)[None].repeat(700, 0) < 350).save(mask)
+    for region in (None, mask):
+        there = make_planner(paths, backbone, region)
+        planned = there.plan(dataclasses.replace(there.settings, **other))
+        again = make_planner(paths, backbone, region, **other)
+        surveyed = again.plan(again.settings)
+        assert planned.patches == pytest.approx(surveyed.patches, rel=0.1 if region else 0)
+        assert dataclasses.replace(planned, patches=surveyed.patches, extra=0) == surveyed
+
+
+def test_the_fast_preset_is_planned_with_its_stages_only(paths, backbone):
+    there = make_planner(paths, backbone)
+    work = there.plan(dataclasses.replace(there.settings, **PRESETS["fast"]))
+    assert work.channels == 40 + 112
+    assert work.patches == [6 * 20 * 20]
+    assert there.plan(there.settings).channels == 40 + 112 + 80
+
+
+def refusal(there, limit):
+    with pytest.raises(SettingError) as error:
+        there.check(limit)
+    return str(error.value)
+
+
+def test_what_does_not_fit_says_what_does_by_the_same_prediction(paths, backbone):
+    there = make_planner(paths, backbone)
+    needed = there.check(None)
+    assert there.check(needed) == needed
+    said = refusal(there, needed - 1)
+    assert "choose --preset fast (about" in said
+    fast = there.predict_memory(dataclasses.replace(there.settings, **PRESETS["fast"]))
+    assert fast < needed
+    limit = there.predict_memory(dataclasses.replace(there.settings, size=(192,)))
+    assert "choose --size 192 (about" in refusal(there, limit)
+    assert "choose --size 128 (about" in refusal(there, limit - 1)
+
+
+def test_tiles_are_the_first_to_go(tmp_path, backbone):
+    path = tmp_path / "large.jpg"
+    Image.fromarray(textured_image(0, 3000, 2000)).save(path)
+    there = make_planner([path, path], backbone, tile=True)
+    without = there.predict_memory(dataclasses.replace(there.settings, tile=False))
+    assert "choose a scan without --tile (about" in refusal(there, without)
+    fast = dataclasses.replace(there.settings, tile=False, **PRESETS["fast"])
+    less = there.predict_memory(fast) - 1
+    assert "choose --size 256 without --tile (about" in refusal(there, less)
+
+
+def test_where_nothing_fits_it_says_what_the_least_needs(paths, backbone):
+    there = make_planner(paths, backbone)
+    said = refusal(there, 10 * MIB)
+    amount, words = re.search(
+        r"choose at least ([\d.]+ GB) for (.+), or more memory", said
+    ).groups()
+    assert words == "--size 64"
+    least = there.predict_memory(dataclasses.replace(there.settings, size=(64,)))
+    assert parse_bytes(amount) == pytest.approx(least, rel=0.05)
