@@ -578,7 +578,7 @@ class Scan:
         if any(labels):
             grids = learn(grids, scores, finest.describe, labels)
             # What labels add raises the level of an image too: that is not taken off again.
-            tops = (top for top, _ in self._measure(firsts, grids))
+            tops = (top for top, _ in self._measure_maps(firsts, grids))
             scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
         scored = []
         for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
@@ -596,7 +596,7 @@ class Scan:
         nothing = [0.0] * len(records)
         if compared[0].image_scores is not None:
             return compared[0].image_scores, nothing
-        measured = self._measure(records, grids)
+        measured = self._measure_maps(records, grids)
         if self.settings.image_score != "contrast":
             return [top for top, _ in measured], nothing
         levels = describe_levels([level for _, level in measured])
@@ -604,7 +604,7 @@ class Scan:
         offsets = [levels.offset(level) for _, level in measured]
         return [top - o for (top, _), o in zip(measured, offsets, strict=True)], offsets
 
-    def _measure(
+    def _measure_maps(
         self, records: Sequence[ImageRecord], grids: Sequence[Floats]
     ) -> list[tuple[float, float]]:
         """Score by its map alone, and level, of each image."""
