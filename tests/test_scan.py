@@ -72,7 +72,7 @@ def test_regions_csv_agrees_with_the_maps(small_run):
     assert rows
     assert list(rows[0]) == runfolder.REGIONS_HEADER
     for path in small_run.paths:
-        expected = find_regions(small_run.map(path), small_run.threshold.value)
+        expected = find_regions(small_run.map(path), small_run.map_threshold(path))
         found = small_run.regions(path)
         assert len(found) == len(expected) == sum(row["path"] == path for row in rows)
         for a, b in zip(found, expected, strict=True):

@@ -18,6 +18,7 @@ from patchcluster import storage
 from patchcluster.backbones import load_backbone
 from patchcluster.errors import InputError, RunError
 from patchcluster.images import load_image, network_size, survey
+from patchcluster.levels import Levels
 from patchcluster.maps import find_regions, fuse
 from patchcluster.methods import METHODS
 from patchcluster.patches import patch_grid
@@ -124,7 +125,9 @@ def test_flag_percentile_regions_and_place_follow_from_map_and_threshold(small_r
         one = scorer.try_file(str(path))
         assert one.flagged == (one.score > small_run.threshold.value)
         assert one.percentile == pytest.approx(100 * np.mean(small_run.scores < one.score))
-        assert one.regions == find_regions(one.map(), small_run.threshold.value)
+        level = float(np.quantile(small_run.framing.smooth(one.record, one.grid), 0.25))
+        offset = Levels(**small_run.info.levels).offset(level)
+        assert one.regions == find_regions(one.map(), small_run.threshold.value + offset)
         row, column = np.unravel_index(one.grid.argmax(), one.grid.shape)
         assert one.place == ((column + 0.5) * 96 / 8, (row + 0.5) * 96 / 8)
         assert one.nearest == one.neighbours(*one.place)[0].path

@@ -176,6 +176,15 @@ class Run:
         image = self.images[self.index(path)]
         return self.framing.to_image(image, self.frame_map(path), (height, width))
 
+    def map_threshold(self, path: str) -> float:
+        """What the map of an image exceeds in its regions.
+
+        `threshold.value`, raised by what the image's level took off its score.
+        """
+        i = self.index(path)
+        frame_map, score = self.frame_map(path), float(self.scores[i])
+        return self.framing.map_threshold(self.images[i], frame_map, score, self.threshold.value)
+
     def regions(self, path: str) -> list[Region]:
         """Anomalous regions of one image, highest peak first, in pixels of the original."""
         return self._regions.get(self.paths[self.index(path)], [])
