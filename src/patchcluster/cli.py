@@ -419,7 +419,10 @@ def review(
 
     with shown_errors(debug):
         from .review import review as run_review
+        from .scanning import finish
 
+        with shown_progress(quiet=False) as progress:
+            finish(run_folder, progress)
         run_review(run_folder, port, browser, started)
 
 

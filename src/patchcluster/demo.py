@@ -5,6 +5,7 @@ The image plane is x to the right, y downwards and z towards the camera; the ori
 centre. The part is a height map, so a dent or a scratch changes the shading as it would in metal.
 """
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+
+from . import storage
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout, for speed
 Bools = NDArray[np.bool_]
@@ -112,8 +115,9 @@ def write_parts(
 
 def _save(path: Path, image: NDArray[np.uint8]) -> None:
     """Save an image [size, size] or [size, size, 3] in a folder that may not exist yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, compress_level=3)  # noise hardly packs better at 6
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=3)  # noise hardly packs better at 6
+    storage.write_bytes(path, buffer.getvalue(), durable=False)
 
 
 def _hole_centres(turn: float, first: int) -> Points:

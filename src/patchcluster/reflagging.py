@@ -61,11 +61,10 @@ def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) ->
     runfolder.write_info(folder, info, run.images, run.skipped)
     runfolder.write_scores(folder, results)
     runfolder.write_regions(folder, results)
+    write_report(Run(folder, half_changed=True))
     info.state = "complete"
     runfolder.write_info(folder, info, run.images, run.skipped)
-    flagged_run = Run(folder)
-    write_report(flagged_run)
-    return flagged_run
+    return Run(folder)
 
 
 def load_method(run: Run, size: int | None = None, device: torch.device | str = "cpu") -> Method:

@@ -79,9 +79,13 @@ def heat_path(folder: Path, image_id: int) -> Path:
     return folder / HEAT_FOLDER / f"{image_id:06d}.png"
 
 
+def _region_path(folder: Path, name: str) -> Path:
+    return folder / "roi" / f"{name}.png"
+
+
 def write_region(folder: Path, name: str, mask: Bools) -> None:
     """Write a mask of what is scored, as it was named."""
-    storage.write_bytes(folder / "roi" / f"{name}.png", roi.to_png(mask))
+    storage.write_bytes(_region_path(folder, name), roi.to_png(mask))
 
 
 def read_mask_of(
@@ -93,7 +97,7 @@ def read_mask_of(
     """
     if not image.roi:
         return None
-    path = folder / "roi" / f"{image.roi}.png"
+    path = _region_path(folder, image.roi)
     try:
         mask = roi.read_region(path)
     except InputError as error:
@@ -164,6 +168,15 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
     storage.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
+def round_as_written(score: float) -> float:
+    """An image score as scores.csv has it: what follows from one follows from the other."""
+    return float(_write_score(score))
+
+
+def _write_score(score: float) -> str:
+    return f"{score:.9g}"
+
+
 def write_scores(folder: Path, results: Sequence[Result]) -> None:
     """Write scores.csv, most anomalous first.
 
@@ -177,7 +190,7 @@ def write_scores(folder: Path, results: Sequence[Result]) -> None:
     for place, i in enumerate(order, start=1):
         result = results[i]
         flag = "true" if result.flagged else "false"
-        score, percentile = f"{result.score:.9g}", f"{lower[i]:.2f}"
+        score, percentile = _write_score(result.score), f"{lower[i]:.2f}"
         rows.append(
             [
                 place,
@@ -231,12 +244,36 @@ def write_bank(folder: Path, states: Mapping[int, Mapping[str, Tensor]]) -> None
     storage.write_tensors(folder / BANK_FILE, tensors)
 
 
-def clear(folder: Path) -> None:
-    """Remove what a scan writes, and nothing else, from a folder."""
-    for name in (RUN_FILE, SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, REPORT_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("maps", "thumbnails", "roi", HEAT_FOLDER, WORK_FOLDER):
-        storage.remove(folder / name)
+def begin(folder: Path, info: RunInfo, replace: bool) -> None:
+    """Make a folder an unfinished run; replace: of what an earlier scan wrote nothing is left.
+
+    A kill at any instant leaves a run, or a folder that `check_output` takes for an empty one.
+    """
+    work = folder / WORK_FOLDER
+    with storage.writing(folder):
+        work.mkdir(parents=True, exist_ok=True)  # first, since `is_run` asks for it
+        (folder / REPORT_FILE).unlink(missing_ok=True)  # first, since one that is there stays
+    write_info(folder, info, [], [])
+    if not replace:
+        return
+    with storage.writing(folder):
+        for path in work.iterdir():  # before the thumbnails, which belong to what it holds
+            path.unlink()
+        for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("maps", "thumbnails", "roi", HEAT_FOLDER):
+            storage.remove(folder / name)
+
+
+def remove_others(folder: Path, images: Sequence[ImageRecord]) -> None:
+    """Remove files of images that a run does not have: an earlier start may have left some."""
+    kept = {path(folder, image.id) for image in images for path in (map_path, thumbnail_path)}
+    kept |= {_region_path(folder, image.roi) for image in images}
+    with storage.writing(folder):
+        for name in ("maps", "thumbnails", "roi"):
+            for path in (folder / name).glob("*"):
+                if path not in kept:
+                    path.unlink()
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -245,7 +282,9 @@ def check_output(folder: Path, overwrite: bool) -> None:
         raise RunError(f"{str(folder)!r} is a file: choose a folder for the run with -o")
     if not folder.is_dir() or is_run(folder):
         return
-    others = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    # A scan that was killed as it began may have left these.
+    ours = (storage.LOCK_FILE, WORK_FOLDER, storage.part_path(folder / RUN_FILE).name)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if others:
         advice = "choose another -o" if overwrite else "choose a new or empty folder with -o"
         raise RunError(f"{str(folder)!r} holds other files ({', '.join(others[:3])}): {advice}")

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,15 +84,8 @@ class Run:
         check_run(folder)
         self.folder = folder
         self.info, self.images, self.skipped = read_info(folder)
-        if self.info.state == "running":
-            raise RunError(
-                f"the scan of {str(folder)!r} is not finished: run the same scan again, it resumes"
-            )
-        if self.info.state != "complete" and not half_changed:
-            raise RunError(
-                f"{self.info.state} {str(folder)!r} was interrupted: `patchcluster report "
-                f"{folder}` finishes it"
-            )
+        if self.info.state == "running" or (self.info.state != "complete" and not half_changed):
+            raise RunError(self._say_unfinished())
         self.threshold = Threshold(**self.info.threshold)
         self.paths = [image.path for image in self.images]
         try:
@@ -104,6 +98,19 @@ class Run:
         if not np.isfinite(self.scores).all():
             raise self._damaged(SCORES_FILE, "a score is no number")
         self.ranking = rank(self.scores)
+
+    def _say_unfinished(self) -> str:
+        name = repr(str(self.folder))
+        holder = storage.find_holder(self.folder)
+        if holder:
+            return f"{name} is being written by process {holder}: wait for it"
+        if self.info.state == "running":
+            return f"the scan of {name} is not finished: run the same scan again, it resumes"
+        command = f"patchcluster report {shlex.quote(str(self.folder))}"
+        for option, value in self.info.flagging.items():  # without them it would flag otherwise
+            if value is not None:
+                command += f" --{option.replace('_', '-')} {value}"
+        return f"{self.info.state} {name} was interrupted: `{command}` finishes it"
 
     def __len__(self) -> int:
         return len(self.images)

@@ -61,7 +61,7 @@ from .reflagging import flag_again, load_patches
 from .report import write_report
 from .results import Scored, find_results, flag
 from .runinfo import ImageRecord, RunInfo, Skipped
-from .runs import Run, hold_run
+from .runs import Run, check_run, hold_run
 from .settings import Settings, resolve
 from .thresholds import Flagging
 from .tiling import find_lattice
@@ -220,7 +220,7 @@ def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> R
     return Run(folder)
 
 
-def refresh(folder: Path, how: Flagging) -> Run:
+def refresh(folder: Path, how: Flagging, progress: Progress = lambda *_: None) -> Run:
     """Flag a finished run again (see `reflag`); first finish a scoring that was interrupted.
 
     Raises RunError or SettingError.
@@ -228,8 +228,20 @@ def refresh(folder: Path, how: Flagging) -> Run:
     with hold_run(folder):
         run = Run(folder, half_changed=True)
         if run.info.state == "rescoring":
-            Scan(folder, run.info, Limits(), lambda *_: None).compare_again(run)
-        return flag_again(folder, how, lambda *_: None)
+            Scan(folder, run.info, Limits(), progress).compare_again(run)
+        storage.remove(folder / runfolder.WORK_FOLDER)
+        return flag_again(folder, how, lambda done, total: progress("maps", done, total))
+
+
+def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
+    """Finish what was interrupted while a finished run was flagged or scored again.
+
+    Raises RunError if it is no finished run, or in use.
+    """
+    check_run(folder)
+    info, _, _ = runfolder.read_info(folder)
+    if info.state != "complete":
+        refresh(folder, Flagging(**info.flagging), progress)
 
 
 class Scan:
@@ -307,9 +319,7 @@ class Scan:
         """
         planner, skipped = self._survey(files)
         planner, rates = self._plan(planner, len(skipped), resumed)
-        if replace:
-            runfolder.clear(self.folder)
-        runfolder.write_info(self.folder, self.info, [], [])  # from here on a kill leaves a run
+        runfolder.begin(self.folder, self.info, replace)
         for name, file in self.regions.files.items():
             runfolder.write_region(self.folder, name, roi.read_region(file))
 
@@ -321,7 +331,10 @@ class Scan:
         side = block_side(planner.backbone.strides, self.settings.layout)
         load = functools.partial(load_batches, self.folder, image_set, side)
         compared = self._compare(image_set, load, planner.device)
-        self._finish(image_set, compared, [skipped[i] for i in sorted(skipped)])
+        records = self._write_results(image_set, compared)
+        runfolder.remove_others(self.folder, records)
+        self.info.state = "complete"
+        runfolder.write_info(self.folder, self.info, records, [skipped[i] for i in sorted(skipped)])
 
     def _survey(self, files: Sequence[str]) -> tuple[Planner, dict[int, Skipped]]:
         """Load the network and read all headers; what can be refused without a plan is refused."""
@@ -448,9 +461,13 @@ class Scan:
         compared = self._compare(image_set, load, choose_device(self.settings.device))
         self.info.state = "rescoring"  # while the files of the run do not belong together
         runfolder.write_info(self.folder, self.info, run.images, run.skipped)
-        self._finish(image_set, compared, run.skipped)
+        records = self._write_results(image_set, compared)
+        self.info.state = "flagging"  # while the report is another's
+        runfolder.write_info(self.folder, self.info, records, run.skipped)
+        write_report(Run(self.folder, half_changed=True), self._step("report"))
+        self.info.state = "complete"
+        runfolder.write_info(self.folder, self.info, records, run.skipped)
         storage.remove(self.folder / runfolder.WORK_FOLDER)
-        write_report(Run(self.folder), self._step("report"))
 
     def _describe(self, backbone: Backbone) -> None:
         self.info.backbone = {
@@ -532,10 +549,8 @@ class Scan:
         backbone = self.info.backbone
         return self.settings.make_method(backbone["channels"], backbone["strides"])
 
-    def _finish(
-        self, image_set: ImageSet, compared: list[Compared], skipped: Sequence[Skipped]
-    ) -> None:
-        """Write everything that a finished run holds, run.json last."""
+    def _write_results(self, image_set: ImageSet, compared: list[Compared]) -> list[ImageRecord]:
+        """Write everything that a finished run holds but run.json; gives the images in it."""
         finest = max(compared, key=lambda result: result.size)
         with self._timed("maps"):
             scored = self._score(image_set, compared)
@@ -563,8 +578,7 @@ class Scan:
         )
         self.info.finished = _now()
         self.info.memory["peak"] = costs.peak_memory()
-        self.info.state = "complete"
-        runfolder.write_info(self.folder, self.info, [result.record for result in results], skipped)
+        return [result.record for result in results]
 
     def _score(self, image_set: ImageSet, compared: list[Compared]) -> list[Scored]:
         """Map, score and nearest image of every content; writes the maps."""
@@ -586,7 +600,7 @@ class Scan:
             nearest = copies[shown[0]][0].path if shown else ""
             for record in records:
                 runfolder.write_map(self.folder, record.id, grid)
-            scored.append(Scored(records, grid, score, nearest))
+            scored.append(Scored(records, grid, runfolder.round_as_written(score), nearest))
         return scored
 
     def _image_scores(

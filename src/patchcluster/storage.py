@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,24 @@ from torch import Tensor
 
 from .errors import RunError
 
+LOCK_FILE = ".lock"
+_ADVICE = "Make room or choose another -o; the same command resumes"
+
+
+def part_path(path: Path) -> Path:
+    """Where a file is written before it gets its name; a kill can leave it there."""
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def writing(path: Path, advice: str = _ADVICE) -> Iterator[None]:
+    """Turn what a file system refuses, while a file or folder is changed, into a RunError."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RunError(f"cannot write {str(path)!r}: {reason}. {advice}") from error
+
 
 def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
     """Write a file so that it is there whole or not at all, whenever the process is killed.
@@ -22,21 +41,20 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
 
     Raises RunError if the file system refuses.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    temporary = part_path(path)
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot write {str(path)!r}: {(error.strerror or str(error)).lower()}. Make room or "
-            "choose another -o; the same command resumes"
-        ) from error
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):  # the first one says more
+                temporary.unlink()
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -92,31 +110,67 @@ def lock(folder: Path) -> Iterator[None]:
 
     Raises RunError that names the holder if another process has it.
     """
-    path = folder / ".lock"
-    try:
+    path = folder / LOCK_FILE
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 (held for the whole scan)
-    except OSError as error:
-        raise RunError(
-            f"cannot write into {str(folder)!r}: {(error.strerror or str(error)).lower()}. Choose "
-            "another -o"
-        ) from error
-    with file:
-        if not try_lock(file.fileno()):
-            file.seek(0)
-            raise RunError(
-                f"{str(folder)!r} is in use by process {file.read().strip() or '?'}: wait for it, "
-                "or choose another -o"
-            )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with hold(
+        path,
+        lambda holder: (
+            f"{str(folder)!r} is in use by process {holder}: wait for it, or choose another -o"
+        ),
+    ):
         try:
             yield
         finally:
             if [entry.name for entry in folder.iterdir()] == [path.name]:  # nothing came of it
                 path.unlink()
                 folder.rmdir()
+
+
+@contextmanager
+def hold(path: Path, taken: Callable[[str], str], advice: str = _ADVICE) -> Iterator[None]:
+    """Hold a file against other processes, with the number of this one in it.
+
+    taken: what to say if the process of a number has it; advice: as of `writing`. Raises RunError.
+    """
+    with writing(path, advice):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not try_lock(descriptor) or not _is_at(path, descriptor):
+            raise RunError(taken(_read_holder(descriptor)))
+        with writing(path, advice):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def find_holder(folder: Path) -> str:
+    """The number of the other process that holds a folder by `lock`; "": none does."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return ""
+    try:
+        holder = "" if try_lock(descriptor) else _read_holder(descriptor)
+    finally:
+        os.close(descriptor)
+    return "" if holder == str(os.getpid()) else holder
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has its name: who held it before may have removed it."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _read_holder(descriptor: int) -> str:
+    time.sleep(0.05)  # it may have locked the file a moment ago, and be about to write its number
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 20).decode("ascii", "replace").strip() or "?"
 
 
 def try_lock(descriptor: int) -> bool:

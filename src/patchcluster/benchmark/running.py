@@ -210,7 +210,8 @@ def claim(folder: Path, plan: Plan, backbone: Backbone) -> dict[str, Any]:
                 "another -o"
             )
         return found
-    others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
+    ours = (storage.LOCK_FILE, storage.part_path(path).name)  # a kill can have left them
+    others = sorted(p.name for p in folder.iterdir() if p.name not in ours)
     if others:
         raise RunError(
             f"{str(folder)!r} holds other files ({', '.join(others[:3])}): choose a new or empty "

@@ -10,12 +10,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from .. import storage
-from ..errors import RunError, SettingError
+from ..errors import SettingError
 from ..runs import check_run
 
 HOST = "127.0.0.1"
 _LOCK_FILE = ".review.lock"
 _ADDRESS_FILE = "review.html"  # while a review runs that opened the browser
+_ADVICE = "Labels are kept there: make room, or copy the run to where you may write"
 
 
 def review(
@@ -68,10 +69,12 @@ def _opened(folder: Path, address: str) -> Iterator[None]:
     since some browsers are kept from seeing temporary folders.
     """
     path = folder.absolute() / _ADDRESS_FILE
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
+    page = f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">'
+    with storage.writing(path, _ADVICE):
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(page)
     # A browser for the terminal would keep this thread until it is left.
     threading.Thread(target=webbrowser.open, args=(path.as_uri(),), daemon=True).start()
     try:
@@ -99,21 +102,12 @@ def _listen(port: int) -> Iterator[socket.socket]:
 def _hold(folder: Path) -> Iterator[None]:
     """Let no other process review the same run, since one alone may write its labels."""
     check_run(folder)  # nor is a lock to be left in it
-    try:
-        file = open(folder / _LOCK_FILE, "a+")  # noqa: SIM115 (held for the whole review)
-    except OSError as error:
-        raise RunError(
-            f"cannot write into {str(folder)!r}: {(error.strerror or str(error)).lower()}. Labels "
-            "are kept there: copy the run to where you may write"
-        ) from error
-    with file:
-        if not storage.try_lock(file.fileno()):
-            file.seek(0)
-            raise RunError(
-                f"{str(folder)!r} is being reviewed by process {file.read().strip() or '?'}: open "
-                "the page at the address which that printed (two tabs are fine), or end it first"
-            )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with storage.hold(
+        folder / _LOCK_FILE,
+        lambda holder: (
+            f"{str(folder)!r} is being reviewed by process {holder}: open the page at "
+            "the address which that printed (two tabs are fine), or end it first"
+        ),
+        _ADVICE,
+    ):
         yield
