@@ -237,8 +237,6 @@ def _survey(path: str) -> tuple[Header, list[int]] | str:
         return survey(path), stamp(path)
     except UnreadableImage as error:
         return str(error)
-    except OSError as error:  # it vanished in between
-        return str(error.strerror or error).lower()
 
 
 def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be written it may not be there
+            temporary.unlink()
         raise RunError(
             f"cannot write {str(path)!r}: {(error.strerror or str(error)).lower()}. Make room or "
             "choose another -o; the same command resumes"
@@ -93,30 +94,37 @@ def lock(folder: Path) -> Iterator[None]:
     Raises RunError that names the holder if another process has it.
     """
     path = folder / ".lock"
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 (held for the whole scan)
-    except OSError as error:
-        raise RunError(
-            f"cannot write into {str(folder)!r}: {(error.strerror or str(error)).lower()}. Choose "
-            "another -o"
-        ) from error
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115 (held for the whole scan)
     with file:
         if not try_lock(file.fileno()):
             file.seek(0)
+            holder = file.read().decode(errors="replace").strip()
             raise RunError(
-                f"{str(folder)!r} is in use by process {file.read().strip() or '?'}: wait for it, "
-                "or choose another -o"
+                f"{str(folder)!r} is in use by process {holder or '?'}: wait for it, or choose "
+                "another -o"
             )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         try:
+            with _writing(folder):
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
             yield
         finally:
             if [entry.name for entry in folder.iterdir()] == [path.name]:  # nothing came of it
                 path.unlink()
                 folder.rmdir()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write into {str(folder)!r}: {(error.strerror or str(error)).lower()}. Choose "
+            "another -o"
+        ) from error
 
 
 def try_lock(descriptor: int) -> bool:

@@ -99,21 +99,28 @@ def _listen(port: int) -> Iterator[socket.socket]:
 def _hold(folder: Path) -> Iterator[None]:
     """Let no other process review the same run, since one alone may write its labels."""
     check_run(folder)  # nor is a lock to be left in it
+    with _writing(folder):
+        file = open(folder / _LOCK_FILE, "a+b", buffering=0)  # noqa: SIM115 (held to the end)
+    with file:
+        if not storage.try_lock(file.fileno()):
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip()
+            raise RunError(
+                f"{str(folder)!r} is being reviewed by process {holder or '?'}: open the page at "
+                "the address which that printed (two tabs are fine), or end it first"
+            )
+        with _writing(folder):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        yield
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        file = open(folder / _LOCK_FILE, "a+")  # noqa: SIM115 (held for the whole review)
+        yield
     except OSError as error:
         raise RunError(
             f"cannot write into {str(folder)!r}: {(error.strerror or str(error)).lower()}. Labels "
             "are kept there: copy the run to where you may write"
         ) from error
-    with file:
-        if not storage.try_lock(file.fileno()):
-            file.seek(0)
-            raise RunError(
-                f"{str(folder)!r} is being reviewed by process {file.read().strip() or '?'}: open "
-                "the page at the address which that printed (two tabs are fine), or end it first"
-            )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
