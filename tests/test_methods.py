@@ -483,6 +483,18 @@ def test_plus_does_not_compare_near_duplicates():
     assert apart[3:5, 1, 1].min() > 3 * alone[3:5, 1, 1].max()
 
 
+def test_plus_compares_images_of_a_kind_in_a_set_of_several_kinds():
+    """Kinds are further apart than two photographs of a part, and yet are to be compared."""
+    kinds = random_patches(4, 4, 4).repeat(7, axis=0)
+    patches = kinds + 0.2 * random_patches(28, 4, 4, seed=1)
+    patches[9, 1, 1] = 4.0
+    method = PatchClusterPlus(ratio=1.0)
+    scores = method.fit_score(patches)
+    assert np.unravel_index(scores.argmax(), scores.shape) == (9, 1, 1)
+    places = method.compare([torch.from_numpy(patches[10])], [10]).neighbours
+    assert (method.bank_image_[places] // 7 == 1).float().mean() > 0.9
+
+
 def test_plus_scores_a_small_set_with_near_duplicates_alike_in_any_batches(monkeypatch):
     """Three others are needed, so that the second photograph is one of them."""
     patches = random_patches(1, 4, 4) + 0.2 * random_patches(4, 4, 4, seed=1)

@@ -289,8 +289,6 @@ def _survey(path: str) -> tuple[Header, list[int]] | str:
         return survey(path), stamp(path)
     except UnreadableImage as error:
         return str(error)
-    except OSError as error:  # it vanished in between
-        return str(error.strerror or error).lower()
 
 
 def at_sizes(

@@ -34,6 +34,7 @@ _TIFF_BITS = 258  # TIFF tag: bits of each channel
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _XMP = b"XML:com.adobe.xmp\0"
+_CHANGED = "changed while the scan was running"
 _WHITE = (255, 255, 255, 255)
 
 
@@ -110,6 +111,8 @@ def load_image(
         stream = io.BytesIO(data)
         image = Image.open(stream)
         depth = _depth(image, stream)
+        if depth != header.depth:
+            raise UnreadableImage(_CHANGED)
         if depth == "byte":
             shown = _plain(_upright(image))
             _check_whole(image, data)
@@ -119,7 +122,7 @@ def load_image(
             pixels = [_resize_float(values, size) for size in sizes]
             shown = Image.fromarray(np.rint(values).astype(np.uint8))
     if shown.size != (header.width, header.height):
-        raise UnreadableImage("changed while the scan was running")
+        raise UnreadableImage(_CHANGED)
     return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), len(data), _thumbnail(shown))
 
 

@@ -65,7 +65,18 @@ def _expand(item: str, leave_out: Callable[[Path], bool]) -> Iterator[str]:
             else:
                 yield match
     else:
-        raise InputError(f"{item!r} does not exist: check the path (a folder, file, glob or URL)")
+        why = _why_missing(item)
+        raise InputError(f"{item!r} {why}: check the path (a folder, file, glob or URL)")
+
+
+def _why_missing(item: str) -> str:
+    try:
+        os.lstat(item)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        return f"cannot be reached ({reason(error)})"
+    return "does not exist"
 
 
 def _expand_url(url: str) -> Iterator[str]:
@@ -109,10 +120,17 @@ def _walk(
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(folder / entry.name, leave_out, parents | {real})
         else:
             yield str(folder / entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed
+        return False
 
 
 def open_input(path: str) -> IO[bytes]:
@@ -143,11 +161,17 @@ def open_input(path: str) -> IO[bytes]:
 
 
 def stamp(path: str) -> list[int]:
-    """Size in bytes and time of change in ns of a local file, to notice that it changed."""
-    if is_url(path):
-        fs, name = _url_to_fs(path)
-        return [int(fs.size(name) or 0), 0]
-    status = os.stat(path)
+    """Size in bytes and time of change in ns (of a URL: 0) of a file, to notice that it changed.
+
+    Raises UnreadableImage with the reason.
+    """
+    try:
+        if is_url(path):
+            fs, name = _url_to_fs(path)
+            return [int(fs.size(name) or 0), 0]
+        status = os.stat(path)
+    except Exception as error:  # OSError, and whatever a remote file system raises
+        raise UnreadableImage(reason(error)) from error
     return [status.st_size, status.st_mtime_ns]
 
 

@@ -20,6 +20,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import roi, storage
+from . import inputs, roi, storage
 from .errors import InputError, RunError
 from .maps import Bools, Floats, Region
 from .runinfo import FORMAT, ImageRecord, RunInfo, Skipped, parse
@@ -62,8 +63,8 @@ class Result:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is (or was about to become) a run."""
-    return (folder / RUN_FILE).is_file() and (
-        (folder / "maps").is_dir() or (folder / WORK_FOLDER).is_dir()
+    return os.path.isfile(folder / RUN_FILE) and (
+        os.path.isdir(folder / "maps") or os.path.isdir(folder / WORK_FOLDER)
     )
 
 
@@ -160,12 +161,19 @@ def write_map(folder: Path, image_id: int, grid: Floats) -> None:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file in UTF-8; file names that are not valid UTF-8 keep their bytes."""
+    """Write a CSV file, as `to_csv` makes it. Raises RunError."""
+    storage.write_bytes(path, to_csv(header, rows))
+
+
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table as CSV in UTF-8; file names that are not valid UTF-8 keep their bytes."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    storage.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in (header, *rows):
+        # A carriage return ends a row for who reads it, but is not quoted by itself.
+        (quoted if any("\r" in str(value) for value in row) else plain).writerow(row)
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def round_as_written(score: float) -> float:
@@ -278,13 +286,20 @@ def remove_others(folder: Path, images: Sequence[ImageRecord]) -> None:
 
 def check_output(folder: Path, overwrite: bool) -> None:
     """Raise RunError if a scan must not write into a folder."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{str(folder)!r} is a file: choose a folder for the run with -o")
-    if not folder.is_dir() or is_run(folder):
+    if not os.path.isdir(folder):
+        if os.path.exists(folder):
+            raise RunError(f"{str(folder)!r} is a file: choose a folder for the run with -o")
+        return
+    if is_run(folder):
         return
     # A scan that was killed as it began may have left these.
     ours = (storage.LOCK_FILE, WORK_FOLDER, storage.part_path(folder / RUN_FILE).name)
-    others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+    try:
+        others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+    except OSError as error:
+        raise RunError(
+            f"cannot look into {str(folder)!r}: {inputs.reason(error)}. Choose another -o"
+        ) from error
     if others:
         advice = "choose another -o" if overwrite else "choose a new or empty folder with -o"
         raise RunError(f"{str(folder)!r} holds other files ({', '.join(others[:3])}): {advice}")
@@ -295,7 +310,7 @@ def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
 
     Raises RunError if it holds a scan of something else.
     """
-    if not (folder / RUN_FILE).is_file():
+    if not os.path.isfile(folder / RUN_FILE):
         return None
     earlier, _, _ = read_info(folder)
     # tuples become lists

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ def hold_run(folder: Path) -> Iterator[None]:
 
 def check_run(folder: Path) -> None:
     """Raise RunError if a folder is no run, finished or not."""
-    if not (folder / RUN_FILE).is_file():
+    if not os.path.isfile(folder / RUN_FILE):
         raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
 
 

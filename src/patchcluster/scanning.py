@@ -38,7 +38,7 @@ from . import __version__, costs, maps, roi, runfolder, storage, times
 from .backbones import Backbone, load_backbone
 from .budget import Chooser, changes
 from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
-from .errors import InputError, RunError, SettingError
+from .errors import InputError, RunError, SettingError, UnreadableImage
 from .extraction import (
     Extracted,
     Extractor,
@@ -635,8 +635,12 @@ class Scan:
 
     def _check_unchanged(self, files: Sequence[str]) -> None:
         run = Run(self.folder, half_changed=True)
-        listed = sorted(files) == sorted([*run.paths, *(skip.path for skip in run.skipped)])
-        if not listed or any(stamp(image.path)[0] != image.bytes for image in run.images):
+        same = sorted(files) == sorted([*run.paths, *(skip.path for skip in run.skipped)])
+        try:
+            same = same and all(stamp(image.path)[0] == image.bytes for image in run.images)
+        except UnreadableImage:
+            same = False
+        if not same:
             raise RunError(
                 f"the images have changed since {str(self.folder)!r} was written: add --overwrite "
                 "to scan again, or choose another -o"

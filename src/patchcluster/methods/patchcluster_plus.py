@@ -24,6 +24,8 @@ from .whole_bank import WholeBank
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
 _DUPLICATE_GAP = 1.15
+_DUPLICATES = (2, 5)  # near-duplicates of an image, at most, in a small and in a large set,
+_DUPLICATE_SHARE = 16  # between them 1 in so many images
 _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 _LATTICE = (0.7548776662466927, 0.5698402909980532)  # of least discrepancy in two dimensions
 
@@ -40,7 +42,8 @@ class PatchClusterPlus(WholeBank):
     2. An image is never compared with itself, nor with near-duplicates: images whose distance, by
        the median of an image's patches, is below `duplicate` times that of the median image and
        lies before a gap, where the next image is 1.15 times as far. A second photograph of the same
-       part would hide its defect. (But for k others they are needed.)
+       part would hide its defect. They are 1 in 16 of the set at most, between 2 and 5: more that
+       are alike are a kind of their own in a mixed set. (But for k others they are needed.)
     3. Distance to an image is the distance to its nearest patch; the score of a patch is the k-th
        smallest over the other images. A defect that k - 1 of them share does not hide itself.
     4. Nor does one that more of them share, if it is far from everything else: of the images in
@@ -422,6 +425,8 @@ class PatchClusterPlus(WholeBank):
         gaps = (values[:, 1:] > _DUPLICATE_GAP**2 * values[:, :-1]) & (
             values[:, :-1] < self.duplicate**2 * middle
         )
+        few, many = _DUPLICATES
+        gaps[:, min(max(few, others // _DUPLICATE_SHARE), many) :] = False
         last = torch.where(gaps, values[:, :-1], -1.0).amax(1, keepdim=True)
         duplicates = typical <= last
         duplicates[:, self._marked(1)] = False

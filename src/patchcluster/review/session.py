@@ -1,7 +1,5 @@
 """One review of one run: what the page shows, and what it can ask for, without HTTP."""
 
-import csv
-import io
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +10,7 @@ from ..errors import InputError, PatchclusterError, RunError
 from ..inputs import stamp
 from ..labels import Label
 from ..reflagging import reflag
-from ..runfolder import RUN_FILE
+from ..runfolder import RUN_FILE, to_csv
 from ..runinfo import ImageRecord
 from ..runs import Run, load_run
 from ..scanning import Progress, rescore
@@ -165,7 +163,7 @@ class Review:
             try:
                 if not working and stamp(str(self.folder / RUN_FILE)) != self.shown.stamp:
                     self.shown = Shown(self.folder, self.shown.version + 1)
-            except (OSError, RunError):
+            except PatchclusterError:
                 return  # it is being written: what was read before is shown until then
 
     def neighbours(self, image_id: int, x: float, y: float) -> list[dict[str, Any]]:
@@ -176,12 +174,9 @@ class Review:
 
     def csv(self) -> bytes:
         """The labels that hold now, as `scan --labels` reads them: columns path, label."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "label"])
         labels = self.store.labels()
-        writer.writerows((path, labels[path]) for path in self.shown.run.paths if path in labels)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+        rows = [(path, labels[path]) for path in self.shown.run.paths if path in labels]
+        return to_csv(["path", "label"], rows)
 
     # --- what the page asks for -----------------------------------------------------------------
 
