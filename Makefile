@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench quality clean
+.PHONY: demo test test-faults lint bench quality clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+# Hostile files, and what `make test` leaves out: kills, full disks, two processes on one run.
+test-faults: $(READY)
+	$(BIN)/python -m pytest tests/faults -m '' -rs
 
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks experiments hatch_build.py docs

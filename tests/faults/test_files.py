@@ -12,7 +12,8 @@ from PIL import Image
 
 import patchcluster
 from conftest import textured_image, write_set
-from faults.commands import (
+from faults.filesystem import UNLISTED, make_cases
+from faults.outcomes import (
     Outcome,
     assert_one_line,
     assert_usage,
@@ -21,7 +22,6 @@ from faults.commands import (
     make_read_only,
     mounted,
 )
-from faults.filesystem import UNLISTED, make_cases
 from patchcluster.errors import InputError, RunError
 
 CASES = make_cases()

@@ -1,0 +1,50 @@
+"""Counts what the tests of faults found: one case a test; a test that fails is a case lost."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults import processes
+
+if TYPE_CHECKING:
+    from faults.commands import Workplace
+
+_HERE = Path(__file__).parent
+_outcomes: dict[str, str] = {}  # of the tests in this folder that were tried, by id
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> "Workplace":
+    from faults.commands import Workplace  # which imports much that fast tests do not need
+
+    return Workplace(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    yield
+    processes.end_all()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Iterator[None]:
+    report = yield
+    if _HERE in item.path.parents:
+        if report.failed:
+            _outcomes[item.nodeid] = "lost"
+        elif report.passed and report.when == "call":
+            _outcomes.setdefault(item.nodeid, "survived")
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _outcomes:
+        return
+    lost = sum(outcome == "lost" for outcome in _outcomes.values())
+    terminalreporter.write_line(
+        f"faults: {len(_outcomes)} cases tried, {len(_outcomes) - lost} survived, {lost} lost"
+    )
