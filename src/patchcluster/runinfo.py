@@ -70,7 +70,9 @@ class RunInfo:
     map_rule: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
-    duplicates: list[list[str]] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)  # paths of files of equal content
+    # Paths of images that the method takes for the same, of which one would hide another's defect.
+    near_duplicates: list[list[str]] = field(default_factory=list)
     labels: dict[str, Label] = field(default_factory=dict)  # of paths
     flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
     roi_sha256: str = ""  # of the masks that were named
