@@ -27,6 +27,7 @@ from patchcluster.methods import (
     Spade,
     SpadeCluster,
 )
+from patchcluster.methods.base import join
 from patchcluster.methods.patchcluster import shrink
 from patchcluster.patches import patch_grid, pool_neighbourhood
 
@@ -483,6 +484,23 @@ def test_plus_does_not_compare_near_duplicates():
     assert apart[3:5, 1, 1].min() > 3 * alone[3:5, 1, 1].max()
 
 
+def test_plus_says_which_images_are_near_duplicates_in_any_batches():
+    patches = random_patches(1, 8, 8) + 0.2 * random_patches(9, 8, 8, seed=1)
+    patches[5] = patches[2] + 0.01
+    patches[8] = patches[0] - 0.01
+    grids = [torch.from_numpy(grid) for grid in patches]
+    method = PatchClusterPlus(k=1, ratio=1.0).fit(patches)
+    together = method.compare(grids, range(9)).near_duplicates.tolist()
+    assert together == [[0, 8], [2, 5], [5, 2], [8, 0]]
+    one_by_one = join([method.compare([grid], [i]) for i, grid in enumerate(grids)])
+    assert one_by_one.near_duplicates.tolist() == together
+    assert method.compare(grids).near_duplicates.tolist() == []  # of new images there are none
+    method.heed(["normal"] * 3 + [None] * 6)  # what a person says of them does not change that
+    heeded = method.fit(patches).compare(grids, range(9))
+    assert heeded.near_duplicates.tolist() == together
+    assert heeded.select(torch.tensor([1])).near_duplicates.tolist() == together
+
+
 def test_plus_compares_images_of_a_kind_in_a_set_of_several_kinds():
     """Kinds are further apart than two photographs of a part, and yet are to be compared."""
     kinds = random_patches(4, 4, 4).repeat(7, axis=0)
@@ -493,6 +511,16 @@ def test_plus_compares_images_of_a_kind_in_a_set_of_several_kinds():
     assert np.unravel_index(scores.argmax(), scores.shape) == (9, 1, 1)
     places = method.compare([torch.from_numpy(patches[10])], [10]).neighbours
     assert (method.bank_image_[places] // 7 == 1).float().mean() > 0.9
+
+
+def test_plus_takes_images_of_a_kind_for_no_shared_defect():
+    """A kind may be smaller than what the images that share a defect can be."""
+    kinds = random_patches(10, 4, 4).repeat(10, axis=0)
+    patches = kinds + 0.2 * random_patches(100, 4, 4, seed=1)
+    method = PatchClusterPlus(ratio=1.0)
+    method.fit_score(patches)
+    places = method.compare([torch.from_numpy(patches[10])], [10]).neighbours
+    assert (method.bank_image_[places] // 10 == 1).float().mean() > 0.9
 
 
 def test_plus_scores_a_small_set_with_near_duplicates_alike_in_any_batches(monkeypatch):

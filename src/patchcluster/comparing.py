@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from . import runfolder, storage
@@ -88,6 +90,7 @@ class Compared:
     method: Method  # fitted
     image_scores: list[float] | None  # by a rule of the method's own, if one was asked for
     packings: list[Packing | None]
+    near_duplicates: list[list[int]]  # groups of images, ascending
 
     def describe(self, image: int) -> Tensor | None:
         """See `groups.Describe`."""
@@ -130,6 +133,7 @@ class Comparer:
             method,
             image_scores,
             packings,
+            _group(comparison.near_duplicates, len(counts)),
         )
 
     def _fit(self, size: int, method: Method, patches: list[Tensor]) -> None:
@@ -198,6 +202,15 @@ class Comparer:
         if not masked:
             return explained
         return [e.unpack(p) for e, p in zip(explained, masked, strict=True)]
+
+
+def _group(pairs: Tensor, images: int) -> list[list[int]]:
+    """Pairs of images int64 [d, 2] -> the groups that they make, single images left out."""
+    links = coo_array((torch.ones(len(pairs)), pairs.T.numpy()), shape=(images, images))
+    groups: dict[int, list[int]] = {}
+    for image, group in enumerate(connected_components(links, directed=False)[1].tolist()):
+        groups.setdefault(group, []).append(image)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def describe_whole(method: Method, image: int, packing: Packing | None) -> Tensor | None:

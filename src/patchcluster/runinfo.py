@@ -75,7 +75,9 @@ class RunInfo:
     time_budget: Annotated[float, Gt(0)] | None = None  # seconds
     instead_of: dict[str, Any] = field(default_factory=dict)  # settings that it changed, as asked
     memory: dict[str, int] = field(default_factory=dict)
-    duplicates: list[list[str]] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)  # paths of files of equal content
+    # Paths of images that the method takes for the same, of which one would hide another's defect.
+    near_duplicates: list[list[str]] = field(default_factory=list)
     labels: dict[str, Label] = field(default_factory=dict)  # of paths
     flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
     roi_sha256: str = ""  # of the masks that were named

@@ -331,6 +331,7 @@ class Scan:
         side = block_side(planner.backbone.strides, self.settings.layout)
         load = functools.partial(load_batches, self.folder, image_set, side)
         compared = self._compare(image_set, load, planner.device)
+        self.info.near_duplicates = _name_near_duplicates(image_set, compared)
         records = self._write_results(image_set, compared)
         runfolder.remove_others(self.folder, records)
         self.info.state = "complete"
@@ -660,6 +661,15 @@ class Scan:
 def _fuse(compared: Sequence[Compared], image: int) -> Floats:
     """Mean of an image's grids [h, w], rounded as it is stored, so that all figures agree."""
     return maps.round_as_stored(maps.fuse([result.grids[image] for result in compared]))
+
+
+def _name_near_duplicates(image_set: ImageSet, compared: Sequence[Compared]) -> list[list[str]]:
+    """Paths of near-duplicates, by the finest network size; of copies the first, in input order."""
+    firsts = [copies[0] for copies in image_set.records.values()]
+    finest = max(compared, key=lambda result: result.size)
+    groups = [[firsts[image] for image in group] for group in finest.near_duplicates]
+    ordered = sorted(sorted((image.id, image.path) for image in group) for group in groups)
+    return [[path for _, path in group] for group in ordered]
 
 
 def choose_device(name: str) -> torch.device:

@@ -116,6 +116,8 @@ def print_run(run: "Run", as_json: bool) -> None:
             "flagged": int(run.flagged.sum()),
             "threshold": dataclasses.asdict(run.threshold),
             "skipped": [dataclasses.asdict(skip) for skip in run.skipped],
+            "duplicates": run.info.duplicates,
+            "near_duplicates": run.info.near_duplicates,
             "top": rows,
             "seconds": run.info.seconds,
             "predicted_seconds": run.info.predicted_seconds,
@@ -130,6 +132,9 @@ def print_run(run: "Run", as_json: bool) -> None:
         flag = "yes" if run.flagged[i] else "no"
         print(f"{place:4}  {run.scores[i]:8.4f}  {flag:7}  {printable(run.paths[i])}")
     _print_skipped(run.skipped, "see run.json")
+    _print_groups("copies", run.info.duplicates, "scored once")
+    apart = "not compared with each other where there are enough others"
+    _print_groups("near-duplicates", run.info.near_duplicates, apart)
     print(
         f"{len(run)} images scored, {run.flagged.sum()} flagged, {len(run.skipped)} skipped; "
         f"report: {run.folder / 'report.html'}"
@@ -155,6 +160,13 @@ def _print_skipped(skipped: Sequence["Skipped"], where: str) -> None:
         print(f"skipped  {printable(skip.path)}: {skip.reason}")
     if len(skipped) > _SKIPPED_LISTED:
         print(f"skipped  {len(skipped) - _SKIPPED_LISTED} more: {where}")
+
+
+def _print_groups(kind: str, groups: Sequence[Sequence[str]], treated: str) -> None:
+    """One line on images that are alike: how many, and where they are listed."""
+    if groups:
+        number = f"{len(groups)} group{'s' if len(groups) > 1 else ''}"
+        print(f"{kind}  {sum(map(len, groups))} images in {number}, {treated}: see run.json")
 
 
 def print_scores(scores: "Scores", as_json: bool) -> None:

@@ -15,7 +15,7 @@ steps, so that one search serves several methods that share a bank.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -39,17 +39,22 @@ class Comparison:
 
     distances float32 [p, d]: what the method grades. neighbours int64 [p, j]: the rows of the bank
     that explain the patch, nearest first, and their distances float32 [p, j]; j is 3 or what the
-    method needs.
+    method needs. near_duplicates int64 [d, 2]: pairs of images of the fitted set, the first among
+    those that were compared.
     """
 
     distances: Tensor
     neighbours: Tensor
     neighbour_distances: Tensor
+    near_duplicates: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
 
     def select(self, rows: Tensor) -> "Comparison":
         """The comparisons of some of the patches; rows int64 [r]."""
         return Comparison(
-            self.distances[rows], self.neighbours[rows], self.neighbour_distances[rows]
+            self.distances[rows],
+            self.neighbours[rows],
+            self.neighbour_distances[rows],
+            self.near_duplicates,
         )
 
 
@@ -285,6 +290,7 @@ def join(comparisons: Sequence[Comparison]) -> Comparison:
         torch.cat([c.distances for c in comparisons]),
         torch.cat([c.neighbours for c in comparisons]),
         torch.cat([c.neighbour_distances for c in comparisons]),
+        torch.cat([c.near_duplicates for c in comparisons]),
     )
 
 

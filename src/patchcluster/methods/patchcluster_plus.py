@@ -1,6 +1,8 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -24,10 +26,24 @@ from .whole_bank import WholeBank
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
 _DUPLICATE_GAP = 1.15
-_DUPLICATES = (2, 5)  # near-duplicates of an image, at most, in a small and in a large set,
+_DUPLICATES = (2, 16)  # near-duplicates of an image, at most, in a small and in a large set,
 _DUPLICATE_SHARE = 16  # between them 1 in so many images
 _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 _LATTICE = (0.7548776662466927, 0.5698402909980532)  # of least discrepancy in two dimensions
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """What is said of images by their likeness as a whole to those of the bank.
+
+    left_out bool [images, bank's images]: those that each is not compared with, itself and its
+    near-duplicates; near_duplicates: as in `Comparison`; of_a_kind bool [images]: more others than
+    near-duplicates can be are far more alike to it than the rest.
+    """
+
+    left_out: Tensor
+    near_duplicates: Tensor
+    of_a_kind: Tensor
 
 
 class PatchClusterPlus(WholeBank):
@@ -42,13 +58,13 @@ class PatchClusterPlus(WholeBank):
     2. An image is never compared with itself, nor with near-duplicates: images whose distance, by
        the median of an image's patches, is below `duplicate` times that of the median image and
        lies before a gap, where the next image is 1.15 times as far. A second photograph of the same
-       part would hide its defect. They are 1 in 16 of the set at most, between 2 and 5: more that
+       part would hide its defect. They are 1 in 16 of the set at most, between 2 and 16: more that
        are alike are a kind of their own in a mixed set. (But for k others they are needed.)
     3. Distance to an image is the distance to its nearest patch; the score of a patch is the k-th
        smallest over the other images. A defect that k - 1 of them share does not hide itself.
     4. Nor does one that more of them share, if it is far from everything else: of the images in
        order of distance those before the last gap, where the next is `gap` times as far, are left
-       out, up to an eighth of all.
+       out, up to an eighth of all. (Not where the image as a whole is of a kind of its own.)
     5. Only k + `margin` images are searched in full for a patch: those that are nearest by a
        `ratio` of each image's patches, spread evenly over its grid.
     6. A stage's scores are divided by their mean over the bank; the stages are averaged with
@@ -140,22 +156,24 @@ class PatchClusterPlus(WholeBank):
             ]
         others = self._others(own)
         k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
-        left_out = self._left_out(stages[self._shown], shapes, own, max(k, kept))
+        alike = self._find_alike(stages[self._shown], shapes, own, max(k, kept))
         base: list[Tensor] = []
         for stage, (rows, ratio) in enumerate(zip(stages, self._ratios(), strict=True)):
-            counts = torch.tensor([len(r) for r in rows], device=left_out.device)
+            counts = torch.tensor([len(r) for r in rows], device=alike.left_out.device)
             wanted = max(k, kept) if stage == self._shown else k
-            distances, found = self._banks[stage].nearest_blocks(
+            distances, found = self._search(
+                self._banks[stage],
                 torch.cat(rows),
                 wanted,
                 k + self.margin,
-                left_out.repeat_interleave(counts, 0),
-                self.gap,
+                alike.left_out.repeat_interleave(counts, 0),
+                alike.of_a_kind.repeat_interleave(counts),
             )
             base.append(spread_cells(distances[:, k - 1], shapes, ratio, blocks))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
-        return Comparison(torch.stack(base, 1), self._rows_in_set(neighbours), shown)
+        rows_in_set = self._rows_in_set(neighbours)
+        return Comparison(torch.stack(base, 1), rows_in_set, shown, alike.near_duplicates)
 
     def calibrate(self, bank: Comparison) -> None:
         self.stage_means_ = bank.distances.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
@@ -400,17 +418,39 @@ class PatchClusterPlus(WholeBank):
             sample = torch.arange(len(rows), device=rows.device)
         return BlockBank(rows, offsets, sample)
 
-    def _left_out(
+    def _search(
+        self,
+        bank: BlockBank,
+        queries: Tensor,
+        k: int,
+        candidates: int,
+        left_out: Tensor,
+        of_a_kind: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`BlockBank.nearest_blocks`, without gaps for queries of a kind, bool [q]."""
+        if not of_a_kind.any():
+            return bank.nearest_blocks(queries, k, candidates, left_out, self.gap)
+        distances = queries.new_empty(len(queries), k)
+        found = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+        for chosen, gap in ((~of_a_kind, self.gap), (of_a_kind, math.inf)):
+            at = chosen.nonzero()[:, 0].to(queries.device)
+            if len(at):
+                distances[at], found[at] = bank.nearest_blocks(
+                    queries[at], k, candidates, left_out[at], gap
+                )
+        return distances, found
+
+    def _find_alike(
         self,
         rows: Sequence[Tensor],
         shapes: Sequence[Sequence[int]],
         own: Sequence[int] | None,
         needed: int,
-    ) -> Tensor:
-        """Images of the bank that each image is not compared with: itself and near-duplicates.
+    ) -> _Alike:
+        """Which images of the bank are alike as a whole to each image; rows: of `_shown`, [h_i *
+        w_i, c] each; shapes: (h_i, w_i).
 
-        rows: of `_shown`, [h_i * w_i, c] each; shapes: (h_i, w_i) -> bool [images, bank's images].
-        Near-duplicates of an image are left in if fewer than `needed` others would remain.
+        Near-duplicates are left in if fewer than `needed` others would remain.
         """
         typical = self._typical_squares(rows, shapes)
         if own is not None:
@@ -426,12 +466,20 @@ class PatchClusterPlus(WholeBank):
             values[:, :-1] < self.duplicate**2 * middle
         )
         few, many = _DUPLICATES
-        gaps[:, min(max(few, others // _DUPLICATE_SHARE), many) :] = False
+        most = min(max(few, others // _DUPLICATE_SHARE), many)
+        of_a_kind = gaps[:, most:].any(1)
+        gaps[:, most:] = False
         last = torch.where(gaps, values[:, :-1], -1.0).amax(1, keepdim=True)
         duplicates = typical <= last
+        pairs = duplicates.nonzero()
+        if own is None:
+            pairs = pairs[:0]
+        else:
+            pairs[:, 0] = torch.as_tensor(own, device=pairs.device)[pairs[:, 0]]
+            pairs[:, 1] = torch.tensor(self._bank_members(), device=pairs.device)[pairs[:, 1]]
         duplicates[:, self._marked(1)] = False
         duplicates &= others - duplicates.sum(1, keepdim=True) >= needed
-        return duplicates | typical.isinf()
+        return _Alike(duplicates | typical.isinf(), pairs, of_a_kind)
 
     def _typical_squares(self, rows: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Tensor:
         """Squared distance of each image to each of the bank: the median of some patches, [i, n].
