@@ -321,7 +321,7 @@ def test_read_only_and_full_file_systems(tmp_path, small_run):
         assert outcome.code == 0, outcome.errors
         assert json.loads(outcome.output)["images"] == 4
         inside = invoke("scan", tmp_path / "images", "-o", tmp_path / "images" / "run", *SMALL)
-        assert_one_line(inside, "read-only file system", "Choose another -o")
+        assert_one_line(inside, "read-only file system", "choose another -o")
     write_set(tmp_path / "few", 3)
     with mounted(tmp_path / "full", "size=64k"):
         with pytest.raises(OSError, match="No space"):
