@@ -18,7 +18,7 @@ from patchcluster.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.labels import heed_labels, match_labels, read_labels
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.reflagging import reflag
-from patchcluster.scanning import rescore
+from patchcluster.scanning import finish, rescore
 from patchcluster.thresholds import Flagging, Threshold, describe_ordinary
 
 SIZE = (96,)
@@ -272,6 +272,31 @@ def test_an_interrupted_flagging_is_said_and_finished(run, monkeypatch):
     finished = CliRunner().invoke(app, ["report", str(run.folder), "--expect", "30%"])
     assert finished.exit_code == 0
     assert patchcluster.load_run(run.folder).flagged.sum() == 3
+
+
+def test_until_its_page_is_written_a_flagging_is_not_finished(run, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    for change in (
+        lambda: reflag(run.folder, Flagging(flag_top=2)),
+        lambda: fresh(run, run.folder, labels={"part0.png": "normal"}, flag_top=2),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr("patchcluster.reflagging.write_report", fail)
+            patched.setattr("patchcluster.scanning.write_report", fail)
+            with pytest.raises(KeyboardInterrupt):
+                change()
+        with pytest.raises(RunError, match=r"flagging .*`patchcluster report .* --flag-top 2`"):
+            patchcluster.load_run(run.folder)
+        threshold = runfolder.read_info(run.folder)[0].threshold
+        finish(run.folder)
+        finished = patchcluster.load_run(run.folder)
+        assert finished.flagged.sum() == 2
+        assert finished.info.threshold == threshold
+    times = (run.folder / "run.json").stat().st_mtime_ns
+    finish(run.folder)  # which has nothing to do
+    assert (run.folder / "run.json").stat().st_mtime_ns == times
 
 
 def test_a_run_that_is_in_use_is_not_flagged(run):

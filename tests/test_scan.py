@@ -374,6 +374,57 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
         patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
 
 
+def test_who_writes_a_run_is_said_to_who_reads_it(tmp_path, small_run):
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    info, images, skipped = runfolder.read_info(tmp_path / "run")
+    info.state = "running"
+    runfolder.write_info(tmp_path / "run", info, images, skipped)
+    holder = "import sys, pathlib, patchcluster.storage as s\n"
+    holder += "with s.lock(pathlib.Path(sys.argv[1])): print(flush=True), sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, tmp_path / "run"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        with pytest.raises(RunError, match=f"being written by process {process.pid}: wait"):
+            patchcluster.load_run(tmp_path / "run")
+        process.stdin.close()
+    with pytest.raises(RunError, match="run the same scan again, it resumes"):
+        patchcluster.load_run(tmp_path / "run")
+
+
+def test_a_lock_that_was_removed_before_it_was_had_is_not_had(tmp_path, monkeypatch):
+    def lock_late(_):  # who held it until now has removed it
+        (tmp_path / "run" / ".lock").unlink()
+        return True
+
+    monkeypatch.setattr(storage, "try_lock", lock_late)
+    with pytest.raises(RunError, match="in use"), storage.lock(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_scan_interrupted_as_it_began_goes_on(tmp_path, finished):
+    def stop(step, *_):
+        if step == "features":
+            raise KeyboardInterrupt
+
+    paths, run = write_set(tmp_path / "images", 5), tmp_path / "run"
+    if finished:  # a scan of more images, which the interrupted one replaces
+        patchcluster.scan(tmp_path / "images", run, size=SIZE)
+        paths[0].unlink()
+    with pytest.raises(KeyboardInterrupt):
+        patchcluster.scan(tmp_path / "images", run, size=(96,), overwrite=finished, progress=stop)
+    with pytest.raises(RunError, match="not finished"):
+        patchcluster.load_run(run)
+    resumed = patchcluster.scan(tmp_path / "images", run, size=(96,))
+    fresh = patchcluster.scan(tmp_path / "images", tmp_path / "fresh", size=(96,))
+    np.testing.assert_array_equal(resumed.scores, fresh.scores)
+    names = [sorted(path.relative_to(of) for path in of.rglob("*")) for of in (run, fresh.folder)]
+    assert names[0] == names[1]
+
+
 SCAN = """
 import sys, time, patchcluster, patchcluster.extraction as e, patchcluster.methods.base as c
 e.BATCH_PIXELS = 2 * 128 * 128

@@ -25,8 +25,8 @@ KILLS = {
     "report --flag-top": 3,
     "demo": 2,
     "benchmark": 2,
-    "real scan": 5,
-    "real scan --labels": 3,
+    "real scan": 4,
+    "real scan --labels": 2,
     "real scan --expect": 2,
 }
 
