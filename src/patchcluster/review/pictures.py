@@ -19,7 +19,7 @@ from PIL import Image
 
 from .. import runfolder
 from ..errors import RunError, UnreadableImage
-from ..images import Header, load_image
+from ..images import load_image, survey
 from ..inputs import is_url, open_input
 from ..maps import Floats
 from ..report.content import MOST_EMBEDDED
@@ -124,7 +124,7 @@ class Pictures:
     def _decode(self, image: ImageRecord) -> tuple[Pixels, str]:
         try:
             file = self._find(image)
-            header, size = Header(image.width, image.height, "byte"), (image.height, image.width)
+            header, size = survey(str(file)), (image.height, image.width)
             loaded = load_image(str(file), header, [size], self._run.info.deep_range)
             if loaded.sha256 != image.sha256:
                 raise UnreadableImage("the file has changed since the scan")
