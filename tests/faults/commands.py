@@ -32,7 +32,7 @@ ADVICE = re.compile(
     "(flagging|rescoring) 'run' was interrupted: `patchcluster (?P<command>.*)` finishes it"
 )
 # What differs between two starts of the same.
-_TIMES = ("started", "finished", "seconds", "memory")
+_TIMES = ("started", "finished", "seconds", "predicted_seconds", "memory")
 _TIME = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d\+00:00)?")
 _NO_RESULTS = (".lock", ".review.lock", "labels.sqlite")
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults import processes
+pytest.register_assert_rewrite("faults.commands")
+
+from faults import processes  # noqa: E402
 
 if TYPE_CHECKING:
     from faults.commands import Workplace
