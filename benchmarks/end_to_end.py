@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from machine import describe, product_rate, run_scan
@@ -22,7 +21,7 @@ from patchcluster.backbones import Backbone, load_backbone
 from patchcluster.demo import write_parts
 from patchcluster.images import load_image, network_size, survey
 from patchcluster.inputs import find_images
-from patchcluster.patches import grid_stride
+from patchcluster.patches import grid_channels, grid_stride
 from patchcluster.settings import Settings, resolve
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -45,7 +44,7 @@ def decoding(files: list[str], settings: Settings) -> float:
 
 def operations(files: list[str], settings: Settings, backbone: Backbone) -> float:
     """Floating-point operations of the network and of the default method's search."""
-    method: Any = settings.make_method(backbone.channels, backbone.strides)
+    method = settings.make_method(backbone.channels, backbone.strides)
     stride, total = grid_stride(backbone.strides, "middle"), 0.0
     known: dict[tuple[int, int], int] = {}
     for size in settings.size:
@@ -55,13 +54,11 @@ def operations(files: list[str], settings: Settings, backbone: Backbone) -> floa
                 backbone(torch.zeros(1, height, width, 3))
             known[height, width] = counter.get_total_flops()
         patches = sum(height * width for height, width in shapes) // stride**2
-        method.image_count_ = len(files)
-        in_full = (method._order() + method.margin) / len(files)
         total += sum(known[shape] for shape in shapes)
-        for channels, ratio in zip(backbone.channels, method._ratios(), strict=True):
-            cells = patches // ratio**2  # the first pass over a coarse stage takes all of it
-            searched = ((method.ratio if ratio == 1 else 1.0) + in_full) * cells
-            total += 2 * cells * searched * channels
+        channels = grid_channels(backbone.channels, backbone.strides, "middle")
+        products = method.count_products(len(files), patches / len(files), channels)
+        assert products is not None  # all presets here are of patchcluster-plus
+        total += 2 * (products.first + products.full)
     return total
 
 
