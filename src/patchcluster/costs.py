@@ -78,7 +78,7 @@ def check_memory(predicted: int, limit: int | None, advise: Callable[[int], str]
 
 def parse_bytes(text: str) -> int:
     """`8GB`, `500MB` or a number of bytes -> bytes. Raises SettingError."""
-    units = {"KB": 1 << 10, "MB": MIB, "GB": GIB, "B": 1}
+    units = {"KB": 1 << 10, "MB": MIB, "GB": GIB, "TB": 1 << 40, "B": 1}
     upper = text.strip().upper().replace("IB", "B")
     unit = next((u for u in units if upper.endswith(u)), "")
     try:
