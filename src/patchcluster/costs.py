@@ -83,7 +83,7 @@ def parse_bytes(text: str) -> int:
     unit = next((u for u in units if upper.endswith(u)), "")
     try:
         value = float(upper.removesuffix(unit)) * units.get(unit, 1)
-        if not 0 < value < float("inf"):
+        if not 1 <= value < float("inf"):
             raise ValueError
     except ValueError:
         raise SettingError(f"{text!r} is not an amount of memory: write 8GB or 500MB") from None

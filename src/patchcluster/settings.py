@@ -136,8 +136,10 @@ def _check(settings: Settings) -> None:
         raise SettingError(f"k={settings.k}: choose at least 1 neighbour")
     if settings.bank_images is not None and settings.bank_images < 2:
         raise SettingError(f"bank_images {settings.bank_images}: choose 2 or more")
-    if settings.seed < 0:
-        raise SettingError(f"seed {settings.seed}: choose 0 or more")
+    if not 1 <= settings.frame <= 4096:
+        raise SettingError(f"frame {settings.frame}: choose 1 to 4096 pixels")
+    if not 0 <= settings.seed < 1 << 63:
+        raise SettingError(f"seed {settings.seed}: choose 0 or more, of 63 bits at most")
     weight = settings.local_weight
     if weight is not None and not 0 <= weight < math.inf:
         raise SettingError(f"local_weight {weight}: choose 0 or more")
