@@ -199,9 +199,6 @@ class Part:
 
 REPORT, SCORE = READERS[0], READERS[1]
 PARTS = {
-    "no regions": Part(remove("regions.csv"), REPORT, "regions.csv"),
-    "regions cut": Part(cut("regions.csv", 0.8), REPORT, "regions.csv"),
-    "regions binary": Part(fill("regions.csv", bytes(range(256))), REPORT, "regions.csv"),
     "no map": Part(remove("maps/000003.npy"), REPORT, "000003.npy"),
     "map cut": Part(cut("maps/000003.npy"), REPORT, "000003.npy"),
     "map empty": Part(fill("maps/000003.npy", b""), REPORT, "000003.npy"),
@@ -224,6 +221,7 @@ PARTS = {
         REPORT,
         "000003.npy",
     ),
+    "no thumbnail": Part(remove("thumbnails/000001.jpg"), REPORT, "000001.jpg"),
     "no neighbours": Part(remove("neighbours.safetensors"), REPORT, "neighbours.safetensors"),
     "neighbours cut": Part(cut("neighbours.safetensors"), REPORT, "neighbours.safetensors"),
     "no bank": Part(remove("bank.safetensors"), SCORE, "bank.safetensors"),
@@ -247,11 +245,16 @@ def test_a_damaged_part_is_one_line_from_what_needs_it(place, name):
     assert_one_line(invoke(*part.command), part.words)
 
 
-def test_a_thumbnail_that_is_gone_or_damaged_does_not_stop_the_report(place):
-    remove("thumbnails/000001.jpg")(place / "run")
-    cut("thumbnails/000002.jpg")(place / "run")
+@pytest.mark.parametrize("damage", [remove, cut, lambda name: fill(name, bytes(range(256)))])
+def test_regions_that_are_damaged_are_one_line_and_the_report_finds_them_again(place, damage):
+    expected = patchcluster.load_run("run").regions("part7.png")
+    assert expected
+    damage("regions.csv")(place / "run")
+    with pytest.raises(PatchclusterError, match=r"regions\.csv"):
+        patchcluster.load_run("run").regions("part7.png")
     outcome = invoke("report", "run")
     assert outcome.code == 0, outcome.errors
+    assert patchcluster.load_run("run").regions("part7.png") == expected
 
 
 def test_nothing_outside_the_run_is_read_for_a_path_of_it(place):
@@ -273,12 +276,15 @@ def fill_history(statement: str) -> Callable[[Path], None]:
     return apply
 
 
-ROW = "insert into history (path, label, who, action) values ({}, {}, 'me', 1);"
+ROW = "insert into history (time, path, label, who, action) values ('', {}, {}, 'me', 1);"
 LABELS = {
     "text": fill("labels.sqlite", b"labels"),
     "zeros": fill("labels.sqlite", b"SQLite format 3\0" + b"\0" * 84),
     "another table": fill_history("create table history (surprise);"),
-    "label unknown": fill_history(_SCHEMA + ROW.format("'images/part1.png'", "'lovely'")),
+    "label unknown": fill_history(
+        "create table history (id, time, path, label, who, action, undoes);"
+        + ROW.format("'images/part1.png'", "'lovely'")
+    ),
     "path a number": fill_history(_SCHEMA + ROW.format("x'00ff'", "'normal'")),
 }
 
