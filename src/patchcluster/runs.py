@@ -154,7 +154,12 @@ class Run:
 
     def grid(self, path: str) -> Floats:
         """Score grid float32 [h, w] of one image, one score a patch; NaN: not scored."""
-        return self._read_grid(self.images[self.index(path)].id).astype(np.float32)
+        image = self.images[self.index(path)]
+        grid = self._read_grid(image.id).astype(np.float32)
+        scored = np.isfinite(grid)
+        if not (scored.any() if image.roi else scored.all()):
+            raise self._damaged(map_path(Path("."), image.id).as_posix(), "a score is no number")
+        return grid
 
     def _read_grid(self, image_id: int) -> NDArray[np.float16]:
         """The score grid [h, w] of the image with an id, mapped from the disk."""
