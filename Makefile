@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-faults lint bench quality clean
+.PHONY: demo test test-faults lint bench quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -37,8 +37,23 @@ bench: $(READY)
 quality: $(READY)
 	$(BIN)/python benchmarks/quality.py $(wildcard ../shared/data/mvtec/bottle ../shared/data/mvtec/screw)
 
+# The locked packages as a bill of materials (CycloneDX). The tool comes and goes: it is not locked.
+sbom:
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet 'cyclonedx-bom>=7,<8'
+	.tools/bin/cyclonedx-py requirements --output-reproducible --of JSON -o sbom.json constraints.txt
+	rm -rf .tools
+
+# The locked packages against the known vulnerabilities, which it asks PyPI for: it needs a network,
+# and so is no part of the tests. A package that PyPI says nothing of is a failure, not a pass.
+audit:
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet 'pip-audit>=2.7,<3'
+	.tools/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+	rm -rf .tools
+
 clean:
-	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt hatch_build.py docs src/patchcluster/kernels.c
 	$(PYTHON) -m venv .venv

@@ -78,12 +78,12 @@ def check_memory(predicted: int, limit: int | None, advise: Callable[[int], str]
 
 def parse_bytes(text: str) -> int:
     """`8GB`, `500MB` or a number of bytes -> bytes. Raises SettingError."""
-    units = {"KB": 1 << 10, "MB": MIB, "GB": GIB, "B": 1}
+    units = {"KB": 1 << 10, "MB": MIB, "GB": GIB, "TB": 1 << 40, "B": 1}
     upper = text.strip().upper().replace("IB", "B")
     unit = next((u for u in units if upper.endswith(u)), "")
     try:
         value = float(upper.removesuffix(unit)) * units.get(unit, 1)
-        if not 0 < value < float("inf"):
+        if not 1 <= value < float("inf"):
             raise ValueError
     except ValueError:
         raise SettingError(f"{text!r} is not an amount of memory: write 8GB or 500MB") from None

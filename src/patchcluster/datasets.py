@@ -27,7 +27,7 @@ from PIL import Image
 
 from .errors import InputError
 from .images import Header
-from .inputs import natural_key
+from .inputs import natural_key, reason
 
 Setting = Literal["mix", "test", "ano", "one-class"]
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
@@ -278,12 +278,13 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """Read a mask: bool [height, width], True where the image is anomalous.
 
     Masks that reach 255 are cut at half of it, since some went through JPEG; in masks of labels
-    everything but 0 is anomalous.
+    everything but 0 is anomalous. Raises InputError.
     """
     try:
         with Image.open(path) as image:
-            values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA") else image)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the mask {str(path)!r}: {error}") from error
-    mask: NDArray[np.bool_] = values > (127 if values.max() == 255 else 0)
+            single = len(image.getbands()) == 1 and image.mode != "P"
+            values = np.asarray(image if single else image.convert("L"))
+        mask: NDArray[np.bool_] = values > (127 if values.max() == 255 else 0)
+    except Exception as error:  # damaged files make Pillow's readers raise almost anything
+        raise InputError(f"cannot read the mask {str(path)!r}: {reason(error)}") from error
     return mask

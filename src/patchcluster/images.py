@@ -30,7 +30,7 @@ STRIDE = 32  # sides of the network's input are multiples of this
 THUMBNAIL_SIDE = 320
 _INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
 _ORIENTATION = 0x0112  # EXIF tag
-_TIFF_BITS = 258  # TIFF tag: bits of each channel
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258  # TIFF tags; bits are of each channel
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _XMP = b"XML:com.adobe.xmp\0"
@@ -85,7 +85,7 @@ def survey(source: str | bytes, max_pixels: int | None = None) -> Header:
                 f"too large: {image.width} x {image.height} is more than {max_pixels} pixels"
             )
         depth = _depth(image, file)
-        width, height = image.size
+        width, height = _stored_size(image)
         if _orientation(image, file) in (5, 6, 7, 8):  # those that swap the sides
             width, height = height, width
         if depth == "byte":
@@ -206,6 +206,14 @@ def _orientation(image: Image.Image, source: IO[bytes]) -> int:
         return 1
 
 
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before the orientation is applied; Pillow swaps those of a TIFF itself."""
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
+    return image.size
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Decode an image and apply its EXIF orientation, if it has a readable one."""
     image.load()
@@ -289,9 +297,12 @@ def _deep_values(data: bytes) -> NDArray[np.float32]:
     """Decode a deep image, as shown, to float32 [height, width] or [height, width, 3]."""
     image = Image.open(io.BytesIO(data))
     if _is_deep_colour(image, io.BytesIO(data)):
-        values = _orient(_deep_colour(data), _orientation(image, io.BytesIO(data)))
+        values = _deep_colour(data)
+        if image.format != "TIFF":  # which OpenCV turns itself
+            values = _orient(values, _orientation(image, io.BytesIO(data)))
     else:
         values = np.asarray(_upright(image)).astype(np.float32)
+        _check_whole(image, data)
     if not np.isfinite(values).all():
         raise UnreadableImage("has pixels that are not finite numbers (NaN or infinity)")
     return values

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import runfolder, storage
 from .comparing import ImageSet, Loaded, describe_whole, find_packing
+from .errors import RunError
 from .images import network_size
 from .methods import Method
 from .patches import block_side, grid_stride
@@ -76,7 +77,10 @@ def load_method(run: Run, size: int | None = None, device: torch.device | str = 
     state = _read_state(run, max(settings.size) if size is None else size)
     backbone = run.info.backbone
     method = settings.make_method(backbone["channels"], backbone["strides"])
-    return method.restore({name: tensor.to(device) for name, tensor in state.items()})
+    try:
+        return method.restore({name: tensor.to(device) for name, tensor in state.items()})
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:  # tensors of another kind
+        raise _damaged(run, f"not of {method.name}: {error!r}") from error
 
 
 def load_patches(run: Run, image_set: ImageSet, size: int) -> Loaded:
@@ -108,10 +112,24 @@ def _block_side(run: Run) -> int:
 
 
 def _read_state(run: Run, size: int) -> dict[str, Tensor]:
+    """The learned values of the method of one network size. Raises RunError."""
     tensors, _ = storage.read_tensors(run.folder / runfolder.BANK_FILE)
     prefix = f"{size}."
-    return {
+    state = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
+    count, places = state.get("image_count"), state.get("bank_image")
+    if count is None or count.numel() != 1:
+        raise _damaged(run, f"no image_count of size {size}")
+    if places is not None:
+        rows = {len(state[name]) for name in ("bank", "bank_patch") if name in state}
+        if rows != {len(places)} or not bool(((places >= 0) & (places < count)).all()):
+            raise _damaged(run, "its rows do not belong together")
+    return state
+
+
+def _damaged(run: Run, why: str) -> RunError:
+    file = run.folder / runfolder.BANK_FILE
+    return RunError(f"{str(file)!r} is damaged ({why}): scan again")

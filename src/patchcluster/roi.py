@@ -73,10 +73,7 @@ def find_masks(paths: Sequence[str], roi: str) -> list[Path]:
 
 def read_region(path: Path) -> Bools:
     """Read a mask: bool [height, width], True inside. Raises InputError."""
-    mask = read_mask(path)
-    if mask.ndim != 2:
-        raise InputError(f"the mask {str(path)!r} is not grey: save it as a grey or 1-bit image")
-    return mask
+    return read_mask(path)
 
 
 def name_region(mask: Bools) -> str:

@@ -4,15 +4,18 @@ A run may have been edited, cut short or made by somebody else, so that each val
 it is used: paths of files of the run are made from `ImageRecord.id` and `ImageRecord.roi`.
 """
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Len, Lt
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
+from .errors import PatchclusterError, SettingError
 from .labels import Label
 from .levels import Levels
-from .settings import Settings
+from .settings import Settings, resolve
 from .thresholds import Flagging, Threshold
 
 FORMAT = 1
@@ -105,7 +108,7 @@ def _plain(value: Any) -> str:
 
 @dataclass
 class _Backbone:
-    """What must be in `backbone` of a finished run."""
+    """What is in `backbone` of a finished run."""
 
     name: str
     weights: str
@@ -116,16 +119,19 @@ class _Backbone:
 
 @dataclass
 class _MapRule:
-    """What is read from `map_rule`."""
+    """What is in `map_rule`."""
 
+    frame: Size | None = None
     native_from: Size | None = None
+    sigma: float | None = None
+    steps: str = ""
 
 
 _IMAGES = TypeAdapter(list[ImageRecord])
 _SKIPPED = TypeAdapter(list[Skipped])
 _INFO = TypeAdapter(RunInfo)
-_SETTINGS = TypeAdapter(Settings)
 _LEVELS = TypeAdapter(Levels)
+_SETTINGS = TypeAdapter(Settings)
 _PARTS: dict[str, TypeAdapter[Any]] = {
     "backbone": TypeAdapter(_Backbone),
     "map_rule": TypeAdapter(_MapRule),
@@ -136,22 +142,64 @@ _PARTS: dict[str, TypeAdapter[Any]] = {
 
 def parse(value: Any) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
     """What run.json holds, from its JSON. Raises ValueError, of one line, if that is damaged."""
-    try:
-        rest = dict(value)
-        images = _IMAGES.validate_python(rest.pop("images"))
-        skipped = _SKIPPED.validate_python(rest.pop("skipped"))
-        info = _INFO.validate_python(rest)
-        _SETTINGS.validate_python(info.settings, extra="forbid")
-        if info.levels:
-            _LEVELS.validate_python(info.levels)
-        if info.state != "running":
-            for name, part in _PARTS.items():
-                part.validate_python(getattr(info, name))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from error
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    rest = dict(value)
+    images = _check("images", _IMAGES, rest.pop("images", None))
+    skipped = _check("skipped", _SKIPPED, rest.pop("skipped", None))
+    info = _check("", _INFO, rest)
+    info.settings = _check_settings(info.settings)
+    info.instead_of = _check_changed(info)
+    if info.levels:
+        info.levels = _check_part("levels", _LEVELS, info.levels)
+    for name, part in _PARTS.items():
+        given = getattr(info, name)
+        if given or info.state != "running":
+            setattr(info, name, _check_part(name, part, given))
+    if info.state != "running" and not images:
+        raise ValueError("images: none")
     for name in ("id", "path"):
         if len({getattr(image, name) for image in images}) < len(images):
             raise ValueError(f"two images have the same {name}")
     return info, images, skipped
+
+
+def _check(name: str, part: TypeAdapter[Any], value: Any, **rules: Any) -> Any:
+    """A value as it is to be used. Raises ValueError that says in one line where it is wrong."""
+    try:
+        return part.validate_python(value, **rules)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, (name, *first["loc"]) if name else first["loc"]))
+        words = f"{where}: {first['msg']}" if where else first["msg"]
+    except PatchclusterError as error:  # of a value that a user may give elsewhere
+        words = f"{name}: {error}"
+    raise ValueError(" ".join(words.split()))
+
+
+def _check_part(name: str, part: TypeAdapter[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The same with values of the right types, as JSON has them, and nothing besides."""
+    checked = dataclasses.asdict(_check(name, part, given, extra="forbid"))
+    found = json.loads(json.dumps(checked))  # tuples become lists
+    return {key: found[key] for key in given}
+
+
+def _check_settings(given: dict[str, Any], name: str = "settings") -> dict[str, Any]:
+    checked = _check_part(name, _SETTINGS, given)
+    missing = [one.name for one in dataclasses.fields(Settings) if one.name not in given]
+    if missing:
+        raise ValueError(f"{name}.{missing[0]}: missing")
+    try:
+        resolve(**checked)
+    except SettingError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return checked
+
+
+def _check_changed(info: RunInfo) -> dict[str, Any]:
+    """Settings that a time budget changed, as they were asked for."""
+    unknown = [name for name in info.instead_of if name not in _UNASKED]
+    if unknown:
+        raise ValueError(f"instead_of: {unknown[0]!r} is not changed by a time budget")
+    asked = _check_settings(info.settings | info.instead_of, "instead_of")
+    return {name: asked[name] for name in info.instead_of}

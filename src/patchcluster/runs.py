@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import math
 import os
 import shlex
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from . import storage
 from .errors import InputError, RunError
 from .feedback import order_by_doubt
 from .framing import Framing
-from .inputs import PathFinder
+from .inputs import PathFinder, reason
 from .levels import Levels
 from .maps import Floats, Region
 from .runfolder import (
@@ -31,12 +32,14 @@ from .runfolder import (
     read_info,
 )
 from .runinfo import ImageRecord
+from .settings import resolve
 from .thresholds import Threshold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN = 10  # images in a notebook
+_TRUTH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ class Run:
             rows = {row["path"]: row for row in self._read_table(SCORES_FILE)}
             self.scores = np.array([float(rows[path]["score"]) for path in self.paths])
             self.nearest = [rows[path]["nearest"] for path in self.paths]
-            self.flagged = np.array([rows[path]["flagged"] == "true" for path in self.paths])
-        except (KeyError, TypeError, ValueError) as error:
+            self.flagged = np.array([_TRUTH[rows[path]["flagged"]] for path in self.paths])
+        except (KeyError, ValueError) as error:
             raise self._damaged(SCORES_FILE, error) from error
         if not np.isfinite(self.scores).all():
             raise self._damaged(SCORES_FILE, "a score is no number")
@@ -151,15 +154,20 @@ class Run:
 
     def grid(self, path: str) -> Floats:
         """Score grid float32 [h, w] of one image, one score a patch; NaN: not scored."""
-        return self._read_grid(self.images[self.index(path)].id).astype(np.float32)
+        image = self.images[self.index(path)]
+        grid = self._read_grid(image.id).astype(np.float32)
+        scored = np.isfinite(grid)
+        if not (scored.any() if image.roi else scored.all()):
+            raise self._damaged(map_path(Path("."), image.id).as_posix(), "a score is no number")
+        return grid
 
     def _read_grid(self, image_id: int) -> NDArray[np.float16]:
         """The score grid [h, w] of the image with an id, mapped from the disk."""
         file = map_path(self.folder, image_id)
         try:
-            grid: NDArray[np.float16] = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise RunError(f"cannot read {str(file)!r} ({error}): scan again") from error
+            grid: NDArray[np.float16] = np.lib.format.open_memmap(file, mode="r")
+        except Exception as error:  # damaged files make NumPy's reader raise almost anything
+            raise RunError(f"cannot read {str(file)!r} ({reason(error)}): scan again") from error
         if grid.ndim != 2 or grid.size == 0 or grid.dtype != np.float16:
             raise self._damaged(f"maps/{file.name}", f"{grid.dtype} of shape {grid.shape}")
         return grid
@@ -212,12 +220,8 @@ class Run:
         height, width = self.patch_grid_shape(image.id)
         row = min(height - 1, int(y * height / image.height))
         column = min(width - 1, int(x * width / image.width))
-        others, patches, distances = self._neighbour_rows(image.id, row * width + column)
-        return [
-            self.neighbour(int(other), int(patch), float(distance))
-            for other, patch, distance in zip(others, patches, distances, strict=True)
-            if other >= 0
-        ]
+        places = self._neighbour_places(image.id, row * width + column)
+        return [self.neighbour(*place) for place in places]
 
     def neighbour(self, image_id: int, patch: int, distance: float) -> Neighbour:
         """The place of a patch (row-major in its image's grid), by the id of its image."""
@@ -227,17 +231,22 @@ class Run:
         x, y = (column + 0.5) * image.width / width, (row + 0.5) * image.height / height
         return Neighbour(image.path, x, y, distance)
 
-    def _neighbour_rows(self, image_id: int, patch: int) -> list[Tensor]:
+    def _neighbour_places(self, image_id: int, patch: int) -> list[tuple[int, int, float]]:
+        """Image id, patch and distance of what a patch was compared with."""
         tensors = self._neighbour_tensors
         try:
             position = int((tensors["ids"] == image_id).nonzero()[0, 0])
             at = int(tensors["offsets"][position]) + patch
-            rows = [tensors[name][at] for name in ("image", "patch", "distance")]
-        except (KeyError, IndexError, ValueError, RuntimeError) as error:
+            rows = [tensors[name][at].tolist() for name in ("image", "patch", "distance")]
+            places = [(int(i), int(p), float(d)) for i, p, d in zip(*rows, strict=True) if i >= 0]
+        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise self._damaged(NEIGHBOURS_FILE, error) from error
-        if any(int(other) >= 0 and int(other) not in self._by_id for other in rows[0]):
-            raise self._damaged(NEIGHBOURS_FILE, "an image that the run does not have")
-        return rows
+        for other, place, _ in places:
+            if other not in self._by_id:
+                raise self._damaged(NEIGHBOURS_FILE, "an image that the run does not have")
+            if not 0 <= place < math.prod(self.patch_grid_shape(other)):
+                raise self._damaged(NEIGHBOURS_FILE, "a place that its image does not have")
+        return places
 
     def patch_grid_shape(self, image_id: int) -> tuple[int, int]:
         """Rows and columns of the score grid of the image with an id."""
@@ -247,10 +256,11 @@ class Run:
     @property
     def framing(self) -> Framing:
         """How score grids are brought to the images."""
-        info, settings = self.info, self.info.settings
-        levels = Levels(**info.levels) if info.levels else None
-        native_from = info.map_rule.get("native_from")
-        return Framing(self.folder, settings["frame"], native_from, settings["image_score"], levels)
+        settings = resolve(**self.info.settings)
+        levels = Levels(**self.info.levels) if self.info.levels else None
+        return Framing(
+            self.folder, settings.frame, settings.native_from, settings.image_score, levels
+        )
 
     @functools.cached_property
     def _finder(self) -> PathFinder:
@@ -267,14 +277,17 @@ class Run:
     @functools.cached_property
     def _regions(self) -> dict[str, list[Region]]:
         regions: dict[str, list[Region]] = {}
+        sizes = {image.path: (image.width, image.height) for image in self.images}
         try:
             for row in self._read_table(REGIONS_FILE):
                 x, y, width, height, area, group = (
                     int(row[name] or 0) for name in ("x", "y", "width", "height", "area", "group")
                 )
                 region = Region(x, y, width, height, area, float(row["peak"]), group)
+                if not _is_within(region, *sizes[row["path"]]):
+                    raise ValueError("a region that its image does not have")
                 regions.setdefault(row["path"], []).append(region)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             raise self._damaged(REGIONS_FILE, error) from error
         return regions
 
@@ -286,8 +299,21 @@ class Run:
             with open(
                 self.folder / name, encoding="utf-8", errors="surrogateescape", newline=""
             ) as file:
-                return list(csv.DictReader(file))
+                rows = list(csv.DictReader(file))
         except OSError as error:
             raise RunError(
                 f"cannot read {str(self.folder / name)!r} ({error}): scan again"
             ) from error
+        except csv.Error as error:
+            raise self._damaged(name, error) from error
+        if any(None in row or None in row.values() for row in rows):
+            raise self._damaged(name, "a row of another length than the first")
+        return rows
+
+
+def _is_within(region: Region, width: int, height: int) -> bool:
+    """Whether a region can be one of an image of width x height."""
+    across = 0 <= region.x < region.x + region.width <= width
+    down = 0 <= region.y < region.y + region.height <= height
+    filled = 0 < region.area <= region.width * region.height
+    return across and down and filled and region.group >= 0 and math.isfinite(region.peak)

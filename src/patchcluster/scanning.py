@@ -23,7 +23,6 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from . import __version__, costs, maps, roi, runfolder, storage, times
 from .backbones import Backbone, load_backbone
 from .budget import Chooser, changes
 from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
+from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .extraction import (
     Extracted,
@@ -47,19 +47,15 @@ from .extraction import (
     survey_files,
     take_regions,
 )
-from .feedback import find_boundary, learn
-from .framing import Framing
+from .finishing import Finisher, name_near_duplicates
 from .images import deep_range
 from .inputs import find_images, stamp
 from .labels import Labels, match_labels, read_labels
-from .levels import Levels, describe_levels
-from .maps import Floats
 from .methods import Method
 from .patches import block_side
 from .planning import Planner, check_sizes
 from .reflagging import flag_again, load_patches
 from .report import write_report
-from .results import Scored, find_results, flag
 from .runinfo import ImageRecord, RunInfo, Skipped
 from .runs import Run, check_run, hold_run
 from .settings import Settings, resolve
@@ -331,7 +327,7 @@ class Scan:
         side = block_side(planner.backbone.strides, self.settings.layout)
         load = functools.partial(load_batches, self.folder, image_set, side)
         compared = self._compare(image_set, load, planner.device)
-        self.info.near_duplicates = _name_near_duplicates(image_set, compared)
+        self.info.near_duplicates = name_near_duplicates(image_set, compared)
         records = self._write_results(image_set, compared)
         runfolder.remove_others(self.folder, records)
         self.info.state = "complete"
@@ -552,87 +548,12 @@ class Scan:
 
     def _write_results(self, image_set: ImageSet, compared: list[Compared]) -> list[ImageRecord]:
         """Write everything that a finished run holds but run.json; gives the images in it."""
-        finest = max(compared, key=lambda result: result.size)
+        finisher = Finisher(self.folder, self.info, self.settings, self.threads, self._step("maps"))
         with self._timed("maps"):
-            scored = self._score(image_set, compared)
-            threshold, flagged = flag(
-                np.array([one.score for one in scored]),
-                image_set.labels(self.info.labels),
-                Flagging(**self.info.flagging),
-            )
-            self.info.threshold = dataclasses.asdict(threshold)
-            results = find_results(
-                scored,
-                flagged,
-                threshold.value,
-                self._framing(),
-                finest.describe,
-                self.threads,
-                self._step("maps"),
-            )
-        ids = [copies[0].id for copies in image_set.records.values()]
-        runfolder.write_scores(self.folder, results)
-        runfolder.write_regions(self.folder, results)
-        runfolder.write_neighbours(self.folder, results, finest.explanations, ids)
-        runfolder.write_bank(
-            self.folder, {result.size: result.method.state() for result in compared}
-        )
+            records = finisher.write(image_set, compared)
         self.info.finished = _now()
         self.info.memory["peak"] = costs.peak_memory()
-        return [result.record for result in results]
-
-    def _score(self, image_set: ImageSet, compared: list[Compared]) -> list[Scored]:
-        """Map, score and nearest image of every content; writes the maps."""
-        grids = [_fuse(compared, image) for image in range(len(image_set.shas))]
-        copies = list(image_set.records.values())
-        finest = max(compared, key=lambda result: result.size)
-        firsts = [records[0] for records in copies]
-        scores, offsets = self._image_scores(firsts, grids, compared)
-        labels = image_set.labels(self.info.labels)
-        self.info.boundary = find_boundary(np.array(scores))
-        if any(labels):
-            grids = learn(grids, scores, finest.describe, labels)
-            # What labels add raises the level of an image too: that is not taken off again.
-            tops = (top for top, _ in self._measure_maps(firsts, grids))
-            scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
-        scored = []
-        for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
-            shown = finest.explanations[i].image[int(np.nanargmax(grid))].tolist()
-            nearest = copies[shown[0]][0].path if shown else ""
-            for record in records:
-                runfolder.write_map(self.folder, record.id, grid)
-            scored.append(Scored(records, grid, runfolder.round_as_written(score), nearest))
-        return scored
-
-    def _image_scores(
-        self, records: Sequence[ImageRecord], grids: Sequence[Floats], compared: list[Compared]
-    ) -> tuple[list[float], list[float]]:
-        """Image scores, and what the levels of the images took off them."""
-        nothing = [0.0] * len(records)
-        if compared[0].image_scores is not None:
-            return compared[0].image_scores, nothing
-        measured = self._measure_maps(records, grids)
-        if self.settings.image_score != "contrast":
-            return [top for top, _ in measured], nothing
-        levels = describe_levels([level for _, level in measured])
-        self.info.levels = dataclasses.asdict(levels)
-        offsets = [levels.offset(level) for _, level in measured]
-        return [top - o for (top, _), o in zip(measured, offsets, strict=True)], offsets
-
-    def _measure_maps(
-        self, records: Sequence[ImageRecord], grids: Sequence[Floats]
-    ) -> list[tuple[float, float]]:
-        """Score by its map alone, and level, of each image."""
-        framing = self._framing()
-        with ThreadPoolExecutor(self.threads, "maps") as pool:
-            return list(pool.map(framing.measure, records, grids))
-
-    def _framing(self) -> Framing:
-        settings = self.settings
-        levels = Levels(**self.info.levels) if self.info.levels else None
-        return Framing(
-            self.folder, settings.frame, settings.native_from, settings.image_score, levels
-        )
+        return records
 
     def _check_unchanged(self, files: Sequence[str]) -> None:
         run = Run(self.folder, half_changed=True)
@@ -656,37 +577,6 @@ class Scan:
         yield
         spent = time.perf_counter() - start
         self.info.seconds[name] = round(self.info.seconds.get(name, 0.0) + spent, 3)
-
-
-def _fuse(compared: Sequence[Compared], image: int) -> Floats:
-    """Mean of an image's grids [h, w], rounded as it is stored, so that all figures agree."""
-    return maps.round_as_stored(maps.fuse([result.grids[image] for result in compared]))
-
-
-def _name_near_duplicates(image_set: ImageSet, compared: Sequence[Compared]) -> list[list[str]]:
-    """Paths of near-duplicates, by the finest network size; of copies the first, in input order."""
-    firsts = [copies[0] for copies in image_set.records.values()]
-    finest = max(compared, key=lambda result: result.size)
-    groups = [[firsts[image] for image in group] for group in finest.near_duplicates]
-    ordered = sorted(sorted((image.id, image.path) for image in group) for group in groups)
-    return [[path for _, path in group] for group in ordered]
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` -> device. Raises SettingError if it is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch refuses one
-        reason = str(error).splitlines()[0][:120]
-        raise SettingError(
-            f"device {name!r} cannot be used ({reason}): choose cpu or auto"
-        ) from error
-    return device
 
 
 def _now() -> str:

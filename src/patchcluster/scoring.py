@@ -15,6 +15,7 @@ from PIL import Image
 from . import maps, runfolder
 from .backbones import load_backbone
 from .comparing import Explanations, ImageSet, find_packing
+from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .images import Header, Pixels, load_image, network_size, survey
 from .inputs import find_images, open_input
@@ -26,7 +27,6 @@ from .reflagging import load_method
 from .roi import Packing
 from .runinfo import ImageRecord, Skipped
 from .runs import Neighbour, Run
-from .scanning import choose_device
 from .settings import resolve
 from .tiling import find_lattice, native_size, tiled_features
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -135,12 +136,19 @@ def _check(settings: Settings) -> None:
         raise SettingError(f"k={settings.k}: choose at least 1 neighbour")
     if settings.bank_images is not None and settings.bank_images < 2:
         raise SettingError(f"bank_images {settings.bank_images}: choose 2 or more")
-    if settings.seed < 0:
-        raise SettingError(f"seed {settings.seed}: choose 0 or more")
-    if settings.saturation is not None and settings.saturation <= 0:
+    if not 1 <= settings.frame <= 4096:
+        raise SettingError(f"frame {settings.frame}: choose 1 to 4096 pixels")
+    if not 0 <= settings.seed < 1 << 63:
+        raise SettingError(f"seed {settings.seed}: choose 0 or more, of 63 bits at most")
+    weight = settings.local_weight
+    if weight is not None and not 0 <= weight < math.inf:
+        raise SettingError(f"local_weight {weight}: choose 0 or more")
+    if settings.saturation is not None and not settings.saturation > 0:
         raise SettingError(f"saturation {settings.saturation}: choose more than 0")
     weights = settings.stage_weights
-    if weights is not None and not (0 < len(weights) <= 3 and min(weights) > 0):
+    if weights is not None and not (
+        0 < len(weights) <= 3 and all(0 < weight < math.inf for weight in weights)
+    ):
         raise SettingError(f"stage_weights {weights}: choose 1 to 3 weights of more than 0")
     if settings.roi is not None and not METHODS[settings.method].takes_parts:
         raise SettingError(

@@ -1,6 +1,7 @@
 """Files that survive a kill at any instant: atomic writes, a lock, arrays without pickle."""
 
 import json
+import math
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import RunError
+from .inputs import reason
 
 LOCK_FILE = ".lock"
 _ADVICE = "Make room or choose another -o; the same command resumes"
@@ -30,8 +32,7 @@ def writing(path: Path, advice: str = _ADVICE) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise RunError(f"cannot write {str(path)!r}: {reason}. {advice}") from error
+        raise RunError(f"cannot write {str(path)!r}: {reason(error)}. {advice}") from error
 
 
 def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
@@ -62,14 +63,31 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode("ascii"))
 
 
+def _parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError also for what `write_json` would not write."""
+    try:
+        return json.loads(text, parse_float=_parse_finite, parse_constant=_parse_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _parse_finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def _unreadable(path: Path, error: Exception) -> RunError:
+    return RunError(f"cannot read {str(path)!r} ({reason(error)}): scan again into another folder")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises RunError if it is missing or damaged."""
     try:
-        return json.loads(path.read_bytes())
+        return _parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"cannot read {str(path)!r} ({error}): scan again into another folder"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -> None:
@@ -82,19 +100,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Read what `write_tensors` wrote: tensors by name, and the note. Raises RunError."""
     try:
         with safe_open(path, framework="pt") as file:
-            note = json.loads((file.metadata() or {}).get("note", "null"))
+            note = _parse_json((file.metadata() or {}).get("note", "null"))
             return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(
-            f"cannot read {str(path)!r} ({error}): scan again into another folder"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def read_note(path: Path) -> Any:
     """Only the note of a file that `write_tensors` wrote; None if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("note", "null"))
+            return _parse_json((file.metadata() or {}).get("note", "null"))
     except (OSError, ValueError, SafetensorError):
         return None
 

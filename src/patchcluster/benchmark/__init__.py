@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import costs, storage
 from ..backbones import load_backbone
 from ..datasets import SETTINGS, read_dataset
-from ..scanning import choose_device
+from ..devices import choose_device
 from ..settings import Settings
 from .plan import make_plan
 from .running import Benchmark, Progress, Running, claim, needed_strides

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from ..errors import RunError
 
@@ -88,6 +88,10 @@ class LabelStore:
             ).fetchall()
         self._names = [_to_name(*row) for row in named]
         for row in rows:
+            if row[2] is not None and row[2] not in get_args(Mark):
+                raise RunError(
+                    f"{str(file)!r} is damaged (a label {row[2]!r}): move it away to begin anew"
+                )
             self._heed(*row)
 
     def close(self) -> None:

@@ -1,0 +1,126 @@
+"""What a comparison found -> everything in the run folder but run.json and the report."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import maps, runfolder
+from .comparing import Compared, ImageSet
+from .feedback import find_boundary, learn
+from .framing import Framing
+from .levels import Levels, describe_levels
+from .maps import Floats
+from .results import Scored, find_results, flag
+from .runinfo import ImageRecord, RunInfo
+from .settings import Settings
+from .thresholds import Flagging
+
+
+@dataclass(frozen=True)
+class Finisher:
+    """Writes the results of one run; what run.json says of them goes into `info`."""
+
+    folder: Path
+    info: RunInfo
+    settings: Settings
+    threads: int
+    step: Callable[[int, int], None]
+
+    def write(self, image_set: ImageSet, compared: list[Compared]) -> list[ImageRecord]:
+        """Write what the module says; gives the images, in input order."""
+        finest = max(compared, key=lambda result: result.size)
+        scored = self._score(image_set, compared)
+        threshold, flagged = flag(
+            np.array([one.score for one in scored]),
+            image_set.labels(self.info.labels),
+            Flagging(**self.info.flagging),
+        )
+        self.info.threshold = dataclasses.asdict(threshold)
+        results = find_results(
+            scored,
+            flagged,
+            threshold.value,
+            self._framing(),
+            finest.describe,
+            self.threads,
+            self.step,
+        )
+        ids = [copies[0].id for copies in image_set.records.values()]
+        runfolder.write_scores(self.folder, results)
+        runfolder.write_regions(self.folder, results)
+        runfolder.write_neighbours(self.folder, results, finest.explanations, ids)
+        runfolder.write_bank(
+            self.folder, {result.size: result.method.state() for result in compared}
+        )
+        return [result.record for result in results]
+
+    def _score(self, image_set: ImageSet, compared: list[Compared]) -> list[Scored]:
+        """Map, score and nearest image of every content; writes the maps."""
+        grids = [_fuse(compared, image) for image in range(len(image_set.shas))]
+        copies = list(image_set.records.values())
+        finest = max(compared, key=lambda result: result.size)
+        firsts = [records[0] for records in copies]
+        scores, offsets = self._image_scores(firsts, grids, compared)
+        labels = image_set.labels(self.info.labels)
+        self.info.boundary = find_boundary(np.array(scores))
+        if any(labels):
+            grids = learn(grids, scores, finest.describe, labels)
+            # What labels add raises the level of an image too: that is not taken off again.
+            tops = (top for top, _ in self._measure_maps(firsts, grids))
+            scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
+        scored = []
+        for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
+            shown = finest.explanations[i].image[int(np.nanargmax(grid))].tolist()
+            nearest = copies[shown[0]][0].path if shown else ""
+            for record in records:
+                runfolder.write_map(self.folder, record.id, grid)
+            scored.append(Scored(records, grid, runfolder.round_as_written(score), nearest))
+        return scored
+
+    def _image_scores(
+        self, records: Sequence[ImageRecord], grids: Sequence[Floats], compared: list[Compared]
+    ) -> tuple[list[float], list[float]]:
+        """Image scores, and what the levels of the images took off them."""
+        nothing = [0.0] * len(records)
+        if compared[0].image_scores is not None:
+            return compared[0].image_scores, nothing
+        measured = self._measure_maps(records, grids)
+        if self.settings.image_score != "contrast":
+            return [top for top, _ in measured], nothing
+        levels = describe_levels([level for _, level in measured])
+        self.info.levels = dataclasses.asdict(levels)
+        offsets = [levels.offset(level) for _, level in measured]
+        return [top - o for (top, _), o in zip(measured, offsets, strict=True)], offsets
+
+    def _measure_maps(
+        self, records: Sequence[ImageRecord], grids: Sequence[Floats]
+    ) -> list[tuple[float, float]]:
+        """Score by its map alone, and level, of each image."""
+        framing = self._framing()
+        with ThreadPoolExecutor(self.threads, "maps") as pool:
+            return list(pool.map(framing.measure, records, grids))
+
+    def _framing(self) -> Framing:
+        settings = self.settings
+        levels = Levels(**self.info.levels) if self.info.levels else None
+        return Framing(
+            self.folder, settings.frame, settings.native_from, settings.image_score, levels
+        )
+
+
+def _fuse(compared: Sequence[Compared], image: int) -> Floats:
+    """Mean of an image's grids [h, w], rounded as it is stored, so that all figures agree."""
+    return maps.round_as_stored(maps.fuse([result.grids[image] for result in compared]))
+
+
+def name_near_duplicates(image_set: ImageSet, compared: Sequence[Compared]) -> list[list[str]]:
+    """Paths of near-duplicates, by the finest network size; of copies the first, in input order."""
+    firsts = [copies[0] for copies in image_set.records.values()]
+    finest = max(compared, key=lambda result: result.size)
+    groups = [[firsts[image] for image in group] for group in finest.near_duplicates]
+    ordered = sorted(sorted((image.id, image.path) for image in group) for group in groups)
+    return [[path for _, path in group] for group in ordered]
