@@ -17,7 +17,7 @@ from .errors import SettingError
 Scores = NDArray[np.float64]
 
 FALSE_SHARE = 0.2  # of the flagged images, at most, that are expected to be ordinary
-_TAIL = 1.2  # deviations in which ordinary scores above the median fall to 1 / e
+_TAIL = 1.3  # deviations in which ordinary scores above the median fall to 1 / e
 _MAD_TO_DEVIATION = 1.4826  # a normal distribution's standard deviation, in units of its MAD
 _FAR = 3.0  # deviations above the median from which a score says nothing about ordinary ones
 _GAP = 0.15  # of the height above the median, that the next score is higher by
