@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/predictions.py
+	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/serving.py
 	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
 

@@ -1,4 +1,4 @@
-"""(f) How far stitched tiles are from the whole image, by their width and overlap.
+"""(h) How far stitched tiles are from the whole image, by their width and overlap.
 
     python benchmarks/tiles.py FOLDER
 

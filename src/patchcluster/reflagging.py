@@ -128,7 +128,7 @@ def _read_state(run: Run, size: int) -> dict[str, Tensor]:
     count, places = state.get("image_count"), state.get("bank_image")
     if count is None or count.numel() != 1:
         raise _damaged(run, f"no image_count of size {size}")
-    if places is not None:
+    if places is not None and len(places):  # a method without rows of images has none
         rows = {len(state[name]) for name in ("bank", "bank_patch") if name in state}
         if rows != {len(places)} or not bool(((places >= 0) & (places < count)).all()):
             raise _damaged(run, "its rows do not belong together")
