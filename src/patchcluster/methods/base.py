@@ -81,6 +81,7 @@ class Method(ABC):
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ beside the bank, tensors or None
     one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
+    streams: ClassVar[bool] = False  # whether patches are read image by image, but for the bank's
     takes_parts: ClassVar[bool] = True  # whether it can compare blocks of a grid side by side
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
 

@@ -94,6 +94,7 @@ class PatchClusterPlus(WholeBank):
     name = "patchcluster-plus"
     layout = "middle"
     strides = (8, 16, 32)
+    streams = True
     learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels", "chosen")
 
     def __init__(
@@ -416,9 +417,12 @@ class PatchClusterPlus(WholeBank):
         return self._indexed
 
     def _build_bank(self, grids: Sequence[Tensor], sample: Tensor, stage: int) -> BlockBank:
-        rows = torch.cat([self._stage_rows(grid, stage) for grid in grids])
         ratio = self._ratios()[stage]
         counts = [grid.shape[0] * grid.shape[1] // ratio**2 for grid in grids]
+        width = self._full_widths(grids[0].shape[-1])[stage]
+        rows = torch.empty(sum(counts), width, device=sample.device)
+        for grid, part in zip(grids, torch.split(rows, counts), strict=True):
+            part.copy_(self._stage_rows(grid, stage))
         offsets = np.cumsum([0, *counts]).tolist()
         if ratio > 1:  # a coarse stage is small: its first pass takes all of it
             sample = torch.arange(len(rows), device=rows.device)
