@@ -21,7 +21,7 @@ _GRID_BYTES = 12  # of the scores of all images, a patch
 _COMPARISON_BYTES = 60  # of the comparisons of the bank's own patches, a patch
 _IMAGE_BYTES = 8_000  # of what is known of an image beside its patches
 _MEAN_BYTES = 16  # of the means by which a bank is chosen, an image and channel
-_DRAWN_BYTES = 200_000  # of an image whose map is in the page,
+_DRAWN_BYTES = 250_000  # of an image whose map is in the page,
 _DRAWN = 500  # which are so many at most
 # Of the grid that a thread makes, a value: the stages, patches joined of them, grids that wait.
 _STAGE_BYTES, _JOINING_BYTES, _WAITING_BYTES = 4, 18, 8
@@ -75,7 +75,7 @@ def predict_memory(work: Workload, baseline: int) -> int:
     made = work.largest_image * _INPUT_BYTES + max(network, grid * _JOINING_BYTES)
     decoded = work.largest_image * _PIXEL_BYTES
     extraction = work.threads * (max(made, decoded) + grid * _WAITING_BYTES)
-    report = min(work.images, _DRAWN) * _DRAWN_BYTES
+    report = min(work.images, _DRAWN) * _DRAWN_BYTES + left
     kept = baseline + work.input_shapes * _SHAPE_BYTES + work.images * _IMAGE_BYTES + _SLACK
     return kept + max(search, extraction, report)
 
