@@ -44,7 +44,7 @@ def copied(bounded, tmp_path):
 
 
 def patches_of(run):
-    return list(runfolder.read_patches(run.folder, 128))
+    return list(runfolder.read_patches(run.folder, 128, 12, 40 + 112 + 320 // 4))
 
 
 def method_of(run):
@@ -232,7 +232,7 @@ def test_flagged_again_its_regions_are_in_groups(copied):
     assert min(region.group for region in found) == 1
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "of another size"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "patches", "shapes", "kind", "lacking"])
 def test_without_its_patches_a_run_says_so_in_one_line(copied, damage):
     path = copied.folder / runfolder.PATCHES_FILE
     if damage == "missing":
@@ -241,7 +241,13 @@ def test_without_its_patches_a_run_says_so_in_one_line(copied, damage):
         path.write_bytes(path.read_bytes()[:-100])
     else:
         tensors = load_file(path)
-        storage.write_tensors(path, {**tensors, "128.patches": tensors["128.patches"][:-1]})
+        if damage == "kind":
+            tensors["128.patches"] = tensors["128.patches"].float()
+        elif damage == "lacking":
+            del tensors["128.shapes"]
+        else:
+            tensors[f"128.{damage}"] = tensors[f"128.{damage}"][:-1].clone()
+        storage.write_tensors(path, tensors)
     with pytest.raises(RunError, match=r"patches\.safetensors.*scan again"):
         reflag(copied.folder, Flagging(flag_top=3))
 

@@ -48,7 +48,10 @@ def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) ->
     threshold, flagged = flag(np.array([one.score for one in scored]), labels, how)
     method = load_method(run)
     finest = max(run.info.settings["size"])
-    patches = runfolder.read_patches(folder, finest) if method.bounded else None
+    patches = None
+    if method.bounded:
+        channels = method.bank_.shape[1]
+        patches = runfolder.read_patches(folder, finest, method.image_count_, channels)
 
     def describe(content: int) -> Tensor | None:
         one = scored[content]
@@ -91,7 +94,8 @@ def load_patches(run: Run, image_set: ImageSet, size: int) -> Loaded:
     packings = [_packing(run, copies[0], size) for copies in image_set.records.values()]
     state = _read_state(run, size)
     if "chosen" in state:
-        return runfolder.read_patches(run.folder, size), packings
+        channels = state["bank"].shape[1]
+        return runfolder.read_patches(run.folder, size, len(packings), channels), packings
     counts = torch.bincount(state["bank_image"]).tolist()
     rows = zip(torch.split(state["bank"], counts), state["shapes"].tolist(), strict=True)
     return Grids.of([part.view(*shape, -1) for part, shape in rows]), packings

@@ -275,21 +275,26 @@ def write_patches(folder: Path, patches: Mapping[int, Grids]) -> None:
                 add(f"{size}.patches", grid)
 
 
-def read_patches(folder: Path, size: int) -> Grids:
-    """What `write_patches` wrote of a network size. Raises RunError."""
+def read_patches(folder: Path, size: int, images: int, channels: int) -> Grids:
+    """What `write_patches` wrote of a network size: of so many images. Raises RunError."""
     path = folder / PATCHES_FILE
     name = f"{size}.patches"
-    rows = storage.read_shapes(path)[0].get(name, ())
-    shapes = storage.read_tensor(path, f"{size}.shapes").tolist()
-    offsets = np.cumsum([0, *(height * width for height, width in shapes)]).tolist()
-    if len(rows) != 2 or rows[0] != offsets[-1]:
-        raise RunError(f"{str(path)!r} is damaged (rows {rows}): scan again")
+    sides, none = (
+        storage.read_tensor(path, f"{size}.shapes"),
+        storage.read_tensor(path, name, slice(0, 0)),
+    )
+    good = sides.dtype == torch.int64 and sides.shape == (images, 2) and bool((sides > 0).all())
+    rows = (int(sides.prod(1).sum()), channels) if good else ()
+    if none.dtype != torch.float16 or storage.read_shapes(path)[0][name] != rows:
+        raise RunError(f"{str(path)!r} is damaged (its rows do not belong together): scan again")
+    shapes = sides.tolist()
+    offsets = [0, *sides.prod(1).cumsum(0).tolist()]
 
     def read(image: int) -> Tensor:
         part = storage.read_tensor(path, name, slice(*offsets[image : image + 2]))
         return part.view(*shapes[image], -1)
 
-    return Grids([(height, width, rows[1]) for height, width in shapes], read)
+    return Grids([(height, width, channels) for height, width in shapes], read)
 
 
 def begin(folder: Path, info: RunInfo, replace: bool) -> None:

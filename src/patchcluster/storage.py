@@ -19,11 +19,14 @@ from .inputs import reason
 
 LOCK_FILE = ".lock"
 _DTYPES = {  # as safetensors names them
+    torch.complex64: "C64",
     torch.float64: "F64",
-    torch.int64: "I64",
     torch.float32: "F32",
-    torch.int32: "I32",
     torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
