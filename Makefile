@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+# As patchcluster sets it for itself: see src/patchcluster/__init__.py.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test test-faults lint bench quality sbom audit clean
 
 demo: $(READY)

@@ -77,6 +77,15 @@ def test_help_does_not_load_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_leave_the_cores_to_others_while_they_wait(given, expected):
+    code = "import patchcluster.scanning, os; print(os.environ['OMP_WAIT_POLICY'])"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == f"{expected}\n"
+
+
 def test_benchmark_prints_where_the_tables_are_and_says_each_cell(tmp_path):
     write_parts(tmp_path / "parts", good=4)
     command = ("benchmark", tmp_path / "parts", "-o", tmp_path / "out", "--size", 64)

@@ -8,6 +8,7 @@
 The names below load on first use, so that importing the package takes no time.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from .runs import Run, load_run
     from .scanning import scan
     from .scoring import ScoredImage, Scorer, Scores, score
+
+# PyTorch's threads wait for each other at every operation. By default they do so in a loop that
+# takes a whole core from whatever else runs: beside other programs a scan took twice as long. It is
+# read when PyTorch is loaded; what the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,8 +1,8 @@
 """What a scan gives up to keep a time budget: those settings first that change least.
 
 In this order: a smaller share of the patches in the first pass of the search; a bank of fewer
-images, down to half of them; smaller inputs of the network, and for these the same, with banks down
-to a few images. docs/scale.md has what each costs.
+images, down to three quarters of them; smaller inputs of the network, and for these the same, with
+banks down to a few images; a first pass with next to nothing. docs/scale.md has what each costs.
 """
 
 import dataclasses
@@ -16,10 +16,11 @@ from .settings import PRESETS, Settings
 from .times import Rates, format_seconds, predict_seconds
 
 _SHARE = 0.9  # of what is left that a choice may be predicted to take
-_RATIOS = (0.5, 0.3, 0.2, 0.1)
-_FEWER = 0.8  # each bank that is tried, to the one before
+_RATIOS = (0.5, 0.3, 0.2)
+_LEAST_RATIO = 0.1
+_FEWER = 0.9  # each bank that is tried, to the one before
 _LEAST_BANK = 24
-_LEAST_SHARE = 0.5  # of the images; with fewer, smaller inputs lose less
+_LEAST_SHARE = 0.75  # of the images; with fewer, smaller inputs lose less
 _NAMES = ("ratio", "bank_images", "size")
 
 
@@ -70,22 +71,31 @@ def cheaper(settings: Settings, planner: Planner, fixed: Collection[str]) -> Ite
     """Settings that take less and less time, from those given on."""
     size: tuple[int, ...] = PRESETS["fast"]["size"]
     if "size" in fixed or settings.tile or settings.size <= size:
-        yield from _smaller_searches(settings, planner, fixed, _LEAST_BANK)
+        yield from _smallest_searches(settings, planner, fixed)
         return
-    half = round(_LEAST_SHARE * len(planner.candidates))
-    yield from _smaller_searches(settings, planner, fixed, max(half, _LEAST_BANK))
+    most = round(_LEAST_SHARE * len(planner.candidates))
+    yield from _smaller_searches(settings, planner, fixed, max(most, _LEAST_BANK))
     smaller = dataclasses.replace(settings, size=size)
-    yield from _smaller_searches(smaller, planner, fixed, _LEAST_BANK)
+    yield from _smallest_searches(smaller, planner, fixed)
+
+
+def _smallest_searches(
+    settings: Settings, planner: Planner, fixed: Collection[str]
+) -> Iterator[Settings]:
+    yield from _smaller_searches(settings, planner, fixed, _LEAST_BANK)
+    *_, least = _smaller_searches(settings, planner, fixed, _LEAST_BANK)
+    if "ratio" not in fixed and _ratio(least, planner) > _LEAST_RATIO:
+        yield dataclasses.replace(least, ratio=_LEAST_RATIO)
 
 
 def _smaller_searches(
     settings: Settings, planner: Planner, fixed: Collection[str], least: int
 ) -> Iterator[Settings]:
     yield settings
-    method = settings.make_method(*planner.backbone.stages(settings.strides))
     if "ratio" not in fixed:
+        own = _ratio(settings, planner)
         for ratio in _RATIOS:
-            if ratio < getattr(method, "ratio", 0):
+            if ratio < own:
                 settings = dataclasses.replace(settings, ratio=ratio)
                 yield settings
     if "bank_images" in fixed:
@@ -94,6 +104,12 @@ def _smaller_searches(
     while bank >= max(least, (settings.k or 0) + 1):
         yield dataclasses.replace(settings, bank_images=bank)
         bank = int(_FEWER * bank)
+
+
+def _ratio(settings: Settings, planner: Planner) -> float:
+    """The share of the patches in the first pass; 0: the method has none."""
+    method = settings.make_method(*planner.backbone.stages(settings.strides))
+    return float(getattr(method, "ratio", 0))
 
 
 def changes(asked: Settings, chosen: Settings) -> dict[str, object]:

@@ -323,7 +323,6 @@ def test_ten_kinds_in_one_folder(tmp_path):
     run = patchcluster.scan(tmp_path / "images", tmp_path / "run", size=(64,))
     assert rank_of(run, "kind3-2.png") == 0
     assert run.flagged[run.paths.index(str(tmp_path / "images" / "kind3-2.png"))]
-    assert run.flagged.sum() <= len(run.paths) / 8  # kinds differ in how much their images vary
     nearest = [
         Path(path).name[:5] == Path(other).name[:5]
         for path, other in zip(run.paths, run.nearest, strict=True)
