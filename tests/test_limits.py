@@ -29,7 +29,7 @@ def measure(*args):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Few patches; many; few of large pictures: what is predicted and measured of each."""
+    """Few patches; many, in the bank or not; few of large pictures: predicted and measured."""
     root = tmp_path_factory.mktemp("limits")
     write_set(root / "few", 3)
     write_set(root / "many", 48)
@@ -37,8 +37,13 @@ def scans(tmp_path_factory):
     for i in range(2):
         Image.fromarray(textured_image(i, 6000, 4000)).save(root / "large" / f"{i}.jpg")
     return [
-        measure(root / name, "-o", root / f"{name}-run", "--size", size)
-        for name, size in (("few", 64), ("many", 320), ("large", 64))
+        measure(root / name, "-o", root / f"{name}-run-{len(more)}", "--size", size, *more)
+        for name, size, *more in (
+            ("few", 64),
+            ("many", 320),
+            ("many", 320, "--bank-images", 12),
+            ("large", 64),
+        )
     ]
 
 

@@ -433,10 +433,11 @@ def test_plus_explains_by_places_of_the_bank_alone():
     every = method.compare(list(patches), range(12))
     rows = every.neighbours
     images = method.bank_image_[rows]
-    assert set(images.unique().tolist()) <= set(method.chosen_.tolist())
+    assert set(method.bank_image_.tolist()) == set(method.chosen_.tolist())
     assert not (images == torch.arange(12).repeat_interleave(12)[:, None]).any()
-    normalised = torch.cat([method._stage_rows(grid, 0) for grid in patches])
-    distances = (normalised[rows] - normalised[:, None]).norm(dim=2)
+    normalised = torch.stack([method._stage_rows(grid, 0) for grid in patches])
+    places = normalised[images, method.bank_patch_[rows]]
+    distances = (places - normalised.flatten(0, 1)[:, None]).norm(dim=2)
     torch.testing.assert_close(distances, every.neighbour_distances, rtol=1e-4, atol=1e-5)
     again = PatchClusterPlus(ratio=1.0, bank_images=5, local_weight=0.0).restore(method.state())
     assert torch.equal(again.compare(list(patches), range(12)).neighbours, rows)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from conftest import make_planner, textured_image, write_set
-from patchcluster.costs import MIB, parse_bytes
+from patchcluster.costs import GIB, MIB, parse_bytes
 from patchcluster.errors import SettingError
 from patchcluster.settings import PRESETS
 
@@ -80,3 +80,18 @@ def test_where_nothing_fits_it_says_what_the_least_needs(paths, backbone):
     assert words == "--size 64"
     least = there.predict_memory(dataclasses.replace(there.settings, size=(64,)))
     assert parse_bytes(amount) == pytest.approx(least, rel=0.05)
+
+
+def test_of_very_many_images_a_bank_of_some_is_what_fits(paths, backbone):
+    """By the prediction; docs/scale.md has how it compares with what scans took."""
+    one = make_planner(paths, backbone).candidates[0]
+    there = dataclasses.replace(make_planner(paths, backbone), candidates=[one] * 100_000)
+    assert there.plan(there.settings).patches == [100_000 * 28 * 28]
+    said = refusal(there, 8 * GIB)
+    assert "choose --bank-images 1000 (about" in said
+    needs = [
+        there.predict_memory(dataclasses.replace(there.settings, bank_images=bank))
+        for bank in (1000, 2000, 4000)
+    ]
+    assert needs[0] < 6 * GIB
+    assert needs[2] - needs[1] == pytest.approx(2 * (needs[1] - needs[0]), rel=0.01)

@@ -1,13 +1,18 @@
 """A set's patches on disk -> the fitted method, and every image's score grid.
 
-Comparisons go to disk in batches, so that a later start can take them up again.
+Comparisons go to disk in batches, so that a later start can take them up again. Patches and
+comparisons are read from there when they are needed: what is in memory at a time is a batch, and
+the bank.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -17,6 +22,7 @@ from . import runfolder, storage
 from .extraction import patches_name
 from .halving import in_halves
 from .labels import Label, Labels
+from .lazy import Grids, Lazy
 from .maps import Floats, ImageScore
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT, join, make_batches
@@ -24,7 +30,7 @@ from .roi import Packing
 from .runinfo import ImageRecord
 
 # Patches float16 [h, w, c] of each content of a set, packed if it has a mask; and how they are.
-Loaded = tuple[list[Tensor], list[Packing | None]]
+Loaded = tuple[Grids, list[Packing | None]]
 
 
 @dataclass(frozen=True)
@@ -86,15 +92,77 @@ class Compared:
 
     size: int
     grids: list[Floats]  # scores float32 [h, w]; NaN where a patch is not scored
-    explanations: list[Explanations]
+    explanations: Sequence[Explanations]
     method: Method  # fitted
+    patches: Grids
     image_scores: list[float] | None  # by a rule of the method's own, if one was asked for
     packings: list[Packing | None]
     near_duplicates: list[list[int]]  # groups of images, ascending
 
     def describe(self, image: int) -> Tensor | None:
         """See `groups.Describe`."""
-        return describe_whole(self.method, image, self.packings[image])
+        return describe_whole(self.method, self.patches, image, self.packings[image])
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """The comparisons of a set's patches, in files of a batch of images each.
+
+    counts: number of patches of each image.
+    """
+
+    paths: Sequence[Path]
+    batches: Sequence[Sequence[int]]
+    counts: Sequence[int]
+
+    def __iter__(self) -> Iterator[Comparison]:
+        for path in self.paths:
+            yield Comparison(**storage.read_tensors(path)[0])
+
+    def select(self, rows: Tensor) -> Comparison:
+        """The comparisons of some of all patches, as `Comparison.select` gives them."""
+        ordered = rows.sort()
+        bounds = torch.tensor([0, *(sum(self.counts[i] for i in b) for b in self.batches)]).cumsum(
+            0
+        )
+        places = torch.searchsorted(ordered.values, bounds).tolist()
+        found: dict[str, Tensor] = {}
+        for part, start, (first, last) in zip(
+            self, bounds.tolist(), pairwise(places), strict=False
+        ):
+            these, at = ordered.values[first:last] - start, ordered.indices[first:last]
+            for name in ("distances", "neighbours", "neighbour_distances"):
+                values = getattr(part, name)
+                if name not in found:
+                    found[name] = values.new_empty(len(rows), values.shape[1])
+                found[name][at] = values[these]
+        return Comparison(**found)
+
+    def means(self) -> Tensor:
+        """Mean of the distances of all patches, float32 [d]."""
+        totals = [part.distances.double().sum(0) for part in self]
+        return (torch.stack(totals).sum(0) / sum(self.counts)).float()
+
+    def near_duplicates(self) -> Tensor:
+        """As in `Comparison`, of all images."""
+        return torch.cat([storage.read_tensor(p, "near_duplicates") for p in self.paths])
+
+    def explained(self, image: int) -> tuple[Tensor, Tensor]:
+        """Rows of the bank, and their distances, that explain an image's patches, [p, j] each."""
+        path, start = self._starts[image]
+        rows = slice(start, start + self.counts[image])
+        both = (storage.read_tensor(path, n, rows) for n in ("neighbours", "neighbour_distances"))
+        neighbours, distances = (values[:, :NEIGHBOURS_KEPT] for values in both)
+        return neighbours, distances
+
+    @functools.cached_property
+    def _starts(self) -> list[tuple[Path, int]]:
+        """The file of each image, and where its patches begin there."""
+        starts = []
+        for path, batch in zip(self.paths, self.batches, strict=True):
+            sizes = [self.counts[image] for image in batch]
+            starts += [(path, start) for start in np.cumsum([0, *sizes[:-1]]).tolist()]
+        return starts
 
 
 @dataclass(frozen=True)
@@ -116,33 +184,38 @@ class Comparer:
         """Fit the method on the patches of one network size and score every image."""
         patches, packings = self.load(size)
         self._fit(size, method, patches)
-        counts = [grid.shape[0] * grid.shape[1] for grid in patches]
-        comparison = self._compare(size, method, patches, packings)
-        method.calibrate(comparison.select(method.bank_rows(counts)))
-        scores = torch.split(method.grade(comparison), counts)
+        counts = patches.counts
+        compared = self._compare(size, method, patches, packings)
+        method.calibrate(
+            compared.select(method.bank_rows(counts)), compared.means() if method.bounded else None
+        )
+        scores: list[Tensor] = []
+        for part, batch in zip(compared, compared.batches, strict=True):
+            scores += torch.split(method.grade(part), [counts[image] for image in batch])
         image_scores = None
         if rule in method.image_scores:
             image_scores = method.score_images(rule, patches, scores, range(len(counts))).tolist()
         return Compared(
             size,
             [
-                s.view(g.shape[:2]).numpy() if p is None else p.unpack(s)
-                for s, g, p in zip(scores, patches, packings, strict=True)
+                s.view(shape[:2]).numpy() if p is None else p.unpack(s)
+                for s, shape, p in zip(scores, patches.shapes, packings, strict=True)
             ],
-            self._explain(method, comparison, counts, packings),
+            self._explain(method, compared, packings),
             method,
+            patches,
             image_scores,
             packings,
-            _group(comparison.near_duplicates, len(counts)),
+            _group(compared.near_duplicates(), len(counts)),
         )
 
-    def _fit(self, size: int, method: Method, patches: list[Tensor]) -> None:
+    def _fit(self, size: int, method: Method, patches: Grids) -> None:
         path = runfolder.fitted_path(self.folder, size)
         if storage.read_note(path) == self.digest:
             state, _ = storage.read_tensors(path)
         else:
             method.fit(
-                [grid.to(self.device) for grid in patches],
+                Grids(patches.shapes, lambda image: patches[image].to(self.device)),
                 self.image_set.keys,
                 lambda done, total: self.progress("bank", done, total),
             )
@@ -155,18 +228,15 @@ class Comparer:
         self,
         size: int,
         method: Method,
-        patches: list[Tensor],
+        patches: Grids,
         packings: list[Packing | None],
-    ) -> Comparison:
+    ) -> Comparisons:
         masked = [packing for packing in packings if packing is not None]
         blocks = [packing.blocks for packing in masked]  # of all images, or of none
-        parts = []
-        batches = list(make_batches([grid.shape[0] * grid.shape[1] for grid in patches]))
-        for number, batch in enumerate(batches):
-            path = runfolder.comparison_path(self.folder, size, number)
-            if storage.read_note(path) == self.digest:
-                tensors, _ = storage.read_tensors(path)
-            else:
+        batches = list(make_batches(patches.counts))
+        paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
+        for path, batch in zip(paths, batches, strict=True):
+            if storage.read_note(path) != self.digest:
 
                 def compare(images: Sequence[int]) -> Comparison:
                     part = method.compare(
@@ -178,30 +248,27 @@ class Comparer:
 
                 tensors = vars(join(in_halves(compare, batch, "search")))
                 storage.write_tensors(path, tensors, self.digest)
-            parts.append(Comparison(**tensors))
             self.progress("compare", batch[-1] + 1, len(patches))
-        return join(parts)
+        return Comparisons(paths, batches, patches.counts)
 
     def _explain(
         self,
         method: Method,
-        comparison: Comparison,
-        counts: list[int],
+        compared: Comparisons,
         packings: list[Packing | None],
-    ) -> list[Explanations]:
-        rows = comparison.neighbours[:, :NEIGHBOURS_KEPT]
-        image = method.bank_image_.cpu()[rows].int()
-        patch = method.bank_patch_.cpu()[rows].int()
-        distance = comparison.neighbour_distances[:, :NEIGHBOURS_KEPT]
+    ) -> Sequence[Explanations]:
+        images, patches = method.bank_image_.cpu(), method.bank_patch_.cpu()
         masked = [packing for packing in packings if packing is not None]
         if masked:  # places in packed grids -> in the images' own
-            starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
-            patch = torch.cat([p.cells for p in masked])[starts[image.long()] + patch].int()
-        parts = (torch.split(t, counts) for t in (image, patch, distance))
-        explained = [Explanations(*part) for part in zip(*parts, strict=True)]
-        if not masked:
-            return explained
-        return [e.unpack(p) for e, p in zip(explained, masked, strict=True)]
+            patches = torch.cat([p.cells for p in masked])[method.bank_rows(compared.counts)]
+
+        def explain(image: int) -> Explanations:
+            rows, distances = compared.explained(image)
+            explained = Explanations(images[rows].int(), patches[rows].int(), distances)
+            packing = packings[image]
+            return explained if packing is None else explained.unpack(packing)
+
+        return Lazy(len(packings), explain)
 
 
 def _group(pairs: Tensor, images: int) -> list[list[int]]:
@@ -213,9 +280,17 @@ def _group(pairs: Tensor, images: int) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def describe_whole(method: Method, image: int, packing: Packing | None) -> Tensor | None:
-    """What a fitted method says of the patches of an image's whole grid; None: not of all."""
-    vectors = method.describe(image)
+def describe_whole(
+    method: Method, patches: Grids | None, image: int, packing: Packing | None
+) -> Tensor | None:
+    """What a fitted method says of the patches of an image's whole grid; None: not of all.
+
+    patches: of all images, for a bank that has only some.
+    """
+    if method.bounded and patches is not None:
+        vectors: Tensor | None = method.describe_grid(patches[image].to(method.bank_.device))
+    else:
+        vectors = method.describe(image)
     if vectors is None or packing is None:
         return vectors
     return packing.unpack_rows(vectors) if len(vectors) == len(packing.cells) else None
@@ -227,17 +302,25 @@ def load_batches(folder: Path, image_set: ImageSet, block_side: int, size: int) 
     block_side: of the smallest part of a grid that is scored or not, in patches.
     """
     wanted = {records[0].id: records[0] for records in image_set.records.values()}
-    found: dict[int, tuple[Tensor, Packing | None]] = {}
+    found: dict[int, tuple[Path, tuple[int, ...]]] = {}
     for path in runfolder.batch_paths(folder):
-        tensors, note = storage.read_tensors(path)
+        known, note = storage.read_shapes(path)
         for image in note["images"]:
             if image["id"] in wanted:
-                grid = tensors[patches_name(size, image["id"])]
-                shape = (grid.shape[0], grid.shape[1])
-                packing = find_packing(folder, wanted[image["id"]], shape, block_side)
-                found[image["id"]] = (grid if packing is None else packing.pack(grid), packing)
-    both = [found[image_id] for image_id in wanted]
-    return [grid for grid, _ in both], [packing for _, packing in both]
+                found[image["id"]] = path, known[patches_name(size, image["id"])]
+    packings, shapes, places = [], [], []
+    for image_id, record in wanted.items():
+        path, shape = found[image_id]
+        packing = find_packing(folder, record, (shape[0], shape[1]), block_side)
+        packings.append(packing)
+        shapes.append(shape if packing is None else (*packing.packed_shape, shape[2]))
+        places.append((path, patches_name(size, image_id)))
+
+    def read(image: int) -> Tensor:
+        grid, packing = storage.read_tensor(*places[image]), packings[image]
+        return grid if packing is None else packing.pack(grid)
+
+    return Grids(shapes, read), packings
 
 
 def find_packing(

@@ -17,10 +17,16 @@ _LEFT_BYTES = 150  # of these, that are not given back to the system before the 
 _SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of input
 _PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
 _MAP_BYTES = 10  # of the map of an image that regions are looked for in, and of the regions
-_COMPARISON_BYTES = 60  # of the results, a patch
+_GRID_BYTES = 12  # of the scores of all images, a patch
+_COMPARISON_BYTES = 60  # of the comparisons of the bank's own patches, a patch
+_IMAGE_BYTES = 8_000  # of what is known of an image beside its patches
+_MEAN_BYTES = 16  # of the means by which a bank is chosen, an image and channel
+_DRAWN_BYTES = 250_000  # of an image whose map is in the page,
+_DRAWN = 500  # which are so many at most
 # Of the grid that a thread makes, a value: the stages, patches joined of them, grids that wait.
 _STAGE_BYTES, _JOINING_BYTES, _WAITING_BYTES = 4, 18, 8
 _INPUT_BYTES = 3  # of an image at the network's size, a pixel
+_PAIR_BYTES = 4  # of a patch that is compared and an image that it is compared with
 _QUERY_BYTES = 500  # a patch that is compared, beside its values
 _SLACK = 96 * MIB
 
@@ -40,22 +46,28 @@ class Workload:
     compared: float = 1.0  # share of the images that the others are compared with
     extra: int = 0  # bytes that the method needs beside patches, bank and scores
     largest_grid: int = 0  # patches of the image that has most
+    streamed: bool = False  # whether patches are read image by image, but for those of the bank
 
 
 def predict_memory(work: Workload, baseline: int) -> int:
     """Peak resident memory in bytes. `baseline` is what the process holds with the network loaded.
 
     For one network size at a time, a value of a patch takes 4 bytes as float16 (the patches and the
-    bank) and 4 while the bank is being normalised or written; of the images that are compared with
-    4 as float32 (the bank's stages), 4 more in the sample or coreset, 1 in the 8-bit copy of each.
+    bank) and 4 while the bank is being normalised or written; or 2 if it is streamed, and if the
+    bank has it. Of the images that are compared with 4 as float32 (the bank's stages), 4 more in
+    the sample or coreset, 1 in the 8-bit copy of each.
     """
     values = max(work.patches) * work.channels
-    bank = int(values * (8 + work.compared * (5 + 5 * work.ratio)))
-    tiles = QUERY_TILE * 4 * (work.images + work.channels)
+    held = 2 * work.compared if work.streamed else 8
+    bank = int(values * (held + work.compared * (5 + 5 * work.ratio)))
+    bank += int(max(work.patches) * work.compared * _COMPARISON_BYTES)
+    others = int(work.images * work.compared)
+    tiles = QUERY_TILE * 4 * (others + work.channels) + COMPARED_PATCHES * others * _PAIR_BYTES
     beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
-    tiles += beyond * (work.channels * 12 + work.images + _QUERY_BYTES)
+    tiles += beyond * (work.channels * 12 + others + _QUERY_BYTES)
     left = work.threads * work.input_pixels * _LEFT_BYTES
-    compared = bank + sum(work.patches) * _COMPARISON_BYTES + left
+    means = work.images * work.channels * _MEAN_BYTES if work.compared < 1 else 0
+    compared = bank + sum(work.patches) * _GRID_BYTES + means + left
     maps = work.threads * work.largest_image * _MAP_BYTES
     search = compared + max(tiles + work.extra, maps)
     grid = work.largest_grid * work.channels
@@ -63,8 +75,9 @@ def predict_memory(work: Workload, baseline: int) -> int:
     made = work.largest_image * _INPUT_BYTES + max(network, grid * _JOINING_BYTES)
     decoded = work.largest_image * _PIXEL_BYTES
     extraction = work.threads * (max(made, decoded) + grid * _WAITING_BYTES)
-    kept = baseline + work.input_shapes * _SHAPE_BYTES + _SLACK
-    return kept + max(search, extraction)
+    report = min(work.images, _DRAWN) * _DRAWN_BYTES + left
+    kept = baseline + work.input_shapes * _SHAPE_BYTES + work.images * _IMAGE_BYTES + _SLACK
+    return kept + max(search, extraction, report)
 
 
 def check_memory(predicted: int, limit: int | None, advise: Callable[[int], str]) -> None:

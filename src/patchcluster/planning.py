@@ -17,6 +17,7 @@ from .settings import PRESETS, Settings
 from .tiling import find_lattice, largest_tile, seen_pixels
 from .times import Labour
 
+_BANK = 1000  # images that are tried instead of all
 _SIZES = (384, 320, 256, 192, 128, 96, 64)  # that are tried instead of a larger one
 
 
@@ -93,6 +94,7 @@ class Planner:
             compared=min(1.0, (settings.bank_images or images) / images),
             extra=method.extra_memory(images, max(patches) // images, width),
             largest_grid=max(map(max, areas)) // stride**2,
+            streamed=method.streams,
         )
 
     def labour(self, settings: Settings) -> Labour:
@@ -138,7 +140,7 @@ class Planner:
 
     def _advise(self, limit: int) -> str:
         """What needs no more memory than that, by the same prediction; else what needs least."""
-        needs = {words: self.predict_memory(one) for words, one in _smaller(self.settings)}
+        needs = {words: self.predict_memory(one) for words, one in self._smaller()}
         for words, need in needs.items():
             if need <= limit:
                 return f"{words} (about {costs.format_bytes(need)})"
@@ -146,13 +148,22 @@ class Planner:
         least = min(needs, key=lambda words: needs[words])
         return f"at least {costs.format_bytes(needs[least])} for {least}"
 
+    def _smaller(self) -> Iterator[tuple[str, Settings]]:
+        """Settings that need less, those that lose least first, and how a user asks for them."""
+        settings = self.settings
+        without = " without --tile" if settings.tile else ""
+        if settings.tile:
+            settings = dataclasses.replace(settings, tile=False)
+            yield "a scan without --tile", settings
+        bounded = METHODS[settings.method].streams and (settings.k or 0) < _BANK
+        images = len(self.candidates)
+        if bounded and min(images, settings.bank_images or images) > _BANK:
+            bank = dataclasses.replace(settings, bank_images=_BANK)
+            yield f"--bank-images {_BANK}{without}", bank
+        yield from _smaller_inputs(settings, without)
 
-def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
-    """Settings that need less, those that lose least first, and how a user asks for them."""
-    without = " without --tile" if settings.tile else ""
-    if settings.tile:
-        settings = dataclasses.replace(settings, tile=False)
-        yield "a scan without --tile", settings
+
+def _smaller_inputs(settings: Settings, without: str) -> Iterator[tuple[str, Settings]]:
     if settings == dataclasses.replace(Settings(), device=settings.device, seed=settings.seed):
         yield f"--preset fast{without}", dataclasses.replace(settings, **PRESETS["fast"])
     sizes = _SIZES if len(settings.size) == 1 else (max(settings.size), *_SIZES)

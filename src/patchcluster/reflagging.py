@@ -12,6 +12,7 @@ from . import runfolder, storage
 from .comparing import ImageSet, Loaded, describe_whole, find_packing
 from .errors import RunError
 from .images import network_size
+from .lazy import Grids
 from .methods import Method
 from .patches import block_side, grid_stride
 from .report import write_report
@@ -46,12 +47,17 @@ def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) ->
     labels = image_set.labels(run.info.labels)
     threshold, flagged = flag(np.array([one.score for one in scored]), labels, how)
     method = load_method(run)
+    finest = max(run.info.settings["size"])
+    patches = None
+    if method.bounded:
+        channels = method.bank_.shape[1]
+        patches = runfolder.read_patches(folder, finest, method.image_count_, channels)
 
     def describe(content: int) -> Tensor | None:
         one = scored[content]
         shape = (one.grid.shape[0], one.grid.shape[1])
         packing = find_packing(folder, one.records[0], shape, _block_side(run))
-        return describe_whole(method, content, packing)
+        return describe_whole(method, patches, content, packing)
 
     results = find_results(
         scored, flagged, threshold.value, run.framing, describe, torch.get_num_threads(), step
@@ -84,12 +90,15 @@ def load_method(run: Run, size: int | None = None, device: torch.device | str = 
 
 
 def load_patches(run: Run, image_set: ImageSet, size: int) -> Loaded:
-    """Patches and packings of each content of a run, from its bank, which must hold all of them."""
+    """Patches and packings of each content of a run: of its bank, if that has all of them."""
+    packings = [_packing(run, copies[0], size) for copies in image_set.records.values()]
     state = _read_state(run, size)
+    if "chosen" in state:
+        channels = state["bank"].shape[1]
+        return runfolder.read_patches(run.folder, size, len(packings), channels), packings
     counts = torch.bincount(state["bank_image"]).tolist()
     rows = zip(torch.split(state["bank"], counts), state["shapes"].tolist(), strict=True)
-    packings = [_packing(run, copies[0], size) for copies in image_set.records.values()]
-    return [part.view(*shape, -1) for part, shape in rows], packings
+    return Grids.of([part.view(*shape, -1) for part, shape in rows]), packings
 
 
 def _packing(run: Run, image: ImageRecord, size: int) -> Packing | None:

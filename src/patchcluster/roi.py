@@ -121,6 +121,10 @@ class Packing:
         cells = rows.repeat_interleave(side, 1) * shape[1] + columns
         return cls(shape, side, blocks, cells.flatten())
 
+    @property
+    def packed_shape(self) -> tuple[int, int]:
+        return self.side, self.side * len(self.blocks)
+
     def pack(self, grid: Tensor) -> Tensor:
         """Patches [h, w, c] -> those inside [side, side * m, c]."""
         return grid.flatten(0, 1)[self.cells].view(self.side, -1, grid.shape[-1])

@@ -10,6 +10,7 @@ RUN/
   roi/NAME.png           a mask of what is scored; run.json says which image has which
   neighbours.safetensors what each patch was compared with
   bank.safetensors       the fitted methods, one a network size
+  patches.safetensors    the patches of all images, where a bank has only some of them
   report.html
   report/000012.png      heat maps that report.html does not hold
   labels.sqlite          what was said of images in a review: see review/store.py; scans leave it
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from . import inputs, roi, storage
 from .errors import InputError, RunError
+from .lazy import Grids
 from .maps import Bools, Floats, Region
 from .runinfo import FORMAT, ImageRecord, RunInfo, Skipped, parse
 
@@ -41,6 +43,7 @@ SCORES_FILE = "scores.csv"
 REGIONS_FILE = "regions.csv"
 NEIGHBOURS_FILE = "neighbours.safetensors"
 BANK_FILE = "bank.safetensors"
+PATCHES_FILE = "patches.safetensors"
 REPORT_FILE = "report.html"
 HEAT_FOLDER = "report"
 WORK_FOLDER = ".work"
@@ -230,26 +233,68 @@ def write_neighbours(
 
     explanations: one a content, see `comparing.Explanations`; ids: the image id of each content.
     """
-    parts = [explanations[result.content] for result in results]
-    counts = torch.tensor([0, *(len(part.patch) for part in parts)])
-    image = torch.cat([part.image for part in parts]).long()
-    known = torch.where(image < 0, -1, torch.tensor(ids)[image])  # -1: a patch without a score
-    storage.write_tensors(
-        folder / NEIGHBOURS_FILE,
-        {
-            "ids": torch.tensor([result.record.id for result in results]),
-            "offsets": counts.cumsum(0),
-            "image": known.int(),
-            "patch": torch.cat([part.patch for part in parts]),
-            "distance": torch.cat([part.distance for part in parts]).half(),
-        },
-    )
+    shapes = [explanations[result.content].patch.shape for result in results]
+    offsets = torch.tensor([0, *(count for count, _ in shapes)]).cumsum(0)
+    shape, by_content = (int(offsets[-1]), shapes[0][1]), torch.tensor(ids)
+    tensors = {
+        "ids": (torch.int64, (len(results),)),
+        "offsets": (torch.int64, (len(offsets),)),
+        "image": (torch.int32, shape),
+        "patch": (torch.int32, shape),
+        "distance": (torch.float16, shape),
+    }
+    with storage.stream_tensors(folder / NEIGHBOURS_FILE, tensors) as add:
+        add("ids", torch.tensor([result.record.id for result in results]))
+        add("offsets", offsets)
+        for result in results:
+            part = explanations[result.content]
+            image = part.image.long()
+            known = torch.where(image < 0, -1, by_content[image])  # -1: a patch without a score
+            add("image", known.int())
+            add("patch", part.patch)
+            add("distance", part.distance.half())
 
 
 def write_bank(folder: Path, states: Mapping[int, Mapping[str, Tensor]]) -> None:
     """Write the fitted methods, one a network size, as tensors named SIZE.NAME."""
     tensors = {f"{size}.{name}": t for size, state in states.items() for name, t in state.items()}
     storage.write_tensors(folder / BANK_FILE, tensors)
+
+
+def write_patches(folder: Path, patches: Mapping[int, Grids]) -> None:
+    """Write the patches of all images in order, by network size: rows and shapes (h, w)."""
+    tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for size, grids in patches.items():
+        rows = (sum(grids.counts), grids.shapes[0][-1])
+        tensors[f"{size}.patches"] = (torch.float16, rows)
+        tensors[f"{size}.shapes"] = (torch.int64, (len(grids), 2))
+    with storage.stream_tensors(folder / PATCHES_FILE, tensors) as add:
+        for size, grids in patches.items():
+            add(f"{size}.shapes", torch.tensor([shape[:2] for shape in grids.shapes]))
+            for grid in grids:
+                add(f"{size}.patches", grid)
+
+
+def read_patches(folder: Path, size: int, images: int, channels: int) -> Grids:
+    """What `write_patches` wrote of a network size: of so many images. Raises RunError."""
+    path = folder / PATCHES_FILE
+    name = f"{size}.patches"
+    sides, none = (
+        storage.read_tensor(path, f"{size}.shapes"),
+        storage.read_tensor(path, name, slice(0, 0)),
+    )
+    good = sides.dtype == torch.int64 and sides.shape == (images, 2) and bool((sides > 0).all())
+    rows = (int(sides.prod(1).sum()), channels) if good else ()
+    if none.dtype != torch.float16 or storage.read_shapes(path)[0][name] != rows:
+        raise RunError(f"{str(path)!r} is damaged (its rows do not belong together): scan again")
+    shapes = sides.tolist()
+    offsets = [0, *sides.prod(1).cumsum(0).tolist()]
+
+    def read(image: int) -> Tensor:
+        part = storage.read_tensor(path, name, slice(*offsets[image : image + 2]))
+        return part.view(*shapes[image], -1)
+
+    return Grids([(height, width, channels) for height, width in shapes], read)
 
 
 def begin(folder: Path, info: RunInfo, replace: bool) -> None:
@@ -267,7 +312,7 @@ def begin(folder: Path, info: RunInfo, replace: bool) -> None:
     with storage.writing(folder):
         for path in work.iterdir():  # before the thumbnails, which belong to what it holds
             path.unlink()
-        for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE):
+        for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, PATCHES_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in ("maps", "thumbnails", "roi", HEAT_FOLDER):
             storage.remove(folder / name)

@@ -329,6 +329,8 @@ class Scan:
         compared = self._compare(image_set, load, planner.device)
         self.info.near_duplicates = name_near_duplicates(image_set, compared)
         records = self._write_results(image_set, compared)
+        if compared[0].method.bounded:
+            runfolder.write_patches(self.folder, {one.size: one.patches for one in compared})
         runfolder.remove_others(self.folder, records)
         self.info.state = "complete"
         runfolder.write_info(self.folder, self.info, records, [skipped[i] for i in sorted(skipped)])

@@ -5,19 +5,32 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from .errors import RunError
 from .inputs import reason
 
 LOCK_FILE = ".lock"
+_DTYPES = {  # as safetensors names them
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _ADVICE = "Make room or choose another -o; the same command resumes"
 
 
@@ -42,17 +55,27 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
 
     Raises RunError if the file system refuses.
     """
+    with _replacing(path, durable) as file:
+        file.write(data)
+
+
+@contextmanager
+def _replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to, which gets its name when all is written; parameters as of `write_bytes`.
+
+    Raises RunError if the file system refuses.
+    """
     temporary = part_path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                yield file
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:
             with suppress(OSError):  # the first one says more
                 temporary.unlink()
             raise
@@ -92,8 +115,48 @@ def read_json(path: Path) -> Any:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -> None:
     """Write tensors as safetensors, with a note (any JSON) in the header."""
-    contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    write_bytes(path, save(contiguous, metadata={"note": json.dumps(note)}))
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    with stream_tensors(path, shapes, note) as add:
+        for name, tensor in tensors.items():
+            add(name, tensor)
+
+
+@contextmanager
+def stream_tensors(
+    path: Path, shapes: Mapping[str, tuple[torch.dtype, Sequence[int]]], note: Any = None
+) -> Iterator[Callable[[str, Tensor], None]]:
+    """Write tensors as safetensors, part by part, so that they need not be in memory as a whole.
+
+    shapes: type and shape of each. Gives add(name, part): the next rows of a tensor, or all of it.
+    Raises RunError if the file system refuses.
+    """
+    # Those of larger values first, so that all are aligned, as the library does.
+    names = sorted(shapes, key=lambda name: (-shapes[name][0].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"note": json.dumps(note)}}
+    places, ends, end = {}, {}, 0
+    for name in names:
+        dtype, shape = shapes[name]
+        places[name], end = end, end + math.prod(shape) * dtype.itemsize
+        ends[name] = end
+        offsets = [places[name], end]
+        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": offsets}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    with _replacing(path) as file:
+
+        def add(name: str, part: Tensor) -> None:
+            if part.dtype != shapes[name][0]:
+                raise ValueError(f"{name} is {shapes[name][0]}, not {part.dtype}")
+            data = part.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+            file.seek(start + places[name])
+            file.write(data.data)
+            places[name] += len(data)
+
+        file.write(len(text).to_bytes(8, "little") + text)
+        yield add
+        if places != ends:
+            raise ValueError("parts of a tensor are missing, or there are too many")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -102,6 +165,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         with safe_open(path, framework="pt") as file:
             note = _parse_json((file.metadata() or {}).get("note", "null"))
             return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_tensor(path: Path, name: str, rows: slice | None = None) -> Tensor:
+    """One tensor of such a file, or some of its rows; nothing else is read. Raises RunError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            part: Tensor = file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+            return part.clone()  # or the file would stay in memory with it
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], Any]:
+    """Shapes of the tensors of such a file by name, and its note. Raises RunError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = _parse_json((file.metadata() or {}).get("note", "null"))
+            names = file.keys()
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}, note
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import SettingError
+from ..lazy import Grids
 from ..neighbors import to_float
 from ..patches import Layout
 
@@ -71,8 +72,8 @@ class Method(ABC):
     """Base class of all methods.
 
     Patches are an array [n, h, w, c], or a sequence of arrays [h_i, w_i, c] where the images of a
-    set differ in size. After `fit`, row j of the bank is patch `bank_patch_[j]` (row-major in its
-    grid) of image `bank_image_[j]`.
+    set differ in size; `Grids`, if they are read when they are asked for. After `fit`, row j of the
+    bank is patch `bank_patch_[j]` (row-major in its grid) of image `bank_image_[j]`.
     """
 
     name: ClassVar[str]
@@ -80,6 +81,7 @@ class Method(ABC):
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ beside the bank, tensors or None
     one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
+    streams: ClassVar[bool] = False  # whether patches are read image by image, but for the bank's
     takes_parts: ClassVar[bool] = True  # whether it can compare blocks of a grid side by side
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
 
@@ -133,8 +135,18 @@ class Method(ABC):
     def check_count(self, images: int) -> None:  # noqa: B027 (most methods take any set)
         """Raise SettingError, before any work, if a set of so many images is too small."""
 
-    def calibrate(self, bank: Comparison) -> None:  # noqa: B027 (not every method has constants)
-        """Learn the set's constants from the comparison of the bank's own rows, in their order."""
+    def calibrate(  # noqa: B027 (not every method has constants)
+        self, bank: Comparison, means: Tensor | None = None
+    ) -> None:
+        """Learn the set's constants from the comparison of the bank's own rows, in their order.
+
+        means float32 [d]: of the distances of all patches of the set; None: the bank has all.
+        """
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the bank has only some images of the set, which were chosen, with all patches."""
+        return False
 
     def state(self) -> dict[str, Tensor]:
         """All learned values, for `restore`; the parameters are the constructor's."""
@@ -175,6 +187,10 @@ class Method(ABC):
         rows = (self.bank_image_ == image).nonzero()[:, 0]
         return to_float(self.bank_[rows]) if len(rows) else None
 
+    def describe_grid(self, grid: Tensor) -> Tensor:
+        """Such vectors [p, d] of patches [h, w, c] that the bank need not hold."""
+        return to_float(flatten(grid))
+
     def count_products(self, images: int, patches: float, channels: int) -> Products | None:
         """What `fit` and `compare` of a set have to do; None: that is not known.
 
@@ -213,7 +229,8 @@ class Method(ABC):
         comparison = join(
             [self.compare([grids[i] for i in batch], batch) for batch in make_batches(counts)]
         )
-        self.calibrate(comparison.select(self.bank_rows(counts)))
+        means = comparison.distances.double().mean(0).float() if self.bounded else None
+        self.calibrate(comparison.select(self.bank_rows(counts)), means)
         scores = torch.split(self.grade(comparison), counts)
         pairs = zip(grids, scores, strict=True)
         return like(patches, [score.view(grid.shape[:2]) for grid, score in pairs])
@@ -297,7 +314,12 @@ def join(comparisons: Sequence[Comparison]) -> Comparison:
 def place_rows(grids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Image and patch of each row of a bank that holds all patches of all images, int64 [m]."""
     counts = [grid.shape[0] * grid.shape[1] for grid in grids]
-    image = torch.arange(len(grids)).repeat_interleave(torch.tensor(counts))
+    return place_counted(range(len(grids)), counts)
+
+
+def place_counted(images: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The same for a bank that holds some images, of so many patches each."""
+    image = torch.tensor(images).repeat_interleave(torch.tensor(counts))
     return image, torch.cat([torch.arange(count) for count in counts])
 
 
@@ -335,6 +357,13 @@ def flatten(grid: Tensor) -> Tensor:
 
 def as_tensors(patches: Patches) -> list[Tensor]:
     """Patches of any kind -> a list of tensors [h_i, w_i, c]. Raises SettingError for the shape."""
+    return list(as_grids(patches))
+
+
+def as_grids(patches: Patches) -> Grids:
+    """The same, left where they are. Raises SettingError for the shape."""
+    if isinstance(patches, Grids):
+        return patches
     grids = [torch.as_tensor(grid) for grid in patches]
     if not grids:
         raise SettingError("no patches: give an array [n, h, w, c] or a list of [h, w, c]")
@@ -343,7 +372,7 @@ def as_tensors(patches: Patches) -> list[Tensor]:
         raise SettingError(
             f"patches of an image must be [h, w, c] with one c for all, not {sorted(shapes)[:3]}"
         )
-    return grids
+    return Grids.of(grids)
 
 
 def like(patches: Patches, grids: list[Tensor]) -> Any:

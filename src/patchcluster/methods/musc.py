@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
+from ..lazy import Grids
 from ..neighbors import Blocks, to_float
 from ..patches import pool_neighbourhood, spread_cells
 from .base import (
@@ -17,7 +18,7 @@ from .base import (
     Comparison,
     Patches,
     Progress,
-    as_tensors,
+    as_grids,
 )
 from .whole_bank import WholeBank
 
@@ -85,7 +86,7 @@ class MuSc(WholeBank):
         keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random)
         progress: Progress | None = None,  # noqa: ARG002 (takes no time)
     ) -> Self:
-        grids = as_tensors(patches)
+        grids = as_grids(patches)
         self._check(grids)
         self._hold(grids)
         self.peaks_: Tensor | None = None
@@ -109,7 +110,8 @@ class MuSc(WholeBank):
                 shown = neighbours, distances
         return Comparison(torch.stack(parts).mean(0)[:, None], *shown)
 
-    def calibrate(self, bank: Comparison) -> None:
+    def calibrate(self, bank: Comparison, means: Tensor | None = None) -> None:
+        del means  # the bank has all images
         parts = torch.split(self.grade(bank), self._counts(1))
         self.peaks_ = torch.stack([part.max() for part in parts])
 
@@ -157,7 +159,7 @@ class MuSc(WholeBank):
         counted = channels * patches * _COUNTED_BYTES
         return images * max(0, normalised - counted) + _SEARCH_BYTES
 
-    def _check(self, grids: Sequence[Tensor]) -> None:
+    def _check(self, grids: Grids) -> None:
         self.check_count(len(grids))
         if not 0 < self.share <= 1:
             raise SettingError(f"share {self.share} of the images: choose a share in (0, 1]")
@@ -170,12 +172,12 @@ class MuSc(WholeBank):
                 f"similar {tuple(self.similar)}: choose numbers of images of at least 1, the image "
                 "itself counted"
             )
-        channels = grids[0].shape[-1]
+        channels = grids.shapes[0][-1]
         if sum(self._widths(channels)) != channels:
             assert self.stages is not None
             raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
         ratio = max(self._ratios())
-        if any(side % ratio for grid in grids for side in grid.shape[:2]):
+        if any(side % ratio for shape in grids.shapes for side in shape[:2]):
             raise SettingError(
                 f"grids of patches must be multiples of {ratio} here: choose another"
             )

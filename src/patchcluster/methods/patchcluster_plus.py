@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..coreset import greedy_coreset
 from ..errors import SettingError
+from ..lazy import Grids
 from ..neighbors import BlockBank, to_float
 from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
 from .base import (
@@ -19,7 +20,7 @@ from .base import (
     Patches,
     Products,
     Progress,
-    as_tensors,
+    as_grids,
     flatten,
 )
 from .whole_bank import WholeBank
@@ -67,7 +68,7 @@ class PatchClusterPlus(WholeBank):
        out, up to an eighth of all. (Not where the image as a whole is of a kind of its own.)
     5. Only k + `margin` images are searched in full for a patch: those that are nearest by a
        `ratio` of each image's patches, spread evenly over its grid.
-    6. A stage's scores are divided by their mean over the bank; the stages are averaged with
+    6. A stage's scores are divided by their mean over the set; the stages are averaged with
        `stage_weights`.
     7. Places that are rare but ordinary are lowered: from the score d of a patch `local_weight`
        times the mean of min(d, 1.5) over its 3 nearest patches (by the stage of the patches' grid,
@@ -80,7 +81,8 @@ class PatchClusterPlus(WholeBank):
     With `bank_images` a patch is compared with so many images only, so that the cost of an image
     does not grow with the set: those that cover it, each as far as can be from the others by the
     means of its patches. They depend on what the images show, not on their order. All counts of
-    images above are then counts of these.
+    images above are then counts of these. `bank_` holds their patches alone, and `fit` reads those
+    of the others without keeping them.
 
     Parameters: `k`; None: 1 in 100 images, at least 3. `ratio`, the share of each image's patches
     in the first pass; `margin`, how many more images than k are searched in full; `bank_images`,
@@ -92,6 +94,7 @@ class PatchClusterPlus(WholeBank):
     name = "patchcluster-plus"
     layout = "middle"
     strides = (8, 16, 32)
+    streams = True
     learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels", "chosen")
 
     def __init__(
@@ -128,12 +131,13 @@ class PatchClusterPlus(WholeBank):
         keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random)
         progress: Progress | None = None,  # noqa: ARG002 (takes no time)
     ) -> Self:
-        grids = as_tensors(patches)
+        grids = as_grids(patches)
         self._check(grids)
-        self._hold(grids)
+        self.image_count_ = len(grids)
         self._fit_normalisation(grids)
         self.labels_ = self._read_labels()
         self.chosen_ = self._choose_bank(grids)
+        self._hold(grids, None if self.chosen_ is None else self.chosen_.tolist())
         self.bank_scores_: Tensor | None = None
         self.stage_means_: Tensor | None = None
         self._indexed = None
@@ -172,11 +176,11 @@ class PatchClusterPlus(WholeBank):
             base.append(spread_cells(distances[:, k - 1], shapes, ratio, blocks))
             if stage == self._shown:
                 neighbours, shown = found[:, :kept], distances[:, :kept]
-        rows_in_set = self._rows_in_set(neighbours)
-        return Comparison(torch.stack(base, 1), rows_in_set, shown, alike.near_duplicates)
+        return Comparison(torch.stack(base, 1), neighbours, shown, alike.near_duplicates)
 
-    def calibrate(self, bank: Comparison) -> None:
-        self.stage_means_ = bank.distances.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
+    def calibrate(self, bank: Comparison, means: Tensor | None = None) -> None:
+        means = bank.distances.mean(0) if means is None else means
+        self.stage_means_ = means.clamp_min(torch.finfo(torch.float32).tiny)
         self.bank_scores_ = self._base(bank)
 
     def grade(self, comparison: Comparison) -> Tensor:
@@ -191,12 +195,21 @@ class PatchClusterPlus(WholeBank):
 
     def restore(self, state: Mapping[str, Tensor]) -> Self:
         super().restore(state)
+        if len(self.shapes_) != self._bank_size():
+            raise ValueError(f"{len(self.shapes_)} shapes of {self._bank_size()} images")
         self._indexed = None
         return self
 
-    def describe(self, image: int) -> Tensor:
+    @property
+    def bounded(self) -> bool:
+        return self.chosen_ is not None
+
+    def describe(self, image: int) -> Tensor | None:
+        column = self._columns([image])[0]
+        return None if column < 0 else self.describe_grid(self._bank_grid(column))
+
+    def describe_grid(self, grid: Tensor) -> Tensor:
         """The stages from the patches' grid on, normalised: coarse ones say most of what it is."""
-        grid = self._bank_grid(image)
         height, width = grid.shape[:2]
         stages = []
         for stage in range(self._shown, self._stage_count):
@@ -227,9 +240,9 @@ class PatchClusterPlus(WholeBank):
             full += pairs * searched
         return Products(first, full, (images + bank) * patches * channels)
 
-    def _check(self, grids: Sequence[Tensor]) -> None:
+    def _check(self, grids: Grids) -> None:
         self.check_count(len(grids))
-        channels = grids[0].shape[-1]
+        channels = grids.shapes[0][-1]
         if not 0 < self.ratio <= 1:
             raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
         if self._stage_count > len(self.stage_weights):
@@ -241,7 +254,7 @@ class PatchClusterPlus(WholeBank):
             assert self.stages is not None
             raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
         ratio = max(self._ratios())
-        if any(side % ratio for grid in grids for side in grid.shape[:2]):
+        if any(side % ratio for shape in grids.shapes for side in shape[:2]):
             raise SettingError(
                 f"grids of patches must be multiples of {ratio} here: choose another"
             )
@@ -262,23 +275,20 @@ class PatchClusterPlus(WholeBank):
             )
         return labels
 
-    def _choose_bank(self, grids: Sequence[Tensor]) -> Tensor | None:
+    def _choose_bank(self, grids: Grids) -> Tensor | None:
         """Images that cover the set, ascending, int64 [b]; None: all.
 
         The first is the one nearest to the mean of all, and each further one that which is farthest
         from those before it. None of them is marked anomalous.
         """
+        if self.bank_images is None or self.bank_images >= self.image_count_:
+            return None
         usable = torch.arange(self.image_count_)
         if self.labels_ is not None:
             usable = usable[self.labels_ >= 0]
-        if self.bank_images is None or self.bank_images >= len(usable):
-            return None
-        means = torch.stack(
-            [
-                torch.cat([self._stage_rows(grids[i], s).mean(0) for s in range(self._stage_count)])
-                for i in usable.tolist()
-            ]
-        )
+        if self.bank_images >= len(usable):
+            return usable
+        means = torch.stack([self._mean_rows(grids[i]) for i in usable.tolist()])
         first = int((means - means.mean(0)).square().sum(1).argmin())
         chosen: Tensor = greedy_coreset(means, self.bank_images, first)
         return usable[chosen.cpu().sort().values]
@@ -293,20 +303,6 @@ class PatchClusterPlus(WholeBank):
             return list(images)
         place = {image: column for column, image in enumerate(self.chosen_.tolist())}
         return [place.get(image, -1) for image in images]
-
-    def _rows_in_set(self, rows: Tensor) -> Tensor:
-        """Rows of the banks on the patches' grid -> rows of `bank_`, which has all images."""
-        if self.chosen_ is None:
-            return rows
-        counts = self._counts(1)
-        shifts, skipped, before = [], 0, 0
-        for image in self.chosen_.tolist():
-            skipped += sum(counts[before:image])
-            before = image + 1
-            shifts.append(skipped)
-        bank = torch.tensor(self._banks[self._shown].offsets[1:], device=rows.device)
-        columns = torch.searchsorted(bank, rows, right=True)
-        return rows + torch.tensor(shifts, device=rows.device)[columns]
 
     def _marked(self, label: int) -> Tensor:
         """Which images of the bank have a label, int64 [j]."""
@@ -355,19 +351,31 @@ class PatchClusterPlus(WholeBank):
         ratio = self._ratios()[stage]
         return flatten(values if ratio == 1 else gather_up(values, ratio))
 
-    def _fit_normalisation(self, grids: Sequence[Tensor]) -> None:
-        """Mean [c] of each stage, one after the other, and s^2 m of each, in float64."""
-        means, energies = [], []
-        for stage, ratio in enumerate(self._ratios()):
-            count = sum(self._counts(ratio))
-            total = sum(self._take(grid, stage).double().sum(0) for grid in grids)
-            mean = torch.as_tensor(total / count)
-            apart = (self._take(grid, stage).double() - mean for grid in grids)
-            squares = sum(float(difference.square().sum()) for difference in apart)
-            means.append(mean.float())
-            energies.append(self.saturation**2 * squares / count)
-        self.mean_ = torch.cat(means)
+    def _fit_normalisation(self, grids: Grids) -> None:
+        """Mean [c] of each stage, one after the other, and s^2 m of each, in float64.
+
+        The images are read twice, and none is kept.
+        """
+        counts = [sum(grids.counts) // ratio**2 for ratio in self._ratios()]
+        stages = range(self._stage_count)
+        totals: list[Tensor | int] = [0] * len(stages)
+        for grid in grids:
+            for stage in stages:
+                totals[stage] = totals[stage] + self._take(grid, stage).double().sum(0)
+        means = [torch.as_tensor(t / count) for t, count in zip(totals, counts, strict=True)]
+        squares = [0.0] * len(stages)
+        for grid in grids:
+            for stage in stages:
+                apart = self._take(grid, stage).double() - means[stage]
+                squares[stage] += float(apart.square().sum())
+        energies = [self.saturation**2 * s / n for s, n in zip(squares, counts, strict=True)]
+        self.mean_ = torch.cat([mean.float() for mean in means])
         self.energies_ = torch.tensor(energies, device=self.mean_.device).float()
+
+    def _mean_rows(self, grid: Tensor) -> Tensor:
+        """Means of an image's normalised patches, one stage after the other, float32 [c]."""
+        stages = range(self._stage_count)
+        return torch.cat([self._stage_rows(grid, stage).mean(0) for stage in stages])
 
     def _stage_rows(self, grid: Tensor, stage: int) -> Tensor:
         """One stage of an image's patches [h, w, c], normalised -> float32 [cells, c_s]."""
@@ -401,8 +409,7 @@ class PatchClusterPlus(WholeBank):
     def _banks(self) -> list[BlockBank]:
         """The bank of each stage, built when it is first searched."""
         if self._indexed is None:
-            every = self._bank_grids()
-            grids = [every[image] for image in self._bank_members()]
+            grids = self._bank_grids()
             sample = self._sample([grid.shape[:2] for grid in grids]).to(self.bank_.device)
             self._indexed = [
                 self._build_bank(grids, sample, stage) for stage in range(self._stage_count)
@@ -410,9 +417,12 @@ class PatchClusterPlus(WholeBank):
         return self._indexed
 
     def _build_bank(self, grids: Sequence[Tensor], sample: Tensor, stage: int) -> BlockBank:
-        rows = torch.cat([self._stage_rows(grid, stage) for grid in grids])
         ratio = self._ratios()[stage]
         counts = [grid.shape[0] * grid.shape[1] // ratio**2 for grid in grids]
+        width = self._full_widths(grids[0].shape[-1])[stage]
+        rows = torch.empty(sum(counts), width, device=sample.device)
+        for grid, part in zip(grids, torch.split(rows, counts), strict=True):
+            part.copy_(self._stage_rows(grid, stage))
         offsets = np.cumsum([0, *counts]).tolist()
         if ratio > 1:  # a coarse stage is small: its first pass takes all of it
             sample = torch.arange(len(rows), device=rows.device)

@@ -1,24 +1,30 @@
-"""What methods have in common whose bank holds all patches of all images, grid by grid."""
+"""What methods have in common whose bank holds all patches of images, grid by grid."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .base import Comparison, Method, flatten, join, make_batches, place_rows
+from ..lazy import Grids
+from .base import Comparison, Method, flatten, join, make_batches, place_counted
 
 
 class WholeBank(Method):
-    """Base class; the rows of the bank are the patches of the images, one after the other."""
+    """Base class; the rows of the bank are the patches of its images, one after the other."""
 
-    shapes_: Tensor  # int64 [n, 2]: (h, w) of each image's grid
+    shapes_: Tensor  # int64 [b, 2]: (h, w) of the grid of each image of the bank
 
-    def _hold(self, grids: Sequence[Tensor]) -> None:
-        """Take the patches [h_i, w_i, c] of a set as the bank."""
+    def _hold(self, grids: Grids, chosen: Sequence[int] | None = None) -> None:
+        """Take the patches of a set, or of some of its images, ascending, as the bank."""
         self.image_count_ = len(grids)
-        self.bank_ = torch.cat([flatten(grid) for grid in grids])
-        self.bank_image_, self.bank_patch_ = place_rows(grids)
-        self.shapes_ = torch.tensor([grid.shape[:2] for grid in grids])
+        images = range(len(grids)) if chosen is None else chosen
+        self.shapes_ = torch.tensor([grids.shapes[image][:2] for image in images])
+        counts = self._counts(1)
+        self.bank_image_, self.bank_patch_ = place_counted(images, counts)
+        first = grids[images[0]]
+        self.bank_ = first.new_empty(sum(counts), first.shape[-1])
+        for image, rows in zip(images, torch.split(self.bank_, counts), strict=True):
+            rows.copy_(flatten(grids[image]))
 
     def _counts(self, ratio: int) -> list[int]:
         """Number of cells of each image of the bank, on a grid `ratio` times coarser."""
@@ -26,16 +32,22 @@ class WholeBank(Method):
         return counts
 
     def _bank_grid(self, image: int) -> Tensor:
-        """The patches [h, w, c] of an image of the set."""
+        """The patches [h, w, c] of one of the bank's images."""
         height, width = self.shapes_[image].tolist()
         start = int(self.shapes_[:image].prod(1).sum())
         return self.bank_[start : start + height * width].view(height, width, -1)
 
     def _bank_grids(self) -> list[Tensor]:
-        """The patches [h_i, w_i, c] of all images of the set."""
+        """The patches [h_i, w_i, c] of all images of the bank."""
         parts = torch.split(self.bank_, self._counts(1))
         return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
 
     def _compare_bank(self) -> Comparison:
         grids, counts = self._bank_grids(), self._counts(1)
-        return join([self.compare([grids[i] for i in b], b) for b in make_batches(counts)])
+        images = torch.unique(self.bank_image_).tolist()
+        return join(
+            [
+                self.compare([grids[i] for i in batch], [images[i] for i in batch])
+                for batch in make_batches(counts)
+            ]
+        )

@@ -31,10 +31,10 @@ def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
     order = [int(i) for i in run.ranking]
     entries = _describe(run, order)
     frames = _frames(run, order[:MOST_EMBEDDED])
-    low, high = colour_bounds(run, [shrink(frame) for frame in frames])
+    low, high = colour_bounds(run, frames)
     for entry, i, frame in zip(entries, order, frames, strict=False):
         entry["thumbnail"] = data_url("jpeg", read_thumbnail(run, run.images[i]))
-        entry["heat"] = data_url("png", heat_png(shrink(frame), low, high))
+        entry["heat"] = data_url("png", heat_png(frame, low, high))
     step(len(frames), len(order))
     _write_beside(run, order[MOST_EMBEDDED:], entries[MOST_EMBEDDED:], low, high, step)
     # The flagged ones first, which labels can set apart from the highest scores.
@@ -82,8 +82,9 @@ def _describe(run: Run, order: Sequence[int]) -> list[Entry]:
 
 
 def _frames(run: Run, order: Sequence[int]) -> list[Floats]:
+    """Maps as they are drawn."""
     with ThreadPoolExecutor(torch.get_num_threads(), "report") as pool:
-        return list(pool.map(lambda i: run.frame_map(run.paths[i]), order))
+        return list(pool.map(lambda i: shrink(run.frame_map(run.paths[i])), order))
 
 
 def _write_beside(

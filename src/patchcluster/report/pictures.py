@@ -29,8 +29,8 @@ def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
     pixels = np.concatenate(
         [[run.threshold.value], *(frame[np.isfinite(frame)] for frame in frames)]
     )
-    low = float(np.quantile(pixels, 0.9))
-    return low, max(float(np.quantile(pixels, 0.999)), run.threshold.value, low + 1e-6)
+    low, high = np.quantile(pixels, (0.9, 0.999), overwrite_input=True).tolist()
+    return low, max(high, run.threshold.value, low + 1e-6)
 
 
 def heat_png(frame: Floats, low: float, high: float) -> bytes:

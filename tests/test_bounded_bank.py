@@ -1,0 +1,315 @@
+"""Scans whose bank has some of the images: patches are read when they are needed."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import patchcluster
+from conftest import write_set
+from patchcluster import runfolder, storage
+from patchcluster.comparing import Comparisons, ImageSet
+from patchcluster.errors import RunError
+from patchcluster.lazy import Grids
+from patchcluster.maps import round_as_stored
+from patchcluster.methods import Comparison, PatchClusterPlus
+from patchcluster.methods.base import join
+from patchcluster.reflagging import reflag
+from patchcluster.settings import resolve
+from patchcluster.thresholds import Flagging
+
+SIZE = (128,)
+BANK = 5
+
+
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory):
+    """A finished run of 12 images, each compared with 5. Do not change it."""
+    root = tmp_path_factory.mktemp("bounded")
+    write_set(root / "images", 12)
+    return patchcluster.scan(root / "images", root / "run", size=SIZE, bank_images=BANK)
+
+
+@pytest.fixture
+def copied(bounded, tmp_path):
+    shutil.copytree(bounded.folder, tmp_path / "run")
+    return patchcluster.load_run(tmp_path / "run")
+
+
+def patches_of(run):
+    return list(runfolder.read_patches(run.folder, 128, 12, 40 + 112 + 320 // 4))
+
+
+def method_of(run):
+    settings, backbone = resolve(**run.info.settings), run.info.backbone
+    return settings.make_method(backbone["channels"], backbone["strides"])
+
+
+# --- the method ---------------------------------------------------------------------------------
+
+
+class Watched:
+    """Grids that count how many of them are in memory."""
+
+    def __init__(self, grids):
+        self.grids, self.alive, self.most = grids, 0, 0
+
+    def read(self, image):
+        grid = self.grids[image].clone()
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(grid, self.forget)
+        return grid
+
+    def forget(self):
+        self.alive -= 1
+
+
+@pytest.mark.parametrize("bank", [None, 6, 40])
+def test_patches_that_are_read_when_needed_give_the_same_bank_and_none_is_kept(bank, rng):
+    grids = [torch.randn(4, 4 + 2 * (i % 2), 7, generator=rng).half() for i in range(24)]
+    watched = Watched(grids)
+    lazy = Grids([tuple(grid.shape) for grid in grids], watched.read)
+    found = PatchClusterPlus(bank_images=bank).fit(lazy).state()
+    expected = PatchClusterPlus(bank_images=bank).fit(grids).state()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert watched.most <= 2  # one, and the next while it is taken
+
+
+def test_a_bank_holds_its_own_images_alone_and_knows_how_many_the_set_has(rng):
+    grids = [torch.randn(3, 4, 7, generator=rng) for _ in range(9)]
+    method = PatchClusterPlus(bank_images=4).fit(grids)
+    chosen = method.chosen_.tolist()
+    assert method.image_count_ == 9
+    assert method.bank_image_.tolist() == [image for image in chosen for _ in range(12)]
+    torch.testing.assert_close(method.bank_, torch.cat([grids[i].view(12, 7) for i in chosen]))
+    other = next(image for image in range(9) if image not in chosen)
+    assert method.describe(other) is None
+    own = method.describe(chosen[1])
+    torch.testing.assert_close(own, method.describe_grid(grids[chosen[1]]))
+
+
+def test_labels_that_leave_fewer_images_than_the_bank_may_have_leave_it_these(rng):
+    grids = [torch.randn(3, 4, 7, generator=rng) for _ in range(9)]
+    method = PatchClusterPlus(bank_images=8)
+    method.heed(["anomalous"] * 3 + [None] * 6)
+    method.fit(grids)
+    assert method.chosen_.tolist() == [3, 4, 5, 6, 7, 8]
+    assert all(torch.isfinite(score).all() for score in method.score(grids))
+
+
+# --- what is on the disk ------------------------------------------------------------------------
+
+
+def test_tensors_written_part_by_part_are_plain_safetensors(tmp_path, rng):
+    values = {
+        "halves": torch.randn(7, 3, generator=rng).half(),
+        "bytes": torch.arange(5, dtype=torch.int8),
+        "numbers": torch.arange(12).view(4, 3),
+        "none": torch.empty(0, 3),
+        "one": torch.tensor(2.5, dtype=torch.float64),
+    }
+    shapes = {name: (value.dtype, tuple(value.shape)) for name, value in values.items()}
+    with storage.stream_tensors(tmp_path / "file", shapes, "note") as add:
+        for row in range(7):
+            add("halves", values["halves"][row])
+            if row < 4:
+                add("numbers", values["numbers"][row : row + 1])
+        for name in ("bytes", "none", "one"):
+            add(name, values[name])
+    found = load_file(tmp_path / "file")
+    assert found.keys() == values.keys()
+    assert all(torch.equal(found[name], value) for name, value in values.items())
+    assert storage.read_note(tmp_path / "file") == "note"
+    assert storage.read_shapes(tmp_path / "file")[0]["halves"] == (7, 3)
+    assert torch.equal(
+        storage.read_tensor(tmp_path / "file", "halves", slice(2, 5)), values["halves"][2:5]
+    )
+
+
+def test_a_file_with_a_part_missing_does_not_come_to_be(tmp_path):
+    shapes = {"rows": (torch.float32, (4, 2))}
+    with (
+        pytest.raises(ValueError, match="missing"),
+        storage.stream_tensors(tmp_path / "file", shapes) as add,
+    ):
+        add("rows", torch.zeros(3, 2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
+    counts, batches = [4, 6, 2, 5], [[0, 1], [2], [3]]
+    parts = []
+    for number, batch in enumerate(batches):
+        total = sum(counts[image] for image in batch)
+        parts.append(
+            Comparison(
+                torch.rand(total, 3, generator=rng),
+                torch.randint(0, 9, (total, 4), generator=rng),
+                torch.rand(total, 4, generator=rng),
+                torch.tensor([[number, 0]]),
+            )
+        )
+        storage.write_tensors(tmp_path / str(number), vars(parts[-1]))
+    stored = Comparisons([tmp_path / str(n) for n in range(3)], batches, counts)
+    together = join(parts)
+    for rows in (torch.arange(17), torch.tensor([16, 0, 11, 3, 12, 9]), torch.tensor([1])):
+        found, expected = stored.select(rows), together.select(rows)
+        for name in ("distances", "neighbours", "neighbour_distances"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+    torch.testing.assert_close(stored.means(), together.distances.mean(0))
+    assert torch.equal(stored.near_duplicates(), together.near_duplicates)
+    neighbours, distances = stored.explained(3)
+    assert torch.equal(neighbours, together.neighbours[12:, :3])
+    assert torch.equal(distances, together.neighbour_distances[12:, :3])
+
+
+# --- whole scans --------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_same_patches_in_memory(bounded):
+    expected = method_of(bounded).fit_score(patches_of(bounded))
+    for copies, score in zip(ImageSet.of(bounded.images).records.values(), expected, strict=True):
+        grid = bounded.grid(copies[0].path)
+        np.testing.assert_allclose(grid, round_as_stored(score.numpy()), rtol=2e-3)
+
+
+def test_a_run_keeps_all_patches_and_a_bank_of_few(bounded, tmp_path):
+    whole = patchcluster.scan(bounded.info.inputs, tmp_path / "run", size=SIZE)
+    every = load_file(whole.folder / runfolder.BANK_FILE)["128.bank"]
+    assert torch.equal(torch.cat([p.flatten(0, 1) for p in patches_of(bounded)]), every)
+    bank = load_file(bounded.folder / runfolder.BANK_FILE)
+    assert len(bank["128.bank"]) == BANK * 64
+    assert len(bank["128.bank_scores"]) == BANK * 64
+    assert int(bank["128.image_count"]) == 12
+    assert not (whole.folder / runfolder.PATCHES_FILE).exists()
+
+
+def test_places_are_explained_by_images_of_the_bank(bounded):
+    bank = load_file(bounded.folder / runfolder.BANK_FILE)
+    contents = list(ImageSet.of(bounded.images).records.values())
+    members = {contents[int(i)][0].path for i in bank["128.bank_image"].unique()}
+    grids = dict(zip((c[0].path for c in contents), patches_of(bounded), strict=True))
+    method = method_of(bounded).restore(
+        {name.removeprefix("128."): tensor for name, tensor in bank.items()}
+    )
+    path = bounded.paths[11]
+    for x, y in ((6, 6), (50, 40), (90, 90)):
+        at = int(y / 12) * 8 + int(x / 12)
+        for place in bounded.neighbours(path, x, y):
+            assert place.path in members - {path}
+            there = int(place.y / 12) * 8 + int(place.x / 12)
+            rows = [method._stage_rows(grids[p], 1) for p in (path, place.path)]
+            distance = float((rows[0][at] - rows[1][there]).norm())
+            assert place.distance == pytest.approx(distance, rel=2e-3)
+
+
+def test_labels_score_a_run_again_as_a_fresh_scan_does(copied, tmp_path):
+    labels = {"part11.png": "anomalous", "part0.png": "normal"}
+    given = {"size": SIZE, "bank_images": BANK, "labels": labels}
+    again = patchcluster.scan(copied.info.inputs, copied.folder, **given)
+    fresh = patchcluster.scan(copied.info.inputs, tmp_path / "fresh", **given)
+    assert not np.array_equal(again.scores, copied.scores)
+    np.testing.assert_array_equal(again.scores, fresh.scores)
+    names = [
+        sorted(p.relative_to(of) for p in of.rglob("*")) for of in (copied.folder, fresh.folder)
+    ]
+    assert names[0] == names[1]
+
+
+def test_flagged_again_its_regions_are_in_groups(copied):
+    flagged = reflag(copied.folder, Flagging(flag_top=12))
+    found = [region for path in flagged.paths for region in flagged.regions(path)]
+    assert len(found) > 8
+    assert min(region.group for region in found) == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "patches", "shapes", "kind", "lacking"])
+def test_without_its_patches_a_run_says_so_in_one_line(copied, damage):
+    path = copied.folder / runfolder.PATCHES_FILE
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        tensors = load_file(path)
+        if damage == "kind":
+            tensors["128.patches"] = tensors["128.patches"].float()
+        elif damage == "lacking":
+            del tensors["128.shapes"]
+        else:
+            tensors[f"128.{damage}"] = tensors[f"128.{damage}"][:-1].clone()
+        storage.write_tensors(path, tensors)
+    with pytest.raises(RunError, match=r"patches\.safetensors.*scan again"):
+        reflag(copied.folder, Flagging(flag_top=3))
+
+
+SCAN = """
+import sys, time, patchcluster, patchcluster.extraction as e, patchcluster.methods.base as c
+e.BATCH_PIXELS = 2 * 128 * 128
+c.COMPARED_PATCHES = 128
+stop, images, out = sys.argv[1:]
+def progress(step, done, total):
+    if step == stop and 0 < done < total:
+        print("reached", flush=True)
+        time.sleep(60)
+patchcluster.scan(images, out, size=(128,), bank_images=4, progress=progress)
+"""
+
+
+def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
+    images = tmp_path / "images"
+    write_set(images, 10)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    subprocess.run([sys.executable, "-c", SCAN, "never", images, undisturbed], check=True)
+    for step in ("features", "compare", "maps"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCAN, step, images, killed], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "reached\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    subprocess.run([sys.executable, "-c", SCAN, "never", images, killed], check=True)
+    different = {"run.json", "report.html", ".lock"}  # which hold times, and a process
+    for path in sorted(p for p in undisturbed.rglob("*") if p.is_file()):
+        if path.name not in different:
+            assert (killed / path.relative_to(undisturbed)).read_bytes() == path.read_bytes()
+
+
+PEAK = """
+import sys, patchcluster
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:"))
+def progress(step, done, total):
+    if (step, done) == ("features", total):
+        open("/proc/self/clear_refs", "w").write("5")  # the peak is now what is held now
+    if (step, done) == ("maps", total):
+        print(peak(), flush=True)
+images, out = sys.argv[1:]
+patchcluster.scan(images, out, size=(320,), bank_images=20, progress=progress)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is Linux's")
+def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path):
+    write_set(tmp_path / "many", 300)
+    (tmp_path / "few").mkdir()
+    for path in sorted((tmp_path / "many").iterdir())[:40]:
+        shutil.copy(path, tmp_path / "few")
+    few, many = (
+        int(subprocess.check_output([sys.executable, "-c", PEAK, tmp_path / name, tmp_path / out]))
+        for name, out in (("few", "few-run"), ("many", "many-run"))
+    )
+    patches = 20 * 20 * (40 + 112 + 320 // 4) * 2  # bytes of those of an image, as float16
+    assert many - few < 260 * patches
