@@ -115,6 +115,7 @@ def test_tensors_written_part_by_part_are_plain_safetensors(tmp_path, rng):
         "bytes": torch.arange(5, dtype=torch.int8),
         "numbers": torch.arange(12).view(4, 3),
         "none": torch.empty(0, 3),
+        "nothing": torch.empty(1, dtype=torch.float64).as_strided((0,), (0,)),  # as of no array
         "one": torch.tensor(2.5, dtype=torch.float64),
     }
     shapes = {name: (value.dtype, tuple(value.shape)) for name, value in values.items()}
@@ -123,7 +124,7 @@ def test_tensors_written_part_by_part_are_plain_safetensors(tmp_path, rng):
             add("halves", values["halves"][row])
             if row < 4:
                 add("numbers", values["numbers"][row : row + 1])
-        for name in ("bytes", "none", "one"):
+        for name in ("bytes", "none", "nothing", "one"):
             add(name, values[name])
     found = load_file(tmp_path / "file")
     assert found.keys() == values.keys()
