@@ -39,10 +39,10 @@ SCROLL = """async () => {
   times.sort((a, b) => a - b);
   return [times[times.length / 2], times[times.length - 1]];
 }"""
-FLAG = """async () => {
-  const slider = document.getElementById("threshold");
+FLAG = """async ([id, end]) => {
+  const slider = document.getElementById(id);
   const start = performance.now();
-  slider.value = slider.min;
+  slider.value = slider[end];
   slider.dispatchEvent(new Event("input"));
   await new Promise(requestAnimationFrame);
   await new Promise(requestAnimationFrame);
@@ -73,10 +73,11 @@ def main() -> None:
                 opens = statistics.median(load(page, page_path) for _ in range(LOADS))
                 cards = page.locator(".card").count()
                 usual, longest = page.evaluate(SCROLL)
+                used, flags = heap(page), page.evaluate(FLAG, ["threshold", "min"])
                 print(
                     f"{count:6} {written:10.1f} {page_path.stat().st_size / 2**20:9.1f} "
-                    f"{beside / 2**20:11.1f} {opens:8.2f} {cards:6} {heap(page):9.1f} "
-                    f"{usual:10.0f} {longest:8.0f} {page.evaluate(FLAG):9.0f}",
+                    f"{beside / 2**20:11.1f} {opens:8.2f} {cards:6} {used:9.1f} "
+                    f"{usual:10.0f} {longest:8.0f} {flags:9.0f}",
                     flush=True,
                 )
                 page.close()

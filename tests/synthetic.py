@@ -82,7 +82,9 @@ def write_run(
     )
     runfolder.write_scores(folder, results)
     runfolder.write_regions(folder, results)
-    runfolder.write_neighbours(folder, results, explanations, range(len(names)))
+    runfolder.write_neighbours(
+        folder, results, explanations, [GRID**2] * len(names), range(len(names))
+    )
     runfolder.write_info(folder, info, [result.record for result in results], skipped)
     return Run(folder)
 

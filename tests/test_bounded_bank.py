@@ -1,7 +1,6 @@
 """Scans whose bank has some of the images: patches are read when they are needed."""
 
 import shutil
-import signal
 import subprocess
 import sys
 import weakref
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 import patchcluster
 from conftest import write_set
+from killing import kill_scan, scan_apart
 from patchcluster import runfolder, storage
 from patchcluster.comparing import Comparisons, ImageSet
 from patchcluster.errors import RunError
@@ -253,34 +253,14 @@ def test_without_its_patches_a_run_says_so_in_one_line(copied, damage):
         reflag(copied.folder, Flagging(flag_top=3))
 
 
-SCAN = """
-import sys, time, patchcluster, patchcluster.extraction as e, patchcluster.methods.base as c
-e.BATCH_PIXELS = 2 * 128 * 128
-c.COMPARED_PATCHES = 128
-stop, images, out = sys.argv[1:]
-def progress(step, done, total):
-    if step == stop and 0 < done < total:
-        print("reached", flush=True)
-        time.sleep(60)
-patchcluster.scan(images, out, size=(128,), bank_images=4, progress=progress)
-"""
-
-
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
     images = tmp_path / "images"
     write_set(images, 10)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    subprocess.run([sys.executable, "-c", SCAN, "never", images, undisturbed], check=True)
+    scan_apart(images, undisturbed, bank_images=4)
     for step in ("features", "compare", "maps"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCAN, step, images, killed], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "reached\n"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    subprocess.run([sys.executable, "-c", SCAN, "never", images, killed], check=True)
+        kill_scan(step, images, killed, bank_images=4)
+    scan_apart(images, killed, bank_images=4)
     different = {"run.json", "report.html", ".lock"}  # which hold times, and a process
     for path in sorted(p for p in undisturbed.rglob("*") if p.is_file()):
         if path.name not in different:

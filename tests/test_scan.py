@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from PIL import Image
 
 import patchcluster
 from conftest import textured_image, write_set
+from killing import kill_scan, scan_apart
 from patchcluster import runfolder, storage
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
 from patchcluster.maps import find_regions, fuse
@@ -425,33 +425,13 @@ def test_a_scan_interrupted_as_it_began_goes_on(tmp_path, finished):
     assert names[0] == names[1]
 
 
-SCAN = """
-import sys, time, patchcluster, patchcluster.extraction as e, patchcluster.methods.base as c
-e.BATCH_PIXELS = 2 * 128 * 128
-c.COMPARED_PATCHES = 128
-stop, images, out = sys.argv[1:]
-def progress(step, done, total):
-    if step == stop and 0 < done < total:
-        print("reached", flush=True)
-        time.sleep(60)
-patchcluster.scan(images, out, size=(128,), progress=progress)
-"""
-
-
 @pytest.mark.parametrize("step", ["features", "compare", "maps"])
 def test_killed_and_started_again_it_goes_on_and_the_scores_are_identical(tmp_path, step):
     images = tmp_path / "images"
     write_set(images, 10)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    subprocess.run([sys.executable, "-c", SCAN, "never", images, undisturbed], check=True)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCAN, step, images, killed], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "reached\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    scan_apart(images, undisturbed)
+    kill_scan(step, images, killed)
     with pytest.raises(RunError, match="not finished"):
         patchcluster.load_run(killed)
     batches = runfolder.batch_paths(killed)
@@ -466,13 +446,7 @@ def spy(path, *rest):
     write(path, *rest)
 s.write_tensors = spy
 """
-    again = subprocess.run(
-        [sys.executable, "-c", kept + SCAN, "never", images, killed],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    written = again.stdout.split()
+    written = scan_apart(images, killed, kept).split()
     assert not {path.name for path in times} & set(written)
     for name in ("scores.csv", "regions.csv"):
         theirs = (undisturbed / name).read_bytes()

@@ -82,8 +82,9 @@ def cheaper(settings: Settings, planner: Planner, fixed: Collection[str]) -> Ite
 def _smallest_searches(
     settings: Settings, planner: Planner, fixed: Collection[str]
 ) -> Iterator[Settings]:
-    yield from _smaller_searches(settings, planner, fixed, _LEAST_BANK)
-    *_, least = _smaller_searches(settings, planner, fixed, _LEAST_BANK)
+    least = settings
+    for least in _smaller_searches(settings, planner, fixed, _LEAST_BANK):
+        yield least
     if "ratio" not in fixed and _ratio(least, planner) > _LEAST_RATIO:
         yield dataclasses.replace(least, ratio=_LEAST_RATIO)
 

@@ -12,7 +12,7 @@ from . import maps, runfolder
 from .comparing import Compared, ImageSet
 from .feedback import find_boundary, learn
 from .framing import Framing
-from .levels import Levels, describe_levels
+from .levels import describe_levels
 from .maps import Floats
 from .results import Scored, find_results, flag
 from .runinfo import ImageRecord, RunInfo
@@ -50,9 +50,10 @@ class Finisher:
             self.step,
         )
         ids = [copies[0].id for copies in image_set.records.values()]
+        patches = [grid.size for grid in finest.grids]
         runfolder.write_scores(self.folder, results)
         runfolder.write_regions(self.folder, results)
-        runfolder.write_neighbours(self.folder, results, finest.explanations, ids)
+        runfolder.write_neighbours(self.folder, results, finest.explanations, patches, ids)
         runfolder.write_bank(
             self.folder, {result.size: result.method.state() for result in compared}
         )
@@ -105,11 +106,7 @@ class Finisher:
             return list(pool.map(framing.measure, records, grids))
 
     def _framing(self) -> Framing:
-        settings = self.settings
-        levels = Levels(**self.info.levels) if self.info.levels else None
-        return Framing(
-            self.folder, settings.frame, settings.native_from, settings.image_score, levels
-        )
+        return Framing.of(self.folder, self.settings, self.info.levels)
 
 
 def _fuse(compared: Sequence[Compared], image: int) -> Floats:

@@ -1,13 +1,16 @@
 """Score grids -> maps of one run's images: with their frames and regions of interest."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from . import maps
 from .levels import Levels, find_level
 from .maps import Bools, Floats, ImageScore
 from .runfolder import read_mask_of
 from .runinfo import ImageRecord
+from .settings import Settings
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,12 @@ class Framing:
     native_from: int | None  # but grow with images that are scored at their own resolution
     image_score: ImageScore
     levels: Levels | None = None  # of the set, if image scores heed them
+
+    @classmethod
+    def of(cls, folder: Path, settings: Settings, levels: Mapping[str, float]) -> Self:
+        """Of a run with some settings; levels: as run.json has them, empty if not heeded."""
+        found = Levels(**levels) if levels else None
+        return cls(folder, settings.frame, settings.native_from, settings.image_score, found)
 
     def smooth(self, image: ImageRecord, grid: Floats) -> Floats:
         """Score grid [h, w] -> map float32 [h', w'] on the image's frame; NaN outside a region."""

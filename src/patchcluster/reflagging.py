@@ -83,8 +83,9 @@ def load_method(run: Run, size: int | None = None, device: torch.device | str = 
     state = _read_state(run, max(settings.size) if size is None else size)
     backbone = run.info.backbone
     method = settings.make_method(backbone["channels"], backbone["strides"])
+    state = {name: tensor.to(device) for name, tensor in state.items()}
     try:
-        return method.restore({name: tensor.to(device) for name, tensor in state.items()})
+        return method.restore(state)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:  # tensors of another kind
         raise _damaged(run, f"not of {method.name}: {error!r}") from error
 

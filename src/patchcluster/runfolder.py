@@ -227,15 +227,20 @@ def write_regions(folder: Path, results: Sequence[Result]) -> None:
 
 
 def write_neighbours(
-    folder: Path, results: Sequence[Result], explanations: Sequence[Any], ids: Sequence[int]
+    folder: Path,
+    results: Sequence[Result],
+    explanations: Sequence[Any],
+    patches: Sequence[int],
+    ids: Sequence[int],
 ) -> None:
     """Write what each patch of each image was compared with.
 
-    explanations: one a content, see `comparing.Explanations`; ids: the image id of each content.
+    explanations: one a content, see `comparing.Explanations`; patches: how many each content has;
+    ids: the image id of each content.
     """
-    shapes = [explanations[result.content].patch.shape for result in results]
-    offsets = torch.tensor([0, *(count for count, _ in shapes)]).cumsum(0)
-    shape, by_content = (int(offsets[-1]), shapes[0][1]), torch.tensor(ids)
+    offsets = torch.tensor([0, *(patches[result.content] for result in results)]).cumsum(0)
+    shape = (int(offsets[-1]), explanations[0].patch.shape[1])
+    by_content = torch.tensor(ids)
     tensors = {
         "ids": (torch.int64, (len(results),)),
         "offsets": (torch.int64, (len(offsets),)),

@@ -20,7 +20,6 @@ from .errors import InputError, RunError
 from .feedback import order_by_doubt
 from .framing import Framing
 from .inputs import PathFinder, reason
-from .levels import Levels
 from .maps import Floats, Region
 from .runfolder import (
     NEIGHBOURS_FILE,
@@ -253,14 +252,10 @@ class Run:
         rows, columns = self._read_grid(image_id).shape
         return rows, columns
 
-    @property
+    @functools.cached_property
     def framing(self) -> Framing:
         """How score grids are brought to the images."""
-        settings = resolve(**self.info.settings)
-        levels = Levels(**self.info.levels) if self.info.levels else None
-        return Framing(
-            self.folder, settings.frame, settings.native_from, settings.image_score, levels
-        )
+        return Framing.of(self.folder, resolve(**self.info.settings), self.info.levels)
 
     @functools.cached_property
     def _finder(self) -> PathFinder:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.register_assert_rewrite("faults.commands")
-
-from faults import processes  # noqa: E402
+from faults import processes
 
 if TYPE_CHECKING:
     from faults.commands import Workplace
+
+pytest.register_assert_rewrite("faults.commands")  # which is imported when it is needed
 
 _HERE = Path(__file__).parent
 _outcomes: dict[str, str] = {}  # of the tests in this folder that were tried, by id

@@ -1,5 +1,6 @@
 """Runs that were edited, cut short, or made by somebody who means harm."""
 
+import base64
 import contextlib
 import csv
 import json
@@ -20,6 +21,7 @@ from conftest import write_set
 from faults.outcomes import Outcome, assert_one_line, invoke
 from patchcluster.errors import PatchclusterError
 
+SECRET = b"what nobody has asked for"
 # Every command that reads a run, on the run "run" beside new images in "images".
 READERS = (
     ("report", "run"),
@@ -35,7 +37,7 @@ def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs") / "inside"
     write_set(root / "images")
     (root / "truth").mkdir()
-    (root.parent / "secret.npy").write_bytes(b"secret")
+    (root.parent / "secret.npy").write_bytes(SECRET)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patchcluster.scan("images", "run", size=(64,))
@@ -263,8 +265,10 @@ def test_nothing_outside_the_run_is_read_for_a_path_of_it(place):
         lambda rows: [r.__setitem__(1, "../secret.npy") for r in rows if r[1].endswith("part0.png")]
     )(place / "run")
     outcome = invoke("report", "run")
-    assert b"secret\n" not in (place / "run" / "report.html").read_bytes()
-    assert outcome.code == 0 or outcome.code == 1
+    assert outcome.code == 0, outcome.errors
+    written = b"".join(path.read_bytes() for path in (place / "run").rglob("*") if path.is_file())
+    assert SECRET not in written
+    assert base64.b64encode(SECRET) not in written
 
 
 def fill_history(statement: str) -> Callable[[Path], None]:
