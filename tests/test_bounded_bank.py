@@ -177,8 +177,14 @@ def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
 
 
 def test_scores_are_those_of_the_same_patches_in_memory(bounded):
-    expected = method_of(bounded).fit_score(patches_of(bounded))
-    for copies, score in zip(ImageSet.of(bounded.images).records.values(), expected, strict=True):
+    method, patches = method_of(bounded), patches_of(bounded)
+    image_set = ImageSet.of(bounded.images)
+    method.fit(patches, image_set.keys)
+    compared = method.compare(patches, range(12))
+    counts = [64] * 12
+    method.calibrate(compared.select(method.bank_rows(counts)), compared.distances.mean(0))
+    expected = method.grade(compared).view(12, 8, 8)
+    for copies, score in zip(image_set.records.values(), expected, strict=True):
         grid = bounded.grid(copies[0].path)
         np.testing.assert_allclose(grid, round_as_stored(score.numpy()), rtol=2e-3)
 

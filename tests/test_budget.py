@@ -146,7 +146,7 @@ def test_a_scan_states_what_its_budget_chose(chosen):
     bank = value["settings"]["bank_images"]
     assert bank < 40
     assert value["instead_of"] == {"ratio": None, "bank_images": None}
-    words = f"bank images {bank} instead of all"
+    words = f"bank images {bank} instead of the default"
     assert words in (run.folder / "report.html").read_text()
     assert any(words in line for line in told)
     rows = run.neighbours("part3.png", 50, 50)
@@ -158,7 +158,8 @@ def test_a_scan_states_what_its_budget_chose(chosen):
 def test_a_scan_states_what_is_predicted(chosen):
     run, told, _ = chosen
     assert {"start", "features", "compare", "maps", "report"} == set(run.info.predicted_seconds)
-    assert told[0].startswith("40 images, 640 patches: about ")
+    bank = run.info.settings["bank_images"]
+    assert told[0].startswith(f"40 images, 640 patches, each compared with {bank} images: about ")
 
 
 def test_the_same_budget_finds_the_finished_scan_and_another_does_not(chosen, images, monkeypatch):

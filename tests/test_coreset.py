@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcluster.coreset import greedy_coreset
+from patchcluster.coreset import cover_in_order, greedy_coreset
 from patchcluster.errors import SettingError
 
 
@@ -70,3 +70,47 @@ def test_tensor_in_tensor_out_and_progress_reaches_the_end():
 def test_impossible_requests_are_errors(size, start):
     with pytest.raises(SettingError, match="size 1 to m"):
         greedy_coreset(np.zeros((5, 2)), size, start)
+
+
+# --- rows in order that cover all ---------------------------------------------------------------
+
+
+def covering64(rows, size):
+    """The widest net of at most so many rows, in their order, made up to that many; in float64."""
+    net = [0]
+    for step in range(60, -60, -1):
+        finer = []
+        for row in range(len(rows)):
+            if all(np.linalg.norm(rows[row] - rows[other]) > 2 ** (step / 4) for other in finer):
+                finer.append(row)
+        if len(finer) > size:
+            break
+        net = finer
+    rest = [row for row in range(len(rows)) if row not in net]
+    return sorted([*net, *rest[: size - len(net)]])
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 99), st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_rows_that_cover_are_those_of_the_definition(count, channels, seed, share):
+    rows = np.random.default_rng(seed).normal(size=(count, channels)).astype(np.float32)
+    rows[count // 2 :: 3] = rows[0]
+    size = max(1, round(share * count))
+    chosen = cover_in_order(rows, size)
+    assert chosen.tolist() == covering64(rows.astype(np.float64), size)
+
+
+def test_rows_that_cover_have_some_of_every_kind_and_change_little():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(1000, 20)).astype(np.float32)
+    rows[[300, 999]] += 40
+    chosen = set(cover_in_order(rows, 100).tolist())
+    assert chosen & {300, 999}
+    fewer = np.delete(np.arange(1000), rng.choice(900, 10, replace=False))
+    again = set(fewer[cover_in_order(rows[fewer], 100)].tolist())
+    assert len(chosen - again) <= 15
+
+
+def test_rows_that_cover_are_refused_by_number():
+    with pytest.raises(SettingError, match="size 1 to m"):
+        cover_in_order(np.zeros((3, 2)), 4)

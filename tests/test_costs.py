@@ -46,7 +46,7 @@ def test_memory_of_this_process():
 def workload(**changes):
     usual = {
         "patches": [100 * 784], "channels": 152, "images": 100, "largest_image": 1 << 20,
-        "input_pixels": 448 * 448, "input_shapes": 1, "threads": 2, "ratio": 0.3,
+        "input_pixels": 448 * 448, "input_shapes": 1, "threads": 2, "ratio": 0.3, "bank": 100,
     }  # fmt: skip
     return Workload(**{**usual, **changes})
 

@@ -27,7 +27,7 @@ from patchcluster.methods import (
     Spade,
     SpadeCluster,
 )
-from patchcluster.methods.base import join
+from patchcluster.methods.base import digest, join
 from patchcluster.methods.patchcluster import shrink
 from patchcluster.patches import patch_grid, pool_neighbourhood
 
@@ -328,16 +328,22 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None):
     bank: how many images are compared with; None: all.
     """
     n, h, w, _ = patches.shape
+    order = sorted(range(n), key=lambda image: digest(torch.from_numpy(patches[image])))
     shares, total = (1, 2, 0.5)[: len(stages)], np.zeros((n, h, w))
     found, means = {}, []
     for s, (width, r) in enumerate(zip(stages, ratios, strict=False)):
         start = sum(stages[:s])
         part = patches[..., start : start + width].astype(np.float64)
         cells = part.reshape(n, h // r, r, w // r, r, width).transpose(0, 1, 3, 5, 2, 4)
-        rows = normalised64(cells.reshape(n * (h // r) * (w // r), -1))
-        found[s] = minima64(rows, n)
-        means.append(rows.reshape(n, -1, rows.shape[1]).mean(1))
-    bank = np.arange(n) if bank is None else cover64(np.concatenate(means, 1), bank)
+        images = cells.reshape(n, (h // r) * (w // r), -1)
+        centred = images - images[order[:8]].mean((0, 1))
+        energy = 4 * (centred**2).sum(2).mean()
+        energy = 2 ** (round(2 * math.log2(energy)) / 2)
+        rows = centred / np.sqrt((centred**2).sum(2, keepdims=True) + energy)
+        found[s] = minima64(rows.reshape(-1, rows.shape[2]), n)
+        means.append(centred.mean(1) / math.sqrt(energy))
+    means = np.concatenate(means, 1)
+    bank = np.arange(n) if bank is None else cover64(means, order, bank)
     left_out = np.ones((n, n), dtype=bool)
     left_out[:, bank] = False
     np.fill_diagonal(left_out, True)
@@ -362,17 +368,19 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None):
     return (flat - weight * lowered).reshape(n, h, w)
 
 
-def normalised64(rows):
-    rows = rows - rows.mean(0)
-    return rows / np.sqrt((rows**2).sum(1, keepdims=True) + 4 * (rows**2).sum(1).mean())
-
-
-def cover64(means, count):
-    """Images far apart by their means [n, c], from the one in the middle on, one by one."""
-    chosen = [int(((means - means.mean(0)) ** 2).sum(1).argmin())]
-    while len(chosen) < count:
-        chosen.append(int(distances64(means, means[chosen]).min(1).argmax()))
-    return sorted(chosen)
+def cover64(rows, order, count):
+    """The widest net of rows [n, c], in an order, of at most so many, made up to so many."""
+    net = order[:1]
+    for step in range(80, -80, -1):
+        finer = []
+        for row in order:
+            if all(np.linalg.norm(rows[row] - rows[other]) > 2 ** (step / 4) for other in finer):
+                finer.append(row)
+        if len(finer) > count:
+            break
+        net = finer
+    rest = [row for row in order if row not in net]
+    return sorted([*net, *rest[: count - len(net)]])
 
 
 def minima64(rows, n):
@@ -408,7 +416,7 @@ def test_plus_with_a_bank_of_fewer_images_equals_its_formula_in_float64(bank):
     patches = random_patches(9, 4, 6)
     settings = {"k": 2, "ratio": 1.0, "gap": math.inf, "stages": (2, 3, 8), "strides": (8, 16, 32)}
     method = PatchClusterPlus(**settings, bank_images=bank)
-    expected = plus64(patches, 2, 0.5, (2, 3, 2), (1, 1, 2), min(bank, 9))
+    expected = plus64(patches, 2, 0.5, (2, 3, 2), (1, 1, 2), bank if bank < 9 else None)
     np.testing.assert_allclose(method.fit_score(patches), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -452,6 +460,30 @@ def test_plus_takes_no_image_marked_anomalous_into_its_bank():
     assert len(method.chosen_) == 4
     assert not set(first[:2]) & set(method.chosen_.tolist())
     assert np.isfinite(method.score(patches)).all()
+
+
+def test_plus_bounds_its_bank_by_patches_but_not_below_a_number_of_images():
+    method = PatchClusterPlus()
+    assert method.bank_size(100, 784) == 100
+    assert method.bank_size(10_000, 784) == 256
+    assert method.bank_size(10_000, 196) == 1024
+    assert method.bank_size(10_000, 20_000) == 256
+    assert PatchClusterPlus(bank_images=300).bank_size(10_000, 784) == 300
+    patches = np.zeros((300, 28, 28, 1), np.float32)
+    patches += np.random.default_rng(0).normal(size=(300, 1, 1, 1)).astype(np.float32)
+    assert len(method.fit(patches).chosen_) == 256
+    assert method.fit(patches[:256]).chosen_ is None
+
+
+def test_distances_of_plus_do_not_depend_on_images_that_are_added():
+    """Normalisation is by the images of the lowest keys, and by rounded energies."""
+    patches, keys = random_patches(40), list(range(40))
+    few = PatchClusterPlus().fit(patches[:36], keys[:36])
+    many = PatchClusterPlus().fit(patches, keys)
+    assert torch.equal(few.mean_, many.mean_)
+    assert torch.equal(few.energies_, many.energies_)
+    other = PatchClusterPlus().fit(patches[:36], keys[35::-1])
+    assert not torch.equal(few.mean_, other.mean_)
 
 
 def test_plus_refuses_a_bank_that_cannot_serve_k():

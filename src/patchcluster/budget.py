@@ -1,7 +1,7 @@
 """What a scan gives up to keep a time budget: those settings first that change least.
 
 In this order: a smaller share of the patches in the first pass of the search; a bank of fewer
-images, down to three quarters of them; smaller inputs of the network, and for these the same, with
+images, down to three quarters; smaller inputs of the network, and for these the same, with
 banks down to a few images; a first pass with next to nothing. docs/scale.md has what each costs.
 """
 
@@ -20,7 +20,7 @@ _RATIOS = (0.5, 0.3, 0.2)
 _LEAST_RATIO = 0.1
 _FEWER = 0.9  # each bank that is tried, to the one before
 _LEAST_BANK = 24
-_LEAST_SHARE = 0.75  # of the images; with fewer, smaller inputs lose less
+_LEAST_SHARE = 0.75  # of its own bank; with fewer, smaller inputs lose less
 _NAMES = ("ratio", "bank_images", "size")
 
 
@@ -73,7 +73,7 @@ def cheaper(settings: Settings, planner: Planner, fixed: Collection[str]) -> Ite
     if "size" in fixed or settings.tile or settings.size <= size:
         yield from _smallest_searches(settings, planner, fixed)
         return
-    most = round(_LEAST_SHARE * len(planner.candidates))
+    most = round(_LEAST_SHARE * planner.bank_size(settings))
     yield from _smaller_searches(settings, planner, fixed, max(most, _LEAST_BANK))
     smaller = dataclasses.replace(settings, size=size)
     yield from _smallest_searches(smaller, planner, fixed)
@@ -101,7 +101,7 @@ def _smaller_searches(
                 yield settings
     if "bank_images" in fixed:
         return
-    bank = int(_FEWER * (settings.bank_images or len(planner.candidates)))
+    bank = int(_FEWER * planner.bank_size(settings))
     while bank >= max(least, (settings.k or 0) + 1):
         yield dataclasses.replace(settings, bank_images=bank)
         bank = int(_FEWER * bank)

@@ -1,5 +1,6 @@
 """Greedy k-centre subsampling of a bank (section 5.3 of the paper; PatchCore's coreset)."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import SettingError
-from .neighbors import to_float
+from .neighbors import nearest, to_float
 
 _BATCH = 512  # candidates whose mutual distances are known at a time
+_BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"  # so that equal rows are at no distance
+_RADIUS_STEPS = 4  # of the radius in `cover_in_order`, to a power of two
 
 
 def greedy_coreset(
@@ -86,3 +89,56 @@ def _choose_batch(gaps: Tensor, rows: Tensor, norms: Tensor, most: int) -> Tenso
         inside = torch.minimum(inside, squared[best].clamp_min(0))
         inside[best] = -1
     return batch[torch.tensor(chosen, device=batch.device)]
+
+
+def cover_in_order(features: Tensor | NDArray[Any], size: int) -> Any:
+    """Choose rows so that every row is near a chosen one, and a row more or less changes little.
+
+    features [m, c], those first that should rather be chosen -> indices int64 [size], ascending; an
+    array for an array, a tensor for a tensor. One row after the other is taken if it is farther
+    than a radius from all that were: a net, whose rows are as far apart as those that they cover
+    can be from them. The radius is the last of descending powers of 2^(1/4) before more than `size`
+    are taken; the first of the other rows make up the number.
+
+    Raises SettingError if size is not between 1 and m.
+    """
+    rows = to_float(features)
+    centres = rows[greedy_coreset(rows, size)]
+    reach = max(float(nearest(part, centres, 1)[0].max()) for part in torch.split(rows, _BATCH))
+    # Balls of the reach around the centres hold all rows, and none of them two that are twice as
+    # far apart: so far apart there are no more rows than centres.
+    step = math.ceil(_RADIUS_STEPS * math.log2(2 * reach)) if reach else 0
+    net: list[int] = []
+    finer = _find_net(rows, 2 ** (step / _RADIUS_STEPS) if reach else 0.0, size)
+    while finer is not None:
+        net, step = finer, step - 1
+        if not reach:  # there are not more different rows
+            break
+        finer = _find_net(rows, 2 ** (step / _RADIUS_STEPS), size)
+    taken: Tensor = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    taken[torch.tensor(net)] = True
+    others = (~taken).nonzero()[:, 0]
+    taken[others[: size - int(taken.sum())]] = True
+    chosen = taken.nonzero()[:, 0]
+    return chosen.numpy() if isinstance(features, np.ndarray) else chosen
+
+
+def _find_net(rows: Tensor, radius: float, most: int) -> list[int] | None:
+    """Rows each farther than a radius from those before it; None: they are more than `most`."""
+    net: list[int] = []
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        near = torch.zeros(len(part), dtype=torch.bool, device=rows.device)
+        if net:
+            distances: Any = nearest(part, rows[net], 1)[0]
+            near = distances[:, 0] <= radius
+        left = (~near).nonzero()[:, 0]
+        close = torch.cdist(part[left], part[left], compute_mode=_BY_DIFFERENCES) <= radius
+        covered = torch.zeros(len(left), dtype=torch.bool, device=rows.device)
+        for i, row in enumerate((start + left).tolist()):
+            if not covered[i]:
+                net.append(row)
+                covered |= close[i]
+        if len(net) > most:
+            return None
+    return net

@@ -20,7 +20,7 @@ _MAP_BYTES = 10  # of the map of an image that regions are looked for in, and of
 _GRID_BYTES = 12  # of the scores of all images, a patch
 _COMPARISON_BYTES = 60  # of the comparisons of the bank's own patches, a patch
 _IMAGE_BYTES = 8_000  # of what is known of an image beside its patches
-_MEAN_BYTES = 16  # of the means by which a bank is chosen, an image and channel
+_MEAN_BYTES = 28  # of the means by which a bank is chosen, an image and channel
 _DRAWN_BYTES = 250_000  # of an image whose map is in the page,
 _DRAWN = 500  # which are so many at most
 # Of the grid that a thread makes, a value: the stages, patches joined of them, grids that wait.
@@ -43,7 +43,7 @@ class Workload:
     input_shapes: int  # how many different ones
     threads: int
     ratio: float  # share of the patches in the first pass, or in the coreset
-    compared: float = 1.0  # share of the images that the others are compared with
+    bank: int  # images that each is compared with
     extra: int = 0  # bytes that the method needs beside patches, bank and scores
     largest_grid: int = 0  # patches of the image that has most
     streamed: bool = False  # whether patches are read image by image, but for those of the bank
@@ -57,16 +57,17 @@ def predict_memory(work: Workload, baseline: int) -> int:
     bank has it. Of the images that are compared with 4 as float32 (the bank's stages), 4 more in
     the sample or coreset, 1 in the 8-bit copy of each.
     """
+    share = work.bank / work.images
     values = max(work.patches) * work.channels
-    held = 2 * work.compared if work.streamed else 8
-    bank = int(values * (held + work.compared * (5 + 5 * work.ratio)))
-    bank += int(max(work.patches) * work.compared * _COMPARISON_BYTES)
-    others = int(work.images * work.compared)
+    held = 2 * share if work.streamed else 8
+    bank = int(values * (held + share * (5 + 5 * work.ratio)))
+    bank += int(max(work.patches) * share * _COMPARISON_BYTES)
+    others = work.bank
     tiles = QUERY_TILE * 4 * (others + work.channels) + COMPARED_PATCHES * others * _PAIR_BYTES
     beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
     tiles += beyond * (work.channels * 12 + others + _QUERY_BYTES)
     left = work.threads * work.input_pixels * _LEFT_BYTES
-    means = work.images * work.channels * _MEAN_BYTES if work.compared < 1 else 0
+    means = work.images * work.channels * _MEAN_BYTES
     compared = bank + sum(work.patches) * _GRID_BYTES + means + left
     maps = work.threads * work.largest_image * _MAP_BYTES
     search = compared + max(tiles + work.extra, maps)

@@ -17,7 +17,6 @@ from .settings import PRESETS, Settings
 from .tiling import find_lattice, largest_tile, seen_pixels
 from .times import Labour
 
-_BANK = 1000  # images that are tried instead of all
 _SIZES = (384, 320, 256, 192, 128, 96, 64)  # that are tried instead of a larger one
 
 
@@ -66,6 +65,10 @@ class Planner:
         """Peak memory in bytes of a scan with other settings."""
         return costs.predict_memory(self.plan(settings), self.memory)
 
+    def bank_size(self, settings: Settings) -> int:
+        """How many images a scan with other settings compares each with."""
+        return self.plan(settings).bank
+
     def plan(self, settings: Settings) -> Workload:
         """What a scan with other settings has to do. Raises SettingError if it cannot work."""
         candidates, regions = self.at(settings)
@@ -80,6 +83,7 @@ class Planner:
             for candidate, area in zip(candidates, areas, strict=True)
         ]
         patches = [sum(area) // stride**2 for area in zip(*scored, strict=True)]
+        bank = method.bank_size(images, max(patches) / images)
         width = grid_channels(channels, strides, settings.layout)
         shapes = {shape for candidate in candidates for shape in candidate.inputs}
         return Workload(
@@ -91,7 +95,7 @@ class Planner:
             input_shapes=len(shapes),
             threads=self.threads,
             ratio=getattr(method, "ratio", 1.0),
-            compared=min(1.0, (settings.bank_images or images) / images),
+            bank=bank,
             extra=method.extra_memory(images, max(patches) // images, width),
             largest_grid=max(map(max, areas)) // stride**2,
             streamed=method.streams,
@@ -155,11 +159,10 @@ class Planner:
         if settings.tile:
             settings = dataclasses.replace(settings, tile=False)
             yield "a scan without --tile", settings
-        bounded = METHODS[settings.method].streams and (settings.k or 0) < _BANK
-        images = len(self.candidates)
-        if bounded and min(images, settings.bank_images or images) > _BANK:
-            bank = dataclasses.replace(settings, bank_images=_BANK)
-            yield f"--bank-images {_BANK}{without}", bank
+        if settings.bank_images is not None:
+            settings = dataclasses.replace(settings, bank_images=None)
+            without += " and --bank-images" if without else " without --bank-images"
+            yield f"a scan{without}", settings
         yield from _smaller_inputs(settings, without)
 
 

@@ -91,13 +91,13 @@ class RunInfo:
             return ""
         changed = (
             f"{name.replace('_', ' ')} {_plain(self.settings[name])} instead of "
-            f"{_plain(asked) or _UNASKED[name]}"
+            f"{_plain(asked) or 'the default'}"
             for name, asked in self.instead_of.items()
         )
         return f"for the time budget of {self.time_budget:g} s: {', '.join(changed)}"
 
 
-_UNASKED = {"ratio": "the method's own", "bank_images": "all", "size": "the method's own"}
+_CHANGED = ("ratio", "bank_images", "size")  # by a time budget
 
 
 def _plain(value: Any) -> str:
@@ -198,7 +198,7 @@ def _check_settings(given: dict[str, Any], name: str = "settings") -> dict[str, 
 
 def _check_changed(info: RunInfo) -> dict[str, Any]:
     """Settings that a time budget changed, as they were asked for."""
-    unknown = [name for name in info.instead_of if name not in _UNASKED]
+    unknown = [name for name in info.instead_of if name not in _CHANGED]
     if unknown:
         raise ValueError(f"instead_of: {unknown[0]!r} is not changed by a time budget")
     asked = _check_settings(info.settings | info.instead_of, "instead_of")

@@ -125,6 +125,7 @@ class Forecast:
     images: int
     skipped: int
     patches: int
+    bank: int  # images that each is compared with
     seconds: dict[str, float]
     memory: int  # bytes
     settings: dict[str, Any]
@@ -141,7 +142,10 @@ class Forecast:
         else:
             needed = f"about {total} ({steps})"
         memory = costs.format_bytes(self.memory)
-        return f"{self.images} images, {self.patches} patches: {needed}; about {memory} of memory"
+        what = f"{self.images} images, {self.patches} patches"
+        if self.bank < self.images:
+            what += f", each compared with {self.bank} images"
+        return f"{what}: {needed}; about {memory} of memory"
 
 
 def predict(
@@ -441,6 +445,7 @@ class Scan:
             work.images,
             skipped,
             sum(work.patches),
+            work.bank,
             self.info.predicted_seconds,
             self.info.memory["predicted"],
             self.info.settings,

@@ -191,6 +191,11 @@ class Method(ABC):
         """Such vectors [p, d] of patches [h, w, c] that the bank need not hold."""
         return to_float(flatten(grid))
 
+    def bank_size(self, images: int, patches: float) -> int:
+        """How many images of a set of so many, of so many patches each, the bank has."""
+        del patches
+        return images
+
     def count_products(self, images: int, patches: float, channels: int) -> Products | None:
         """What `fit` and `compare` of a set have to do; None: that is not known.
 

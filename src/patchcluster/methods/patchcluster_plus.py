@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..coreset import greedy_coreset
+from ..coreset import cover_in_order
 from ..errors import SettingError
 from ..lazy import Grids
 from ..neighbors import BlockBank, to_float
@@ -21,6 +21,7 @@ from .base import (
     Products,
     Progress,
     as_grids,
+    digest,
     flatten,
 )
 from .whole_bank import WholeBank
@@ -31,6 +32,12 @@ _DUPLICATES = (2, 16)  # near-duplicates of an image, at most, in a small and in
 _DUPLICATE_SHARE = 16  # between them 1 in so many images
 _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 _LATTICE = (0.7548776662466927, 0.5698402909980532)  # of least discrepancy in two dimensions
+_REFERENCES = 8  # images whose mean the patches are centred on
+_ENERGY_STEPS = 2  # of the saturation's energy, to a power of two
+# A bank that is not asked for has at most so many patches (256 images at the default size), unless
+# that is fewer images than the least: so the cost of an image does not grow with the set.
+_BANK_PATCHES = 200_704
+_BANK_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -47,15 +54,29 @@ class _Alike:
     of_a_kind: Tensor
 
 
+@dataclass(frozen=True)
+class _Summaries:
+    """What is known of n images from their patches, as the network gave them.
+
+    means float32 [n, c]: over the image, one stage after the other, each on its own grid; squares
+    float64 [n, stages]: mean of the squared length.
+    """
+
+    means: Tensor
+    squares: Tensor
+
+
 class PatchClusterPlus(WholeBank):
     """Score a patch by the k-th smallest of its distances to the other images.
 
     It goes beyond the paper in seven ways; docs/quality.md has the figures:
 
     1. Stages are compared apart, each on a grid of its own if it is coarser than the patches'. A
-       stage's vector x, centred on the set's mean, becomes x / sqrt(|x|^2 + s^2 m), m the mean of
-       |x|^2 over the set and s `saturation`: a place that is strongly textured or lit is not
-       anomalous by its contrast alone.
+       stage's vector x, centred on a mean, becomes x / sqrt(|x|^2 + s^2 m), m the mean of |x|^2
+       over the set and s `saturation`: a place that is strongly textured or lit is not anomalous by
+       its contrast alone. The mean is that of the 8 images whose keys are lowest, and s^2 m is
+       rounded to a power of the square root of 2: so the distance of two images hardly ever depends
+       on the others, and a set that changes little need not be compared anew.
     2. An image is never compared with itself, nor with near-duplicates: images whose distance, by
        the median of an image's patches, is below `duplicate` times that of the median image and
        lies before a gap, where the next image is 1.15 times as far. A second photograph of the same
@@ -78,15 +99,16 @@ class PatchClusterPlus(WholeBank):
     What a person says of images (`heed`): no image is compared with one marked anomalous; one
     marked normal is no near-duplicate that could hide a defect.
 
-    With `bank_images` a patch is compared with so many images only, so that the cost of an image
-    does not grow with the set: those that cover it, each as far as can be from the others by the
-    means of its patches. They depend on what the images show, not on their order. All counts of
-    images above are then counts of these. `bank_` holds their patches alone, and `fit` reads those
-    of the others without keeping them.
+    In a large set a patch is compared with some images only (`bank_size`), so that the cost of an
+    image does not grow with the set: those that cover it (`_choose_bank`). They depend on what the
+    images show and on their keys, not on their order. All counts of images above are then counts
+    of these. `bank_` holds their patches alone, and `fit` reads those of the others without keeping
+    them.
 
     Parameters: `k`; None: 1 in 100 images, at least 3. `ratio`, the share of each image's patches
     in the first pass; `margin`, how many more images than k are searched in full; `bank_images`,
-    None: all; `stages`, the channels of each stage (None: the patches are one stage), and
+    how many others are compared with, None: as many as have 200,704 patches, at least 256;
+    `stages`, the channels of each stage (None: the patches are one stage), and
     `strides`, their strides in pixels: those coarser than the second are taken to be dealt out over
     the patches' grid, as `patch_grid` does.
     """
@@ -128,15 +150,18 @@ class PatchClusterPlus(WholeBank):
     def fit(
         self,
         patches: Patches,
-        keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random)
+        keys: Sequence[int] | None = None,
         progress: Progress | None = None,  # noqa: ARG002 (takes no time)
     ) -> Self:
         grids = as_grids(patches)
         self._check(grids)
         self.image_count_ = len(grids)
-        self._fit_normalisation(grids)
+        keys = [digest(grid) for grid in grids] if keys is None else keys
+        order = sorted(range(len(grids)), key=keys.__getitem__)
+        images = self._summarise(grids)
+        self._fit_normalisation(grids, images, order)
         self.labels_ = self._read_labels()
-        self.chosen_ = self._choose_bank(grids)
+        self.chosen_ = self._choose_bank(grids, images, order)
         self._hold(grids, None if self.chosen_ is None else self.chosen_.tolist())
         self.bank_scores_: Tensor | None = None
         self.stage_means_: Tensor | None = None
@@ -218,6 +243,10 @@ class PatchClusterPlus(WholeBank):
             stages.append(rows.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
         return torch.cat([flatten(stage) for stage in stages], 1)
 
+    def bank_size(self, images: int, patches: float) -> int:
+        fitting = max(_BANK_IMAGES, int(_BANK_PATCHES / patches))
+        return min(images, fitting if self.bank_images is None else self.bank_images)
+
     def check_count(self, images: int) -> None:
         if images < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
@@ -228,7 +257,7 @@ class PatchClusterPlus(WholeBank):
             raise SettingError(f"k={self.k} of {others} other images: choose 1 to {others}")
 
     def count_products(self, images: int, patches: float, channels: int) -> Products:
-        bank = min(images, self.bank_images or images)
+        bank = self.bank_size(images, patches)
         searched = min(
             bank, (max(3, round(bank / 100)) if self.k is None else self.k) + self.margin
         )
@@ -275,23 +304,25 @@ class PatchClusterPlus(WholeBank):
             )
         return labels
 
-    def _choose_bank(self, grids: Grids) -> Tensor | None:
+    def _choose_bank(self, grids: Grids, images: _Summaries, order: Sequence[int]) -> Tensor | None:
         """Images that cover the set, ascending, int64 [b]; None: all.
 
-        The first is the one nearest to the mean of all, and each further one that which is farthest
-        from those before it. None of them is marked anomalous.
+        By the means of their patches, those of lower keys first (`cover_in_order`). None of them is
+        marked anomalous.
         """
-        if self.bank_images is None or self.bank_images >= self.image_count_:
+        size = self.bank_size(len(grids), sum(grids.counts) / len(grids))
+        if size >= len(grids):
             return None
-        usable = torch.arange(self.image_count_)
+        usable = torch.tensor(order)
         if self.labels_ is not None:
-            usable = usable[self.labels_ >= 0]
-        if self.bank_images >= len(usable):
-            return usable
-        means = torch.stack([self._mean_rows(grids[i]) for i in usable.tolist()])
-        first = int((means - means.mean(0)).square().sum(1).argmin())
-        chosen: Tensor = greedy_coreset(means, self.bank_images, first)
-        return usable[chosen.cpu().sort().values]
+            usable = usable[self.labels_[usable] >= 0]
+        if size < len(usable):
+            scales = self.energies_.clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
+            widths = torch.tensor(self._full_widths(len(self.mean_)))
+            scales = scales.repeat_interleave(widths.to(scales.device))
+            means = (images.means - self.mean_).mul_(scales)
+            usable = usable[cover_in_order(means[usable], size)]
+        return usable.sort().values
 
     def _bank_members(self) -> list[int]:
         """The images that others are compared with, ascending."""
@@ -351,42 +382,42 @@ class PatchClusterPlus(WholeBank):
         ratio = self._ratios()[stage]
         return flatten(values if ratio == 1 else gather_up(values, ratio))
 
-    def _fit_normalisation(self, grids: Grids) -> None:
-        """Mean [c] of each stage, one after the other, and s^2 m of each, in float64.
-
-        The images are read twice, and none is kept.
-        """
-        counts = [sum(grids.counts) // ratio**2 for ratio in self._ratios()]
-        stages = range(self._stage_count)
-        totals: list[Tensor | int] = [0] * len(stages)
+    def _summarise(self, grids: Grids) -> _Summaries:
+        """What is kept of the images of a set, each of which is read once."""
+        means, squares = [], []
         for grid in grids:
-            for stage in stages:
-                totals[stage] = totals[stage] + self._take(grid, stage).double().sum(0)
-        means = [torch.as_tensor(t / count) for t, count in zip(totals, counts, strict=True)]
-        squares = [0.0] * len(stages)
-        for grid in grids:
-            for stage in stages:
-                apart = self._take(grid, stage).double() - means[stage]
-                squares[stage] += float(apart.square().sum())
-        energies = [self.saturation**2 * s / n for s, n in zip(squares, counts, strict=True)]
-        self.mean_ = torch.cat([mean.float() for mean in means])
-        self.energies_ = torch.tensor(energies, device=self.mean_.device).float()
+            stages = [self._take(grid, stage).double() for stage in range(self._stage_count)]
+            means.append(torch.cat([rows.mean(0) for rows in stages]).float())
+            squares.append(torch.stack([rows.square().sum(1).mean() for rows in stages]))
+        return _Summaries(torch.stack(means), torch.stack(squares))
 
-    def _mean_rows(self, grid: Tensor) -> Tensor:
-        """Means of an image's normalised patches, one stage after the other, float32 [c]."""
-        stages = range(self._stage_count)
-        return torch.cat([self._stage_rows(grid, stage).mean(0) for stage in stages])
+    def _fit_normalisation(self, grids: Grids, images: _Summaries, order: Sequence[int]) -> None:
+        """Mean [c] of each stage, one after the other, and s^2 m of each."""
+        counts = torch.tensor(grids.counts, dtype=torch.float64, device=images.means.device)
+        reference = list(order[:_REFERENCES])
+        mean = counts[reference] @ images.means[reference].double() / counts[reference].sum()
+        widths = self._full_widths(len(mean))
+        squares = images.squares.clone()
+        for stage, (part, centre) in enumerate(
+            zip(torch.split(images.means, widths, 1), torch.split(mean, widths), strict=True)
+        ):
+            squares[:, stage] += centre.square().sum() - 2 * (part @ centre.float())
+        energies = self.saturation**2 * (counts @ squares.clamp_min(0)) / counts.sum()
+        steps = (_ENERGY_STEPS * energies.log2()).round()
+        self.mean_ = mean.float()
+        self.energies_ = (2 ** (steps / _ENERGY_STEPS)).float()
 
     def _stage_rows(self, grid: Tensor, stage: int) -> Tensor:
         """One stage of an image's patches [h, w, c], normalised -> float32 [cells, c_s]."""
         rows = self._take(grid, stage)
-        widths = [len(rows.T)] if self.stages is None else self._full_widths(grid.shape[-1])
-        centred = (rows - torch.split(self.mean_, widths)[stage]).float()
+        centred = (
+            rows - torch.split(self.mean_, self._full_widths(len(self.mean_)))[stage]
+        ).float()
         energy = centred.square().sum(1, keepdim=True) + self.energies_[stage]
         return centred.mul_(energy.clamp_min(torch.finfo(torch.float32).tiny).rsqrt())
 
     def _full_widths(self, channels: int) -> list[int]:
-        """Channels of each stage on its own grid."""
+        """Channels of each stage on its own grid, of patches of so many channels."""
         return [w * r**2 for w, r in zip(self._widths(channels), self._ratios(), strict=True)]
 
     def _lattice(self, height: int, width: int) -> Tensor:
