@@ -18,8 +18,9 @@ from machine import alternate, describe
 
 from patchcluster.backbones import load_backbone
 from patchcluster.demo import write_parts
-from patchcluster.extraction import Extractor, make_batches, survey_files
+from patchcluster.extraction import Extractor, Features, make_batches, survey_files
 from patchcluster.inputs import find_images
+from patchcluster.workers import Here
 
 IMAGES = 32
 
@@ -33,9 +34,9 @@ def compare(files: list[str], size: int) -> None:
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as work:
-            Extractor(
-                backbone, [size], "middle", {}, Path(work), torch.get_num_threads()
-            ).run(batches, lambda *_: None)  # fmt: skip
+            features = Features(backbone, [size], "middle", {})
+            workers = Here(torch.get_num_threads())
+            Extractor(features, Path(work), workers).run(batches, lambda *_: None)
 
     def plainly(batch: int) -> None:
         with torch.inference_mode():

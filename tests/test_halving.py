@@ -8,7 +8,7 @@ import patchcluster
 from conftest import textured_image
 from patchcluster.backbones import Backbone
 from patchcluster.errors import SettingError
-from patchcluster.extraction import Extractor
+from patchcluster.extraction import Features
 from patchcluster.halving import in_halves
 from patchcluster.methods import PatchClusterPlus
 
@@ -50,10 +50,10 @@ def test_other_errors_are_not_touched():
         in_halves(work, range(5), "work")
 
 
-def test_a_network_that_runs_out_of_memory_gives_the_same_patches(backbone, tmp_path, monkeypatch):
+def test_a_network_that_runs_out_of_memory_gives_the_same_patches(backbone, monkeypatch):
     pixels = [textured_image(i, 64, 64) for i in range(5)]
-    extractor = Extractor(backbone, [64], "middle", {}, tmp_path, 1)
-    expected = extractor._patches(pixels, 64)
+    work = Features(backbone, [64], "middle", {})
+    expected = work.patches(pixels, 64)
     network, seen = Backbone.features, []
 
     def features(self, images):
@@ -63,7 +63,7 @@ def test_a_network_that_runs_out_of_memory_gives_the_same_patches(backbone, tmp_
         return network(self, images)
 
     monkeypatch.setattr(Backbone, "features", features)
-    parts = in_halves(lambda some: extractor._patches(some, 64), pixels, "network")
+    parts = in_halves(lambda some: work.patches(some, 64), pixels, "network")
     made = [grid for part in parts for grid in part]
     assert seen == [5, 2, 3, 1, 2]
     assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
@@ -86,7 +86,7 @@ def test_a_scan_goes_on_when_network_and_search_run_out_of_memory(small_run, tmp
             raise torch.cuda.OutOfMemoryError(FULL)
         return search(self, grids, own, blocks)
 
-    monkeypatch.setattr(Extractor, "_threads_have_networks", False)
+    monkeypatch.setattr(Features, "_threads_have_networks", False)
     monkeypatch.setattr(Backbone, "features", features)
     monkeypatch.setattr(PatchClusterPlus, "compare", compare)
     run = patchcluster.scan(small_run.info.inputs, tmp_path / "run", size=(128,))

@@ -5,12 +5,13 @@ comparisons are read from there when they are needed: what is in memory at a tim
 the bank.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT, join, make_batches
 from .roi import Packing
 from .runinfo import ImageRecord
+from .workers import Workers
 
 # Patches float16 [h, w, c] of each content of a set, packed if it has a mask; and how they are.
 Loaded = tuple[Grids, list[Packing | None]]
@@ -165,6 +167,41 @@ class Comparisons:
         return starts
 
 
+Query = tuple[int, Tensor, Tensor | None]  # image of the set, its patches, its blocks' places
+
+
+@dataclass(frozen=True)
+class Search:
+    """Patches against the bank of a fitted method; the work of a batch of images (see `Work`).
+
+    blank: the method before it was fitted.
+    """
+
+    method: Method
+    blank: Method
+    device: torch.device
+    ahead: ClassVar[int] = 0  # a batch at a time: the patches of large images take memory
+
+    def prepare(self, item: Query) -> Query:
+        return item
+
+    def finish(self, ready: Sequence[Query]) -> Comparison:
+        return join(in_halves(self._compare, ready, "search"))
+
+    def _compare(self, queries: Sequence[Query]) -> Comparison:
+        images, grids, blocks = zip(*queries, strict=True)
+        part = self.method.compare(
+            [grid.to(self.device) for grid in grids],
+            images,
+            None if blocks[0] is None else blocks,
+        )
+        return Comparison(*(tensor.cpu() for tensor in vars(part).values()))
+
+    def on(self, device: torch.device) -> Self:
+        state = {name: tensor.to(device) for name, tensor in self.method.state().items()}
+        return type(self)(copy.copy(self.blank).restore(state), self.blank, device)
+
+
 @dataclass(frozen=True)
 class Comparer:
     """Compares every image of a set with the set.
@@ -179,13 +216,15 @@ class Comparer:
     device: torch.device
     digest: str
     progress: Callable[[str, int, int], None]
+    workers: Workers
 
     def run(self, size: int, method: Method, rule: ImageScore) -> Compared:
         """Fit the method on the patches of one network size and score every image."""
         patches, packings = self.load(size)
+        blank = copy.copy(method)
         self._fit(size, method, patches)
         counts = patches.counts
-        compared = self._compare(size, method, patches, packings)
+        compared = self._compare(size, Search(method, blank, self.device), patches, packings)
         method.calibrate(
             compared.select(method.bank_rows(counts)), compared.means() if method.bounded else None
         )
@@ -227,28 +266,26 @@ class Comparer:
     def _compare(
         self,
         size: int,
-        method: Method,
+        search: Search,
         patches: Grids,
         packings: list[Packing | None],
     ) -> Comparisons:
-        masked = [packing for packing in packings if packing is not None]
-        blocks = [packing.blocks for packing in masked]  # of all images, or of none
         batches = list(make_batches(patches.counts))
         paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
-        for path, batch in zip(paths, batches, strict=True):
-            if storage.read_note(path) != self.digest:
+        pending = [n for n, path in enumerate(paths) if storage.read_note(path) != self.digest]
+        finished = len(patches) - sum(len(batches[n]) for n in pending)
+        self.progress("compare", finished, len(patches))
 
-                def compare(images: Sequence[int]) -> Comparison:
-                    part = method.compare(
-                        [patches[i].to(self.device) for i in images],
-                        images,
-                        [blocks[i] for i in images] if blocks else None,
-                    )
-                    return Comparison(*(tensor.cpu() for tensor in vars(part).values()))
+        def queries(batch: Sequence[int]) -> list[Query]:
+            masks = [packings[i] for i in batch]  # of all images, or of none
+            blocks = [None if mask is None else mask.blocks for mask in masks]
+            return [(i, patches[i], b) for i, b in zip(batch, blocks, strict=True)]
 
-                tensors = vars(join(in_halves(compare, batch, "search")))
-                storage.write_tensors(path, tensors, self.digest)
-            self.progress("compare", batch[-1] + 1, len(patches))
+        jobs = ((n, queries(batches[n])) for n in pending)
+        for n, comparison in self.workers.map(search, jobs):
+            storage.write_tensors(paths[n], vars(comparison), self.digest)
+            finished += len(batches[n])
+            self.progress("compare", finished, len(patches))
         return Comparisons(paths, batches, patches.counts)
 
     def _explain(

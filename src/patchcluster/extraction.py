@@ -5,14 +5,15 @@ alone. On the CPU each thread takes an image from its file to its patches, with 
 thread: no thread waits for another. For a GPU the threads only decode, ahead of the network.
 """
 
+import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from .maps import cover
 from .patches import Layout, patch_grid
 from .runinfo import ImageRecord, Skipped
 from .tiling import native_size, tiled_features
+from .workers import Workers
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
 _TRIED = 2  # images a thread, by which the time of all is foreseen
@@ -67,8 +69,8 @@ class Extracted:
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """An image, and, if the thread that loaded it made them, its patches for each network size."""
+class Made:
+    """An image, and its patches float16 [h, w, c] for each network size, once they are made."""
 
     image: LoadedImage
     grids: list[Tensor] | None
@@ -84,48 +86,60 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Extractor:
-    """Turns batches of files into patches."""
+class Features:
+    """Files -> patches; the work of a batch of files (see `workers.Work`).
+
+    On the CPU `prepare` does all of it, elsewhere it decodes and `finish` has the network.
+    """
 
     backbone: Backbone
     sizes: Sequence[int]
     layout: Layout
     ranges: dict[str, list[float]]
-    folder: Path
-    threads: int
     tile: bool = False  # images larger than the network's size are cut into tiles of about that
+    ahead: ClassVar[int] = _AHEAD
 
-    def run(self, batches: Sequence[Sequence[Candidate]], done: Done) -> Extracted:
-        """Make the patches of all batches that the run folder does not hold yet."""
-        runfolder.remove_batches_from(self.folder, len(batches))  # of an earlier, longer list
-        notes = [self._note_on_disk(i, batch) for i, batch in enumerate(batches)]
-        total = sum(len(batch) for batch in batches)
-        finished = sum(len(batches[i]) for i, note in enumerate(notes) if note is not None)
-        done(finished, total)
-        pending = [(i, batches[i]) for i, note in enumerate(notes) if note is None]
-        for i, batch, loaded in self._load_ahead(pending):
-            notes[i] = self._extract(i, batch, loaded)
-            finished += len(batch)
-            done(finished, total)
-        images = [ImageRecord(**image) for note in notes if note for image in note["images"]]
-        skipped = {
-            skip["id"]: Skipped(skip["path"], skip["reason"])
-            for note in notes
-            if note
-            for skip in note["skipped"]
-        }
-        return Extracted(sorted(images, key=lambda image: image.id), skipped)
+    def prepare(self, item: Candidate) -> Made | str:
+        """An image, on the CPU with its patches, or the reason why it cannot be read."""
+        try:
+            image = load_image(item.path, item.header, item.inputs, self.ranges)
+        except UnreadableImage as error:
+            return str(error)
+        if not self._threads_have_networks:
+            return Made(image, None)
+        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
+        return Made(dataclasses.replace(image, pixels=[]), grids)
 
-    def try_out(self, candidates: Sequence[Candidate]) -> Trial | None:
+    def finish(self, ready: Sequence[Made | str]) -> list[Made | str]:
+        """The images of a batch, all with their patches."""
+        images = [one.image for one in ready if isinstance(one, Made) and one.grids is None]
+        if not images:
+            return list(ready)
+        grids: list[list[Tensor]] = []
+        for which, size in enumerate(self.sizes):
+            pixels = [image.pixels[which] for image in images]
+            parts = in_halves(partial(self.patches, size=size), pixels, "network")
+            grids.append([grid for part in parts for grid in part])
+        made = (
+            Made(dataclasses.replace(image, pixels=[]), list(of_image))
+            for image, of_image in zip(images, zip(*grids, strict=True), strict=True)
+        )
+        return [one if isinstance(one, str) else next(made) for one in ready]
+
+    def on(self, device: torch.device) -> Self:
+        backbone = copy.deepcopy(self.backbone).to(device)
+        return dataclasses.replace(self, backbone=backbone)
+
+    def try_out(self, candidates: Sequence[Candidate], threads: int) -> Trial | None:
         """Take a few images to their patches, to see how long that takes.
 
         None if none of them can be read.
         """
-        spread = candidates[:: max(1, len(candidates) // (_TRIED * self.threads))]
+        spread = candidates[:: max(1, len(candidates) // (_TRIED * threads))]
         usual = torch.get_num_threads()
-        with ThreadPoolExecutor(self.threads, "try", lambda: torch.set_num_threads(1)) as pool:
-            list(pool.map(self._try, spread[: self.threads]))  # what is first takes longer
-            tried = pool.map(self._try, spread[: _TRIED * self.threads])
+        with ThreadPoolExecutor(threads, "try", lambda: torch.set_num_threads(1)) as pool:
+            list(pool.map(self._try, spread[:threads]))  # what is first takes longer
+            tried = pool.map(self._try, spread[: _TRIED * threads])
             trials = [trial for trial in tried if trial is not None]
         torch.set_num_threads(usual)
         if not trials:
@@ -143,20 +157,64 @@ class Extractor:
         except UnreadableImage:
             return None
         loaded = time.perf_counter()
-        grids = [self._patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
+        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
         size = candidate.header.width * candidate.header.height
         seen = sum(height * width for height, width in candidate.inputs)
         return Trial((loaded - start) / size, (time.perf_counter() - loaded) / seen, grids[-1:])
 
+    def patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
+        """Images of one shape, at one network size -> patches float16 [h, w, c], on the CPU."""
+        if self.tile:
+            stages = tiled_features(self.backbone, pixels, size)
+        else:
+            stages = self.backbone.features(pixels)
+        return list(patch_grid(stages, self.layout).half().cpu())
+
+    @property
+    def _threads_have_networks(self) -> bool:
+        """Whether each thread takes images to their patches; else they decode for one network."""
+        return self.backbone.mean.device.type == "cpu"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Has batches of files turned into patches, and writes them."""
+
+    features: Features
+    folder: Path
+    workers: Workers
+
+    def run(self, batches: Sequence[Sequence[Candidate]], done: Done) -> Extracted:
+        """Make the patches of all batches that the run folder does not hold yet."""
+        runfolder.remove_batches_from(self.folder, len(batches))  # of an earlier, longer list
+        notes = [self._note_on_disk(i, batch) for i, batch in enumerate(batches)]
+        total = sum(len(batch) for batch in batches)
+        finished = sum(len(batches[i]) for i, note in enumerate(notes) if note is not None)
+        done(finished, total)
+        pending = [(i, batches[i]) for i, note in enumerate(notes) if note is None]
+        for i, made in self.workers.map(self.features, pending):
+            notes[i] = self._write(i, batches[i], made)
+            finished += len(batches[i])
+            done(finished, total)
+        images = [ImageRecord(**image) for note in notes if note for image in note["images"]]
+        skipped = {
+            skip["id"]: Skipped(skip["path"], skip["reason"])
+            for note in notes
+            if note
+            for skip in note["skipped"]
+        }
+        return Extracted(sorted(images, key=lambda image: image.id), skipped)
+
     def _identity(self, batch: Sequence[Candidate]) -> dict[str, Any]:
         """What a batch on disk must agree in to be taken as it is."""
+        features = self.features
         return {
-            "weights": self.backbone.weights_hash,
-            "sizes": list(self.sizes),
-            "tile": self.tile,
-            "layout": self.layout,
-            "stages": list(self.backbone.indices),
-            "ranges": self.ranges,
+            "weights": features.backbone.weights_hash,
+            "sizes": list(features.sizes),
+            "tile": features.tile,
+            "layout": features.layout,
+            "stages": list(features.backbone.indices),
+            "ranges": features.ranges,
             "files": [[c.id, c.path, *c.stamp, c.roi] for c in batch],
         }
 
@@ -166,77 +224,27 @@ class Extractor:
             return note
         return None
 
-    def _load_ahead(
-        self, pending: Sequence[tuple[int, Sequence[Candidate]]]
-    ) -> Iterator[tuple[int, Sequence[Candidate], list[_Loaded | str]]]:
-        """Yield each batch with its images, or reasons, while the threads work on the next ones."""
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(self.threads, "load", lambda: torch.set_num_threads(1)) as pool:
-            ahead: list[tuple[int, Sequence[Candidate], list[Future[_Loaded | str]]]] = []
-            try:
-                for number, batch in pending:
-                    futures = [pool.submit(self._load, candidate) for candidate in batch]
-                    ahead.append((number, batch, futures))
-                    while sum(len(b) for _, b, _ in ahead[1:]) >= _AHEAD * self.threads:
-                        number, batch, futures = ahead.pop(0)
-                        yield number, batch, [future.result() for future in futures]
-                while ahead:
-                    number, batch, futures = ahead.pop(0)
-                    yield number, batch, [future.result() for future in futures]
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-                torch.set_num_threads(threads)  # new threads would otherwise take the pool's
-
-    @property
-    def _threads_have_networks(self) -> bool:
-        """Whether each thread takes images to their patches; else they decode for one network."""
-        return self.backbone.mean.device.type == "cpu"
-
-    def _load(self, candidate: Candidate) -> _Loaded | str:
-        try:
-            image = load_image(candidate.path, candidate.header, candidate.inputs, self.ranges)
-        except UnreadableImage as error:
-            return str(error)
-        if not self._threads_have_networks:
-            return _Loaded(image, None)
-        grids = [self._patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
-        return _Loaded(dataclasses.replace(image, pixels=[]), grids)
-
-    def _patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
-        """Images of one shape, at one network size -> patches float16 [h, w, c], on the CPU."""
-        if self.tile:
-            stages = tiled_features(self.backbone, pixels, size)
-        else:
-            stages = self.backbone.features(pixels)
-        return list(patch_grid(stages, self.layout).half().cpu())
-
-    def _extract(
-        self, number: int, batch: Sequence[Candidate], loaded: Sequence[_Loaded | str]
+    def _write(
+        self, number: int, batch: Sequence[Candidate], made: Sequence[Made | str]
     ) -> dict[str, Any]:
         """Write one batch: thumbnails first, since the batch's file says that all is there."""
-        both = list(zip(batch, loaded, strict=True))
-        good = [(c, one.image) for c, one in both if not isinstance(one, str)]
-        grids = [one.grids for one in loaded if not isinstance(one, str)]
+        both = list(zip(batch, made, strict=True))
+        good = [(c, one) for c, one in both if not isinstance(one, str)]
         tensors: dict[str, Tensor] = {}
-        for which, size in enumerate(self.sizes):
-            made = [of_image[which] for of_image in grids if of_image is not None]
-            if good and not made:
-                pixels = [image.pixels[which] for _, image in good]
-                parts = in_halves(partial(self._patches, size=size), pixels, "network")
-                made = [grid for part in parts for grid in part]
-            for (candidate, _), grid in zip(good, made, strict=True):
+        for candidate, one in good:
+            for size, grid in zip(self.features.sizes, one.grids or [], strict=True):
                 tensors[patches_name(size, candidate.id)] = grid
-        for candidate, image in good:
             path = runfolder.thumbnail_path(self.folder, candidate.id)
-            storage.write_bytes(path, image.thumbnail, durable=False)
+            storage.write_bytes(path, one.image.thumbnail, durable=False)
         note = {
             "identity": self._identity(batch),
             "images": [
                 {
-                    "id": c.id, "path": c.path, "sha256": image.sha256, "bytes": image.file_size,
-                    "width": c.header.width, "height": c.header.height, "roi": c.roi,
+                    "id": c.id, "path": c.path, "sha256": one.image.sha256,
+                    "bytes": one.image.file_size, "width": c.header.width,
+                    "height": c.header.height, "roi": c.roi,
                 }
-                for c, image in good
+                for c, one in good
             ],
             "skipped": [
                 {"id": c.id, "path": c.path, "reason": why}

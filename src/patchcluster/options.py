@@ -48,7 +48,7 @@ ImageScoreName = Annotated[
         help="contrast, top1%, max; of a method's own: reweighted (equation 3), global, rescored.",
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str | None, typer.Option(help="auto (all GPUs), cpu, mps, or cuda:0,cuda:1.")]
 MaxMemory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Refuse to start if more is needed: 8GB.")
 ]

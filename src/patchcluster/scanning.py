@@ -37,11 +37,12 @@ from . import __version__, costs, maps, roi, runfolder, storage, times
 from .backbones import Backbone, load_backbone
 from .budget import Chooser, changes
 from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
-from .devices import choose_device
+from .devices import choose_devices
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .extraction import (
     Extracted,
     Extractor,
+    Features,
     Regions,
     make_batches,
     survey_files,
@@ -61,6 +62,7 @@ from .runs import Run, check_run, hold_run
 from .settings import Settings, resolve
 from .thresholds import Flagging
 from .tiling import find_lattice
+from .workers import Devices, Here, Workers
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
@@ -341,12 +343,14 @@ class Scan:
 
     def _survey(self, files: Sequence[str]) -> tuple[Planner, dict[int, Skipped]]:
         """Load the network and read all headers; what can be refused without a plan is refused."""
-        device = choose_device(self.settings.device)
         self.info.started = _now()
-        self.info.device = str(device)
+        self.info.device = ",".join(map(str, self.devices))
         with self._timed("network"):
             backbone = load_backbone(
-                self.settings.backbone, self.settings.weights, device, self.settings.strides
+                self.settings.backbone,
+                self.settings.weights,
+                self.devices[0],
+                self.settings.strides,
             )
         with self._timed("survey"):
             candidates, skipped = survey_files(
@@ -410,12 +414,15 @@ class Scan:
     def _measure(self, planner: Planner) -> times.Rates | None:
         """How fast this machine is now; None if none of the images that were tried can be read."""
         with self._timed("measure"):
-            trial = self._extractor(planner.backbone).try_out(planner.candidates)
+            trial = self._features(planner.backbone).try_out(planner.candidates, self.threads)
             if trial is None:
                 return None
             first, full, prepare = times.measure_search(trial.grids, planner.device)
             smooth, regions = times.measure_maps(self.settings.frame)
-        return times.Rates(trial.load, trial.network, first, full, prepare, smooth, regions)
+        share = len(self.devices)
+        return times.Rates(
+            trial.load, trial.network / share, first / share, full / share, prepare, smooth, regions
+        )
 
     def _shrink_bank(self, planner: Planner, rates: times.Rates) -> None:
         """Choose the search again, now that it is known how long the features took."""
@@ -462,7 +469,7 @@ class Scan:
         storage.remove(self.folder / runfolder.WORK_FOLDER)
         image_set = ImageSet.of(run.images)
         load = functools.partial(load_patches, run, image_set)
-        compared = self._compare(image_set, load, choose_device(self.settings.device))
+        compared = self._compare(image_set, load, self.devices[0])
         self.info.state = "rescoring"  # while the files of the run do not belong together
         runfolder.write_info(self.folder, self.info, run.images, run.skipped)
         records = self._write_results(image_set, compared)
@@ -501,20 +508,25 @@ class Scan:
         }
 
     def _extract(self, planner: Planner) -> Extracted:
-        extractor = self._extractor(planner.backbone)
+        extractor = Extractor(self._features(planner.backbone), self.folder, self.workers)
         with self._timed("features"):
             return extractor.run(make_batches(planner.candidates), self._step("features"))
 
-    def _extractor(self, backbone: Backbone) -> Extractor:
-        return Extractor(
-            backbone,
-            self.settings.size,
-            self.settings.layout,
-            self.info.deep_range,
-            self.folder,
-            self.threads,
-            self.settings.tile,
+    def _features(self, backbone: Backbone) -> Features:
+        settings = self.settings
+        return Features(
+            backbone, settings.size, settings.layout, self.info.deep_range, settings.tile
         )
+
+    @functools.cached_property
+    def devices(self) -> list[torch.device]:
+        """Those that share the work; the first has what is not shared."""
+        return choose_devices(self.settings.device)
+
+    @functools.cached_property
+    def workers(self) -> Workers:
+        one = len(self.devices) == 1
+        return Here(self.threads) if one else Devices(self.devices, self.threads)
 
     def _image_set(self, extracted: Extracted) -> ImageSet:
         image_set = ImageSet.of(extracted.images)
@@ -540,7 +552,9 @@ class Scan:
         labels = image_set.labels(self.info.labels)
         identity = [self.info.settings, self.info.backbone["sha256"], image_set.shas, labels]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        comparer = Comparer(self.folder, image_set, load, device, digest, self.progress)
+        comparer = Comparer(
+            self.folder, image_set, load, device, digest, self.progress, self.workers
+        )
         compared = []
         for size in self.settings.size:
             with self._timed("compare"):

@@ -63,7 +63,7 @@ class Settings:
     tile: bool = False  # images larger than size x size are scored at their own resolution
     roi: str | None = None  # mask of what is scored, or folder with one for each image
     seed: int = 0
-    device: str = "auto"  # cpu, cuda, cuda:1, mps; auto: the fastest there is
+    device: str = "auto"  # cpu, cuda, mps, cuda:0,cuda:1; auto: the fastest there is, all GPUs
 
     @property
     def layout(self) -> Layout:
