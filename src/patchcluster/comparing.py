@@ -7,11 +7,12 @@ the bank.
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -167,6 +168,14 @@ class Comparisons:
         return starts
 
 
+def _restore(blank: Method, state: Mapping[str, Any]) -> "Search":
+    with warnings.catch_warnings():
+        # Shared arrays cannot be written to; nor does anything write to what was learned.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        tensors = {name: torch.from_numpy(values) for name, values in state.items()}
+    return Search(copy.copy(blank).restore(tensors), blank, torch.device("cpu"))
+
+
 Query = tuple[int, Tensor, Tensor | None]  # image of the set, its patches, its blocks' places
 
 
@@ -200,6 +209,11 @@ class Search:
     def on(self, device: torch.device) -> Self:
         state = {name: tensor.to(device) for name, tensor in self.method.state().items()}
         return type(self)(copy.copy(self.blank).restore(state), self.blank, device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By arrays, which workers of one node can share, and without what follows from them."""
+        state = {name: tensor.cpu().numpy() for name, tensor in self.method.state().items()}
+        return _restore, (self.blank, state)
 
 
 @dataclass(frozen=True)

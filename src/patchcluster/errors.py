@@ -5,6 +5,7 @@ PatchclusterError
 │   └── UnreadableImage   one file; a scan skips it and lists the reason
 ├── SettingError     a value of an option or a parameter
 ├── WeightsError     the weights of a backbone
+├── ClusterError     a Ray cluster or its workers
 └── RunError         a run folder
 
 Every message is one line: what happened, why, and what to do next.
@@ -29,6 +30,10 @@ class SettingError(PatchclusterError):
 
 class WeightsError(PatchclusterError):
     """A backbone or its weights are missing or do not fit."""
+
+
+class ClusterError(PatchclusterError):
+    """A Ray cluster cannot be reached, or its workers cannot do the work."""
 
 
 class RunError(PatchclusterError):

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from . import roi, runfolder, storage
 from .backbones import Backbone
-from .errors import UnreadableImage
+from .errors import InputError, UnreadableImage
 from .halving import in_halves
 from .images import STRIDE, Header, LoadedImage, Pixels, load_image, network_size, survey
-from .inputs import stamp
+from .inputs import locate, stamp
 from .maps import cover
 from .patches import Layout, patch_grid
 from .runinfo import ImageRecord, Skipped
@@ -191,8 +191,14 @@ class Extractor:
         total = sum(len(batch) for batch in batches)
         finished = sum(len(batches[i]) for i, note in enumerate(notes) if note is not None)
         done(finished, total)
-        pending = [(i, batches[i]) for i, note in enumerate(notes) if note is None]
+        pending = (
+            (i, [dataclasses.replace(one, path=locate(one.path)) for one in batches[i]])
+            for i, note in enumerate(notes)
+            if note is None
+        )
         for i, made in self.workers.map(self.features, pending):
+            if self.workers.apart:
+                self._check_same_files(batches[i], made)
             notes[i] = self._write(i, batches[i], made)
             finished += len(batches[i])
             done(finished, total)
@@ -223,6 +229,22 @@ class Extractor:
         if isinstance(note, dict) and note.get("identity") == self._identity(batch):
             return note
         return None
+
+    def _check_same_files(self, batch: Sequence[Candidate], made: Sequence[Made | str]) -> None:
+        """Raise InputError if workers on other machines saw other files than the survey did."""
+        for candidate, one in zip(batch, made, strict=True):
+            if isinstance(one, Made) and candidate.stamp[0] in (0, one.image.file_size):
+                continue
+            here = self.features.prepare(candidate)
+            if isinstance(here, str):  # nobody can read it
+                continue
+            if isinstance(one, str) or one.image.sha256 != here.image.sha256:
+                why = one if isinstance(one, str) else "another file is there"
+                raise InputError(
+                    f"a worker of the cluster cannot read {candidate.path!r} ({why}), which is "
+                    "here: put the images on storage that all nodes share, under one path, or "
+                    "name them by URL"
+                )
 
     def _write(
         self, number: int, batch: Sequence[Candidate], made: Sequence[Made | str]

@@ -160,6 +160,11 @@ def open_input(path: str) -> IO[bytes]:
     return file
 
 
+def locate(path: str) -> str:
+    """The same file, whatever the current folder: an absolute path, or the URL."""
+    return path if is_url(path) else os.path.join(os.getcwd(), path)
+
+
 def stamp(path: str) -> list[int]:
     """Size in bytes and time of change in ns (of a URL: 0) of a file, to notice that it changed.
 

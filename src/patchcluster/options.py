@@ -48,7 +48,15 @@ ImageScoreName = Annotated[
         help="contrast, top1%, max; of a method's own: reweighted (equation 3), global, rescored.",
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="auto (all GPUs), cpu, mps, or cuda:0,cuda:1.")]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu, cuda, mps; a scan shares several: cuda:0,cuda:1.")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Work on a Ray cluster: HOST:PORT, auto, or local."
+    ),
+]
 MaxMemory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Refuse to start if more is needed: 8GB.")
 ]

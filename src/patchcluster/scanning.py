@@ -23,7 +23,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -78,6 +78,7 @@ def scan(
     labels: str | os.PathLike[str] | Labels = MappingProxyType({}),
     expect: float | None = None,
     flag_top: int | None = None,
+    ray: str | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
@@ -92,11 +93,13 @@ def scan(
     None: now); what is named in `settings` stays, and of the rest that is given up which loses
     least (see budget.py). labels: what a person said of some images, by path, or a CSV file
     (`read_labels`); a finished scan is then compared again, without its images. expect, flag_top:
-    see `choose_threshold`; a finished scan is then flagged again. progress(step, done, total) is
+    see `choose_threshold`; a finished scan is then flagged again. ray: the address of a Ray cluster
+    whose workers make the features and compare (`cluster.RayWorkers`); no score depends on it, and
+    a scan may go on with or without. progress(step, done, total) is
     called as work gets done, tell(line) with what is predicted and chosen. settings: the fields of
     `Settings`.
 
-    Raises InputError, SettingError, WeightsError or RunError.
+    Raises InputError, SettingError, WeightsError, ClusterError or RunError.
     """
     limits = Limits.of(max_memory, since, settings)
     info = _asked(inputs, settings, time_budget)
@@ -107,11 +110,11 @@ def scan(
         folder = Path(output)
         runfolder.check_output(folder, overwrite)
         with storage.lock(folder):
-            Scan(folder, info, limits, step, tell).run(overwrite)
+            Scan(folder, info, limits, step, tell, ray).run(overwrite)
         return Run(folder)
     folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
     try:
-        Scan(folder, info, limits, step, tell).run()
+        Scan(folder, info, limits, step, tell, ray).run()
         run = Run(folder)
     except BaseException:
         storage.remove(folder)
@@ -156,16 +159,18 @@ def predict(
     max_memory: int | str | None = None,
     time_budget: float | str | None = None,
     since: float | None = None,
+    ray: str | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Forecast:
     """Say what a scan would do and need on this machine, from headers and a few images.
 
-    Parameters and errors as in `scan`; nothing is written.
+    Parameters and errors as in `scan`; nothing is written, and no cluster asked: with `ray` the
+    time is not known.
     """
     limits = Limits.of(max_memory, since, settings)
     info = _asked(inputs, settings, time_budget)
-    return Scan(Path(), info, limits, progress or (lambda *_: None)).predict()
+    return Scan(Path(), info, limits, progress or (lambda *_: None), ray=ray).predict()
 
 
 def _asked(
@@ -256,12 +261,15 @@ class Scan:
         limits: Limits,
         progress: Progress,
         tell: Callable[[str], None] = lambda _: None,
+        ray: str | None = None,
     ) -> None:
         self.folder = folder
         self.info = info
         self.limits = limits
         self.progress = progress
         self.tell = tell
+        self.ray = ray
+        self.hired = ExitStack()  # workers that are not of this process
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
         self.regions = Regions()
@@ -281,16 +289,20 @@ class Scan:
             earlier, stale = None, True
         if earlier is not None and not overwrite:
             resumed = self._take_choice(earlier)
-        if earlier is None or earlier.state == "running" or overwrite:
-            self._scan(
-                files, resumed, stale or (earlier is not None and earlier.state != "running")
+        if self.ray is not None and self.info.time_budget is not None and not resumed:
+            raise SettingError(
+                "the time of a cluster is not known: leave --time-budget or --ray out"
             )
-        else:
-            self._check_unchanged(files)
-            if earlier.labels != self.info.labels or earlier.state == "rescoring":
-                self.compare_again(Run(self.folder, half_changed=True))
-            elif earlier.flagging != self.info.flagging or earlier.state == "flagging":
-                flag_again(self.folder, Flagging(**self.info.flagging), self._step("maps"))
+        with self.hired:
+            if earlier is None or earlier.state == "running" or overwrite:
+                replace = stale or (earlier is not None and earlier.state != "running")
+                self._scan(files, resumed, replace)
+            else:
+                self._check_unchanged(files)
+                if earlier.labels != self.info.labels or earlier.state == "rescoring":
+                    self.compare_again(Run(self.folder, half_changed=True))
+                elif earlier.flagging != self.info.flagging or earlier.state == "flagging":
+                    flag_again(self.folder, Flagging(**self.info.flagging), self._step("maps"))
         if not (self.folder / runfolder.REPORT_FILE).is_file():
             write_report(Run(self.folder), self._step("report"))
         storage.remove(self.folder / runfolder.WORK_FOLDER)
@@ -319,6 +331,7 @@ class Scan:
         resumed: what the time budget leaves was chosen before. replace: clear what the folder
         holds, once nothing can be refused.
         """
+        self._hire()
         planner, skipped = self._survey(files)
         planner, rates = self._plan(planner, len(skipped), resumed)
         runfolder.begin(self.folder, self.info, replace)
@@ -344,7 +357,7 @@ class Scan:
     def _survey(self, files: Sequence[str]) -> tuple[Planner, dict[int, Skipped]]:
         """Load the network and read all headers; what can be refused without a plan is refused."""
         self.info.started = _now()
-        self.info.device = ",".join(map(str, self.devices))
+        self.info.device = "ray" if self.ray else ",".join(map(str, self.devices))
         with self._timed("network"):
             backbone = load_backbone(
                 self.settings.backbone,
@@ -412,7 +425,11 @@ class Scan:
         return planner, rates
 
     def _measure(self, planner: Planner) -> times.Rates | None:
-        """How fast this machine is now; None if none of the images that were tried can be read."""
+        """How fast this machine is now; None if no image that was tried can be read, or if it is
+        not this machine that will do the work.
+        """
+        if self.ray is not None:
+            return None
         with self._timed("measure"):
             trial = self._features(planner.backbone).try_out(planner.candidates, self.threads)
             if trial is None:
@@ -467,6 +484,7 @@ class Scan:
         for step in ("compare", "maps"):
             self.info.seconds.pop(step, None)
         storage.remove(self.folder / runfolder.WORK_FOLDER)
+        self._hire()
         image_set = ImageSet.of(run.images)
         load = functools.partial(load_patches, run, image_set)
         compared = self._compare(image_set, load, self.devices[0])
@@ -521,12 +539,20 @@ class Scan:
     @functools.cached_property
     def devices(self) -> list[torch.device]:
         """Those that share the work; the first has what is not shared."""
-        return choose_devices(self.settings.device)
+        return choose_devices("cpu" if self.ray else self.settings.device)
 
     @functools.cached_property
     def workers(self) -> Workers:
         one = len(self.devices) == 1
         return Here(self.threads) if one else Devices(self.devices, self.threads)
+
+    def _hire(self) -> None:
+        """Have a cluster do the work from here to the end of the comparison, if one was named."""
+        if self.ray is not None:
+            from .cluster import RayWorkers  # takes a moment, and an extra
+
+            hired = RayWorkers(self.ray, self.settings.device, self.threads)
+            self.workers = self.hired.enter_context(hired)
 
     def _image_set(self, extracted: Extracted) -> ImageSet:
         image_set = ImageSet.of(extracted.images)
@@ -561,6 +587,7 @@ class Scan:
                 method = self._make_method()
                 method.heed(labels)
                 compared.append(comparer.run(size, method, self.settings.image_score))
+        self.hired.close()
         return compared
 
     def _make_method(self) -> Method:

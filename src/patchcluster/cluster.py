@@ -1,0 +1,317 @@
+"""Workers on the nodes of a Ray cluster; the only file that imports ray.
+
+Each node has one worker, a process with all its cores, or one for each of its GPUs. What a work
+needs, the network or a fitted method, is put into the object store once. A worker gets its jobs one
+by one, a few ahead; those of a worker that dies are given to others, and a new one is started in
+its place. Nodes may come and go.
+"""
+
+import importlib.util
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from . import __version__
+from .errors import ClusterError, SettingError
+from .workers import Item, Ready, Result, Work
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
+if "ray" not in sys.modules:  # what happens to workers is said by this file, not by ray
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+if importlib.util.find_spec("ray") is None:
+    raise ClusterError(
+        "--ray needs the package ray, which is not installed: pip install 'patchcluster[ray]'"
+    )
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+LOCAL = "local"
+DEVICES = ("auto", "cpu", "cuda")
+_LOOK = 1.0  # seconds after which it is looked again which nodes there are
+_PATIENCE = 120.0  # seconds without any worker
+_LOSSES = 5  # of one job, with the worker that had it
+_FAILED_STARTS = 3  # of workers on one node, one after the other
+_CONNECT_SECONDS = 10.0
+_CALLS = 8  # a thread, that a worker takes at a time: more than it is given
+
+
+@dataclass(frozen=True)
+class _Greeting:
+    """What a worker says of itself when it has started."""
+
+    version: str
+    node: str
+
+
+class _Worker:
+    """The process of a worker: its methods are called over the network, several at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        self._lock = threading.Lock()
+        self._finishing = threading.Lock()
+        self._pool = ThreadPoolExecutor(threads, "prepare", lambda: torch.set_num_threads(1))
+        self._known: tuple[Any, Work[Any, Any, Any]] | None = None
+
+    def greet(self) -> _Greeting:
+        return _Greeting(__version__, ray.util.get_node_ip_address())
+
+    def do(self, put: Sequence[Any], items: Sequence[Any]) -> Any:
+        """put: the one reference to the work; in a list, or it would be read for every job."""
+        work = self._take(put[0])
+        if work.ahead:
+            ready = list(self._pool.map(work.prepare, items))
+        else:
+            ready = [work.prepare(item) for item in items]
+        with self._finishing:
+            torch.set_num_threads(self._threads)
+            return work.finish(ready)
+
+    def _take(self, reference: Any) -> Work[Any, Any, Any]:
+        with self._lock:
+            if self._known is None or self._known[0] != reference:
+                self._known = None  # what it was is given back first
+                self._known = reference, ray.get(reference).on(self._device)
+            return self._known[1]
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker, as the driver knows it."""
+
+    node: str  # id
+    threads: int
+    actor: Any
+    greeting: Any  # reference to what it says when it has started
+    ready: bool = False
+    numbers: dict[int, int] = field(default_factory=dict)  # jobs that it has -> items of each
+
+    def has_room(self, ahead: int) -> bool:
+        """Always one job more than it works on; more of those whose items threads share."""
+        return len(self.numbers) < 2 or sum(self.numbers.values()) < ahead * self.threads
+
+
+class RayWorkers:
+    """The workers of a Ray cluster, for the time of a `with`.
+
+    address: local (a cluster on this machine, for as long), auto, HOST:PORT or ray://HOST:PORT. In
+    a process that is connected to a cluster already, that one is taken. device: auto (a worker for
+    each GPU of the nodes that have any), cpu, or cuda (no workers on nodes without). threads: cores
+    of a local cluster.
+
+    Raises ClusterError or SettingError.
+    """
+
+    apart = True
+
+    def __init__(self, address: str, device: str, threads: int) -> None:
+        check_device(device)
+        self._address = address
+        self._device = device
+        self._threads = threads
+        self._members: list[_Member] = []
+        self._failed: Counter[str] = Counter()  # starts on a node
+        self._reason = ""  # why the last of them failed
+        self._connected = False
+
+    def __enter__(self) -> Self:
+        if not ray.is_initialized():
+            _connect(self._address, self._threads)
+            self._connected = True
+        self._alone = time.monotonic()
+        self._looked = 0.0
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for member in self._members:
+            _kill(member)
+        self._members.clear()
+        if self._connected:
+            ray.shutdown()
+
+    def map(
+        self, work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]]
+    ) -> Iterator[tuple[int, Result]]:
+        """See `Workers`. Raises ClusterError if no worker is left, or if a job kills them."""
+        put = ray.put(work)
+        source = iter(jobs)
+        lost: deque[tuple[int, Sequence[Item]]] = deque()
+        losses: Counter[int] = Counter()
+        running: dict[Any, tuple[_Member, int, Sequence[Item]]] = {}
+        left = True
+        while True:
+            self._look()
+            for member in self._members:
+                while (left or lost) and member.ready and member.has_room(work.ahead):
+                    job = lost.popleft() if lost else next(source, None)
+                    if job is None:
+                        left = False
+                        break
+                    number, items = job
+                    member.numbers[number] = len(items)
+                    running[member.actor.do.remote([put], items)] = member, number, items
+            if not (left or lost or running):
+                return
+            for reference in self._wait(list(running)):
+                member, number, items = running.pop(reference)
+                member.numbers.pop(number)
+                try:
+                    result = ray.get(reference)
+                except RayTaskError as error:
+                    raise _cause(error) from error
+                except RayError as error:
+                    self._dismiss(member)
+                    lost.append((number, items))
+                    losses[number] += 1
+                    if losses[number] == _LOSSES:
+                        raise ClusterError(
+                            f"{_LOSSES} workers of the cluster were lost with the same work "
+                            f"({_line(error)}): see that their nodes have enough memory; the same "
+                            "command resumes"
+                        ) from error
+                else:
+                    yield number, result
+
+    def _wait(self, references: list[Any]) -> list[Any]:
+        """Those that are done, or lost, by now or in a moment."""
+        if not references:
+            time.sleep(_LOOK / 10)
+            return []
+        done, _ = ray.wait(references, timeout=_LOOK)
+        return done  # type: ignore[no-any-return]
+
+    def _look(self) -> None:
+        """Start workers on nodes that have none, and hear which have started."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK / 10 or (self._ready and now - self._looked < _LOOK):
+            return
+        self._looked = now
+        nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+        for node, about in nodes.items():
+            count, options, threads = self._shape(about["Resources"])
+            here = sum(member.node == node for member in self._members)
+            if self._failed[node] < _FAILED_STARTS:
+                for _ in range(count - here):
+                    self._members.append(_start(node, options, threads))
+        for member in [member for member in self._members if not member.ready]:
+            self._hear(member)
+        if self._ready:
+            self._alone = now
+        elif not self._members and self._reason:
+            raise ClusterError(
+                f"no worker of the cluster can start ({self._reason}): install the same "
+                "patchcluster on all nodes"
+            )
+        elif now - self._alone > _PATIENCE:
+            raise ClusterError(
+                "no node of the cluster has room for a worker, which takes all its cores, or its "
+                "share of them for a GPU: wait until others have ended, or scan without --ray"
+            )
+
+    @property
+    def _ready(self) -> bool:
+        return any(member.ready for member in self._members)
+
+    def _shape(self, resources: Mapping[str, float]) -> tuple[int, dict[str, float], int]:
+        """How many workers a node has, with which resources and threads each."""
+        cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        if gpus and self._device != "cpu":
+            threads = cores // gpus
+            return gpus, {"num_cpus": threads, "num_gpus": 1}, max(1, threads)
+        return int(cores > 0 and self._device != "cuda"), {"num_cpus": cores}, cores
+
+    def _hear(self, member: _Member) -> None:
+        done, _ = ray.wait([member.greeting], timeout=0)
+        if not done:
+            return
+        try:
+            greeting = ray.get(member.greeting)
+        except RayError as error:
+            self._dismiss(member)
+            self._failed[member.node] += 1
+            self._reason = _line(error)
+            return
+        if greeting.version != __version__:
+            raise ClusterError(
+                f"node {greeting.node} has patchcluster {greeting.version}, and this is "
+                f"{__version__}: install the same on all nodes"
+            )
+        member.ready = True
+        self._failed[member.node] = 0
+
+    def _dismiss(self, member: _Member) -> None:
+        if member in self._members:
+            self._members.remove(member)
+            _kill(member)
+
+
+def check_device(device: str) -> None:
+    """Raise SettingError if a cluster's workers cannot have such a device."""
+    if device not in DEVICES:
+        raise SettingError(
+            f"device {device!r} with --ray, which gives devices to its workers: choose auto, cpu "
+            "or cuda"
+        )
+
+
+def _connect(address: str, threads: int) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        options |= {"num_cpus": threads, "include_dashboard": False}
+    try:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if port.isdecimal():  # ray would try for minutes
+            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        ray.init(address, **options)
+    except Exception as error:  # OSError, ConnectionError, ValueError: whatever keeps it from us
+        raise ClusterError(
+            f"cannot reach the Ray cluster {address!r} ({_line(error)}): start it with `ray start "
+            "--head`, name the HOST:PORT that this prints, or choose --ray local"
+        ) from error
+
+
+def _start(node: str, options: Mapping[str, float], threads: int) -> _Member:
+    remote = ray.remote(_Worker).options(
+        **options,
+        max_concurrency=_CALLS * threads,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+    )
+    actor = remote.remote(threads)
+    return _Member(node, threads, actor, actor.greet.remote())
+
+
+def _kill(member: _Member) -> None:
+    try:
+        ray.kill(member.actor)
+    except Exception:  # it is dead, or the cluster is
+        return
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    """What a work raised, as it would have been raised here."""
+    return error.cause if isinstance(error.cause, BaseException) else error
+
+
+def _line(error: BaseException) -> str:
+    """What went wrong, which ray says in the last of its lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:160] if lines else type(error).__name__
