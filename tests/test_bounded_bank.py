@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 import patchcluster
 from conftest import write_set
 from killing import kill_scan, scan_apart
-from patchcluster import runfolder, storage
-from patchcluster.comparing import Comparisons, ImageSet
+from patchcluster import runfolder, scanning, storage
+from patchcluster.comparing import Comparisons, ImageSet, load_batches
 from patchcluster.errors import RunError
 from patchcluster.lazy import Grids
 from patchcluster.maps import round_as_stored
@@ -44,7 +44,7 @@ def copied(bounded, tmp_path):
 
 
 def patches_of(run):
-    return list(runfolder.read_patches(run.folder, 128, 12, 40 + 112 + 320 // 4))
+    return list(load_batches(run.folder, ImageSet.of(run.images), 2, 128)[0])
 
 
 def method_of(run):
@@ -197,7 +197,8 @@ def test_a_run_keeps_all_patches_and_a_bank_of_few(bounded, tmp_path):
     assert len(bank["128.bank"]) == BANK * 64
     assert len(bank["128.bank_scores"]) == BANK * 64
     assert int(bank["128.image_count"]) == 12
-    assert not (whole.folder / runfolder.PATCHES_FILE).exists()
+    assert not runfolder.kept_paths(whole.folder)
+    assert runfolder.kept_paths(bounded.folder)
 
 
 def test_places_are_explained_by_images_of_the_bank(bounded):
@@ -239,24 +240,58 @@ def test_flagged_again_its_regions_are_in_groups(copied):
     assert min(region.group for region in found) == 1
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "patches", "shapes", "kind", "lacking"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "lacking", "shape"])
 def test_without_its_patches_a_run_says_so_in_one_line(copied, damage):
-    path = copied.folder / runfolder.PATCHES_FILE
+    path = runfolder.kept_paths(copied.folder)[0]
     if damage == "missing":
-        path.unlink()
+        path.rename(path.with_name("999999.safetensors"))
+        for one in runfolder.kept_paths(copied.folder)[:1]:
+            one.unlink()
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[:-100])
     else:
         tensors = load_file(path)
-        if damage == "kind":
-            tensors["128.patches"] = tensors["128.patches"].float()
-        elif damage == "lacking":
-            del tensors["128.shapes"]
-        else:
-            tensors[f"128.{damage}"] = tensors[f"128.{damage}"][:-1].clone()
+        name = next(iter(tensors))
+        tensors[name] = tensors[name].flatten()
+        if damage == "lacking":
+            del tensors[name]
         storage.write_tensors(path, tensors)
-    with pytest.raises(RunError, match=r"patches\.safetensors.*scan again"):
-        reflag(copied.folder, Flagging(flag_top=3))
+    with pytest.raises(RunError, match=r"scan again"):
+        scanning.rescore(copied.folder, {copied.paths[0]: "normal"})
+
+
+def test_a_scan_without_a_cache_keeps_no_patches_and_says_what_it_cannot_do(bounded, tmp_path):
+    images = bounded.info.inputs
+    run = patchcluster.scan(images, tmp_path / "run", size=SIZE, bank_images=BANK, cache=False)
+    np.testing.assert_array_equal(run.scores, bounded.scores)
+    assert not (run.folder / runfolder.PATCHES_FOLDER).exists()
+    with pytest.raises(RunError, match="without --no-cache"):
+        scanning.rescore(run.folder, {run.paths[0]: "normal"})
+    again = reflag(run.folder, Flagging(flag_top=3))
+    assert again.flagged.sum() == 3
+    assert {r.group for path in again.paths for r in again.regions(path)} == {0}
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_killed_while_its_patches_were_kept_it_takes_them_up_again(bounded, tmp_path, moved):
+    """Files are moved one by one from the scan in progress to the run."""
+    killed = tmp_path / "run"
+    images = bounded.info.inputs
+    with pytest.raises(ZeroDivisionError):
+        patchcluster.scan(
+            images, killed, size=SIZE, bank_images=BANK,
+            progress=lambda step, done, total: 1 / 0 if step == "compare" else None,
+        )  # fmt: skip
+    batches = runfolder.batch_paths(killed)
+    (killed / runfolder.PATCHES_FOLDER).mkdir()
+    for number, path in enumerate(batches[:moved]):
+        path.rename(killed / runfolder.PATCHES_FOLDER / f"{number:06d}.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("patchcluster.extraction.Extractor._write", None)  # nothing is made again
+        run = patchcluster.scan(images, killed, size=SIZE, bank_images=BANK)
+    np.testing.assert_array_equal(run.scores, bounded.scores)
+    names = [path.name for path in runfolder.kept_paths(killed)]
+    assert names == [path.name for path in runfolder.kept_paths(bounded.folder)]
 
 
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):

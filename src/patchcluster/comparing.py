@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from . import runfolder, storage
-from .extraction import patches_name
+from .errors import RunError
 from .halving import in_halves
 from .labels import Label, Labels
 from .lazy import Grids, Lazy
@@ -44,8 +44,9 @@ class ImageSet:
 
     @classmethod
     def of(cls, images: Sequence[ImageRecord]) -> Self:
+        """Of images in input order."""
         records: dict[str, list[ImageRecord]] = {}
-        for image in sorted(images, key=lambda image: (image.sha256, image.id)):
+        for image in images:
             records.setdefault(image.sha256 + image.roi, []).append(image)
         return cls(dict(sorted(records.items())))
 
@@ -348,30 +349,38 @@ def describe_whole(
 
 
 def load_batches(folder: Path, image_set: ImageSet, block_side: int, size: int) -> Loaded:
-    """Patches and packings of each content, from the batches of a scan in progress.
+    """Patches and packings of each content, from files of patches: of a run, or of a scan.
 
-    block_side: of the smallest part of a grid that is scored or not, in patches.
+    block_side: of the smallest part of a grid that is scored or not, in patches. Raises RunError if
+    some are missing.
     """
-    wanted = {records[0].id: records[0] for records in image_set.records.values()}
-    found: dict[int, tuple[Path, tuple[int, ...]]] = {}
-    for path in runfolder.batch_paths(folder):
-        known, note = storage.read_shapes(path)
-        for image in note["images"]:
-            if image["id"] in wanted:
-                found[image["id"]] = path, known[patches_name(size, image["id"])]
-    packings, shapes, places = [], [], []
-    for image_id, record in wanted.items():
-        path, shape = found[image_id]
-        packing = find_packing(folder, record, (shape[0], shape[1]), block_side)
+    firsts = [copies[0] for copies in image_set.records.values()]
+    places: dict[int, tuple[Path, str, tuple[int, ...]]] = {}
+    for path in (*runfolder.kept_paths(folder), *runfolder.batch_paths(folder)):
+        shapes, _ = storage.read_shapes(path)
+        for name, shape in shapes.items():
+            of_size, _, image_id = name.partition(".")
+            if of_size == str(size) and image_id.isdecimal() and len(shape) == 3:
+                places[int(image_id)] = path, name, shape
+    missing = [one.path for one in firsts if one.id not in places]
+    if missing:
+        raise RunError(
+            f"{str(folder)!r} does not keep the patches of {missing[0]!r}: scan again, without "
+            "--no-cache"
+        )
+    packings, shapes_ = [], []
+    for one in firsts:
+        shape = places[one.id][2]
+        packing = find_packing(folder, one, (shape[0], shape[1]), block_side)
         packings.append(packing)
-        shapes.append(shape if packing is None else (*packing.packed_shape, shape[2]))
-        places.append((path, patches_name(size, image_id)))
+        shapes_.append(shape if packing is None else (*packing.packed_shape, shape[2]))
 
     def read(image: int) -> Tensor:
-        grid, packing = storage.read_tensor(*places[image]), packings[image]
+        path, name, _ = places[firsts[image].id]
+        grid, packing = storage.read_tensor(path, name), packings[image]
         return grid if packing is None else packing.pack(grid)
 
-    return Grids(shapes, read), packings
+    return Grids(shapes_, read), packings
 
 
 def find_packing(

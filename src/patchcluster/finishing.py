@@ -12,6 +12,7 @@ from . import maps, runfolder
 from .comparing import Compared, ImageSet
 from .feedback import find_boundary, learn
 from .framing import Framing
+from .inputs import natural_key
 from .levels import describe_levels
 from .maps import Floats
 from .results import Scored, find_results, flag
@@ -119,5 +120,5 @@ def name_near_duplicates(image_set: ImageSet, compared: Sequence[Compared]) -> l
     firsts = [copies[0] for copies in image_set.records.values()]
     finest = max(compared, key=lambda result: result.size)
     groups = [[firsts[image] for image in group] for group in finest.near_duplicates]
-    ordered = sorted(sorted((image.id, image.path) for image in group) for group in groups)
-    return [[path for _, path in group] for group in ordered]
+    ordered = [sorted((image.path for image in group), key=natural_key) for group in groups]
+    return sorted(ordered, key=lambda group: natural_key(group[0]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import runfolder, storage
-from .comparing import ImageSet, Loaded, describe_whole, find_packing
+from .comparing import ImageSet, Loaded, describe_whole, find_packing, load_batches
 from .errors import RunError
 from .images import network_size
 from .lazy import Grids
@@ -46,12 +46,10 @@ def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) ->
         )
     labels = image_set.labels(run.info.labels)
     threshold, flagged = flag(np.array([one.score for one in scored]), labels, how)
-    method = load_method(run)
-    finest = max(run.info.settings["size"])
+    method, finest = load_method(run), max(run.info.settings["size"])
     patches = None
-    if method.bounded:
-        channels = method.bank_.shape[1]
-        patches = runfolder.read_patches(folder, finest, method.image_count_, channels)
+    if method.bounded and runfolder.kept_paths(folder):
+        patches = load_patches(run, image_set, finest)[0]
 
     def describe(content: int) -> Tensor | None:
         one = scored[content]
@@ -91,12 +89,14 @@ def load_method(run: Run, size: int | None = None, device: torch.device | str = 
 
 
 def load_patches(run: Run, image_set: ImageSet, size: int) -> Loaded:
-    """Patches and packings of each content of a run: of its bank, if that has all of them."""
+    """Patches and packings of each content of a run: those that it keeps, or of a bank that has all.
+
+    Raises RunError if it has neither.
+    """
+    state = {} if runfolder.kept_paths(run.folder) else _read_state(run, size)
+    if "chosen" in state or "shapes" not in state or runfolder.batch_paths(run.folder):
+        return load_batches(run.folder, image_set, _block_side(run), size)
     packings = [_packing(run, copies[0], size) for copies in image_set.records.values()]
-    state = _read_state(run, size)
-    if "chosen" in state:
-        channels = state["bank"].shape[1]
-        return runfolder.read_patches(run.folder, size, len(packings), channels), packings
     counts = torch.bincount(state["bank_image"]).tolist()
     rows = zip(torch.split(state["bank"], counts), state["shapes"].tolist(), strict=True)
     return Grids.of([part.view(*shape, -1) for part, shape in rows]), packings

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import maps
 from .framing import Framing
 from .groups import Describe, describe_regions, group_regions
+from .inputs import natural_key
 from .labels import Label, heed_labels
 from .maps import Floats, Region
 from .runfolder import Result
@@ -69,7 +70,7 @@ def find_results(
         for i, one in enumerate(scored)
         for record in one.records
     ]
-    return sorted(results, key=lambda result: result.record.id)
+    return sorted(results, key=lambda result: natural_key(result.record.path))
 
 
 def _find_regions(scored: Scored, framing: Framing, threshold: float) -> list[Region]:

@@ -10,7 +10,8 @@ RUN/
   roi/NAME.png           a mask of what is scored; run.json says which image has which
   neighbours.safetensors what each patch was compared with
   bank.safetensors       the fitted methods, one a network size
-  patches.safetensors    the patches of all images, where a bank has only some of them
+  patches/000012.safetensors  patches of some images as the network gave them, where the bank has
+                         only some of the set; the run can do without (--no-cache)
   report.html
   report/000012.png      heat maps that report.html does not hold
   labels.sqlite          what was said of images in a review: see review/store.py; scans leave it
@@ -34,7 +35,6 @@ from torch import Tensor
 
 from . import inputs, roi, storage
 from .errors import InputError, RunError
-from .lazy import Grids
 from .maps import Bools, Floats, Region
 from .runinfo import FORMAT, ImageRecord, RunInfo, Skipped, parse
 
@@ -43,9 +43,9 @@ SCORES_FILE = "scores.csv"
 REGIONS_FILE = "regions.csv"
 NEIGHBOURS_FILE = "neighbours.safetensors"
 BANK_FILE = "bank.safetensors"
-PATCHES_FILE = "patches.safetensors"
 REPORT_FILE = "report.html"
 HEAT_FOLDER = "report"
+PATCHES_FOLDER = "patches"
 WORK_FOLDER = ".work"
 
 SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
@@ -110,6 +110,7 @@ def read_mask_of(
 
 
 def batch_paths(folder: Path) -> list[Path]:
+    """Files of patches of a scan in progress, of a batch of images each."""
     return sorted((folder / WORK_FOLDER).glob("features-*.safetensors"))
 
 
@@ -122,6 +123,33 @@ def remove_batches_from(folder: Path, first: int) -> None:
 
 def batch_path(folder: Path, batch: int) -> Path:
     return folder / WORK_FOLDER / f"features-{batch:06d}.safetensors"
+
+
+def kept_paths(folder: Path) -> list[Path]:
+    """Files of patches that a run keeps."""
+    return sorted((folder / PATCHES_FOLDER).glob("*.safetensors"))
+
+
+def _kept_path(folder: Path, number: int) -> Path:
+    return folder / PATCHES_FOLDER / f"{number:06d}.safetensors"
+
+
+def keep_batches(folder: Path) -> None:
+    """Have a run keep the patches of a scan in progress, beside those that it has."""
+    kept = kept_paths(folder)
+    first = int(kept[-1].stem) + 1 if kept else 0
+    with storage.writing(folder):
+        (folder / PATCHES_FOLDER).mkdir(exist_ok=True)
+        for number, path in enumerate(batch_paths(folder), start=first):
+            path.rename(_kept_path(folder, number))
+
+
+def take_back_batches(folder: Path) -> None:
+    """Undo `keep_batches` of a scan that was killed while it did that."""
+    with storage.writing(folder):
+        for number, path in enumerate(kept_paths(folder)):
+            path.rename(batch_path(folder, number))
+    storage.remove(folder / PATCHES_FOLDER)
 
 
 def comparison_path(folder: Path, size: int, batch: int) -> Path:
@@ -266,42 +294,6 @@ def write_bank(folder: Path, states: Mapping[int, Mapping[str, Tensor]]) -> None
     storage.write_tensors(folder / BANK_FILE, tensors)
 
 
-def write_patches(folder: Path, patches: Mapping[int, Grids]) -> None:
-    """Write the patches of all images in order, by network size: rows and shapes (h, w)."""
-    tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    for size, grids in patches.items():
-        rows = (sum(grids.counts), grids.shapes[0][-1])
-        tensors[f"{size}.patches"] = (torch.float16, rows)
-        tensors[f"{size}.shapes"] = (torch.int64, (len(grids), 2))
-    with storage.stream_tensors(folder / PATCHES_FILE, tensors) as add:
-        for size, grids in patches.items():
-            add(f"{size}.shapes", torch.tensor([shape[:2] for shape in grids.shapes]))
-            for grid in grids:
-                add(f"{size}.patches", grid)
-
-
-def read_patches(folder: Path, size: int, images: int, channels: int) -> Grids:
-    """What `write_patches` wrote of a network size: of so many images. Raises RunError."""
-    path = folder / PATCHES_FILE
-    name = f"{size}.patches"
-    sides, none = (
-        storage.read_tensor(path, f"{size}.shapes"),
-        storage.read_tensor(path, name, slice(0, 0)),
-    )
-    good = sides.dtype == torch.int64 and sides.shape == (images, 2) and bool((sides > 0).all())
-    rows = (int(sides.prod(1).sum()), channels) if good else ()
-    if none.dtype != torch.float16 or storage.read_shapes(path)[0][name] != rows:
-        raise RunError(f"{str(path)!r} is damaged (its rows do not belong together): scan again")
-    shapes = sides.tolist()
-    offsets = [0, *sides.prod(1).cumsum(0).tolist()]
-
-    def read(image: int) -> Tensor:
-        part = storage.read_tensor(path, name, slice(*offsets[image : image + 2]))
-        return part.view(*shapes[image], -1)
-
-    return Grids([(height, width, channels) for height, width in shapes], read)
-
-
 def begin(folder: Path, info: RunInfo, replace: bool) -> None:
     """Make a folder an unfinished run; replace: of what an earlier scan wrote nothing is left.
 
@@ -313,13 +305,14 @@ def begin(folder: Path, info: RunInfo, replace: bool) -> None:
         (folder / REPORT_FILE).unlink(missing_ok=True)  # first, since one that is there stays
     write_info(folder, info, [], [])
     if not replace:
+        take_back_batches(folder)
         return
     with storage.writing(folder):
         for path in work.iterdir():  # before the thumbnails, which belong to what it holds
             path.unlink()
-        for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, PATCHES_FILE):
+        for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE):
             (folder / name).unlink(missing_ok=True)
-        for name in ("maps", "thumbnails", "roi", HEAT_FOLDER):
+        for name in ("maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER):
             storage.remove(folder / name)
 
 

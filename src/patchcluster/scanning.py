@@ -79,6 +79,7 @@ def scan(
     expect: float | None = None,
     flag_top: int | None = None,
     ray: str | None = None,
+    cache: bool = True,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
@@ -95,9 +96,10 @@ def scan(
     (`read_labels`); a finished scan is then compared again, without its images. expect, flag_top:
     see `choose_threshold`; a finished scan is then flagged again. ray: the address of a Ray cluster
     whose workers make the features and compare (`cluster.RayWorkers`); no score depends on it, and
-    a scan may go on with or without. progress(step, done, total) is
-    called as work gets done, tell(line) with what is predicted and chosen. settings: the fields of
-    `Settings`.
+    a scan may go on with or without. cache: whether a run whose bank has only some of the images
+    keeps the patches of all, by which it can be scored again and updated. progress(step, done,
+    total) is called as work gets done, tell(line) with what is predicted and chosen. settings: the
+    fields of `Settings`.
 
     Raises InputError, SettingError, WeightsError, ClusterError or RunError.
     """
@@ -110,11 +112,11 @@ def scan(
         folder = Path(output)
         runfolder.check_output(folder, overwrite)
         with storage.lock(folder):
-            Scan(folder, info, limits, step, tell, ray).run(overwrite)
+            Scan(folder, info, limits, step, tell, ray, cache).run(overwrite)
         return Run(folder)
     folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
     try:
-        Scan(folder, info, limits, step, tell, ray).run()
+        Scan(folder, info, limits, step, tell, ray, cache).run()
         run = Run(folder)
     except BaseException:
         storage.remove(folder)
@@ -262,6 +264,7 @@ class Scan:
         progress: Progress,
         tell: Callable[[str], None] = lambda _: None,
         ray: str | None = None,
+        cache: bool = True,
     ) -> None:
         self.folder = folder
         self.info = info
@@ -269,6 +272,7 @@ class Scan:
         self.progress = progress
         self.tell = tell
         self.ray = ray
+        self.cache = cache
         self.hired = ExitStack()  # workers that are not of this process
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
@@ -348,8 +352,7 @@ class Scan:
         compared = self._compare(image_set, load, planner.device)
         self.info.near_duplicates = name_near_duplicates(image_set, compared)
         records = self._write_results(image_set, compared)
-        if compared[0].method.bounded:
-            runfolder.write_patches(self.folder, {one.size: one.patches for one in compared})
+        self._settle(compared)
         runfolder.remove_others(self.folder, records)
         self.info.state = "complete"
         runfolder.write_info(self.folder, self.info, records, [skipped[i] for i in sorted(skipped)])
@@ -483,20 +486,41 @@ class Scan:
         )
         for step in ("compare", "maps"):
             self.info.seconds.pop(step, None)
-        storage.remove(self.folder / runfolder.WORK_FOLDER)
+        if self.info.state != "rescoring":  # or some of the patches may be there
+            storage.remove(self.folder / runfolder.WORK_FOLDER)
         self._hire()
         image_set = ImageSet.of(run.images)
         load = functools.partial(load_patches, run, image_set)
         compared = self._compare(image_set, load, self.devices[0])
+        self.replace_results(image_set, compared, run.images, run.skipped)
+
+    def replace_results(
+        self,
+        image_set: ImageSet,
+        compared: list[Compared],
+        images: Sequence[ImageRecord],
+        skipped: Sequence[Skipped],
+    ) -> None:
+        """Make a finished run one of these images, in input order; a kill leaves what `finish` can
+        finish."""
         self.info.state = "rescoring"  # while the files of the run do not belong together
-        runfolder.write_info(self.folder, self.info, run.images, run.skipped)
+        runfolder.write_info(self.folder, self.info, images, skipped)
         records = self._write_results(image_set, compared)
+        self._settle(compared)
+        runfolder.remove_others(self.folder, records)
         self.info.state = "flagging"  # while the report is another's
-        runfolder.write_info(self.folder, self.info, records, run.skipped)
+        runfolder.write_info(self.folder, self.info, records, skipped)
         write_report(Run(self.folder, half_changed=True), self._step("report"))
         self.info.state = "complete"
-        runfolder.write_info(self.folder, self.info, records, run.skipped)
+        runfolder.write_info(self.folder, self.info, records, skipped)
         storage.remove(self.folder / runfolder.WORK_FOLDER)
+
+    def _settle(self, compared: list[Compared]) -> None:
+        """Keep the patches that the bank does not have, unless they are not wanted."""
+        if self.cache and not compared[0].method.whole:
+            runfolder.keep_batches(self.folder)
+        else:
+            storage.remove(self.folder / runfolder.PATCHES_FOLDER)
 
     def _describe(self, backbone: Backbone) -> None:
         self.info.backbone = {

@@ -148,6 +148,11 @@ class Method(ABC):
         """Whether the bank has only some images of the set, which were chosen, with all patches."""
         return False
 
+    @property
+    def whole(self) -> bool:
+        """Whether the bank has all patches of the set, image after image."""
+        return False
+
     def state(self) -> dict[str, Tensor]:
         """All learned values, for `restore`; the parameters are the constructor's."""
         names = ("bank", "bank_image", "bank_patch", *self.learned)

@@ -26,6 +26,10 @@ class WholeBank(Method):
         for image, rows in zip(images, torch.split(self.bank_, counts), strict=True):
             rows.copy_(flatten(grids[image]))
 
+    @property
+    def whole(self) -> bool:
+        return not self.bounded
+
     def _counts(self, ratio: int) -> list[int]:
         """Number of cells of each image of the bank, on a grid `ratio` times coarser."""
         counts: list[int] = (self.shapes_ // ratio).prod(1).tolist()
