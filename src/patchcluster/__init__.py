@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .runs import Run, load_run
     from .scanning import scan
     from .scoring import ScoredImage, Scorer, Scores, score
+    from .updating import update
 
 # PyTorch's threads wait for each other at every operation. By default they do so in a loop that
 # takes a whole core from whatever else runs: beside other programs a scan took twice as long. It is
@@ -36,6 +37,7 @@ __all__ = [
     "load_run",
     "scan",
     "score",
+    "update",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "load_run": "runs",
     "scan": "scanning",
     "score": "scoring",
+    "update": "updating",
 }
 
 

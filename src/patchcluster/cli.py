@@ -102,6 +102,12 @@ def scan(
     image_score: ImageScoreName = None,
     device: Device = None,
     ray: Ray = None,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache", help="Keep no patches beside the bank: smaller, but no update after."
+        ),
+    ] = False,
     max_memory: MaxMemory = None,
     time_budget: TimeBudget = None,
     expect: Expect = None,
@@ -158,6 +164,7 @@ def scan(
                 labels=labels or {},
                 expect=None if expect is None else _parse_share(expect),
                 flag_top=flag_top,
+                cache=not no_cache,
                 tell=(lambda _: None) if quiet else tell,
                 **asked,
             )
@@ -165,6 +172,45 @@ def scan(
         print_forecast(forecast, as_json)
     else:
         print_run(run, as_json)
+
+
+@app.command(
+    epilog="Example: patchcluster update photos-run --add new/ --remove IMG_0042.png",
+)
+def update(
+    run_folder: RunFolder,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INPUT", help="Folder, file, glob or URL; may be given again."),
+    ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Path, its end, or a pattern; may be given again."),
+    ] = None,
+    max_memory: MaxMemory = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Add images to a run, or remove some: scores equal a fresh scan of the same set.
+
+    Only the added images go through the network. The same command after a kill goes on.
+    """
+    with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
+        if not add and not remove:
+            raise typer.BadParameter("nothing to do: give --add INPUT or --remove NAME")
+        from .updating import update as update_run
+
+        run = update_run(
+            run_folder,
+            add=add or (),
+            remove=remove or (),
+            max_memory=max_memory,
+            since=_STARTED,
+            progress=progress,
+            tell=(lambda _: None) if quiet else tell,
+        )
+    print_run(run, as_json)
 
 
 @app.command(epilog="Example: patchcluster score photos-run new/ -o new-scores.csv")

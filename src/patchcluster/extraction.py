@@ -24,7 +24,7 @@ from .errors import InputError, UnreadableImage
 from .halving import in_halves
 from .images import STRIDE, Header, LoadedImage, Pixels, load_image, network_size, survey
 from .inputs import locate, stamp
-from .maps import cover
+from .maps import Bools, cover
 from .patches import Layout, patch_grid
 from .runinfo import ImageRecord, Skipped
 from .tiling import native_size, tiled_features
@@ -302,16 +302,20 @@ def survey_files(
                 skipped[i] = Skipped(path, found)
             else:
                 header, mark = found
-                inputs = tuple(_input_size(header, size, lattice) for size in sizes)
+                inputs = input_sizes(header, sizes, lattice)
                 candidates.append(Candidate(i, path, header, mark, inputs))
             done(i + 1, len(paths))
     return candidates, skipped
 
 
-def _input_size(header: Header, size: int, lattice: int | None) -> tuple[int, int]:
+def input_sizes(
+    header: Header, sizes: Sequence[int], lattice: int | None
+) -> tuple[tuple[int, int], ...]:
+    """Inputs (height, width) of an image at network sizes; lattice: of tiles, if there are any."""
+    width, height = header.width, header.height
     if lattice is None:
-        return network_size(header.width, header.height, size)
-    return native_size(header.width, header.height, size, lattice)
+        return tuple(network_size(width, height, size) for size in sizes)
+    return tuple(native_size(width, height, size, lattice) for size in sizes)
 
 
 def _survey(path: str) -> tuple[Header, list[int]] | str:
@@ -330,7 +334,7 @@ def at_sizes(
     """The same files at other network sizes; what masks leave of them keeps its share."""
     resized, areas = [], {}
     for candidate in candidates:
-        inputs = tuple(_input_size(candidate.header, size, lattice) for size in sizes)
+        inputs = input_sizes(candidate.header, sizes, lattice)
         if candidate.roi:
             height, width = candidate.inputs[0]
             share = regions.areas[candidate.id][0] / (height * width)
@@ -356,12 +360,14 @@ def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:
             regions.skipped[candidate.id] = Skipped(candidate.path, reason)
             continue
         regions.files[name] = file
-        regions.areas[candidate.id] = [
-            int(cover(shown, (height // STRIDE, width // STRIDE)).sum()) * STRIDE**2
-            for height, width in candidate.inputs
-        ]
+        regions.areas[candidate.id] = [area_inside(shown, shape) for shape in candidate.inputs]
         regions.candidates.append(dataclasses.replace(candidate, roi=name))
     return regions
+
+
+def area_inside(mask: Bools, shape: tuple[int, int]) -> int:
+    """Pixels of a network input (height, width) that are scored, of an image with such a mask."""
+    return int(cover(mask, (shape[0] // STRIDE, shape[1] // STRIDE)).sum()) * STRIDE**2
 
 
 def make_batches(candidates: Sequence[Candidate]) -> list[list[Candidate]]:

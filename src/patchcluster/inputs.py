@@ -1,6 +1,7 @@
 """Find the files that a user names, and read their bytes: local paths and fsspec URLs."""
 
 import glob
+import hashlib
 import io
 import os
 import re
@@ -163,6 +164,15 @@ def open_input(path: str) -> IO[bytes]:
 def locate(path: str) -> str:
     """The same file, whatever the current folder: an absolute path, or the URL."""
     return path if is_url(path) else os.path.join(os.getcwd(), path)
+
+
+def hash_file(path: str) -> str:
+    """SHA-256 of a file or URL; "" if it cannot be read."""
+    try:
+        with open_input(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (UnreadableImage, OSError):
+        return ""
 
 
 def stamp(path: str) -> list[int]:

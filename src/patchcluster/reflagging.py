@@ -89,16 +89,25 @@ def load_method(run: Run, size: int | None = None, device: torch.device | str = 
 
 
 def load_patches(run: Run, image_set: ImageSet, size: int) -> Loaded:
-    """Patches and packings of each content of a run: those that it keeps, or of a bank that has all.
+    """Patches and packings of each content of a run: of files that it keeps, or of its bank.
 
-    Raises RunError if it has neither.
+    Raises RunError if neither has all.
     """
-    state = {} if runfolder.kept_paths(run.folder) else _read_state(run, size)
-    if "chosen" in state or "shapes" not in state or runfolder.batch_paths(run.folder):
-        return load_batches(run.folder, image_set, _block_side(run), size)
+    if not runfolder.kept_paths(run.folder) and not runfolder.batch_paths(run.folder):
+        in_bank = load_bank(run, image_set, size)
+        if in_bank is not None:
+            return in_bank
+    return load_batches(run.folder, image_set, _block_side(run), size)
+
+
+def load_bank(run: Run, image_set: ImageSet, size: int) -> Loaded | None:
+    """The same of the bank of a run; None if that does not have all patches."""
+    method = load_method(run, size)
+    if not method.whole:
+        return None
     packings = [_packing(run, copies[0], size) for copies in image_set.records.values()]
-    counts = torch.bincount(state["bank_image"]).tolist()
-    rows = zip(torch.split(state["bank"], counts), state["shapes"].tolist(), strict=True)
+    counts = torch.bincount(method.bank_image_).tolist()
+    rows = zip(torch.split(method.bank_, counts), method.state()["shapes"].tolist(), strict=True)
     return Grids.of([part.view(*shape, -1) for part, shape in rows]), packings
 
 

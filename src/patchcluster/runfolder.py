@@ -23,7 +23,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,19 @@ def take_back_batches(folder: Path) -> None:
         for number, path in enumerate(kept_paths(folder)):
             path.rename(batch_path(folder, number))
     storage.remove(folder / PATCHES_FOLDER)
+
+
+def drop_patches(folder: Path, wanted: Collection[int]) -> None:
+    """Have the run keep the patches of images with these ids only."""
+    for path in kept_paths(folder):
+        names = storage.read_shapes(path)[0]
+        left = {name for name in names if int(name.partition(".")[2]) in wanted}
+        if len(left) == len(names):
+            continue
+        if left:
+            storage.write_tensors(path, {n: storage.read_tensor(path, n) for n in sorted(left)})
+        else:
+            path.unlink()
 
 
 def comparison_path(folder: Path, size: int, batch: int) -> Path:

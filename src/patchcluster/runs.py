@@ -91,6 +91,14 @@ class Run:
             raise RunError(self._say_unfinished())
         self.threshold = Threshold(**self.info.threshold)
         self.paths = [image.path for image in self.images]
+        self.scores = np.zeros(len(self.paths))
+        self.nearest = [""] * len(self.paths)
+        self.flagged = np.zeros(len(self.paths), bool)
+        if self.info.state != "rescoring":  # whose tables may be of other images
+            self._read_scores()
+        self.ranking = rank(self.scores)
+
+    def _read_scores(self) -> None:
         try:
             rows = {row["path"]: row for row in self._read_table(SCORES_FILE)}
             self.scores = np.array([float(rows[path]["score"]) for path in self.paths])
@@ -100,7 +108,6 @@ class Run:
             raise self._damaged(SCORES_FILE, error) from error
         if not np.isfinite(self.scores).all():
             raise self._damaged(SCORES_FILE, "a score is no number")
-        self.ranking = rank(self.scores)
 
     def _say_unfinished(self) -> str:
         name = repr(str(self.folder))

@@ -40,6 +40,7 @@ from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
 from .devices import choose_devices
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .extraction import (
+    Candidate,
     Extracted,
     Extractor,
     Features,
@@ -342,7 +343,7 @@ class Scan:
         for name, file in self.regions.files.items():
             runfolder.write_region(self.folder, name, roi.read_region(file))
 
-        extracted = self._extract(planner)
+        extracted = self._extract_batches(planner.backbone, make_batches(planner.candidates))
         skipped |= extracted.skipped
         image_set = self._image_set(extracted)
         if self.info.time_budget is not None and rates is not None and not resumed:
@@ -359,15 +360,7 @@ class Scan:
 
     def _survey(self, files: Sequence[str]) -> tuple[Planner, dict[int, Skipped]]:
         """Load the network and read all headers; what can be refused without a plan is refused."""
-        self.info.started = _now()
-        self.info.device = "ray" if self.ray else ",".join(map(str, self.devices))
-        with self._timed("network"):
-            backbone = load_backbone(
-                self.settings.backbone,
-                self.settings.weights,
-                self.devices[0],
-                self.settings.strides,
-            )
+        backbone = self._load_network()
         with self._timed("survey"):
             candidates, skipped = survey_files(
                 files,
@@ -393,6 +386,15 @@ class Scan:
         memory = costs.resident_memory()
         planner = Planner(candidates, self.regions, self.settings, backbone, self.threads, memory)
         return planner, skipped
+
+    def _load_network(self) -> Backbone:
+        self.info.started = _now()
+        self.info.device = "ray" if self.ray else ",".join(map(str, self.devices))
+        settings = self.settings
+        with self._timed("network"):
+            return load_backbone(
+                settings.backbone, settings.weights, self.devices[0], settings.strides
+            )
 
     def _plan(
         self, planner: Planner, skipped: int, chosen: bool
@@ -549,10 +551,12 @@ class Scan:
             "region of interest each step averages what is inside it, and the rest is NaN",
         }
 
-    def _extract(self, planner: Planner) -> Extracted:
-        extractor = Extractor(self._features(planner.backbone), self.folder, self.workers)
+    def _extract_batches(
+        self, backbone: Backbone, batches: Sequence[Sequence[Candidate]]
+    ) -> Extracted:
+        extractor = Extractor(self._features(backbone), self.folder, self.workers)
         with self._timed("features"):
-            return extractor.run(make_batches(planner.candidates), self._step("features"))
+            return extractor.run(batches, self._step("features"))
 
     def _features(self, backbone: Backbone) -> Features:
         settings = self.settings
