@@ -159,7 +159,7 @@ def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
                 torch.tensor([[number, 0]]),
             )
         )
-        storage.write_tensors(tmp_path / str(number), vars(parts[-1]))
+        storage.write_tensors(tmp_path / str(number), parts[-1].tensors())
     stored = Comparisons([tmp_path / str(n) for n in range(3)], batches, counts)
     together = join(parts)
     for rows in (torch.arange(17), torch.tensor([16, 0, 11, 3, 12, 9]), torch.tensor([1])):

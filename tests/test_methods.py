@@ -486,6 +486,69 @@ def test_distances_of_plus_do_not_depend_on_images_that_are_added():
     assert not torch.equal(few.mean_, other.mean_)
 
 
+def similar_patches(count, seed=0):
+    """Images [count, 4, 6, 13] that are much alike, each in its own way."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=(1, 4, 6, 13))
+    return torch.from_numpy((common + 0.5 * rng.normal(size=(count, 4, 6, 13))).astype(np.float32))
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("gap", [1.35, 1.02, math.inf])
+def test_plus_compares_again_as_if_anew(kernels, gap, monkeypatch):
+    """With images that come and go; of some rows what was found is left as it is."""
+    monkeypatch.setattr("patchcluster.screening.available", lambda: kernels)
+    patches, keys = similar_patches(90), list(range(90))
+    old, new = [*range(2, 90)], [*range(40), *range(41, 90)]
+    given = {"bank_images": 48, "stages": (2, 3, 32), "strides": (8, 16, 32), "gap": gap}
+    before = PatchClusterPlus(**given).fit(patches[old], old)
+    after = PatchClusterPlus(**given)
+    after.recall(before, [old.index(i) if i in old else -1 for i in new])
+    after.fit(patches[new], [keys[i] for i in new])
+    state = PatchClusterPlus(**given).fit(patches[new], new).state()
+    assert all(torch.equal(state[name], value) for name, value in after.state().items())
+    column = {new[image]: c for c, image in enumerate(after.chosen_.tolist())}
+    columns = torch.tensor([column.get(old[image], -1) for image in before.chosen_.tolist()])
+    moved = after.move_from(before, columns)
+    assert len(moved.added) and moved.gone
+    both = [image for image in old if image in new]
+    earlier = [before.compare([patches[image]], [old.index(image)]) for image in both]
+    searched = []
+    search = PatchClusterPlus._search_rows
+    monkeypatch.setattr(
+        PatchClusterPlus,
+        "_search_rows",
+        lambda self, stage, rows, *rest: (
+            searched.append(len(rows)) or search(self, stage, rows, *rest)
+        ),
+    )
+    grids, own = [patches[image] for image in both], [new.index(image) for image in both]
+    again = after.compare_again(grids, own, None, earlier, moved)
+    assert 0 < sum(searched) < 0.95 * len(both) * after.trace_rows(24)
+    anew = after.compare(grids, own)
+    assert again.tensors().keys() == anew.tensors().keys()
+    for name, value in again.tensors().items():
+        if name != "trace.within":  # at least so many
+            torch.testing.assert_close(value, anew.tensors()[name], rtol=1e-5, atol=1e-6)
+    assert bool((again.trace.within <= anew.trace.within).all())
+
+
+def test_plus_compares_all_anew_where_nothing_holds():
+    patches, keys = similar_patches(60), list(range(60))
+    before = PatchClusterPlus(bank_images=20).fit(patches[:50], keys[:50])
+    columns = torch.arange(20)
+    others = [
+        PatchClusterPlus(bank_images=21).fit(patches, keys),  # of another size
+        PatchClusterPlus(bank_images=20).fit(patches, keys[::-1]),  # other references
+        PatchClusterPlus().fit(patches, keys),  # all images
+    ]
+    marked = PatchClusterPlus(bank_images=20)
+    marked.heed(["normal", *[None] * 59])
+    for after in (*others, marked.fit(patches, keys)):
+        assert after.move_from(before, columns) is None
+    assert PatchClusterPlus(bank_images=20).fit(patches, keys).move_from(before, columns)
+
+
 def test_plus_refuses_a_bank_that_cannot_serve_k():
     with pytest.raises(SettingError, match="k=5 of 3 other images: choose 1 to 3"):
         PatchClusterPlus(k=5, bank_images=4).fit(random_patches(10))

@@ -239,7 +239,7 @@ def test_blocks_are_chosen_by_the_rule(blocks, k, count, gap, seed):
     left_out = torch.from_numpy(rng.random((100, blocks)) < 0.3)
     left_out[:, :k] = False
     most = blocks // 8
-    chosen, squares = bank.choose_blocks(queries, left_out, k, count, most, gap)
+    chosen, squares, _ = bank.choose_blocks(queries, left_out, k, count, most, gap)
     expected = 2 * bank.block_minima(queries).T + queries.square().sum(1, keepdim=True)
     expected = expected.clamp(min=0).masked_fill(left_out, torch.inf).numpy()
     for i in range(len(queries)):
@@ -268,5 +268,5 @@ def test_of_blocks_at_one_distance_the_first_are_chosen_everywhere(monkeypatch, 
         monkeypatch.setattr(screening, "_library", lambda: None)
     rows = torch.tensor([*[3.0] * 20, *[1.0] * 30, *[2.0] * 14])[:, None]
     bank = BlockBank(rows, list(range(65)), torch.arange(64))
-    chosen, _ = bank._choose(torch.zeros(5, 1), 3, 35, None, float("inf"))
+    chosen, _, _ = bank._choose(torch.zeros(5, 1), 3, 35, None, float("inf"))
     assert chosen.tolist() == [[*range(20, 50), *range(50, 55)]] * 5

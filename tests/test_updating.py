@@ -1,5 +1,6 @@
 """Images added to a finished run, and removed from it, against a fresh scan of the same set."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 import patchcluster
 from conftest import textured_image, write_set
 from patchcluster import runfolder, scanning
-from patchcluster.comparing import ImageSet, load_batches
+from patchcluster.comparing import ImageSet, load_batches, read_comparison
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.reflagging import reflag
 from patchcluster.thresholds import Flagging
@@ -129,6 +130,26 @@ def test_a_bank_of_all_that_becomes_one_of_some(images, tmp_path, monkeypatch):
     assert not runfolder.kept_paths(run.folder)
     left = names_of(images, 0, 7) + names_of(images, 10, 12)
     assert_equal(again, scan_of(left, tmp_path / "left", WHOLE))
+
+
+def test_of_comparisons_of_another_version_nothing_is_taken(images, tmp_path, monkeypatch):
+    """What the run keeps of its comparisons is looked at, and named by all that it depends on."""
+    run = scan_of(names_of(images, 2, 12), tmp_path / "run", BOUNDED)
+    kept = sorted((run.folder / runfolder.COMPARISONS_FOLDER).iterdir())
+    assert kept
+    for path in kept:
+        comparison = read_comparison(path)
+        note = runfolder.storage.read_note(path)
+        damaged = dataclasses.replace(comparison.trace, kth=comparison.trace.kth + 100)
+        tensors = dataclasses.replace(comparison, trace=damaged).tensors()
+        runfolder.storage.write_tensors(path, tensors, note)
+    shutil.copytree(run.folder, tmp_path / "copy")
+    added = names_of(images, 0, 2)
+    fresh = scan_of(names_of(images, 0, 12), tmp_path / "fresh", BOUNDED)
+    misled = patchcluster.update(tmp_path / "copy", add=added)
+    assert misled.scores.max() > 10 * fresh.scores.max() or misled.scores.std() < fresh.scores.std()
+    monkeypatch.setattr("patchcluster.scanning.__version__", "another")
+    assert_equal(patchcluster.update(run, add=added), fresh)
 
 
 def test_of_removed_images_no_patches_are_left(images, tmp_path):

@@ -7,9 +7,10 @@ the bank.
 
 import copy
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,8 +27,9 @@ from .halving import in_halves
 from .labels import Label, Labels
 from .lazy import Grids, Lazy
 from .maps import Floats, ImageScore
-from .methods import Comparison, Method
+from .methods import Comparison, Method, PatchClusterPlus
 from .methods.base import NEIGHBOURS_KEPT, join, make_batches
+from .methods.tracing import Moved
 from .roi import Packing
 from .runinfo import ImageRecord
 from .workers import Workers
@@ -108,6 +110,11 @@ class Compared:
         return describe_whole(self.method, self.patches, image, self.packings[image])
 
 
+def read_comparison(path: Path) -> Comparison:
+    """The comparison of a batch of images. Raises RunError."""
+    return Comparison.of_tensors(storage.read_tensors(path)[0])
+
+
 @dataclass(frozen=True)
 class Comparisons:
     """The comparisons of a set's patches, in files of a batch of images each.
@@ -121,7 +128,7 @@ class Comparisons:
 
     def __iter__(self) -> Iterator[Comparison]:
         for path in self.paths:
-            yield Comparison(**storage.read_tensors(path)[0])
+            yield read_comparison(path)
 
     def select(self, rows: Tensor) -> Comparison:
         """The comparisons of some of all patches, as `Comparison.select` gives them."""
@@ -140,7 +147,7 @@ class Comparisons:
                 if name not in found:
                     found[name] = values.new_empty(len(rows), values.shape[1])
                 found[name][at] = values[these]
-        return Comparison(**found)
+        return Comparison.of_tensors(found)
 
     def means(self) -> Tensor:
         """Mean of the distances of all patches, float32 [d]."""
@@ -153,20 +160,79 @@ class Comparisons:
 
     def explained(self, image: int) -> tuple[Tensor, Tensor]:
         """Rows of the bank, and their distances, that explain an image's patches, [p, j] each."""
-        path, start = self._starts[image]
+        path, start = self.starts[image]
         rows = slice(start, start + self.counts[image])
         both = (storage.read_tensor(path, n, rows) for n in ("neighbours", "neighbour_distances"))
         neighbours, distances = (values[:, :NEIGHBOURS_KEPT] for values in both)
         return neighbours, distances
 
     @functools.cached_property
-    def _starts(self) -> list[tuple[Path, int]]:
+    def starts(self) -> list[tuple[Path, int]]:
         """The file of each image, and where its patches begin there."""
         starts = []
         for path, batch in zip(self.paths, self.batches, strict=True):
             sizes = [self.counts[image] for image in batch]
             starts += [(path, start) for start in np.cumsum([0, *sizes[:-1]]).tolist()]
         return starts
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is known of a set from a run of which it was a part, or whose part it is.
+
+    method: as it was fitted then; contents: the images of that set; comparisons: of these; digest:
+    what their files must be of.
+    """
+
+    method: Method
+    contents: Sequence[str]
+    comparisons: Comparisons
+    digest: str
+
+    def places(self, contents: Sequence[str]) -> list[int]:
+        """Where images were in that set; -1: nowhere."""
+        place = {content: i for i, content in enumerate(self.contents)}
+        return [place.get(content, -1) for content in contents]
+
+    def find_move(self, method: Method, contents: Sequence[str]) -> Moved | None:
+        """How the bank of a method fitted on a set came from the earlier one; None: in no way."""
+        if not isinstance(method, PatchClusterPlus) or not isinstance(
+            self.method, PatchClusterPlus
+        ):
+            return None
+        if method.chosen_ is None or self.method.chosen_ is None:
+            return None
+        new = {contents[image]: column for column, image in enumerate(method.chosen_.tolist())}
+        old = [self.contents[image] for image in self.method.chosen_.tolist()]
+        return method.move_from(self.method, torch.tensor([new.get(one, -1) for one in old]))
+
+    def read(self, image: int) -> Comparison | None:
+        """The comparison of an image of that set, with its trace; None: it is not kept."""
+        path, start = self.comparisons.starts[image]
+        if self._notes(path) != self.digest:
+            return None
+        batch = next(b for b in self.comparisons.batches if b[0] <= image <= b[-1])
+        part, counts = self._read(path), [self.comparisons.counts[i] for i in batch]
+        if part.trace is None or not isinstance(self.method, PatchClusterPlus):
+            return None
+        traced = [self.method.trace_rows(count) for count in counts]
+        at = image - batch[0]
+        rows = slice(start, start + counts[at])
+        first = sum(traced[:at])
+        return Comparison(
+            part.distances[rows],
+            part.neighbours[rows],
+            part.neighbour_distances[rows],
+            trace=part.trace.part(slice(at, at + 1), slice(first, first + traced[at])),
+        )
+
+    @functools.cached_property
+    def _read(self) -> Callable[[Path], Comparison]:
+        return functools.lru_cache(maxsize=2)(read_comparison)
+
+    @functools.cached_property
+    def _notes(self) -> Callable[[Path], Any]:
+        return functools.cache(storage.read_note)
 
 
 def _restore(blank: Method, state: Mapping[str, Any]) -> "Search":
@@ -177,35 +243,49 @@ def _restore(blank: Method, state: Mapping[str, Any]) -> "Search":
     return Search(copy.copy(blank).restore(tensors), blank, torch.device("cpu"))
 
 
-Query = tuple[int, Tensor, Tensor | None]  # image of the set, its patches, its blocks' places
+@dataclass(frozen=True)
+class Query:
+    """An image of the set: its patches, where its blocks lie, what an earlier comparison found."""
+
+    image: int
+    grid: Tensor
+    blocks: Tensor | None
+    earlier: Comparison | None = None
 
 
 @dataclass(frozen=True)
 class Search:
     """Patches against the bank of a fitted method; the work of a batch of images (see `Work`).
 
-    blank: the method before it was fitted.
+    blank: the method before it was fitted. moved: how its bank came from an earlier one.
     """
 
     method: Method
     blank: Method
     device: torch.device
+    moved: Moved | None = None
     ahead: ClassVar[int] = 0  # a batch at a time: the patches of large images take memory
 
     def prepare(self, item: Query) -> Query:
         return item
 
     def finish(self, ready: Sequence[Query]) -> Comparison:
-        return join(in_halves(self._compare, ready, "search"))
+        lots = itertools.groupby(ready, lambda query: query.earlier is not None)
+        return join(
+            [part for _, lot in lots for part in in_halves(self._compare, [*lot], "search")]
+        )
 
     def _compare(self, queries: Sequence[Query]) -> Comparison:
-        images, grids, blocks = zip(*queries, strict=True)
-        part = self.method.compare(
-            [grid.to(self.device) for grid in grids],
-            images,
-            None if blocks[0] is None else blocks,
-        )
-        return Comparison(*(tensor.cpu() for tensor in vars(part).values()))
+        grids = [query.grid.to(self.device) for query in queries]
+        images = [query.image for query in queries]
+        blocks = [query.blocks for query in queries if query.blocks is not None]  # of all or none
+        earlier = [query.earlier for query in queries if query.earlier is not None]
+        if self.moved is not None and earlier:
+            assert isinstance(self.method, PatchClusterPlus)
+            part = self.method.compare_again(grids, images, blocks or None, earlier, self.moved)
+        else:
+            part = self.method.compare(grids, images, blocks or None)
+        return Comparison.of_tensors({n: tensor.cpu() for n, tensor in part.tensors().items()})
 
     def on(self, device: torch.device) -> Self:
         state = {name: tensor.to(device) for name, tensor in self.method.state().items()}
@@ -232,6 +312,7 @@ class Comparer:
     digest: str
     progress: Callable[[str, int, int], None]
     workers: Workers
+    earlier: Mapping[int, Earlier] = field(default_factory=dict)  # of network sizes
 
     def run(self, size: int, method: Method, rule: ImageScore) -> Compared:
         """Fit the method on the patches of one network size and score every image."""
@@ -239,7 +320,10 @@ class Comparer:
         blank = copy.copy(method)
         self._fit(size, method, patches)
         counts = patches.counts
-        compared = self._compare(size, Search(method, blank, self.device), patches, packings)
+        known = self.earlier.get(size)
+        moved = None if known is None else known.find_move(method, self.image_set.shas)
+        search = Search(method, blank, self.device, moved)
+        compared = self._compare(size, search, patches, packings)
         method.calibrate(
             compared.select(method.bank_rows(counts)), compared.means() if method.bounded else None
         )
@@ -268,6 +352,9 @@ class Comparer:
         if storage.read_note(path) == self.digest:
             state, _ = storage.read_tensors(path)
         else:
+            if size in self.earlier:
+                known = self.earlier[size]
+                method.recall(known.method, known.places(self.image_set.shas))
             method.fit(
                 Grids(patches.shapes, lambda image: patches[image].to(self.device)),
                 self.image_set.keys,
@@ -291,14 +378,21 @@ class Comparer:
         finished = len(patches) - sum(len(batches[n]) for n in pending)
         self.progress("compare", finished, len(patches))
 
+        places = [-1] * len(patches)
+        if search.moved is not None:
+            places = self.earlier[size].places(self.image_set.shas)
+
         def queries(batch: Sequence[int]) -> list[Query]:
             masks = [packings[i] for i in batch]  # of all images, or of none
             blocks = [None if mask is None else mask.blocks for mask in masks]
-            return [(i, patches[i], b) for i, b in zip(batch, blocks, strict=True)]
+            known = [self.earlier[size].read(places[i]) if places[i] >= 0 else None for i in batch]
+            return [
+                Query(i, patches[i], b, k) for i, b, k in zip(batch, blocks, known, strict=True)
+            ]
 
         jobs = ((n, queries(batches[n])) for n in pending)
         for n, comparison in self.workers.map(search, jobs):
-            storage.write_tensors(paths[n], vars(comparison), self.digest)
+            storage.write_tensors(paths[n], comparison.tensors(), self.digest)
             finished += len(batches[n])
             self.progress("compare", finished, len(patches))
         return Comparisons(paths, batches, patches.counts)

@@ -483,19 +483,24 @@ TARGET static int64_t nearest_blocks(const float *squares, int64_t blocks, int64
     return count;
 }
 
-/* Set the squares that lie before the last gap to infinity: where the next is more than `gap` times
- * as large, at least k and at most `most` lie before it and k finite ones behind it. `kth` is the
- * k-th smallest. Returns whether there is a gap. */
-TARGET static int leave_out_before_gap(float *squares, int64_t blocks, float kth, int64_t k,
-                                       int64_t most, float gap, Near *sorted)
+/* How many squares are not larger than `reach`. */
+TARGET static int64_t count_within(const float *squares, int64_t blocks, float reach)
 {
-    int64_t within = 0, finite = 0, before = 0;
-    __m512 reach = _mm512_set1_ps(gap * kth);
+    int64_t within = 0;
     for (int64_t base = 0; base < blocks; base += LANES)
-        within += __builtin_popcount(_mm512_mask_cmp_ps_mask(
-            first_lanes(blocks - base), _mm512_loadu_ps(squares + base), reach, _CMP_LE_OQ));
-    if (within >= most + k) /* no gap is among the first `most` */
-        return 0;
+        within += __builtin_popcount(
+            _mm512_mask_cmp_ps_mask(first_lanes(blocks - base), _mm512_loadu_ps(squares + base),
+                                    _mm512_set1_ps(reach), _CMP_LE_OQ));
+    return within;
+}
+
+/* Set the squares that lie before the last gap to infinity: where the next is more than `gap` times
+ * as large, at least k and at most `most` lie before it and k finite ones behind it. Returns whether
+ * there is a gap. */
+TARGET static int leave_out_before_gap(float *squares, int64_t blocks, int64_t k, int64_t most,
+                                       float gap, Near *sorted)
+{
+    int64_t finite = 0, before = 0;
     for (int64_t b = 0; b < blocks; b++)
         if (squares[b] < INFINITY)
             sorted[finite++] = (Near){squares[b], (int32_t)b};
@@ -511,11 +516,13 @@ TARGET static int leave_out_before_gap(float *squares, int64_t blocks, float kth
 /* For the queries begin..end the `count` blocks that are nearest by their nearest row, and the
  * squares of these distances: chosen, chosen_squares [q][count]. left_out [q][blocks] are not
  * among them, nor are those before the last gap (k, most, gap: see above); where fewer than `count`
- * are left, block 0 at infinity fills the rest. Returns -1 if there is no memory. */
+ * are left, block 0 at infinity fills the rest. within [q]: how many, with those before the gap, are
+ * not more than `gap` times as large as the k-th smallest. Returns -1 if there is no memory. */
 TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_t begin,
                                 int64_t end, const int64_t *bounds, int64_t blocks,
                                 const uint8_t *left_out, int64_t k, int64_t most, float gap,
-                                int64_t count, int64_t *chosen, float *chosen_squares)
+                                int64_t count, int64_t *chosen, float *chosen_squares,
+                                int32_t *within)
 {
     int64_t room = (blocks + LANES - 1) / LANES * LANES;
     Block block = {malloc(sizeof(uint32_t) * SLOTS * bank->steps), {0}, {0}, {0}};
@@ -537,8 +544,12 @@ TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_
         for (int64_t i = 0; i < here; i++) {
             float *of_query = squares + i * room;
             int64_t found = nearest_blocks(of_query, blocks, count, near);
-            if (most >= k && found >= k &&
-                leave_out_before_gap(of_query, blocks, near[k - 1].square, k, most, gap, near))
+            int64_t alike =
+                found >= k ? count_within(of_query, blocks, gap * near[k - 1].square) : 0;
+            within[base + i] = (int32_t)alike;
+            /* With so many alike no gap is among the first `most`. */
+            if (most >= k && found >= k && alike < most + k &&
+                leave_out_before_gap(of_query, blocks, k, most, gap, near))
                 found = nearest_blocks(of_query, blocks, count, near);
             for (int64_t j = 0; j < count; j++) {
                 Near one = j < found ? near[j] : (Near){INFINITY, 0};

@@ -9,6 +9,7 @@ go by products of float32.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +26,7 @@ _BANK_TILE = 8192  # bank rows a product in `nearest`
 _MARGIN = 8  # candidates beyond k, so that rounding loses no neighbour
 _GATHER = 1 << 19  # values gathered at a time for exact distances (2 MiB, which stay in cache)
 _SCREENED = 1 << 20  # distances from which on screening pays
-_GAP_SHARE = 8  # one in so many blocks may lie before a gap
+GAP_SHARE = 8  # one in so many blocks may lie before a gap
 _PROBE = 192  # queries; if screening proves fewer than half of the first ones, it is given up
 _CANCELLED = 1e-3  # of a squared norm; less than that, float32 products do not tell apart
 _PAIRS = 1 << 19  # of a query and a block, searched at a time where all blocks are (40 MiB)
@@ -226,6 +227,19 @@ class Blocks:
         return found
 
 
+@dataclass(frozen=True)
+class Choice:
+    """By what a query's result stays the same when a bank changes a little.
+
+    blocks int64 [q, j]: those that were searched; reach [q]: the squared distance of the last of
+    them by the sample; within int32 [q]: blocks not more than a gap farther than the k-th.
+    """
+
+    blocks: Tensor
+    reach: Tensor
+    within: Tensor
+
+
 class BlockBank(Blocks):
     """Blocks that are asked for the nearest row of the nearest ones.
 
@@ -268,27 +282,40 @@ class BlockBank(Blocks):
 
         Raises SettingError if fewer than k blocks are left for a query.
         """
+        return self.search_blocks(queries, k, candidates, left_out, gap)[:2]
+
+    def search_blocks(
+        self,
+        queries: Tensor,
+        k: int,
+        candidates: int,
+        left_out: Tensor | None = None,
+        gap: float = math.inf,
+    ) -> tuple[Tensor, Tensor, "Choice"]:
+        """`nearest_blocks`, and how the blocks were chosen that it comes from."""
         blocks = len(self.offsets) - 1
         left = blocks if left_out is None else int((~left_out).sum(1).min())
         if not 1 <= k <= left:
             raise SettingError(f"k={k} images to compare with, but there are {left} others")
-        count = min(max(k, candidates), left)
-        chosen, squares = self._choose(queries, k, count, left_out, gap)
+        count = min(max(k, candidates), blocks)  # whatever other queries leave out
+        chosen, squares, within = self._choose(queries, k, count, left_out, gap)
         distances, rows = self._search(queries, chosen)
         distances.masked_fill_(squares.isinf(), torch.inf)
         distances, best = distances.sort(1)
         # The sample of a block may lack the row that its gap is seen by.
-        start = _last_gap(distances.T, k, blocks // _GAP_SHARE, gap)
+        start = _last_gap(distances.T, k, blocks // GAP_SHARE, gap)
         places = start[:, None] + torch.arange(k, device=start.device)
-        return distances.gather(1, places), rows.gather(1, best.gather(1, places))
+        nearest_rows = rows.gather(1, best.gather(1, places))
+        return distances.gather(1, places), nearest_rows, Choice(chosen, squares[:, -1], within)
 
     def _choose(
         self, queries: Tensor, k: int, count: int, left_out: Tensor | None, gap: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The blocks that are searched, int64 [q, count], and their distances by the sample,
-        squared [q, count]; infinite for blocks that are left out, where not enough others are."""
+        squared [q, count]; infinite for blocks that are left out, where not enough others are. And
+        how many are within a gap of the k-th, int32 [q]."""
         blocks = len(self.offsets) - 1
-        most = blocks // _GAP_SHARE
+        most = blocks // GAP_SHARE
         if self.sample_screen is not None:
             if left_out is None:
                 left_out = torch.zeros(len(queries), blocks, dtype=torch.bool)
@@ -298,12 +325,12 @@ class BlockBank(Blocks):
             squares = self.block_squares(queries[i : i + QUERY_TILE])
             if left_out is not None:
                 squares.masked_fill_(left_out[i : i + QUERY_TILE].T, torch.inf)
-            _leave_out_before_gap(squares, k, most, gap)
+            within = _leave_out_before_gap(squares, k, most, gap)
             # Of blocks at one distance the first are taken, as the kernel does.
             values, numbers = squares.sort(dim=0, stable=True)
-            parts.append((numbers[:count].T, values[:count].T))
-        numbers, values = (torch.cat(part) for part in zip(*parts, strict=True))
-        return numbers, values
+            parts.append((numbers[:count].T, values[:count].T, within))
+        numbers, values, within = (torch.cat(part) for part in zip(*parts, strict=True))
+        return numbers, values, within
 
     def block_squares(self, queries: Tensor) -> Tensor:
         """Squared distances of queries [q, c] to the nearest sampled row of each block, both
@@ -323,19 +350,24 @@ class BlockBank(Blocks):
         return minima
 
 
-def _leave_out_before_gap(squares: Tensor, k: int, most: int, gap: float) -> None:
-    """Set the squared distances [blocks, q] that lie before the last gap of a query to infinity."""
-    if most < k or gap == math.inf:
-        return
+def _leave_out_before_gap(squares: Tensor, k: int, most: int, gap: float) -> Tensor:
+    """Set the squared distances [blocks, q] that lie before the last gap of a query to infinity.
+
+    Gives how many are not more than gap^2 times the k-th, int32 [q].
+    """
     kth = squares.topk(k, dim=0, largest=False).values[-1]
+    within = (squares <= gap**2 * kth).sum(0, dtype=torch.int32)
+    if most < k or gap == math.inf:
+        return within
     # Where so many are within a gap of the k-th, no gap is among them.
-    doubtful = ((squares <= gap**2 * kth).sum(0) < most + k).nonzero()[:, 0]
+    doubtful = (within < most + k).nonzero()[:, 0]
     part = squares[:, doubtful]
     values, order = part.topk(min(most + k, len(part)), dim=0, largest=False)
     before = _last_gap(values, k, most, gap**2)
     ranks = torch.arange(len(values), device=values.device)[:, None]
     part.scatter_(0, order, values.masked_fill_(ranks < before, torch.inf))
     squares[:, doubtful] = part
+    return within
 
 
 def _last_gap(values: Tensor, k: int, most: int, gap: float) -> Tensor:

@@ -12,6 +12,7 @@ RUN/
   bank.safetensors       the fitted methods, one a network size
   patches/000012.safetensors  patches of some images as the network gave them, where the bank has
                          only some of the set; the run can do without (--no-cache)
+  comparisons/           and how they were compared, so that an update need not do it all again
   report.html
   report/000012.png      heat maps that report.html does not hold
   labels.sqlite          what was said of images in a review: see review/store.py; scans leave it
@@ -46,6 +47,7 @@ BANK_FILE = "bank.safetensors"
 REPORT_FILE = "report.html"
 HEAT_FOLDER = "report"
 PATCHES_FOLDER = "patches"
+COMPARISONS_FOLDER = "comparisons"
 WORK_FOLDER = ".work"
 
 SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
@@ -167,6 +169,19 @@ def drop_patches(folder: Path, wanted: Collection[int]) -> None:
 
 def comparison_path(folder: Path, size: int, batch: int) -> Path:
     return folder / WORK_FOLDER / f"comparison-{size}-{batch:06d}.safetensors"
+
+
+def kept_comparison_path(folder: Path, size: int, batch: int) -> Path:
+    return folder / COMPARISONS_FOLDER / comparison_path(folder, size, batch).name
+
+
+def keep_comparisons(folder: Path) -> None:
+    """Have a run keep the comparisons of a scan in progress, instead of others."""
+    storage.remove(folder / COMPARISONS_FOLDER)
+    with storage.writing(folder):
+        (folder / COMPARISONS_FOLDER).mkdir(exist_ok=True)
+        for path in sorted((folder / WORK_FOLDER).glob("comparison-*.safetensors")):
+            path.rename(folder / COMPARISONS_FOLDER / path.name)
 
 
 def fitted_path(folder: Path, size: int) -> Path:
@@ -325,7 +340,7 @@ def begin(folder: Path, info: RunInfo, replace: bool) -> None:
             path.unlink()
         for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE):
             (folder / name).unlink(missing_ok=True)
-        for name in ("maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER):
+        for name in ("maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER, COMPARISONS_FOLDER):
             storage.remove(folder / name)
 
 

@@ -36,7 +36,7 @@ import torch
 from . import __version__, costs, maps, roi, runfolder, storage, times
 from .backbones import Backbone, load_backbone
 from .budget import Chooser, changes
-from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
+from .comparing import Compared, Comparer, Earlier, ImageSet, Loaded, load_batches
 from .devices import choose_devices
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .extraction import (
@@ -274,6 +274,7 @@ class Scan:
         self.tell = tell
         self.ray = ray
         self.cache = cache
+        self.earlier: Mapping[int, Earlier] = {}  # what is known of each network size
         self.hired = ExitStack()  # workers that are not of this process
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
@@ -521,8 +522,10 @@ class Scan:
         """Keep the patches that the bank does not have, unless they are not wanted."""
         if self.cache and not compared[0].method.whole:
             runfolder.keep_batches(self.folder)
+            runfolder.keep_comparisons(self.folder)
         else:
             storage.remove(self.folder / runfolder.PATCHES_FOLDER)
+            storage.remove(self.folder / runfolder.COMPARISONS_FOLDER)
 
     def _describe(self, backbone: Backbone) -> None:
         self.info.backbone = {
@@ -603,11 +606,9 @@ class Scan:
         load: Callable[[int], Loaded],
         device: torch.device,
     ) -> list[Compared]:
-        labels = image_set.labels(self.info.labels)
-        identity = [self.info.settings, self.info.backbone["sha256"], image_set.shas, labels]
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        labels, digest = image_set.labels(self.info.labels), name_comparison(self.info, image_set)
         comparer = Comparer(
-            self.folder, image_set, load, device, digest, self.progress, self.workers
+            self.folder, image_set, load, device, digest, self.progress, self.workers, self.earlier
         )
         compared = []
         for size in self.settings.size:
@@ -653,6 +654,13 @@ class Scan:
         yield
         spent = time.perf_counter() - start
         self.info.seconds[name] = round(self.info.seconds.get(name, 0.0) + spent, 3)
+
+
+def name_comparison(info: RunInfo, image_set: ImageSet) -> str:
+    """A name for all that the comparison of a set depends on."""
+    labels = image_set.labels(info.labels)
+    identity = [__version__, info.settings, info.backbone["sha256"], image_set.shas, labels]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 def _now() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from . import costs, roi, runfolder
-from .comparing import ImageSet, Loaded, load_batches
+from .comparing import Comparisons, Earlier, ImageSet, Loaded, load_batches
 from .errors import InputError, RunError
 from .extraction import (
     Candidate,
@@ -27,12 +27,14 @@ from .extraction import (
 from .finishing import name_near_duplicates
 from .images import Header, deep_range
 from .inputs import PathFinder, find_images, hash_file, is_url, natural_key
+from .methods.base import make_batches as compared_batches
 from .patches import block_side
 from .planning import Planner, check_sizes
-from .reflagging import load_bank
+from .reflagging import load_bank, load_method, load_patches
+from .runfolder import kept_comparison_path
 from .runinfo import ImageRecord, Skipped
 from .runs import Run, hold_run
-from .scanning import Limits, Progress, Scan
+from .scanning import Limits, Progress, Scan, name_comparison
 from .storage import write_tensors
 from .tiling import find_lattice
 
@@ -151,6 +153,7 @@ class Update(Scan):
         self._open_bank(change.kept, len(batches))
         side = block_side(planner.backbone.strides, self.settings.layout)
         load = functools.partial(load_batches, self.folder, image_set, side)
+        self.earlier = self._find_earlier()
         paths = {image.path for image in every}
         self.info.labels = {p: label for p, label in self.info.labels.items() if p in paths}
         self.info.inputs += [item for item in change.inputs if item not in self.info.inputs]
@@ -233,6 +236,22 @@ class Update(Scan):
                 areas[image.id] = [area_inside(mask, shape) for shape in candidate.inputs]
         every = [*kept, *self.regions.candidates]
         return dataclasses.replace(self.regions, candidates=every, areas=areas)
+
+    def _find_earlier(self) -> dict[int, Earlier]:
+        """What the run keeps of its comparisons, by network size."""
+        if self.before.info.labels or len(self.devices) > 1:
+            return {}
+        before, folder = ImageSet.of(self.before.images), self.folder
+        digest, found = name_comparison(self.before.info, before), {}
+        for size in self.settings.size:
+            method = load_method(self.before, size)
+            if method.bounded:
+                shapes = load_patches(self.before, before, size)[0]
+                batches = list(compared_batches(shapes.counts))
+                paths = [kept_comparison_path(folder, size, n) for n in range(len(batches))]
+                comparisons = Comparisons(paths, batches, shapes.counts)
+                found[size] = Earlier(method, before.shas, comparisons, digest)
+        return found
 
     def _open_bank(self, kept: Sequence[ImageRecord], first: int) -> None:
         """Write patches that only the bank has to files like those of a scan, from a number on."""

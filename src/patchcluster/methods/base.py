@@ -27,6 +27,7 @@ from ..errors import SettingError
 from ..lazy import Grids
 from ..neighbors import to_float
 from ..patches import Layout
+from .tracing import Trace
 
 Progress = Callable[[int, int], None]  # done, total
 Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
@@ -41,13 +42,29 @@ class Comparison:
     distances float32 [p, d]: what the method grades. neighbours int64 [p, j]: the rows of the bank
     that explain the patch, nearest first, and their distances float32 [p, j]; j is 3 or what the
     method needs. near_duplicates int64 [d, 2]: pairs of images of the fitted set, the first among
-    those that were compared.
+    those that were compared. trace: by what can be told whether all that holds with another bank,
+    if it is kept.
     """
 
     distances: Tensor
     neighbours: Tensor
     neighbour_distances: Tensor
     near_duplicates: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
+    trace: Trace | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by name."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.trace is None:
+            return own
+        return own | {f"trace.{name}": value for name, value in vars(self.trace).items()}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """What `tensors` gave."""
+        own: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
+        traced = {n.partition(".")[2]: value for n, value in tensors.items() if "." in n}
+        return cls(**own, trace=Trace(**traced) if traced else None)
 
     def select(self, rows: Tensor) -> "Comparison":
         """The comparisons of some of the patches; rows int64 [r]."""
@@ -131,6 +148,14 @@ class Method(ABC):
         """
         if any(labels):
             raise SettingError(f"{self.name} does not learn from labels: use patchcluster-plus")
+
+    def recall(  # noqa: B027 (most methods learn nothing of single images)
+        self, before: "Method", images: Sequence[int]
+    ) -> None:
+        """Take what was learned of the images of an earlier set that `fit` will see again.
+
+        before: fitted on that set; images: where each of the new set was in it, -1: nowhere.
+        """
 
     def check_count(self, images: int) -> None:  # noqa: B027 (most methods take any set)
         """Raise SettingError, before any work, if a set of so many images is too small."""
@@ -313,11 +338,13 @@ def check_k(k: int, left: int) -> int:
 
 def join(comparisons: Sequence[Comparison]) -> Comparison:
     """The comparisons of several sets of patches as one, in order."""
+    traces = [c.trace for c in comparisons]
     return Comparison(
         torch.cat([c.distances for c in comparisons]),
         torch.cat([c.neighbours for c in comparisons]),
         torch.cat([c.neighbour_distances for c in comparisons]),
         torch.cat([c.near_duplicates for c in comparisons]),
+        None if None in traces else Trace.join([trace for trace in traces if trace is not None]),
     )
 
 

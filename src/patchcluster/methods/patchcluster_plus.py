@@ -1,5 +1,6 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +13,21 @@ from torch import Tensor
 from ..coreset import cover_in_order
 from ..errors import SettingError
 from ..lazy import Grids
-from ..neighbors import BlockBank, to_float
+from ..neighbors import GAP_SHARE, BlockBank, Choice, to_float
 from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
+    Method,
     Patches,
     Products,
     Progress,
     as_grids,
     digest,
     flatten,
+    join,
 )
+from .tracing import Moved, Trace
 from .whole_bank import WholeBank
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
@@ -52,6 +56,80 @@ class _Alike:
     left_out: Tensor
     near_duplicates: Tensor
     of_a_kind: Tensor
+
+    def of_rows(self, parts: Sequence[Tensor]) -> "_Alike":
+        """What is said of the rows of images [q_i, c], image after image."""
+        counts = torch.tensor([len(part) for part in parts], device=self.left_out.device)
+        return _Alike(
+            self.left_out.repeat_interleave(counts, 0),
+            self.near_duplicates,
+            self.of_a_kind.repeat_interleave(counts),
+        )
+
+    def select(self, rows: Tensor) -> "_Alike":
+        """The same of some rows, or images."""
+        return _Alike(self.left_out[rows], self.near_duplicates, self.of_a_kind[rows])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found for q rows of a stage.
+
+    neighbours int64 [q, j] and distances float32 [q, j]: nearest rows of different images; kth
+    float32 [q]: distance to the k-th image; searched int16 [q, i], reach float32 [q] and within
+    int32 [q]: see `neighbors.Choice`.
+    """
+
+    neighbours: Tensor
+    distances: Tensor
+    kth: Tensor
+    searched: Tensor
+    reach: Tensor
+    within: Tensor
+
+    @classmethod
+    def of_search(
+        cls, distances: Tensor, found: Tensor, choice: Choice, k: int, explained: int
+    ) -> Self:
+        """What a search gave; explained: how many of the nearest are to explain a row."""
+        searched = choice.blocks.to(torch.int16)
+        shown = slice(0, explained)
+        return cls(
+            found[:, shown], distances[:, shown], distances[:, k - 1], searched, choice.reach,
+            choice.within,
+        )  # fmt: skip
+
+    @classmethod
+    def of_earlier(cls, known: Trace, shown: Comparison | None, moved: Moved) -> Self:
+        """What was found with an earlier bank; shown: what explains it, of the stage that does."""
+        none = torch.empty(len(known.kth), 0)
+        return cls(
+            none.long() if shown is None else moved.rows[shown.neighbours],
+            none if shown is None else shown.neighbour_distances,
+            known.kth.clone(),
+            moved.columns[known.searched.long()].to(torch.int16),
+            known.reach.clone(),
+            known.within - moved.gone,
+        )
+
+
+def _values(found: _Found) -> list[Tensor]:
+    return list(vars(found).values())
+
+
+def _by_image(stages: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of stages, each of all images -> rows of images, each of all stages."""
+    parts = [torch.split(rows, list(each)) for rows, each in zip(stages, counts, strict=True)]
+    return torch.cat([part for image in zip(*parts, strict=True) for part in image])
+
+
+def _of_stage(stage: int, counts: Sequence[Sequence[int]]) -> Tensor:
+    """Where the rows of a stage are among those that `_by_image` gives."""
+    return (
+        _by_image([torch.full((sum(c),), i) for i, c in enumerate(counts)], counts)
+        .eq(stage)
+        .nonzero()[:, 0]
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +195,10 @@ class PatchClusterPlus(WholeBank):
     layout = "middle"
     strides = (8, 16, 32)
     streams = True
-    learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels", "chosen")
+    learned = (
+        "shapes", "mean", "energies", "bank_scores", "stage_means", "labels", "chosen",
+        "image_means", "image_squares",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -145,6 +226,7 @@ class PatchClusterPlus(WholeBank):
         self.stage_strides = strides
         self.stage_weights = stage_weights
         self._heard: Sequence[str | None] = ()
+        self._recalled: dict[int, tuple[Tensor, Tensor]] = {}
         self._indexed: list[BlockBank] | None = None
 
     def fit(
@@ -162,6 +244,8 @@ class PatchClusterPlus(WholeBank):
         self._fit_normalisation(grids, images, order)
         self.labels_ = self._read_labels()
         self.chosen_ = self._choose_bank(grids, images, order)
+        self.image_means_ = images.means if self.bounded else None
+        self.image_squares_ = images.squares if self.bounded else None
         self._hold(grids, None if self.chosen_ is None else self.chosen_.tolist())
         self.bank_scores_: Tensor | None = None
         self.stage_means_: Tensor | None = None
@@ -174,34 +258,126 @@ class PatchClusterPlus(WholeBank):
         own: Sequence[int] | None = None,
         blocks: Sequence[Tensor] | None = None,
     ) -> Comparison:
-        shapes = [grid.shape[:2] for grid in grids]
-        if own is None:
-            stages = [[self._stage_rows(g, s) for g in grids] for s in range(self._stage_count)]
-        else:
-            pairs = list(zip(grids, self._columns(own), strict=True))
-            stages = [
-                [self._stage_rows(g, s) if c < 0 else bank.block(c) for g, c in pairs]
-                for s, bank in enumerate(self._banks)
-            ]
-        others = self._others(own)
-        k, kept = min(self._order(), others), min(NEIGHBOURS_KEPT, others)
-        alike = self._find_alike(stages[self._shown], shapes, own, max(k, kept))
-        base: list[Tensor] = []
-        for stage, (rows, ratio) in enumerate(zip(stages, self._ratios(), strict=True)):
-            counts = torch.tensor([len(r) for r in rows], device=alike.left_out.device)
-            wanted = max(k, kept) if stage == self._shown else k
-            distances, found = self._search(
-                self._banks[stage],
-                torch.cat(rows),
-                wanted,
-                k + self.margin,
-                alike.left_out.repeat_interleave(counts, 0),
-                alike.of_a_kind.repeat_interleave(counts),
-            )
-            base.append(spread_cells(distances[:, k - 1], shapes, ratio, blocks))
-            if stage == self._shown:
-                neighbours, shown = found[:, :kept], distances[:, :kept]
-        return Comparison(torch.stack(base, 1), neighbours, shown, alike.near_duplicates)
+        rows, shapes = self._rows_of(grids, own), [grid.shape[:2] for grid in grids]
+        typical = self._typical_squares(rows[self._shown], shapes, self._banks[self._shown])
+        alike = self._find_alike(typical, own)
+        stages = [
+            self._search_rows(stage, torch.cat(parts), alike.of_rows(parts), own)
+            for stage, parts in enumerate(rows)
+        ]
+        return self._conclude(stages, rows, shapes, blocks, alike, typical)
+
+    def compare_again(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int],
+        blocks: Sequence[Tensor] | None,
+        earlier: Sequence[Comparison],
+        moved: Moved,
+    ) -> Comparison:
+        """`compare`, of which what was found with an earlier bank is left as far as it holds.
+
+        earlier: of each image; moved: see `move_from`.
+        """
+        rows, shapes = self._rows_of(grids, own), [grid.shape[:2] for grid in grids]
+        trace = Trace.join([one.trace for one in earlier if one.trace is not None])
+        typical = moved.bring(trace.typical, self._bank_size())
+        if len(moved.added):
+            added = moved.banks[self._shown]
+            typical[:, moved.added] = self._typical_squares(rows[self._shown], shapes, added)
+        alike = self._find_alike(typical, own)
+        before = moved.bring(trace.left_out, self._bank_size())
+        before[:, moved.added] = alike.left_out[:, moved.added]
+        same = (before == alike.left_out).all(1) & (trace.of_a_kind == alike.of_a_kind)
+        counts = [[len(part) for part in parts] for parts in rows]
+        stages = []
+        for stage, values in enumerate(map(torch.cat, rows)):
+            known = trace.of_rows(_of_stage(stage, counts))
+            now = alike.of_rows(rows[stage])
+            wanted, most = self._wanted(stage, own)[1], self._bank_size() // GAP_SHARE
+            enough = wanted + most if wanted <= most and self.gap < math.inf else 0
+            good = moved.holds(known, values, stage, now.left_out, enough)
+            good &= same.repeat_interleave(torch.tensor(counts[stage]))
+            shown = join([dataclasses.replace(one, trace=None) for one in earlier])
+            found = _Found.of_earlier(known, shown if stage == self._shown else None, moved)
+            stale = (~good).nonzero()[:, 0]
+            if len(stale):
+                new = self._search_rows(stage, values[stale], now.select(stale), own)
+                for old, values_ in zip(_values(found), _values(new), strict=True):
+                    old[stale] = values_
+            stages.append(found)
+        return self._conclude(stages, rows, shapes, blocks, alike, typical)
+
+    def move_from(self, before: "PatchClusterPlus", columns: Tensor) -> Moved | None:
+        """How this bank came from an earlier one; None: nothing that was found with it holds.
+
+        columns int64 [b]: where each image of the earlier bank is among those of this, -1: nowhere.
+        """
+        sizes = {self._bank_size(), before._bank_size()}
+        if not (
+            self.bounded
+            and before.bounded
+            and len(sizes) == 1
+            and self.labels_ is None
+            and before.labels_ is None
+            and torch.equal(self.mean_.cpu(), before.mean_.cpu())
+            and torch.equal(self.energies_.cpu(), before.energies_.cpu())
+        ):
+            return None
+        added = torch.ones(self._bank_size(), dtype=torch.bool)
+        added[columns[columns >= 0]] = False
+        new = added.nonzero()[:, 0]
+        grids = [self._bank_grid(column) for column in new.tolist()]
+        rows = torch.full((len(before.bank_),), -1)
+        starts = torch.tensor([0, *self._counts(1)]).cumsum(0).tolist()
+        parts = torch.split(rows, before._counts(1))
+        for column, part in zip(columns.tolist(), parts, strict=True):
+            if column >= 0:
+                part.copy_(torch.arange(starts[column], starts[column] + len(part)))
+        return Moved(columns, new, self._index(grids) if grids else [], rows)
+
+    def trace_rows(self, patches: int) -> int:
+        """Rows that a trace has of an image with so many patches."""
+        return sum(patches // ratio**2 for ratio in self._ratios())
+
+    def _rows_of(self, grids: Sequence[Tensor], own: Sequence[int] | None) -> list[list[Tensor]]:
+        """Rows of each stage of images [h_i, w_i, c], normalised."""
+        columns = [-1] * len(grids) if own is None else self._columns(own)
+        pairs = list(zip(grids, columns, strict=True))
+        return [
+            [self._stage_rows(g, stage) if c < 0 else bank.block(c) for g, c in pairs]
+            for stage, bank in enumerate(self._banks)
+        ]
+
+    def _conclude(
+        self,
+        stages: Sequence["_Found"],
+        rows: Sequence[Sequence[Tensor]],
+        shapes: Sequence[Sequence[int]],
+        blocks: Sequence[Tensor] | None,
+        alike: "_Alike",
+        typical: Tensor,
+    ) -> Comparison:
+        """What was found for the rows of all stages -> the comparison."""
+        base = [
+            spread_cells(found.kth, shapes, ratio, blocks)
+            for found, ratio in zip(stages, self._ratios(), strict=True)
+        ]
+        trace = None
+        if self.bounded:
+            counts = [[len(part) for part in parts] for parts in rows]
+            traced = ("searched", "reach", "within", "kth")
+            rows_ = [_by_image([getattr(f, name) for f in stages], counts) for name in traced]
+            whole = typical, alike.left_out, alike.of_a_kind
+            trace = Trace(*(*rows_, *whole))
+        shown = stages[self._shown]
+        return Comparison(
+            torch.stack(base, 1),
+            shown.neighbours,
+            shown.distances,
+            alike.near_duplicates,
+            trace,
+        )
 
     def calibrate(self, bank: Comparison, means: Tensor | None = None) -> None:
         means = bank.distances.mean(0) if means is None else means
@@ -214,6 +390,13 @@ class PatchClusterPlus(WholeBank):
         assert self.bank_scores_ is not None
         around = self.bank_scores_[comparison.neighbours].clamp_max(_LOWERED).mean(1)
         return self._base(comparison) - self.local_weight * around
+
+    def recall(self, before: Method, images: Sequence[int]) -> None:
+        assert isinstance(before, PatchClusterPlus)
+        means, squares = before.image_means_, before.image_squares_
+        if means is not None and squares is not None:
+            places = enumerate(images)
+            self._recalled = {new: (means[old], squares[old]) for new, old in places if old >= 0}
 
     def heed(self, labels: Sequence[str | None]) -> None:
         self._heard = labels
@@ -383,12 +566,16 @@ class PatchClusterPlus(WholeBank):
         return flatten(values if ratio == 1 else gather_up(values, ratio))
 
     def _summarise(self, grids: Grids) -> _Summaries:
-        """What is kept of the images of a set, each of which is read once."""
+        """What is kept of the images of a set, each of which is read once, or known."""
         means, squares = [], []
-        for grid in grids:
-            stages = [self._take(grid, stage).double() for stage in range(self._stage_count)]
-            means.append(torch.cat([rows.mean(0) for rows in stages]).float())
-            squares.append(torch.stack([rows.square().sum(1).mean() for rows in stages]))
+        for image in range(len(grids)):
+            known = self._recalled.get(image)
+            if known is None:
+                stages = [self._take(grids[image], s).double() for s in range(self._stage_count)]
+                mean = torch.cat([rows.mean(0) for rows in stages]).float()
+                known = mean, torch.stack([rows.square().sum(1).mean() for rows in stages])
+            means.append(known[0])
+            squares.append(known[1])
         return _Summaries(torch.stack(means), torch.stack(squares))
 
     def _fit_normalisation(self, grids: Grids, images: _Summaries, order: Sequence[int]) -> None:
@@ -440,12 +627,13 @@ class PatchClusterPlus(WholeBank):
     def _banks(self) -> list[BlockBank]:
         """The bank of each stage, built when it is first searched."""
         if self._indexed is None:
-            grids = self._bank_grids()
-            sample = self._sample([grid.shape[:2] for grid in grids]).to(self.bank_.device)
-            self._indexed = [
-                self._build_bank(grids, sample, stage) for stage in range(self._stage_count)
-            ]
+            self._indexed = self._index(self._bank_grids())
         return self._indexed
+
+    def _index(self, grids: Sequence[Tensor]) -> list[BlockBank]:
+        """Banks of some of the bank's images, one a stage."""
+        sample = self._sample([grid.shape[:2] for grid in grids]).to(self.bank_.device)
+        return [self._build_bank(grids, sample, stage) for stage in range(self._stage_count)]
 
     def _build_bank(self, grids: Sequence[Tensor], sample: Tensor, stage: int) -> BlockBank:
         ratio = self._ratios()[stage]
@@ -459,45 +647,45 @@ class PatchClusterPlus(WholeBank):
             sample = torch.arange(len(rows), device=rows.device)
         return BlockBank(rows, offsets, sample)
 
-    def _search(
-        self,
-        bank: BlockBank,
-        queries: Tensor,
-        k: int,
-        candidates: int,
-        left_out: Tensor,
-        of_a_kind: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """`BlockBank.nearest_blocks`, without gaps for queries of a kind, bool [q]."""
-        if not of_a_kind.any():
-            return bank.nearest_blocks(queries, k, candidates, left_out, self.gap)
-        distances = queries.new_empty(len(queries), k)
-        found = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-        for chosen, gap in ((~of_a_kind, self.gap), (of_a_kind, math.inf)):
-            at = chosen.nonzero()[:, 0].to(queries.device)
+    def _wanted(self, stage: int, own: Sequence[int] | None) -> tuple[int, int]:
+        """The order k of a stage's nearest images that counts, and how many are asked for."""
+        others = self._others(own)
+        k = min(self._order(), others)
+        return k, max(k, min(NEIGHBOURS_KEPT, others)) if stage == self._shown else k
+
+    def _search_rows(
+        self, stage: int, rows: Tensor, alike: _Alike, own: Sequence[int] | None
+    ) -> _Found:
+        """Search the bank of a stage for rows [q, c]; alike: of each of them."""
+        k, wanted = self._wanted(stage, own)
+        bank, candidates = self._banks[stage], k + self.margin
+        explained = NEIGHBOURS_KEPT if stage == self._shown else 0
+        # Images of a kind of their own have gaps of their own.
+        kinds = [(~alike.of_a_kind, self.gap), (alike.of_a_kind, math.inf)]
+        lots = [(which.nonzero()[:, 0].to(rows.device), gap) for which, gap in kinds]
+        parts, places = [], []
+        for at, gap in lots:
             if len(at):
-                distances[at], found[at] = bank.nearest_blocks(
-                    queries[at], k, candidates, left_out[at], gap
-                )
-        return distances, found
+                left_out = alike.left_out[at.to(alike.left_out.device)]
+                found = bank.search_blocks(rows[at], wanted, candidates, left_out, gap)
+                parts.append(_Found.of_search(*found, k, explained))
+                places.append(at)
+        back = torch.cat(places).argsort()
+        return _Found(
+            *(torch.cat(values)[back] for values in zip(*map(_values, parts), strict=True))
+        )
 
-    def _find_alike(
-        self,
-        rows: Sequence[Tensor],
-        shapes: Sequence[Sequence[int]],
-        own: Sequence[int] | None,
-        needed: int,
-    ) -> _Alike:
-        """Which images of the bank are alike as a whole to each image; rows: of `_shown`, [h_i *
-        w_i, c] each; shapes: (h_i, w_i).
+    def _find_alike(self, typical: Tensor, own: Sequence[int] | None) -> _Alike:
+        """Which images of the bank are alike as a whole to each image.
 
-        Near-duplicates are left in if fewer than `needed` others would remain.
+        typical [i, b]: see `_typical_squares`. Near-duplicates are left in if too few others would
+        remain.
         """
-        typical = self._typical_squares(rows, shapes)
+        needed, typical = self._wanted(self._shown, own)[1], typical.clone()
         if own is not None:
             columns = torch.tensor(self._columns(own))
             member = columns >= 0
-            typical[torch.arange(len(rows))[member], columns[member]] = torch.inf
+            typical[torch.arange(len(typical))[member], columns[member]] = torch.inf
         typical[:, self._marked(-1)] = torch.inf
         others = self._others(own)
         values = typical.sort(1).values
@@ -522,16 +710,19 @@ class PatchClusterPlus(WholeBank):
         duplicates &= others - duplicates.sum(1, keepdim=True) >= needed
         return _Alike(duplicates | typical.isinf(), pairs, of_a_kind)
 
-    def _typical_squares(self, rows: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Tensor:
-        """Squared distance of each image to each of the bank: the median of some patches, [i, n].
+    def _typical_squares(
+        self, rows: Sequence[Tensor], shapes: Sequence[Sequence[int]], bank: BlockBank
+    ) -> Tensor:
+        """Squared distance of each image to each of a bank: the median of some patches, [i, n].
 
         They are at the places of the first pass, where a second photograph is at no distance.
+        rows: of `_shown`, [h_i * w_i, c] each; shapes: (h_i, w_i).
         """
         glances = []
         for image, shape in zip(rows, shapes, strict=True):
             places = self._lattice(*shape)
             glances.append(image[places[:: -(-len(places) // _GLANCE)].to(image.device)])
-        squares = self._banks[self._shown].block_squares(torch.cat(glances))
+        squares = bank.block_squares(torch.cat(glances))
         parts = torch.split(squares, [len(glance) for glance in glances], 1)
         return torch.stack([part.median(1).values for part in parts])
 
