@@ -1,5 +1,6 @@
 """Work that is shared by threads and devices."""
 
+import sys
 import threading
 import time
 
@@ -9,6 +10,7 @@ import torch
 
 import patchcluster
 from patchcluster.devices import choose_device, choose_devices
+from patchcluster.errors import ClusterError
 from patchcluster.scanning import Scan
 from patchcluster.workers import Devices, Here
 
@@ -123,3 +125,11 @@ def test_devices_are_named_with_commas_and_count_once():
     assert choose_device("cpu,meta") == CPU
     with pytest.raises(patchcluster.PatchclusterError, match="'gpu7' cannot be used"):
         choose_devices("cpu,gpu7")
+
+
+def test_without_ray_it_is_said_how_to_get_it(small_run, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "patchcluster.cluster", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ClusterError, match=r"pip install 'patchcluster\[ray\]'"):
+        patchcluster.scan(small_run.info.inputs, tmp_path / "run", ray="local")
+    assert not (tmp_path / "run").exists()

@@ -24,11 +24,12 @@ import torch
 
 from . import __version__
 from .errors import ClusterError, SettingError
+from .inputs import reason
 from .workers import Item, Ready, Result, Work
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
 if "ray" not in sys.modules:  # what happens to workers is said by this file, not by ray
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
 if importlib.util.find_spec("ray") is None:
     raise ClusterError(
         "--ray needs the package ray, which is not installed: pip install 'patchcluster[ray]'"
@@ -311,7 +312,9 @@ def _cause(error: RayTaskError) -> BaseException:
     return error.cause if isinstance(error.cause, BaseException) else error
 
 
-def _line(error: BaseException) -> str:
+def _line(error: Exception) -> str:
     """What went wrong, which ray says in the last of its lines."""
+    if isinstance(error, OSError):
+        return reason(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:160] if lines else type(error).__name__

@@ -1,0 +1,228 @@
+"""Scans on a Ray cluster whose workers and nodes are killed while they work."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import patchcluster
+from conftest import write_set
+from killing import kill_scan
+from patchcluster import runfolder, storage
+from patchcluster.errors import ClusterError, InputError, SettingError
+
+if find_spec("ray") is None:
+    pytest.skip("ray is not installed: pip install 'patchcluster[ray]'", allow_module_level=True)
+
+from patchcluster import cluster as product  # before ray itself, whose messages it turns off
+
+import ray  # isort: skip
+from ray.cluster_utils import Cluster  # isort: skip
+
+# Ray's own: sockets and files of what it starts are left to the end of the process.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+SIZE = (64,)
+AT_WORK = "ray::_Worker.do"
+IMAGES = 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    """An image a batch, so that there is a middle to kill in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("patchcluster.extraction.BATCH_PIXELS", 64 * 64)
+        patch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set") / "images"
+    write_set(folder, IMAGES)
+    (folder / "broken.png").write_bytes((folder / "part0.png").read_bytes()[:3000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(images, tmp_path_factory):
+    """The same scan in this process."""
+    return patchcluster.scan(images, tmp_path_factory.mktemp("local") / "run", size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A cluster with one node; a dead node is noticed after seconds, not half a minute."""
+    config = {
+        "health_check_initial_delay_ms": 1000,
+        "health_check_period_ms": 500,
+        "health_check_timeout_ms": 1000,
+        "health_check_failure_threshold": 3,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        cluster = Cluster(True, head_node_args={"num_cpus": 1, "_system_config": config})
+        yield cluster
+        cluster.shutdown()
+
+
+def worker_of(node, title="ray::_Worker"):
+    """The process of a node's worker, if it shows this title; Ray's name what they do."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    for entry in Path("/proc").iterdir():
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            shown = (entry / "cmdline").read_bytes().decode()
+        except (OSError, ValueError, IndexError):
+            continue
+        if parent == raylet and shown.startswith(title):
+            return int(entry.name)
+    return None
+
+
+class Killer:
+    """Progress of a scan; in the middle of steps kills a worker at work, and then a node."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.other = None
+        self.killed = {"features": [], "compare": []}
+
+    def __call__(self, step, done, total):
+        killed = self.killed.get(step)
+        if killed is None or not 0 < done < total or len(killed) == 2:
+            return
+        if self.other is None:
+            self.other, self.joined = self.cluster.add_node(num_cpus=1), False
+        if not self.joined:
+            self.joined = worker_of(self.other, AT_WORK) is not None
+            time.sleep(0 if self.joined else 0.7)  # the scan waits, the node's worker starts
+        elif not killed:
+            worker = worker_of(self.cluster.head_node, AT_WORK)
+            if worker:
+                os.kill(worker, signal.SIGKILL)
+                killed.append("worker")
+        elif worker_of(self.other, AT_WORK):
+            self.cluster.remove_node(self.other, allow_graceful=False)
+            killed.append("node")
+            self.other = None
+
+
+def test_workers_and_nodes_are_killed_and_nothing_is_lost(
+    images, local, nodes, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(images.parent)  # workers have another current folder
+    killer = Killer(nodes)
+    run = patchcluster.scan(
+        images.name, tmp_path / "run", size=SIZE, ray=nodes.address, progress=killer
+    )
+    assert killer.killed == {"features": ["worker", "node"], "compare": ["worker", "node"]}
+    assert run.info.device == "ray"
+    assert [Path(path).name for path in run.paths] == [Path(path).name for path in local.paths]
+    assert [skip.path for skip in run.skipped] == ["images/broken.png"]
+    assert [skip.reason for skip in run.skipped] == [skip.reason for skip in local.skipped]
+    np.testing.assert_allclose(run.scores, local.scores, rtol=1e-4)
+    assert (run.flagged == local.flagged).all()
+    for here, there in zip(local.paths, run.paths, strict=True):
+        np.testing.assert_allclose(run.map(there), local.map(here), rtol=1e-2, atol=1e-3)
+    assert capfd.readouterr() == ("", "")
+    assert not ray.is_initialized()
+
+
+def test_a_killed_scan_goes_on_with_the_cluster_or_without(images, nodes, tmp_path, monkeypatch):
+    monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 2 * 128 * 128)  # as kill_scan has
+    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 128)
+    undisturbed = patchcluster.scan(images, tmp_path / "undisturbed", size=(128,))
+    kill_scan("compare", images, tmp_path / "with", ray=nodes.address)
+    kept = {path.name for path in (tmp_path / "with" / ".work").glob("*-*.safetensors")}
+    assert any(name.startswith("comparison") for name in kept)
+    shutil.copytree(tmp_path / "with", tmp_path / "without")
+    written, write = [], storage.write_tensors
+
+    def spy(path, *rest):
+        written.append(path.name)
+        write(path, *rest)
+
+    monkeypatch.setattr(storage, "write_tensors", spy)
+    for name, address in (("with", nodes.address), ("without", None)):
+        written.clear()
+        run = patchcluster.scan(images, tmp_path / name, size=(128,), ray=address)
+        assert not kept & set(written)
+        assert any(name.startswith("comparison") for name in written)
+        np.testing.assert_allclose(run.scores, undisturbed.scores, rtol=1e-4)
+        assert run.skipped == undisturbed.skipped
+
+
+def test_files_that_only_this_machine_has_are_an_error_and_not_skipped(
+    images, nodes, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(images.parent)
+    here = "/proc/self/cwd/images"  # of each process its own
+    with pytest.raises(InputError, match=r"cannot read .*storage that all nodes share"):
+        patchcluster.scan(here, tmp_path / "run", size=SIZE, ray=nodes.address)
+    for path in runfolder.batch_paths(tmp_path / "run"):
+        skipped = storage.read_note(path)["skipped"]
+        assert {skip["path"] for skip in skipped} <= {f"{here}/broken.png"}
+
+
+class Deadly:
+    """A work whose item 1 cannot be done and whose item 2 kills the process."""
+
+    ahead = 0
+
+    def prepare(self, item):
+        if item == 1:
+            raise SettingError("as here")
+        if item == 2:
+            os._exit(1)
+        return item
+
+    def finish(self, ready):
+        return ready
+
+    def on(self, device):
+        assert device.type == "cpu"
+        return self
+
+
+def test_what_fails_on_a_worker_fails_here(nodes, monkeypatch):
+    monkeypatch.setattr(product, "_LOSSES", 2)
+    with product.RayWorkers(nodes.address, "auto", 1) as workers:
+        jobs = [(number, [number]) for number in (3, 4, 5)]
+        assert sorted(workers.map(Deadly(), jobs)) == jobs
+        with pytest.raises(SettingError, match="as here"):
+            list(workers.map(Deadly(), [(0, [1])]))
+        with pytest.raises(ClusterError, match="2 workers of the cluster were lost with the same"):
+            list(workers.map(Deadly(), [(0, [2])]))
+    monkeypatch.setattr(product, "__version__", "9.9")
+    with (
+        pytest.raises(
+            ClusterError, match=r"has patchcluster .*, and this is 9.9: install the same"
+        ),
+        product.RayWorkers(nodes.address, "auto", 1) as workers,
+    ):
+        list(workers.map(Deadly(), [(0, [0])]))
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_line(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(product, "_CONNECT_SECONDS", 1.0)
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9", "nowhere"):
+        with pytest.raises(ClusterError, match="cannot reach the Ray cluster") as caught:
+            patchcluster.scan(images, tmp_path / "run", size=SIZE, ray=address)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_what_a_cluster_cannot_keep_is_refused(images, tmp_path):
+    with pytest.raises(SettingError, match="choose auto, cpu or cuda"):
+        patchcluster.scan(images, tmp_path / "run", ray="local", device="cuda:1")
+    with pytest.raises(SettingError, match="leave --time-budget or --ray out"):
+        patchcluster.scan(images, tmp_path / "run", ray="local", time_budget="10m")
