@@ -120,11 +120,17 @@ def test_workers_and_nodes_are_killed_and_nothing_is_lost(
     images, local, nodes, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(images.parent)  # workers have another current folder
-    killer = Killer(nodes)
+    killer, told = Killer(nodes), []
     run = patchcluster.scan(
-        images.name, tmp_path / "run", size=SIZE, ray=nodes.address, progress=killer
+        images.name,
+        tmp_path / "run",
+        size=SIZE,
+        ray=nodes.address,
+        progress=killer,
+        tell=told.append,
     )
     assert killer.killed == {"features": ["worker", "node"], "compare": ["worker", "node"]}
+    assert sum("was lost" in line for line in told) == 4
     assert run.info.device == "ray"
     assert [Path(path).name for path in run.paths] == [Path(path).name for path in local.paths]
     assert [skip.path for skip in run.skipped] == ["images/broken.png"]

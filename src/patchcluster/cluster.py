@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -49,14 +49,6 @@ _CONNECT_SECONDS = 10.0
 _CALLS = 8  # a thread, that a worker takes at a time: more than it is given
 
 
-@dataclass(frozen=True)
-class _Greeting:
-    """What a worker says of itself when it has started."""
-
-    version: str
-    node: str
-
-
 class _Worker:
     """The process of a worker: its methods are called over the network, several at a time."""
 
@@ -68,8 +60,9 @@ class _Worker:
         self._pool = ThreadPoolExecutor(threads, "prepare", lambda: torch.set_num_threads(1))
         self._known: tuple[Any, Work[Any, Any, Any]] | None = None
 
-    def greet(self) -> _Greeting:
-        return _Greeting(__version__, ray.util.get_node_ip_address())
+    def greet(self) -> str:
+        """Its version of patchcluster, once it has started."""
+        return __version__
 
     def do(self, put: Sequence[Any], items: Sequence[Any]) -> Any:
         """put: the one reference to the work; in a list, or it would be read for every job."""
@@ -95,9 +88,10 @@ class _Member:
     """A worker, as the driver knows it."""
 
     node: str  # id
+    address: str  # of the node, for people
     threads: int
     actor: Any
-    greeting: Any  # reference to what it says when it has started
+    greeting: Any  # reference to its version, which it says when it has started
     ready: bool = False
     numbers: dict[int, int] = field(default_factory=dict)  # jobs that it has -> items of each
 
@@ -112,18 +106,25 @@ class RayWorkers:
     address: local (a cluster on this machine, for as long), auto, HOST:PORT or ray://HOST:PORT. In
     a process that is connected to a cluster already, that one is taken. device: auto (a worker for
     each GPU of the nodes that have any), cpu, or cuda (no workers on nodes without). threads: cores
-    of a local cluster.
+    of a local cluster. tell(line) is called when a worker is lost, or a node left out.
 
     Raises ClusterError or SettingError.
     """
 
     apart = True
 
-    def __init__(self, address: str, device: str, threads: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        device: str,
+        threads: int,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         check_device(device)
         self._address = address
         self._device = device
         self._threads = threads
+        self._tell = tell
         self._members: list[_Member] = []
         self._failed: Counter[str] = Counter()  # starts on a node
         self._reason = ""  # why the last of them failed
@@ -135,6 +136,7 @@ class RayWorkers:
             self._connected = True
         self._alone = time.monotonic()
         self._looked = 0.0
+        self._look()  # they start while the survey goes on
         return self
 
     def __exit__(
@@ -153,6 +155,7 @@ class RayWorkers:
         self, work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]]
     ) -> Iterator[tuple[int, Result]]:
         """See `Workers`. Raises ClusterError if no worker is left, or if a job kills them."""
+        self._alone = time.monotonic()
         put = ray.put(work)
         source = iter(jobs)
         lost: deque[tuple[int, Sequence[Item]]] = deque()
@@ -180,7 +183,11 @@ class RayWorkers:
                 except RayTaskError as error:
                     raise _cause(error) from error
                 except RayError as error:
-                    self._dismiss(member)
+                    if self._dismiss(member):
+                        self._tell(
+                            f"a worker on {member.address} was lost ({_line(error)}): what it had "
+                            "to do is given to others"
+                        )
                     lost.append((number, items))
                     losses[number] += 1
                     if losses[number] == _LOSSES:
@@ -212,7 +219,8 @@ class RayWorkers:
             here = sum(member.node == node for member in self._members)
             if self._failed[node] < _FAILED_STARTS:
                 for _ in range(count - here):
-                    self._members.append(_start(node, options, threads))
+                    member = _start(node, about["NodeManagerAddress"], options, threads)
+                    self._members.append(member)
         for member in [member for member in self._members if not member.ready]:
             self._hear(member)
         if self._ready:
@@ -245,24 +253,29 @@ class RayWorkers:
         if not done:
             return
         try:
-            greeting = ray.get(member.greeting)
+            version = ray.get(member.greeting)
         except RayError as error:
             self._dismiss(member)
             self._failed[member.node] += 1
             self._reason = _line(error)
+            if self._failed[member.node] == _FAILED_STARTS:
+                self._tell(f"node {member.address} is left out ({self._reason})")
             return
-        if greeting.version != __version__:
+        if version != __version__:
             raise ClusterError(
-                f"node {greeting.node} has patchcluster {greeting.version}, and this is "
-                f"{__version__}: install the same on all nodes"
+                f"node {member.address} has patchcluster {version}, and this is {__version__}: "
+                "install the same on all nodes"
             )
         member.ready = True
         self._failed[member.node] = 0
 
-    def _dismiss(self, member: _Member) -> None:
-        if member in self._members:
-            self._members.remove(member)
-            _kill(member)
+    def _dismiss(self, member: _Member) -> bool:
+        """Do without a worker; False: that was known."""
+        if member not in self._members:
+            return False
+        self._members.remove(member)
+        _kill(member)
+        return True
 
 
 def check_device(device: str) -> None:
@@ -290,14 +303,14 @@ def _connect(address: str, threads: int) -> None:
         ) from error
 
 
-def _start(node: str, options: Mapping[str, float], threads: int) -> _Member:
+def _start(node: str, address: str, options: Mapping[str, float], threads: int) -> _Member:
     remote = ray.remote(_Worker).options(
         **options,
         max_concurrency=_CALLS * threads,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
     )
     actor = remote.remote(threads)
-    return _Member(node, threads, actor, actor.greet.remote())
+    return _Member(node, address, threads, actor, actor.greet.remote())
 
 
 def _kill(member: _Member) -> None:

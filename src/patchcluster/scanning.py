@@ -582,7 +582,7 @@ class Scan:
         if self.ray is not None:
             from .cluster import RayWorkers  # takes a moment, and an extra
 
-            hired = RayWorkers(self.ray, self.settings.device, self.threads)
+            hired = RayWorkers(self.ray, self.settings.device, self.threads, self.tell)
             self.workers = self.hired.enter_context(hired)
 
     def _image_set(self, extracted: Extracted) -> ImageSet:
