@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import torch
 
@@ -93,11 +93,50 @@ class _Member:
     actor: Any
     greeting: Any  # reference to its version, which it says when it has started
     ready: bool = False
-    numbers: dict[int, int] = field(default_factory=dict)  # jobs that it has -> items of each
+    items: dict[int, int] = field(default_factory=dict)  # how many each job has that it was given
 
     def has_room(self, ahead: int) -> bool:
         """Always one job more than it works on; more of those whose items threads share."""
-        return len(self.numbers) < 2 or sum(self.numbers.values()) < ahead * self.threads
+        return len(self.items) < 2 or sum(self.items.values()) < ahead * self.threads
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Item]):
+    number: int
+    items: Sequence[Item]
+
+
+class _Jobs(Generic[Item]):
+    """What there is to do; what was lost is there again."""
+
+    def __init__(self, jobs: Iterable[tuple[int, Sequence[Item]]]) -> None:
+        self._source = iter(jobs)
+        self._exhausted = False
+        self._lost: deque[_Job[Item]] = deque()
+        self._losses: Counter[int] = Counter()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to take."""
+        return self._exhausted and not self._lost
+
+    def take(self) -> _Job[Item] | None:
+        if self._lost:
+            return self._lost.popleft()
+        for number, items in self._source:
+            return _Job(number, items)
+        self._exhausted = True
+        return None
+
+    def lose(self, job: _Job[Item], error: Exception) -> None:
+        """Take a job back. Raises ClusterError if it was lost too often."""
+        self._losses[job.number] += 1
+        if self._losses[job.number] == _LOSSES:
+            raise ClusterError(
+                f"{_LOSSES} workers of the cluster were lost with the same work ({_line(error)}): "
+                "see that their nodes have enough memory; the same command resumes"
+            ) from error
+        self._lost.append(job)
 
 
 class RayWorkers:
@@ -156,48 +195,37 @@ class RayWorkers:
     ) -> Iterator[tuple[int, Result]]:
         """See `Workers`. Raises ClusterError if no worker is left, or if a job kills them."""
         self._alone = time.monotonic()
-        put = ray.put(work)
-        source = iter(jobs)
-        lost: deque[tuple[int, Sequence[Item]]] = deque()
-        losses: Counter[int] = Counter()
-        running: dict[Any, tuple[_Member, int, Sequence[Item]]] = {}
-        left = True
+        put, left = ray.put(work), _Jobs(jobs)
+        running: dict[Any, tuple[_Member, _Job[Item]]] = {}
         while True:
             self._look()
-            for member in self._members:
-                while (left or lost) and member.ready and member.has_room(work.ahead):
-                    job = lost.popleft() if lost else next(source, None)
-                    if job is None:
-                        left = False
-                        break
-                    number, items = job
-                    member.numbers[number] = len(items)
-                    running[member.actor.do.remote([put], items)] = member, number, items
-            if not (left or lost or running):
+            running |= self._give_out(put, work.ahead, left)
+            if not running and left.ended:
                 return
             for reference in self._wait(list(running)):
-                member, number, items = running.pop(reference)
-                member.numbers.pop(number)
+                member, job = running.pop(reference)
+                del member.items[job.number]
                 try:
                     result = ray.get(reference)
                 except RayTaskError as error:
                     raise _cause(error) from error
                 except RayError as error:
-                    if self._dismiss(member):
-                        self._tell(
-                            f"a worker on {member.address} was lost ({_line(error)}): what it had "
-                            "to do is given to others"
-                        )
-                    lost.append((number, items))
-                    losses[number] += 1
-                    if losses[number] == _LOSSES:
-                        raise ClusterError(
-                            f"{_LOSSES} workers of the cluster were lost with the same work "
-                            f"({_line(error)}): see that their nodes have enough memory; the same "
-                            "command resumes"
-                        ) from error
+                    self._lose(member, error)
+                    left.lose(job, error)
                 else:
-                    yield number, result
+                    yield job.number, result
+
+    def _give_out(
+        self, put: Any, ahead: int, left: "_Jobs[Item]"
+    ) -> Iterator[tuple[Any, tuple[_Member, "_Job[Item]"]]]:
+        """Give jobs to the workers that have room: references to the results, who has which."""
+        for member in self._members:
+            while member.ready and member.has_room(ahead):
+                job = left.take()
+                if job is None:
+                    return
+                member.items[job.number] = len(job.items)
+                yield member.actor.do.remote([put], job.items), (member, job)
 
     def _wait(self, references: list[Any]) -> list[Any]:
         """Those that are done, or lost, by now or in a moment."""
@@ -269,13 +297,18 @@ class RayWorkers:
         member.ready = True
         self._failed[member.node] = 0
 
-    def _dismiss(self, member: _Member) -> bool:
-        """Do without a worker; False: that was known."""
-        if member not in self._members:
-            return False
+    def _lose(self, member: _Member, error: Exception) -> None:
+        """Do without a worker that was lost, of which each of its jobs tells."""
+        if member in self._members:
+            self._dismiss(member)
+            self._tell(
+                f"a worker on {member.address} was lost ({_line(error)}): what it had to do is "
+                "given to others"
+            )
+
+    def _dismiss(self, member: _Member) -> None:
         self._members.remove(member)
         _kill(member)
-        return True
 
 
 def check_device(device: str) -> None:
