@@ -1,6 +1,8 @@
 """Every method against float64 evaluations of its formulas, and rules that all must keep."""
 
+import copy
 import math
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +15,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.neighbors import LocalOutlierFactor
 
 from patchcluster.backbones import random_backbone
+from patchcluster.comparing import Search
 from patchcluster.coreset import greedy_coreset
 from patchcluster.errors import SettingError
 from patchcluster.methods import (
@@ -754,6 +757,26 @@ def test_input_is_left_as_it_was(name):
     before = patches.copy()
     make(name).fit_score(patches)
     np.testing.assert_array_equal(patches, before)
+
+
+@every_method
+def test_a_fitted_method_that_was_sent_elsewhere_compares_as_here(name):
+    """As workers of a cluster have it: its arrays lie where nobody may write to them."""
+    patches = torch.from_numpy(random_patches()).half()
+    blank = make(name)
+    search = Search(copy.copy(blank).fit(patches), blank, torch.device("cpu"))
+    parts: list[pickle.PickleBuffer] = []
+    sent = pickle.dumps(search, protocol=5, buffer_callback=parts.append)
+    shared = [bytes(part.raw()) for part in parts]
+    assert sum(map(len, shared)) > len(sent)
+    before = list(map(bytearray, shared))
+    copied = pickle.loads(sent, buffers=shared).on(torch.device("cpu"))
+    job = [(image, patches[image], None) for image in (1, 4)]
+    for here, there in zip(
+        vars(search.finish(job)).values(), vars(copied.finish(job)).values(), strict=True
+    ):
+        torch.testing.assert_close(there, here, rtol=1e-5, atol=1e-6)
+    assert shared == before
 
 
 @every_method

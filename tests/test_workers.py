@@ -11,7 +11,7 @@ import torch
 import patchcluster
 from patchcluster.devices import choose_device, choose_devices
 from patchcluster.errors import ClusterError
-from patchcluster.scanning import Scan
+from patchcluster.scanning import Scan, predict
 from patchcluster.workers import Devices, Here
 
 CPU = torch.device("cpu")
@@ -133,3 +133,10 @@ def test_without_ray_it_is_said_how_to_get_it(small_run, tmp_path, monkeypatch):
     with pytest.raises(ClusterError, match=r"pip install 'patchcluster\[ray\]'"):
         patchcluster.scan(small_run.info.inputs, tmp_path / "run", ray="local")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_forecast_asks_no_cluster_and_knows_no_time(small_run):
+    forecast = predict(small_run.info.inputs, size=(64,), ray="127.0.0.1:9")
+    assert forecast.seconds == {}
+    assert forecast.memory > 0
+    assert "time not known" in forecast.describe()
