@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SIZE = (64,)
-AT_WORK = "ray::_Worker.do"
+IDLE, AT_WORK = "ray::_Worker", "ray::_Worker.do"  # how Ray names the process of a worker
 IMAGES = 40
 
 
@@ -74,8 +74,8 @@ def nodes():
         cluster.shutdown()
 
 
-def worker_of(node, title="ray::_Worker"):
-    """The process of a node's worker, if it shows this title; Ray's name what they do."""
+def worker_of(node, title=IDLE):
+    """The process of a node's worker, if its name begins so."""
     raylet = node.all_processes["raylet"][0].process.pid
     for entry in Path("/proc").iterdir():
         try:
@@ -103,14 +103,14 @@ class Killer:
         if self.other is None:
             self.other, self.joined = self.cluster.add_node(num_cpus=1), False
         if not self.joined:
-            self.joined = worker_of(self.other, AT_WORK) is not None
-            time.sleep(0 if self.joined else 0.7)  # the scan waits, the node's worker starts
+            self.joined = worker_of(self.other) is not None
+            time.sleep(1.2)  # the scan waits, the node's worker starts and is heard
         elif not killed:
-            worker = worker_of(self.cluster.head_node, AT_WORK)
+            worker = worker_of(self.cluster.head_node, AT_WORK if done < 0.6 * total else IDLE)
             if worker:
                 os.kill(worker, signal.SIGKILL)
                 killed.append("worker")
-        elif worker_of(self.other, AT_WORK):
+        elif done >= 0.8 * total or worker_of(self.other, AT_WORK):
             self.cluster.remove_node(self.other, allow_graceful=False)
             killed.append("node")
             self.other = None
