@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -64,6 +65,12 @@ app = typer.Typer(
 )
 
 
+def _parse_folder(text: str) -> Path:
+    if "://" in text:
+        raise typer.BadParameter(f"{text!r} is a URL: name a folder on this machine")
+    return Path(text)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"patchcluster {__version__}")
@@ -85,8 +92,13 @@ def scan(
         list[str], typer.Argument(metavar="INPUT...", help="Folders, files, globs, fsspec URLs.")
     ],
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="RUN", help="Run folder; else INPUT's name + -run."),
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="RUN",
+            help="Run folder or its fsspec URL; else INPUT's name + -run.",
+        ),
     ] = None,
     preset: Preset = None,
     method: MethodName = None,
@@ -159,7 +171,7 @@ def scan(
         else:
             run = scanning.scan(
                 inputs,
-                output or default_output(inputs[0]),
+                default_output(inputs[0]) if output is None else output,
                 overwrite=overwrite,
                 labels=labels or {},
                 expect=None if expect is None else _parse_share(expect),
@@ -220,7 +232,7 @@ def score(
         list[str], typer.Argument(metavar="IMAGES...", help="Folders, files, globs, fsspec URLs.")
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", metavar="CSV", help="Write the table of scores there too."),
     ] = None,
     weights: Weights = None,
@@ -234,10 +246,11 @@ def score(
     Exit code 1 if none of them can be scored.
     """
     with shown_errors(debug), shown_progress(quiet) as progress:
+        from .remote import fetch
         from .scoring import score as score_images
 
         scores = score_images(
-            run_folder,
+            fetch(run_folder, progress),
             inputs,
             device=device,
             weights=weights,
@@ -285,11 +298,14 @@ def serve(
     """
     with shown_errors(debug):
         from .costs import parse_bytes
+        from .remote import fetch
         from .serving import Limits
         from .serving import serve as run_server
 
+        with shown_progress(quiet=False) as progress:
+            folder = fetch(run_folder, progress)
         run_server(
-            run_folder,
+            folder,
             port,
             Limits(workers, queue, parse_bytes(max_upload), max_pixels, timeout),
             token=token,
@@ -302,7 +318,14 @@ def serve(
 @app.command(epilog="Example: patchcluster demo -o demo")
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to put images and run.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=_parse_folder,
+            help="Where to put images and run.",
+        ),
     ] = Path("demo"),
     preset: Preset = None,
     seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
@@ -341,11 +364,11 @@ def evaluate(
     """Measure a run against masks: image and pixel AUROC, average precision, F1max, PRO."""
     with shown_errors(debug), shown_progress(quiet) as progress:
         from .evaluation import evaluate as run_evaluate
+        from .remote import fetch
         from .runs import load_run
 
-        result = run_evaluate(
-            load_run(run_folder), truth, lambda done, total: progress("evaluate", done, total)
-        )
+        run = load_run(fetch(run_folder, progress))
+        result = run_evaluate(run, truth, lambda done, total: progress("evaluate", done, total))
     figures = dataclasses.asdict(result)
     if None in figures.values():
         print("'-' or null: a figure needs normal and anomalous images, and masks", file=sys.stderr)
@@ -360,7 +383,14 @@ def benchmark(
         Path, typer.Argument(metavar="ROOT", help="Data set: MVTec AD, VisA, or images + masks.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="Where to write the tables.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            parser=_parse_folder,
+            help="Where to write the tables.",
+        ),
     ] = Path("benchmark"),
     setting: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Of mix,test,ano,one-class; else all.")
@@ -436,12 +466,12 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
-    with shown_errors(debug):
+    with shown_errors(debug), shown_progress(quiet=False) as progress:
         from .scanning import refresh
         from .thresholds import Flagging
 
         share = None if expect is None else _parse_share(expect)
-        run = refresh(run_folder, Flagging(share, flag_top))
+        run = refresh(run_folder, Flagging(share, flag_top), progress)
     print(
         f"{run.flagged.sum()} of {len(run)} images flagged: {run.threshold.meaning}",
         file=sys.stderr,
@@ -467,12 +497,15 @@ def review(
         print("Ctrl-C ends the review; every label is saved as it is given", file=sys.stderr)
 
     with shown_errors(debug):
+        from .remote import changing
         from .review import review as run_review
         from .scanning import finish
 
-        with shown_progress(quiet=False) as progress:
-            finish(run_folder, progress)
-        run_review(run_folder, port, browser, started)
+        with ExitStack() as stack:
+            with shown_progress(quiet=False) as progress:
+                folder = stack.enter_context(changing(run_folder, progress))
+                finish(folder, progress)
+            run_review(folder, port, browser, started)
 
 
 @app.command(epilog="Example: patchcluster methods")

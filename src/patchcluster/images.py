@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import UnreadableImage
+from .errors import InputError, UnreadableImage
 from .inputs import open_input, reason
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -78,7 +78,7 @@ def survey(source: str | bytes, max_pixels: int | None = None) -> Header:
     source: its path, or the bytes of the file. Only the header is read, except of deep images.
     Raises UnreadableImage with the reason, also if it has more than `max_pixels`.
     """
-    with _open(source) as file, _reading():
+    with _open(source, head=True) as file, _reading():
         image = Image.open(file)
         if max_pixels is not None and image.width * image.height > max_pixels:
             raise UnreadableImage(
@@ -126,9 +126,9 @@ def load_image(
     return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), len(data), _thumbnail(shown))
 
 
-def _open(source: str | bytes) -> IO[bytes]:
+def _open(source: str | bytes, head: bool = False) -> IO[bytes]:
     if isinstance(source, str):
-        return open_input(source)
+        return open_input(source, head)
     if not source:
         raise UnreadableImage("empty file (0 bytes)")
     return io.BytesIO(source)
@@ -139,7 +139,7 @@ def _reading() -> Iterator[None]:
     """Turn whatever Pillow raises on bad data into UnreadableImage with a short reason."""
     try:
         yield
-    except UnreadableImage:
+    except InputError:  # with its reason already
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImage("not an image, or of a format that Pillow cannot read") from error

@@ -1,25 +1,48 @@
 """Find the files that a user names, and read their bytes: local paths and fsspec URLs."""
 
+import errno
 import glob
 import hashlib
 import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import InputError, UnreadableImage
 
+_HEAD = 64 * 1024  # bytes of a remote file that are fetched to read its header
+_SMALL = 256 * 1024  # bytes up to which a second request would take longer than all of the file
+_VERSION_FIELDS = (  # what file systems say of the version of a file, what says most first
+    "ETag", "etag", "generation", "blob_id", "oid", "md5Hash", "content_hash", "Content-MD5",
+    "mtime", "LastModified", "last_modified", "Last-Modified", "modified", "modify", "created",
+)  # fmt: skip
+# Classes of errors of a connection, in the standard library, botocore, requests, aiohttp and httpx,
+# of which not all are installed.
+_CONNECTION_ERRORS = {
+    "ConnectionError", "TimeoutError", "HTTPClientError", "ClientConnectionError", "TransportError",
+}  # fmt: skip
+_BUSY = (429, 500, 502, 503, 504)  # HTTP status of a server that may answer later
+_PACKAGES = {  # that fsspec asks for, by protocol
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
+    "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
+    "sftp": "paramiko", "ssh": "paramiko",
+}  # fmt: skip
+
 
 def find_images(
-    inputs: Sequence[str | os.PathLike[str]], leave_out: Callable[[Path], bool] = lambda _: False
+    inputs: Sequence[str | os.PathLike[str]],
+    leave_out: Callable[[Path], bool] = lambda _: False,
+    leave_out_remote: Callable[[Sequence[str]], set[str]] = lambda _: set(),
 ) -> list[str]:
     """List every candidate file of folders, files, globs and fsspec URLs, in natural order.
 
     Folders are searched with their subfolders; links are followed, loops are not; hidden files and
-    folders and those that `leave_out` names are left out. A file named twice is listed once.
+    folders and those that `leave_out` names are left out, of the files of a URL what lies in the
+    folders that `leave_out_remote` names. A file named twice is listed once.
     Whether a file is an image is for its reader to say, so that nothing disappears in silence.
 
     Raises InputError if an input does not exist or nothing is found.
@@ -27,7 +50,7 @@ def find_images(
     found: dict[str, str] = {}  # absolute path -> path as the user gave it
     items = [os.fspath(item) for item in inputs]
     for item in items:
-        for path in _expand(item, leave_out):
+        for path in _expand(item, leave_out, leave_out_remote):
             found.setdefault(path if is_url(path) else os.path.abspath(path), path)
     if not found:
         raise InputError(
@@ -47,9 +70,13 @@ def is_url(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
 
 
-def _expand(item: str, leave_out: Callable[[Path], bool]) -> Iterator[str]:
+def _expand(
+    item: str,
+    leave_out: Callable[[Path], bool],
+    leave_out_remote: Callable[[Sequence[str]], set[str]],
+) -> Iterator[str]:
     if is_url(item):
-        yield from _expand_url(item)
+        yield from _expand_url(item, leave_out_remote)
     elif os.path.isdir(item):
         yield from _walk(Path(item), leave_out, frozenset())
     elif os.path.lexists(item):
@@ -80,28 +107,50 @@ def _why_missing(item: str) -> str:
     return "does not exist"
 
 
-def _expand_url(url: str) -> Iterator[str]:
-    fs, root = _url_to_fs(url)
+def _expand_url(url: str, leave_out: Callable[[Sequence[str]], set[str]]) -> Iterator[str]:
+    fs, root = open_place(url)
     try:
-        if any(c in root for c in "*?["):
-            names = fs.glob(root)
+        fs.invalidate_cache()  # what changed since an earlier listing is seen
+        if fs.isdir(root):
+            names = list(fs.find(root))
+        elif fs.exists(root):
+            names = [root]
         else:
-            names = fs.find(root) if fs.isdir(root) else [root] if fs.exists(root) else []
+            names = fs.glob(root) if any(c in root for c in "*?[") else []
+            names = [name for name in names if not fs.isdir(name)]
     except Exception as error:  # each file system raises its own classes
         raise InputError(f"cannot list {url!r}: {reason(error)}") from error
     if not names:
         raise InputError(f"nothing is at {url!r}: check the address")
+    left_out = leave_out(names)
     for name in names:
-        if not any(part.startswith(".") for part in name[len(root) :].split("/")):
+        hidden = any(part.startswith(".") for part in name[len(root) :].split("/"))
+        # A key that ends in / stands for a folder in storage that has none.
+        if not hidden and not name.endswith("/") and left_out.isdisjoint(_folders(name)):
             yield fs.unstrip_protocol(name)
 
 
-def _url_to_fs(url: str) -> tuple[Any, str]:
+def _folders(name: str) -> Iterator[str]:
+    """The folders that a remote file lies in."""
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def open_place(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the name there. Raises InputError if there is none."""
     import fsspec
 
     try:
         fs, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        protocol = url.split("://")[0].lower()
+        package = _PACKAGES.get(protocol)
+        advice = f": pip install {package}" if package else f": {reason(error)}"
+        raise InputError(
+            f"cannot open {url!r}, a package for {protocol}:// is missing{advice}"
+        ) from error
+    except ValueError as error:
         raise InputError(f"cannot open {url!r}: {reason(error)}") from error
     return fs, root
 
@@ -134,26 +183,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def open_input(path: str) -> IO[bytes]:
-    """Open a local file or a URL for reading and seeking. Raises UnreadableImage with the reason.
+def open_input(path: str, head: bool = False) -> IO[bytes]:
+    """Open a local file or a URL for reading and seeking.
 
+    head: only the beginning may be needed; of a URL no more is then fetched before it is asked for.
     A pipe or a device is never opened: it could block for ever.
+
+    Raises UnreadableImage with the reason, and InputError if the storage cannot be reached: that
+    says nothing of the image.
     """
-    try:
-        if is_url(path):
-            fs, name = _url_to_fs(path)
-            file: IO[bytes] = io.BytesIO(fs.cat_file(name))
-        else:
-            mode = os.stat(path).st_mode
-            if stat.S_ISDIR(mode):
-                raise UnreadableImage("a folder that cannot be listed")
-            if not stat.S_ISREG(mode):
-                raise UnreadableImage("not a regular file")
-            file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
-    except UnreadableImage:
-        raise
-    except Exception as error:  # OSError, and whatever a remote file system raises
-        raise UnreadableImage(reason(error)) from error
+    file = _open_url(path, head) if is_url(path) else _open_local(path)
     if not file.read(1):
         file.close()
         raise UnreadableImage("empty file (0 bytes)")
@@ -175,19 +214,108 @@ def hash_file(path: str) -> str:
         return ""
 
 
-def stamp(path: str) -> list[int]:
-    """Size in bytes and time of change in ns (of a URL: 0) of a file, to notice that it changed.
-
-    Raises UnreadableImage with the reason.
-    """
+def _open_local(path: str) -> IO[bytes]:
     try:
-        if is_url(path):
-            fs, name = _url_to_fs(path)
-            return [int(fs.size(name) or 0), 0]
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise UnreadableImage("a folder that cannot be listed")
+        if not stat.S_ISREG(mode):
+            raise UnreadableImage("not a regular file")
+        return open(path, "rb")
+    except OSError as error:
+        raise UnreadableImage(reason(error)) from error
+
+
+def _open_url(url: str, head: bool) -> IO[bytes]:
+    with _reaching(url):
+        fs, name = open_place(url)
+        size = fs.info(name).get("size") if head else None
+        whole = name.lower().endswith(".png")  # gone through to its end: see `images._has_metadata`
+        if whole or size is None or size <= _SMALL:
+            return io.BytesIO(fs.cat_file(name))
+        return io.BufferedReader(_Beginning(url, fs.cat_file(name, start=0, end=_HEAD), size))
+
+
+class _Beginning(io.RawIOBase):
+    """The beginning of a remote file. If more is asked for, all is fetched, of one version."""
+
+    def __init__(self, url: str, data: bytes, size: int) -> None:
+        super().__init__()
+        self._url, self._data, self._size, self._at = url, data, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError("before the beginning of the file")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if len(self._data) <= self._at < self._size:
+            with _reaching(self._url):
+                fs, name = open_place(self._url)
+                self._data = fs.cat_file(name)
+            self._size = len(self._data)
+        part = self._data[self._at : self._at + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Tell what is wrong with a remote file from what is wrong with the way to it."""
+    try:
+        yield
+    except (InputError, UnreadableImage):
+        raise
+    except Exception as error:  # each file system raises its own classes
+        if is_connection(error):
+            raise InputError(
+                f"cannot reach {url!r} ({reason(error)}): look after the connection; the same "
+                "command resumes"
+            ) from error
+        raise UnreadableImage(reason(error)) from error
+
+
+def is_connection(error: Exception) -> bool:
+    """Whether an error is one of the way to a file, so that the file may be there later."""
+    names = {one.__name__ for one in type(error).__mro__}
+    busy = isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO)
+    status = getattr(error, "status", getattr(error, "code", None))
+    return bool(names & _CONNECTION_ERRORS) or busy or status in _BUSY
+
+
+def stamp(path: str) -> list[int]:
+    """Size in bytes and time of change in ns of a file, to notice that it changed.
+
+    Of a URL the second is a number for what its file system says of the version (ETag, generation,
+    time); 0: nothing. Raises UnreadableImage with the reason, and InputError as `open_input`.
+    """
+    if is_url(path):
+        with _reaching(path):
+            fs, name = open_place(path)
+            info = fs.info(name)
+            return [int(info.get("size") or 0), version_of(info)]
+    try:
         status = os.stat(path)
-    except Exception as error:  # OSError, and whatever a remote file system raises
+    except OSError as error:
         raise UnreadableImage(reason(error)) from error
     return [status.st_size, status.st_mtime_ns]
+
+
+def version_of(info: Mapping[str, Any]) -> int:
+    """A number for what an fsspec file system says of the version of a file; 0: nothing."""
+    said = next((info[field] for field in _VERSION_FIELDS if info.get(field)), None)
+    if said is None:
+        return 0
+    return int.from_bytes(hashlib.sha256(str(said).encode()).digest()[:7], "big")
 
 
 def reason(error: Exception) -> str:

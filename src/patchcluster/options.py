@@ -1,11 +1,12 @@
 """Options that commands share: one name and one meaning everywhere."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a scan wrote.")]
+RunFolder = Annotated[
+    str, typer.Argument(metavar="RUN", help="The folder that a scan wrote, or its fsspec URL.")
+]
 Preset = Annotated[
     str | None,
     typer.Option(help="default, fast, best, or paper (WideResNet50, brings no weights)."),

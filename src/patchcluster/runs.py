@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import storage
+from . import remote, storage
 from .errors import InputError, RunError
 from .feedback import order_by_doubt
 from .framing import Framing
@@ -51,9 +51,12 @@ class Neighbour:
     distance: float
 
 
-def load_run(folder: str | Path) -> "Run":
-    """Open a finished run. Raises RunError if it is missing, unfinished, damaged or too new."""
-    return Run(Path(folder))
+def load_run(place: str | os.PathLike[str]) -> "Run":
+    """Open a finished run, by its folder or URL.
+
+    Raises RunError if it is missing, unfinished, damaged or too new.
+    """
+    return Run(remote.fetch(place))
 
 
 @contextmanager
@@ -109,14 +112,19 @@ class Run:
         if not np.isfinite(self.scores).all():
             raise self._damaged(SCORES_FILE, "a score is no number")
 
+    @property
+    def place(self) -> str:
+        """Its folder or URL, as a command takes it; `folder` is where its files are here."""
+        return remote.name_of(self.folder)
+
     def _say_unfinished(self) -> str:
-        name = repr(str(self.folder))
+        name = repr(self.place)
         holder = storage.find_holder(self.folder)
         if holder:
             return f"{name} is being written by process {holder}: wait for it"
         if self.info.state == "running":
             return f"the scan of {name} is not finished: run the same scan again, it resumes"
-        command = f"patchcluster report {shlex.quote(str(self.folder))}"
+        command = f"patchcluster report {shlex.quote(self.place)}"
         for option, value in self.info.flagging.items():  # without them it would flag otherwise
             if value is not None:
                 command += f" --{option.replace('_', '-')} {value}"
@@ -126,7 +134,7 @@ class Run:
         return len(self.images)
 
     def __repr__(self) -> str:
-        return f"<Run {str(self.folder)!r}: {len(self)} images, {self.flagged.sum()} flagged>"
+        return f"<Run {self.place!r}: {len(self)} images, {self.flagged.sum()} flagged>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the most anomalous images as small cards."""

@@ -33,7 +33,7 @@ import numpy as np
 import PIL
 import torch
 
-from . import __version__, costs, maps, roi, runfolder, storage, times
+from . import __version__, costs, maps, remote, roi, runfolder, storage, times
 from .backbones import Backbone, load_backbone
 from .budget import Chooser, changes
 from .comparing import Compared, Comparer, Earlier, ImageSet, Loaded, load_batches
@@ -87,20 +87,20 @@ def scan(
 ) -> Run:
     """Score a set of images blindly and write a run.
 
-    inputs: folders, files, globs or fsspec URLs. output: the run folder; None: a temporary one that
-    goes with the Run. If it holds an unfinished scan of the same, that goes on; if the finished
-    one, it is returned as it is; if anything else, RunError. With `overwrite` a finished scan, or
-    one of something else, is replaced once the new one can start. max_memory: bytes, or text such
-    as "8GB". time_budget: seconds, or text such as "10m", from `since` on (of `time.monotonic`;
-    None: now); what is named in `settings` stays, and of the rest that is given up which loses
-    least (see budget.py). labels: what a person said of some images, by path, or a CSV file
-    (`read_labels`); a finished scan is then compared again, without its images. expect, flag_top:
-    see `choose_threshold`; a finished scan is then flagged again. ray: the address of a Ray cluster
-    whose workers make the features and compare (`cluster.RayWorkers`); no score depends on it, and
-    a scan may go on with or without. cache: whether a run whose bank has only some of the images
-    keeps the patches of all, by which it can be scored again and updated. progress(step, done,
-    total) is called as work gets done, tell(line) with what is predicted and chosen. settings: the
-    fields of `Settings`.
+    inputs: folders, files, globs or fsspec URLs. output: the run folder, or a URL (see remote.py);
+    None: a temporary one that goes with the Run. If it holds an unfinished scan of the same, that
+    goes on; if the finished one, it is returned as it is; if anything else, RunError. With
+    `overwrite` a finished scan, or one of something else, is replaced once the new one can start.
+    max_memory: bytes, or text such as "8GB". time_budget: seconds, or text such as "10m", from
+    `since` on (of `time.monotonic`; None: now); what is named in `settings` stays, and of the rest
+    that is given up which loses least (see budget.py). labels: what a person said of some images,
+    by path, or a CSV file (`read_labels`); a finished scan is then compared again, without its
+    images. expect, flag_top: see `choose_threshold`; a finished scan is then flagged again.
+    ray: the address of a Ray cluster whose workers make the features and compare
+    (`cluster.RayWorkers`); no score depends on it, and a scan may go on with or without. cache:
+    whether a run whose bank has only some of the images keeps the patches of all, by which it can
+    be scored again and updated. progress(step, done, total) is called as work gets done, tell(line)
+    with what is predicted and chosen. settings: the fields of `Settings`.
 
     Raises InputError, SettingError, WeightsError, ClusterError or RunError.
     """
@@ -110,10 +110,12 @@ def scan(
     info.flagging = dataclasses.asdict(Flagging(expect, flag_top))
     step = progress or (lambda *_: None)
     if output is not None:
-        folder = Path(output)
-        runfolder.check_output(folder, overwrite)
-        with storage.lock(folder):
-            Scan(folder, info, limits, step, tell, ray, cache).run(overwrite)
+        check = functools.partial(runfolder.read_earlier, info=info)
+        with remote.writing(output, overwrite, check, step) as (folder, done):
+            if not done:
+                runfolder.check_output(folder, overwrite)
+                with storage.lock(folder):
+                    Scan(folder, info, limits, step, tell, ray, cache).run(overwrite)
         return Run(folder)
     folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
     try:
@@ -186,11 +188,13 @@ def _asked(
         time_budget = times.parse_seconds(time_budget)
     if time_budget is not None and not 0 < time_budget < float("inf"):
         raise SettingError(f"time_budget {time_budget}: choose more than 0 seconds")
+    known = resolve(**settings)
     return RunInfo(
         inputs=[os.fspath(item) for item in items],
-        settings=dataclasses.asdict(resolve(**settings)),
+        settings=dataclasses.asdict(known),
         version=__version__,
         time_budget=time_budget,
+        roi_sha256="" if known.roi is None else roi.hash_masks(known.roi),
     )
 
 
@@ -230,12 +234,14 @@ def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> R
     return Run(folder)
 
 
-def refresh(folder: Path, how: Flagging, progress: Progress = lambda *_: None) -> Run:
+def refresh(
+    place: str | os.PathLike[str], how: Flagging, progress: Progress = lambda *_: None
+) -> Run:
     """Flag a finished run again (see `reflag`); first finish a scoring that was interrupted.
 
-    Raises RunError or SettingError.
+    place: its folder or URL. Raises RunError or SettingError.
     """
-    with hold_run(folder):
+    with remote.changing(place, progress) as folder, hold_run(folder):
         run = Run(folder, half_changed=True)
         if run.info.state == "rescoring":
             Scan(folder, run.info, Limits(), progress).compare_again(run)
@@ -281,11 +287,9 @@ class Scan:
         self.regions = Regions()
 
     def run(self, overwrite: bool = False) -> None:
-        files = find_images(self.info.inputs, runfolder.is_run)
+        files = find_images(self.info.inputs, runfolder.is_run, runfolder.find_runs)
         matched = match_labels(self.info.labels, files)
         self.info.labels = {files[i]: label for i, label in sorted(matched.items())}
-        if self.settings.roi is not None:
-            self.info.roi_sha256 = roi.hash_masks(self.settings.roi)
         stale, resumed = False, False
         try:
             earlier = runfolder.read_earlier(self.folder, self.info)
@@ -315,7 +319,9 @@ class Scan:
 
     def predict(self) -> Forecast:
         """What the scan would do and need; nothing is written."""
-        planner, skipped = self._survey(find_images(self.info.inputs, runfolder.is_run))
+        planner, skipped = self._survey(
+            find_images(self.info.inputs, runfolder.is_run, runfolder.find_runs)
+        )
         planner, _ = self._plan(planner, len(skipped), chosen=False)
         return self._forecast(planner, len(skipped))
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import maps, runfolder
+from . import maps, remote, runfolder
 from .backbones import load_backbone
 from .comparing import Explanations, ImageSet, find_packing
 from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .images import Header, Pixels, load_image, network_size, survey
-from .inputs import find_images, open_input
+from .inputs import find_images, is_url, open_input
 from .maps import Floats, Region
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT
@@ -26,7 +26,7 @@ from .patches import block_side, patch_grid
 from .reflagging import load_method
 from .roi import Packing
 from .runinfo import ImageRecord, Skipped
-from .runs import Neighbour, Run
+from .runs import Neighbour, Run, load_run
 from .settings import resolve
 from .tiling import find_lattice, native_size, tiled_features
 
@@ -87,7 +87,10 @@ class Scores:
     skipped: list[Skipped]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write a CSV file with the columns of HEADER. Raises RunError if it cannot be written."""
+        """Write a CSV file with the columns of HEADER, at a path or a URL.
+
+        Raises RunError if it cannot be written.
+        """
         rows = [
             [
                 one.path,
@@ -99,7 +102,11 @@ class Scores:
             ]
             for one in self.images
         ]
-        runfolder.write_table(Path(path), HEADER, rows)
+        name = os.fspath(path)
+        if is_url(name):
+            remote.write_file(name, runfolder.to_csv(HEADER, rows))
+        else:
+            runfolder.write_table(Path(name), HEADER, rows)
 
 
 def score(
@@ -110,13 +117,13 @@ def score(
     weights: str | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Scores:
-    """Score new images against the bank of a run, or its folder, without changing it.
+    """Score new images against the bank of a run, or its folder or URL, without changing it.
 
     inputs: folders, files, globs or fsspec URLs. Others as in `Scorer`; progress(done, total).
     Raises InputError, SettingError, WeightsError or RunError.
     """
     items = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    files = find_images(items, runfolder.is_run)
+    files = find_images(items, runfolder.is_run, runfolder.find_runs)
     scorer = Scorer(run, device=device, weights=weights)
     images, skipped = [], []
     with scorer.threads() as pool:
@@ -138,9 +145,9 @@ class Scorer:
     bytes are in the set is compared like any other: it meets itself there at distance 0, so that
     it looks ordinary, unless the method leaves near-duplicates out, as the default does.
 
-    Parameters: the run, or its folder; `device`: another than the scan's; `weights`: where the
-    file of the backbone's weights lies now. Raises RunError if the weights are not the scan's, or
-    each image of the run has a mask of its own; WeightsError; SettingError.
+    Parameters: the run, or its folder or URL; `device`: another than the scan's; `weights`: where
+    the file of the backbone's weights lies now. Raises RunError if the weights are not the scan's,
+    or each image of the run has a mask of its own; WeightsError; SettingError.
     """
 
     def __init__(
@@ -150,7 +157,7 @@ class Scorer:
         device: str | None = None,
         weights: str | None = None,
     ) -> None:
-        self.run = run if isinstance(run, Run) else Run(Path(run))
+        self.run = run if isinstance(run, Run) else load_run(run)
         self.settings = resolve(**self.run.info.settings)
         self._roi = self._find_mask()
         self.device = choose_device(device or self.settings.device)

@@ -30,6 +30,8 @@ _STEPS = {
     "evaluate": "evaluating",
     "score": "scoring",
     "cells": "benchmark",
+    "upload": "uploading",
+    "download": "downloading",
 }
 
 
@@ -110,7 +112,7 @@ def print_run(run: "Run", as_json: bool) -> None:
             for i in top
         ]
         totals = {
-            "run": str(run.folder),
+            "run": run.place,
             "report": str(run.folder / "report.html"),
             "images": len(run),
             "flagged": int(run.flagged.sum()),

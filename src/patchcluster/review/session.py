@@ -10,7 +10,7 @@ from ..errors import InputError, PatchclusterError, RunError
 from ..inputs import stamp
 from ..labels import Label
 from ..reflagging import reflag
-from ..runfolder import RUN_FILE, to_csv
+from ..runfolder import LABELS_FILE, RUN_FILE, to_csv
 from ..runinfo import ImageRecord
 from ..runs import Run, load_run
 from ..scanning import Progress, rescore
@@ -19,7 +19,6 @@ from .group_names import find_names
 from .pictures import Pictures
 from .store import Box, GroupName, LabelStore, Mark
 
-LABELS_FILE = "labels.sqlite"
 _FROM_SCAN = "scan --labels"  # who said what was in the run's labels already
 
 

@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import uvicorn
@@ -166,7 +165,7 @@ def serve(
     port: 0 for any that is free. Raises RunError, SettingError or WeightsError before.
     """
     with _bind(port) as listener:  # first, so that a port that is taken is said at once
-        scorer = Scorer(Path(run_folder), device=device, weights=weights)
+        scorer = Scorer(run_folder, device=device, weights=weights)
         config = uvicorn.Config(
             create_app(scorer, limits, token),
             log_level="warning",
