@@ -23,7 +23,7 @@ from .backbones import Backbone
 from .errors import InputError, UnreadableImage
 from .halving import in_halves
 from .images import STRIDE, Header, LoadedImage, Pixels, load_image, network_size, survey
-from .inputs import locate, stamp
+from .inputs import is_url, locate, stamp
 from .maps import Bools, cover
 from .patches import Layout, patch_grid
 from .runinfo import ImageRecord, Skipped
@@ -265,6 +265,7 @@ class Extractor:
                     "id": c.id, "path": c.path, "sha256": one.image.sha256,
                     "bytes": one.image.file_size, "width": c.header.width,
                     "height": c.header.height, "roi": c.roi,
+                    "version": c.stamp[1] if is_url(c.path) else 0,
                 }
                 for c, one in good
             ],

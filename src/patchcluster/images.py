@@ -202,6 +202,8 @@ def _orientation(image: Image.Image, source: IO[bytes]) -> int:
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
+    except InputError:  # the file cannot be reached any more
+        raise
     except Exception:  # damaged metadata say nothing; the pixels may be whole
         return 1
 

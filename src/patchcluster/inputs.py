@@ -315,7 +315,7 @@ def version_of(info: Mapping[str, Any]) -> int:
     said = next((info[field] for field in _VERSION_FIELDS if info.get(field)), None)
     if said is None:
         return 0
-    return int.from_bytes(hashlib.sha256(str(said).encode()).digest()[:7], "big")
+    return int.from_bytes(hashlib.sha256(str(said).encode()).digest()[:6], "big")
 
 
 def reason(error: Exception) -> str:

@@ -40,6 +40,7 @@ class ImageRecord:
     width: Size
     height: Size
     roi: Hash = ""  # name of its mask of what is scored; "": all of it
+    version: Count = 0  # of a URL, see `inputs.stamp`; 0: not known
 
 
 @dataclass(frozen=True)

@@ -642,7 +642,7 @@ class Scan:
         run = Run(self.folder, half_changed=True)
         same = sorted(files) == sorted([*run.paths, *(skip.path for skip in run.skipped)])
         try:
-            same = same and all(stamp(image.path)[0] == image.bytes for image in run.images)
+            same = same and all(_is_unchanged(image) for image in run.images)
         except UnreadableImage:
             same = False
         if not same:
@@ -667,6 +667,15 @@ def name_comparison(info: RunInfo, image_set: ImageSet) -> str:
     labels = image_set.labels(info.labels)
     identity = [__version__, info.settings, info.backbone["sha256"], image_set.shas, labels]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _is_unchanged(image: ImageRecord) -> bool:
+    """Whether a file is as it was scanned, as far as can be said without reading it.
+
+    Raises UnreadableImage.
+    """
+    size, version = stamp(image.path)
+    return size == image.bytes and (not image.version or version == image.version)
 
 
 def _now() -> str:
