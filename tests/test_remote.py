@@ -21,15 +21,17 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
+from typer.testing import CliRunner
 
 import patchcluster
 from conftest import textured_image, write_set
 from killing import kill_scan, scan_apart
-from patchcluster import remote, runfolder
+from patchcluster import cli, extraction, remote, runfolder
 from patchcluster.demo import write_parts
 from patchcluster.errors import InputError, RunError, UnreadableImage
 from patchcluster.images import load_image, survey
 from patchcluster.inputs import find_images, open_input, stamp
+from patchcluster.methods import base
 from patchcluster.runs import Run
 from patchcluster.scanning import refresh
 from patchcluster.thresholds import Flagging
@@ -281,10 +283,11 @@ def test_names_of_a_run_there_cannot_lead_out_of_the_copy(
         Faulty.store[f"/bucket/run/{name}"] = storage.store["/bucket/run/scores.csv"]
     with another_machine(monkeypatch, tmp_path):
         assert parts(remote.fetch(URL)) == parts(small_run.folder)
-        cache = tmp_path / "another"
-        assert all(small_run.folder.joinpath(p.relative_to(remote.fetch(URL))).exists()
-                   for p in remote.fetch(URL).rglob("*"))  # fmt: skip
-        assert {p.suffix for p in (cache / "runs").iterdir()} == {"", ".json", ".lock"}
+        (home,) = (tmp_path / "another" / "runs").iterdir()
+        found = [path.relative_to(home / "run") for path in (home / "run").rglob("*")]
+        assert all((small_run.folder / path).exists() for path in found)
+        assert sorted(os.listdir(home)) == [".lock", "record.json", "run"]
+    assert os.listdir(tmp_path / "another") == ["runs"]
 
 
 # --- several machines -----------------------------------------------------------------------------
@@ -330,6 +333,21 @@ def test_a_change_that_was_not_uploaded_is_uploaded_by_the_same_command(storage,
     refresh(URL, Flagging(flag_top=3))
     assert patchcluster.load_run(URL).flagged.sum() == 3
     assert b"flag_top" in parts_at(storage, "/bucket/run")["run.json"]
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_run_can_be_read_while_another_process_holds_its_copy(small_run):
+    put_run(small_run.folder)
+    folder = remote.fetch(URL)
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
+    hold += "print('held', flush=True); time.sleep(60)"
+    line = [sys.executable, "-c", hold, str(folder.parent / ".lock")]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert len(patchcluster.load_run(URL)) == len(small_run)
+        with pytest.raises(RunError, match=f"'{URL}' is in use by process"):
+            refresh(URL, Flagging())
+        process.kill()
 
 
 def test_labels_of_a_review_are_uploaded(storage, small_run):
@@ -515,6 +533,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("PATCHCLUSTER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # As in the scans that are killed: what they end with must be the same to the last bit.
+        patch.setattr(extraction, "BATCH_PIXELS", 2 * 128 * 128)
+        patch.setattr(base, "COMPARED_PATCHES", 128)
         fs = fsspec.filesystem("s3")
         fs.mkdir("bucket")
         yield fs
@@ -535,7 +556,8 @@ def images(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_files_of_a_bucket_are_listed(s3, images):
+@pytest.mark.usefixtures("images")
+def test_files_of_a_bucket_are_listed(s3):
     at = "s3://bucket/a set"
     expected = [f"{at}/broken.png", *(f"{at}/teil {i} ü#+.png" for i in range(7))]
     assert find_images([at]) == find_images([f"{at}/"]) == expected
@@ -549,11 +571,11 @@ def test_files_of_a_bucket_are_listed(s3, images):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(s3: Any, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def local(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of s3://bucket/a set in a local folder."""
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    scan_apart("s3://bucket/a set", out)
-    return out
+    assert images.is_dir()
+    out = tmp_path_factory.mktemp("local") / "run"
+    return patchcluster.scan("s3://bucket/a set", out, size=(128,)).folder
 
 
 def results(files: dict[str, bytes]) -> dict[str, bytes]:
@@ -565,7 +587,7 @@ def results(files: dict[str, bytes]) -> dict[str, bytes]:
     return kept | {"run.json": json.dumps(run).encode()}
 
 
-def test_a_scan_from_s3_to_s3_is_that_of_local_folders(s3, images, undisturbed, requested):
+def test_a_scan_from_s3_to_s3_is_that_of_local_folders(s3, images, local, requested):
     requested.seen.clear()
     run = patchcluster.scan("s3://bucket/a set", "s3://bucket/runs/first", size=(128,))
     read = [line for line in requested.seen if "teil" in line]
@@ -573,10 +595,10 @@ def test_a_scan_from_s3_to_s3_is_that_of_local_folders(s3, images, undisturbed, 
     assert len(read) <= 7 * 2 + 4  # header, image, and those by which the time is foreseen
     assert run.skipped[0].path == "s3://bucket/a set/broken.png"
     there = parts_at(s3, "bucket/runs/first")
-    assert results(there) == results(parts(undisturbed))
-    local = patchcluster.scan(images, images.parent / "local", size=(128,))
+    assert results(there) == results(parts(local))
+    of_files = patchcluster.scan(images, images.parent / "local", size=(128,))
     assert there["scores.csv"].decode().replace("s3://bucket/a set", str(images)).encode() == (
-        (local.folder / "scores.csv").read_bytes()
+        (of_files.folder / "scores.csv").read_bytes()
     )
     requested.seen.clear()
     patchcluster.scan("s3://bucket/a set", "s3://bucket/runs/first", size=(128,))
@@ -584,19 +606,22 @@ def test_a_scan_from_s3_to_s3_is_that_of_local_folders(s3, images, undisturbed, 
     assert [line for line in changes if ".writable" not in line] == []
 
 
-@pytest.mark.parametrize("step", ["features", "upload"])
-def test_a_killed_scan_goes_on_and_ends_as_if_undisturbed(s3, undisturbed, step):
-    out = f"s3://bucket/runs/{step}"
-    kill_scan(step, "s3://bucket/a set", out, "import patchcluster.remote as r; r._AT_A_TIME = 4\n")
-    says = "being uploaded|not finished|not uploaded"
-    with pytest.raises(RunError, match=says):
+def test_a_scan_that_is_killed_twice_ends_as_if_undisturbed(s3, local):
+    out, small = "s3://bucket/runs/killed", "import patchcluster.remote as r; r._AT_A_TIME = 4\n"
+    kill_scan("features", "s3://bucket/a set", out)
+    with pytest.raises(RunError, match=f"the scan of '{out}' is not finished: run the same"):
         patchcluster.load_run(out)
-    steps = scan_apart("s3://bucket/a set", out, "seen = set()\n")
-    assert steps == ""
-    assert results(parts_at(s3, f"bucket/runs/{step}")) == results(parts(undisturbed))
+    assert parts_at(s3, "bucket/runs/killed") == {}
+    kill_scan("upload", "s3://bucket/a set", out, small)
+    with pytest.raises(RunError, match="repeat the command that was interrupted"):
+        patchcluster.load_run(out)
+    uploaded = parts_at(s3, "bucket/runs/killed")
+    assert 4 < len(uploaded) < len(parts(local))
+    scan_apart("s3://bucket/a set", out)
+    assert results(parts_at(s3, "bucket/runs/killed")) == results(parts(local))
 
 
-def test_an_object_that_was_replaced_is_noticed(s3, images, tmp_path):
+def test_an_object_that_was_replaced_is_noticed(s3, tmp_path):
     for i in range(3):
         s3.pipe_file(f"bucket/changing/{i}.bmp", bmp(i))
     patchcluster.scan("s3://bucket/changing", tmp_path / "run", size=(64,))
@@ -613,32 +638,27 @@ def bmp(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def command(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "patchcluster", *map(str, args)]
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd)
+def test_commands_take_urls(s3, tmp_path, monkeypatch):
+    def command(*line: str) -> tuple[int, str, str]:
+        result = CliRunner().invoke(cli.app, line)
+        return result.exit_code, result.stdout, result.stderr
 
-
-def test_commands_take_urls(s3, tmp_path):
+    monkeypatch.chdir(tmp_path)
     write_parts(tmp_path / "parts", good=4, defective=3)
     s3.put(str(tmp_path / "parts" / "test"), "bucket/parts/test", recursive=True)
-    out = "s3://bucket/runs/parts"
-    scan = command(
-        "scan", "s3://bucket/parts/test", "-o", out, "--size", 64, "--json", cwd=tmp_path
-    )
-    assert scan.returncode == 0, scan.stderr
-    assert json.loads(scan.stdout)["run"] == out
-    assert "uploading: " in scan.stderr
-    report = command("report", out, "--flag-top", 2, cwd=tmp_path)
-    assert report.stderr.splitlines()[-1].startswith("2 of 7 images flagged")
-    figures = command("evaluate", out, "--truth", "parts", "--json", cwd=tmp_path)
-    assert json.loads(figures.stdout)["image_auroc"] is not None
-    table = "s3://bucket/scores.csv"
-    assert (
-        command("score", out, "s3://bucket/parts/test", "-o", table, cwd=tmp_path).returncode == 0
-    )
+    images, out, table = "s3://bucket/parts/test", "s3://bucket/runs/parts", "s3://bucket/new.csv"
+    code, shown, progress = command("scan", images, "-o", out, "--size", "64", "--json")
+    assert (code, json.loads(shown)["run"]) == (0, out)
+    assert "uploading: " in progress
+    code, _, told = command("report", out, "--flag-top", "2")
+    assert (code, told.splitlines()[-1][:23]) == (0, "2 of 7 images flagged: ")
+    code, shown, _ = command("evaluate", out, "--truth", "parts", "--json")
+    assert code == 0
+    assert json.loads(shown)["image_auroc"] is not None
+    assert command("score", out, images, "-o", table)[0] == 0
     s3.invalidate_cache()
-    assert len(s3.cat_file("bucket/scores.csv").splitlines()) == 1 + 7
-    refused = command("demo", "-o", "s3://bucket/demo", cwd=tmp_path)
-    assert (refused.returncode, os.listdir(tmp_path)) == (2, ["parts"])
-    gone = command("scan", "s3://bucket/parts/test", "-o", "s3://none/run", cwd=tmp_path)
-    assert (gone.returncode, len(gone.stderr.splitlines())) == (1, 1)
+    assert len(s3.cat_file(table).splitlines()) == 1 + 7
+    assert command("demo", "-o", "s3://bucket/demo")[0] == 2
+    code, _, told = command("scan", images, "-o", "s3://none/run")
+    assert (code, len(told.splitlines())) == (1, 1)
+    assert os.listdir() == ["parts"]

@@ -9,9 +9,10 @@ An upload never shows half a run: `.uploading` says that one is under way, run.j
 comes last. Storage has no lock: of two machines that write to one URL, the second to finish is told
 so, unless both upload in the same moment.
 
-    CACHE/runs/NAME-HASH/       the copy
-    CACHE/runs/NAME-HASH.json   what of it is there too: see `_Record`
-    CACHE/runs/NAME-HASH.lock
+    CACHE/runs/NAME-HASH/
+      run/         the copy
+      record.json  what of it is there too: see `_Record`
+      .lock
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ from .runfolder import MARKER_FILE, RUN_FILE
 Step = Callable[[str, int, int], None]  # "upload" or "download", files done, files in all
 Stamp = list[int]  # size in bytes, time of change in ns
 
+_RECORD_FILE = "record.json"
 _TEST_FILE = ".writable"  # written and removed before the work, not after it
 _AT_A_TIME = 64  # files
 _OR_OVERWRITE = ", or add --overwrite"
@@ -52,13 +54,15 @@ def cache_folder() -> Path:
 
 def name_of(folder: Path) -> str:
     """A run folder as its user names it: by the URL if it is the copy of a remote run."""
-    if folder.parent != cache_folder() / "runs":
+    if folder.parent.parent != cache_folder() / "runs":
         return str(folder)
-    return _Record.read(_beside(folder, ".json")).url or str(folder)
+    return _Record.read(folder.parent).url or str(folder)
 
 
 def fetch(place: str | os.PathLike[str], progress: Step = lambda *_: None) -> Path:
     """A folder to read a run from: the run itself, or the copy of a remote one, as it is now.
+
+    A copy that another process changes is given as it is, as a local run would be.
 
     Raises RunError if there is no finished run, or it cannot be had; InputError if the protocol is
     not known.
@@ -67,9 +71,9 @@ def fetch(place: str | os.PathLike[str], progress: Step = lambda *_: None) -> Pa
     if not is_url(place):
         return Path(place)
     copy = _Copy(place, progress)
-    with copy.held():
-        there = copy.look()
-        copy.take(there, changing=False)
+    if not copy.is_in_use():
+        with copy.held():
+            copy.take(copy.look(), changing=False)
     return copy.folder
 
 
@@ -133,9 +137,9 @@ class _Record:
     files: dict[str, Stamp] = field(default_factory=dict)  # those here that are the same there
 
     @classmethod
-    def read(cls, path: Path) -> "_Record":
+    def read(cls, home: Path) -> "_Record":
         try:
-            return cls(**json.loads(path.read_bytes()))
+            return cls(**json.loads((home / _RECORD_FILE).read_bytes()))
         except (OSError, TypeError, ValueError):
             return cls()
 
@@ -163,7 +167,8 @@ class _Copy:
             raise RunError(f"{url!r} has one of * ? [ in it: choose another name for a run")
         tail = re.sub(r"[^A-Za-z0-9._-]", "_", self._root.rstrip("/").rpartition("/")[2])
         name = f"{tail[:40]}-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
-        self.folder = cache_folder() / "runs" / name
+        self._home = cache_folder() / "runs" / name
+        self.folder = self._home / "run"
         self._progress = progress
         self._record = _Record()
 
@@ -172,23 +177,23 @@ class _Copy:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the copy against other processes, and name the URL in what goes wrong."""
-        with storage.writing(self.folder):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
         with (
+            _named(self._home, self.url),
             _named(self.folder, self.url),
-            storage.hold(
-                _beside(self.folder, ".lock"),
-                lambda holder: f"{self.url!r} is in use by process {holder}: wait for it",
-            ),
+            storage.lock(self._home),
         ):
-            self._record = _Record.read(_beside(self.folder, ".json"))
-            if not self._record.by:
-                self._save(url=self.url, by=secrets.token_hex(8))
+            record = _Record.read(self._home)
+            by = record.by or secrets.token_hex(8)
+            self._record = dataclasses.replace(record, url=self.url, by=by)
             yield
+
+    def is_in_use(self) -> bool:
+        """Whether another process has a copy, of which the run can be read or says why not."""
+        return bool(storage.find_holder(self._home)) and (self.folder / RUN_FILE).is_file()
 
     def _save(self, **changes: Any) -> None:
         self._record = dataclasses.replace(self._record, **changes)
-        storage.write_json(_beside(self.folder, ".json"), dataclasses.asdict(self._record))
+        storage.write_json(self._home / _RECORD_FILE, dataclasses.asdict(self._record))
 
     def _files(self) -> dict[str, Stamp]:
         """The files of the copy that belong to a run, by their names in it."""
@@ -293,7 +298,7 @@ class _Copy:
         if there.run and there.run != self._record.run:
             raise RunError(
                 f"{self.url!r} was written by others since the work here began, which is kept in "
-                f"runs/{self.folder.name} of the cache: remove that to go on from what is there"
+                f"runs/{self._home.name} of the cache: remove that to go on from what is there"
                 + advice
             )
 
@@ -398,6 +403,7 @@ class _Copy:
 
     def _mark(self, run: str) -> None:
         """Say there that an upload is under way; run: as in `_There`, once there is room for it."""
+        self._save()  # so that its marker is known again
         marker = {"by": self._record.by, "host": socket.gethostname(), "run": run}
         with self._writing():
             self._fs.pipe_file(self._at(MARKER_FILE), json.dumps(marker).encode())
@@ -456,7 +462,3 @@ def _parse_marker(data: bytes) -> dict[str, Any]:
     except ValueError:
         marker = None
     return marker if isinstance(marker, dict) else {}
-
-
-def _beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(folder.name + ending)
