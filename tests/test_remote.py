@@ -339,8 +339,11 @@ def test_a_change_that_was_not_uploaded_is_uploaded_by_the_same_command(storage,
 def test_a_run_can_be_read_while_another_process_holds_its_copy(small_run):
     put_run(small_run.folder)
     folder = remote.fetch(URL)
-    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
-    hold += "print('held', flush=True); time.sleep(60)"
+    hold = (
+        "import fcntl, os, sys, time; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "f.truncate(); f.write(str(os.getpid())); f.flush(); "
+        "print('held', flush=True); time.sleep(60)"
+    )
     line = [sys.executable, "-c", hold, str(folder.parent / ".lock")]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
