@@ -1,5 +1,6 @@
 """Images and runs on shared storage: an S3 server in this process, HTTP, and memory that fails."""
 
+import errno
 import http.server
 import io
 import json
@@ -420,6 +421,36 @@ def test_a_lost_connection_ends_a_scan_and_is_no_fault_of_an_image(storage, tmp_
     Faulty.left = None
     run = patchcluster.scan("faulty://bucket", tmp_path / "run", size=(64,))
     assert (len(run), run.skipped) == (3, [])
+
+
+def answered(code: str) -> Exception:
+    """A forbidden file as s3fs says it, with what the server said."""
+    error, cause = PermissionError(code), Exception()
+    cause.response = {"Error": {"Code": code}}
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (answered("ExpiredToken"), InputError),
+        (OSError(errno.EBUSY, "slow down"), InputError),
+        (TimeoutError(), InputError),
+        (answered("AccessDenied"), UnreadableImage),
+        (FileNotFoundError("gone"), UnreadableImage),
+        (ValueError("no such thing"), UnreadableImage),
+    ],
+)
+@pytest.mark.usefixtures("storage")
+def test_what_is_wrong_with_a_file_is_told_from_the_way_to_it(monkeypatch, error, kind):
+    def fail(*_: Any, **__: Any) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Faulty, "cat_file", fail)
+    with pytest.raises(InputError) as raised:
+        open_input("faulty://bucket/a.png")
+    assert type(raised.value) is kind
 
 
 def test_of_a_large_picture_the_survey_fetches_the_beginning(storage):

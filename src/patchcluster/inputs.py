@@ -20,12 +20,18 @@ _VERSION_FIELDS = (  # what file systems say of the version of a file, what says
     "ETag", "etag", "generation", "blob_id", "oid", "md5Hash", "content_hash", "Content-MD5",
     "mtime", "LastModified", "last_modified", "Last-Modified", "modified", "modify", "created",
 )  # fmt: skip
-# Classes of errors of a connection, in the standard library, botocore, requests, aiohttp and httpx,
-# of which not all are installed.
-_CONNECTION_ERRORS = {
+# Classes of errors of a connection or of credentials, in the standard library, botocore, requests,
+# aiohttp, httpx and google.auth, of which not all are installed.
+_ACCESS_ERRORS = {
     "ConnectionError", "TimeoutError", "HTTPClientError", "ClientConnectionError", "TransportError",
+    "NoCredentialsError", "CredentialRetrievalError", "SSOError", "RefreshError",
 }  # fmt: skip
-_BUSY = (429, 500, 502, 503, 504)  # HTTP status of a server that may answer later
+_ACCESS_CODES = {  # of S3, which s3fs turns into the error of a forbidden file
+    "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId",
+    "SignatureDoesNotMatch", "RequestTimeTooSkewed",
+}  # fmt: skip
+_ACCESS_STATUS = (401, 429, 500, 502, 503, 504)  # HTTP: not logged in, busy
+_BUSY = {errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EBUSY)}
 _PACKAGES = {  # that fsspec asks for, by protocol
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
     "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
@@ -276,20 +282,22 @@ def _reaching(url: str) -> Iterator[None]:
     except (InputError, UnreadableImage):
         raise
     except Exception as error:  # each file system raises its own classes
-        if is_connection(error):
+        if is_of_access(error):
             raise InputError(
-                f"cannot reach {url!r} ({reason(error)}): look after the connection; the same "
-                "command resumes"
+                f"cannot reach {url!r} ({reason(error)}): look after connection and credentials; "
+                "the same command resumes"
             ) from error
         raise UnreadableImage(reason(error)) from error
 
 
-def is_connection(error: Exception) -> bool:
-    """Whether an error is one of the way to a file, so that the file may be there later."""
+def is_of_access(error: Exception) -> bool:
+    """Whether an error says nothing of a file, only of the way to it, and may be mended."""
     names = {one.__name__ for one in type(error).__mro__}
-    busy = isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO)
+    busy = isinstance(error, OSError) and error.errno in _BUSY
     status = getattr(error, "status", getattr(error, "code", None))
-    return bool(names & _CONNECTION_ERRORS) or busy or status in _BUSY
+    answer = getattr(error.__cause__, "response", None)  # botocore's
+    code = answer.get("Error", {}).get("Code") if isinstance(answer, dict) else None
+    return bool(names & _ACCESS_ERRORS) or busy or status in _ACCESS_STATUS or code in _ACCESS_CODES
 
 
 def stamp(path: str) -> list[int]:

@@ -47,9 +47,8 @@ _AGAIN = "the same command goes on where it stopped"
 def cache_folder() -> Path:
     """Where working copies lie: PATCHCLUSTER_CACHE, or else the user's cache folder."""
     named = os.environ.get("PATCHCLUSTER_CACHE")
-    if named:
-        return Path(named).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "patchcluster"
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "patchcluster"
+    return Path(named or usual).absolute()
 
 
 def name_of(folder: Path) -> str:
