@@ -37,6 +37,8 @@ def reflag(folder: Path, how: Flagging, step: Callable[[int, int], None] = lambd
 def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) -> Run:
     """`reflag`, for who holds the run's lock."""
     run = Run(folder, half_changed=True)
+    if run.info.state == "rescoring":
+        raise RunError(run.say_unfinished())
     image_set = ImageSet.of(run.images)
     scored = []
     for copies in image_set.records.values():

@@ -53,10 +53,9 @@ WORK_FOLDER = ".work"
 MARKER_FILE = ".uploading"  # of a remote run: see remote.py
 
 _FILES = {
-    RUN_FILE, SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, PATCHES_FILE, REPORT_FILE,
-    LABELS_FILE,
+    RUN_FILE, SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, REPORT_FILE, LABELS_FILE,
 }  # fmt: skip
-_FOLDERS = {"maps", "thumbnails", "roi", HEAT_FOLDER}
+_FOLDERS = {"maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER, COMPARISONS_FOLDER}
 
 SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
 REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
@@ -365,7 +364,7 @@ def begin(folder: Path, info: RunInfo, replace: bool) -> None:
             path.unlink()
         for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE):
             (folder / name).unlink(missing_ok=True)
-        for name in ("maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER, COMPARISONS_FOLDER):
+        for name in _FOLDERS:
             storage.remove(folder / name)
 
 

@@ -91,7 +91,7 @@ class Run:
         self.folder = folder
         self.info, self.images, self.skipped = read_info(folder)
         if self.info.state == "running" or (self.info.state != "complete" and not half_changed):
-            raise RunError(self._say_unfinished())
+            raise RunError(self.say_unfinished())
         self.threshold = Threshold(**self.info.threshold)
         self.paths = [image.path for image in self.images]
         self.scores = np.zeros(len(self.paths))
@@ -117,7 +117,8 @@ class Run:
         """Its folder or URL, as a command takes it; `folder` is where its files are here."""
         return remote.name_of(self.folder)
 
-    def _say_unfinished(self) -> str:
+    def say_unfinished(self) -> str:
+        """Why the run cannot be read as it is, and what to do."""
         name = repr(self.place)
         holder = storage.find_holder(self.folder)
         if holder:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import costs, roi, runfolder
+from . import costs, remote, roi, runfolder
 from .comparing import Comparisons, Earlier, ImageSet, Loaded, load_batches
 from .errors import InputError, RunError
 from .extraction import (
@@ -55,7 +55,7 @@ def update(
 ) -> Run:
     """Change the set of a finished run; scores equal those of a fresh scan of the same set.
 
-    add: folders, files, globs or fsspec URLs; a file that the run has is left as it is, unless its
+    run: or its folder or URL. add: folders, files, globs or fsspec URLs; a file that the run has is left as it is, unless its
     content has changed. remove: paths as the run has them, or the end of one if only one fits, or
     patterns with * ? [. Only the added images go through the network; those that are removed leave
     no patches behind. Labels of the others stay. An interruption before the new scores are there
@@ -64,14 +64,14 @@ def update(
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
-    folder = run.folder if isinstance(run, Run) else Path(run)
-    with hold_run(folder):
+    place = run.folder if isinstance(run, Run) else os.fspath(run)
+    with remote.changing(place) as folder, hold_run(folder):
         found = Run(folder)
         change = find_change(found, _listed(add), _listed(remove))
         if change.files or change.removed:
             limits = Limits.of(max_memory, since, {})
             Update(found, limits, progress or (lambda *_: None), tell).run_change(change)
-    return Run(folder)
+        return Run(folder)
 
 
 def _listed(items: Inputs) -> list[str]:
@@ -97,7 +97,7 @@ def find_change(run: Run, add: Sequence[str], remove: Sequence[str]) -> Change:
     gone = {path for name in remove for path in _matching(name, known)}
     records = {_absolute(image.path): image for image in run.images}
     files = []
-    for file in find_images(add, runfolder.is_run) if add else []:
+    for file in find_images(add, runfolder.is_run, runfolder.find_runs) if add else []:
         image = records.get(_absolute(file))
         if file in gone or (image is not None and image.path in gone):
             continue
