@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -55,12 +54,12 @@ def update(
 ) -> Run:
     """Change the set of a finished run; scores equal those of a fresh scan of the same set.
 
-    run: or its folder or URL. add: folders, files, globs or fsspec URLs; a file that the run has is left as it is, unless its
-    content has changed. remove: paths as the run has them, or the end of one if only one fits, or
-    patterns with * ? [. Only the added images go through the network; those that are removed leave
-    no patches behind. Labels of the others stay. An interruption before the new scores are there
-    leaves the old ones, and the same call takes up what was done. max_memory, since, progress and
-    tell: as in `scan`.
+    run: or its folder or URL. add: folders, files, globs or fsspec URLs; a file that the run has is
+    left as it is, unless its content has changed. remove: paths as the run has them, or the end of
+    one if only one fits, or patterns with * ? [. Only the added images go through the network;
+    those that are removed leave no patches behind. Labels of the others stay. An interruption
+    before the new scores are there leaves the old ones, and the same call takes up what was done.
+    max_memory, since, progress and tell: as in `scan`.
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
