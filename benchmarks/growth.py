@@ -1,34 +1,70 @@
-"""(e) Growth: sets of 50 to 800 drawn parts, time and memory an image.
+"""Growth: what an image takes, and a set needs, as the set grows.
 
-    python benchmarks/growth.py
+    python benchmarks/growth.py [IMAGES...]
 
-Each scan is a process of its own, of the default preset; the start of Python and of the network's
-libraries, which is the same for all, is told apart.
+Sets of so many drawn parts (by default 50 to 800). Beyond the first 100 they are those again, each
+shifted by up to 6 pixels, up to 5 % brighter or darker, with noise of its own, as JPEG. Each scan is
+a process of its own, of the default preset; the start of Python and of the network's libraries,
+which is the same for all, is told apart.
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from machine import describe, run_scan
+from PIL import Image
 
 from patchcluster.demo import write_parts
 
 SIZES = (50, 100, 200, 400, 800)
+DRAWN = 100
+_SHIFT, _LIGHT, _NOISE = 6, 0.05, 2.0
+
+
+def write_many(folder: Path, count: int) -> list[Path]:
+    """Write so many parts, of which one in ten is defective, and return their paths."""
+    drawn = write_parts(folder, good=DRAWN * 9 // 10, defective=DRAWN // 10)
+    parts = [np.asarray(Image.open(path).convert("RGB")) for path in drawn]
+    order = np.random.default_rng(0).permutation(DRAWN)
+    paths = []
+    for number in range(count):
+        rng = np.random.default_rng([1, number])
+        part = parts[order[number % DRAWN]]
+        if number >= DRAWN:
+            part = np.roll(part, rng.integers(-_SHIFT, _SHIFT + 1, 2), (0, 1))
+        light = 1 + rng.uniform(-_LIGHT, _LIGHT)
+        noisy = part * light + rng.normal(0, _NOISE, (*part.shape[:2], 1))
+        paths.append(folder / "many" / f"{number:06d}.jpg")
+        paths[-1].parent.mkdir(exist_ok=True)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=92)
+    return paths
 
 
 def main() -> None:
+    sizes = [int(size) for size in sys.argv[1:]] or list(SIZES)
     print(describe())
-    print("images  wall s  start s  features ms  compare ms  peak GiB  predicted  MiB an image")
+    print(
+        "images  wall s  start s  features ms  compare ms  maps and page ms  together ms  "
+        "predicted s  peak GiB  predicted  MiB an image"
+    )
     with tempfile.TemporaryDirectory() as work:
-        files = write_parts(Path(work), good=SIZES[-1] * 9 // 10, defective=SIZES[-1] // 10)
-        for size in SIZES:
-            result = run_scan(files[:: SIZES[-1] // size])
+        files = write_many(Path(work), max(sizes))
+        for size in sizes:
+            folder = Path(work) / f"set{size}"
+            folder.mkdir()
+            for path in files[:size]:
+                (folder / path.name).symlink_to(path)
+            result = run_scan([folder])
             count, seconds, memory = result["images"], result["seconds"], result["memory"]
             start = result["wall"] - sum(seconds.values()) + seconds["network"]
-            features, compare = (1e3 * seconds[step] / count for step in ("features", "compare"))
+            steps = [seconds["features"], seconds["compare"], seconds["maps"] + seconds["report"]]
+            each = [1e3 * spent / count for spent in (*steps, sum(steps))]
             print(
                 f"{count:6} {result['wall']:7.1f} {start:8.1f} "
-                f"{features:12.1f} {compare:11.1f} "
+                f"{each[0]:12.1f} {each[1]:11.1f} {each[2]:17.1f} {each[3]:12.1f} "
+                f"{sum(result['predicted_seconds'].values()):12.1f} "
                 f"{memory['peak'] / 2**30:9.2f} {memory['predicted'] / 2**30:10.2f} "
                 f"{memory['peak'] / 2**20 / count:13.1f}",
                 flush=True,

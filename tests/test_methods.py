@@ -774,7 +774,7 @@ def test_a_fitted_method_that_was_sent_elsewhere_compares_as_here(name):
     copied = pickle.loads(sent, buffers=shared).on(torch.device("cpu"))
     job = [(image, patches[image], None) for image in (1, 4)]
     for here, there in zip(
-        vars(search.finish(job)).values(), vars(copied.finish(job)).values(), strict=True
+        search.finish(job).tensors().values(), copied.finish(job).tensors().values(), strict=True
     ):
         torch.testing.assert_close(there, here, rtol=1e-5, atol=1e-6)
     assert shared == before
@@ -865,7 +865,7 @@ def test_a_search_for_more_neighbours_serves_too(name):
     wanted = method.neighbour_count(blind=True)
     expected = method.compare(grids, own)
     found = method.summarise(method.search(grids, own, wanted + 7))
-    for mine, theirs in zip(vars(found).values(), vars(expected).values(), strict=True):
+    for mine, theirs in zip(found.tensors().values(), expected.tensors().values(), strict=True):
         torch.testing.assert_close(mine, theirs)
 
 

@@ -232,7 +232,8 @@ class CategoryRunner:
             found = _compare_batch(methods, [patches[i] for i in batch], batch if blind else None)
             for part, comparison in zip(parts, found, strict=True):
                 # A copy, since a view would keep the whole search in memory.
-                kept = Comparison(*(tensor.clone() for tensor in vars(comparison).values()))
+                copied = {name: value.clone() for name, value in comparison.tensors().items()}
+                kept = Comparison.of_tensors(copied)
                 part.append(kept)
             advance((batch[-1] + 1) / len(patches))
         return [join(part) for part in parts]

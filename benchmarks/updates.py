@@ -1,0 +1,64 @@
+"""What an update takes, beside a scan of the same set: images added to a run, and removed.
+
+    python benchmarks/updates.py [IMAGES [CHANGED]]
+
+1,000 parts as in growth.py and 10 changed, by default; processes of their own, as a user starts
+them. The scores of the updated run are compared with those of the fresh scan.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from growth import write_many
+from machine import describe
+
+from patchcluster import load_run
+
+
+def run(*arguments: str | Path) -> tuple[float, dict[str, float]]:
+    """Wall seconds of a command, and of its steps."""
+    command = [sys.executable, "-m", "patchcluster", *map(str, arguments), "--quiet", "--json"]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    wall = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return wall, json.loads(done.stdout)["seconds"]
+
+
+def main() -> None:
+    count, changed = (int(a) for a in (*sys.argv[1:], *("1000", "10")[len(sys.argv) - 1 :]))
+    print(describe())
+    with tempfile.TemporaryDirectory() as work:
+        root = Path(work)
+        files = write_many(root, count)
+        names = [path.name for path in files[-changed:]]
+        (root / "more").mkdir()
+        for name in names:
+            (root / "many" / name).rename(root / "more" / name)
+        scan_of_few = run("scan", root / "many", "-o", root / "run")
+        added = run("update", root / "run", "--add", root / "more")
+        fresh = run("scan", root / "many", root / "more", "-o", root / "fresh")
+        mine, theirs = load_run(root / "run"), load_run(root / "fresh")
+        differ = np.abs(mine.scores / theirs.scores - 1).max()
+        removal = [argument for name in names for argument in ("--remove", name)]
+        removed = run("update", root / "run", *removal)
+        rows = {
+            f"scan of {count - changed}": scan_of_few,
+            f"scan of {count}": fresh,
+            f"update, {changed} added": added,
+            f"update, {changed} removed": removed,
+        }
+        for what, (wall, seconds) in rows.items():
+            steps = ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items())
+            print(f"{what:24} {wall:7.1f} s  {wall / fresh[0]:6.1%} of the scan  ({steps})")
+        print(f"scores differ by {differ:.1e} at most, relative")
+
+
+if __name__ == "__main__":
+    main()
