@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -34,10 +35,15 @@ class Outcome:
     errors: str
 
 
+def without_progress(printed: str) -> str:
+    """What was printed but for the steps that were done before an error."""
+    return re.sub(r"^\w+: \d+ done\n", "", printed, flags=re.MULTILINE)
+
+
 def invoke(*args: object) -> Outcome:
     """Run a command in this process; an exception that it lets out is printed, as Python does."""
     result = CliRunner().invoke(cli.app, [str(arg) for arg in args])
-    errors = result.stderr
+    errors = without_progress(result.stderr)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         errors += "".join(traceback.format_exception(result.exception))
     return Outcome(result.exit_code, result.stdout, errors)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from faults.outcomes import without_progress
+
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
@@ -89,7 +91,7 @@ class Command:
 
     def fail(self) -> str:
         """Wait for its end, which must be one line and exit code 1; gives the line."""
-        code, printed = self.wait(), self.printed
+        code, printed = self.wait(), without_progress(self.printed)
         assert code == 1, printed
         assert printed.count("\n") == 1, printed
         assert printed.startswith("patchcluster: "), printed
