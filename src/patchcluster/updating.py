@@ -238,7 +238,7 @@ class Update(Scan):
 
     def _find_earlier(self) -> dict[int, Earlier]:
         """What the run keeps of its comparisons, by network size."""
-        if self.before.info.labels or len(self.devices) > 1:
+        if self.before.info.labels or self.devices != [torch.device("cpu")]:
             return {}
         before, folder = ImageSet.of(self.before.images), self.folder
         digest, found = name_comparison(self.before.info, before), {}

@@ -1,6 +1,5 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..coreset import cover_in_order
 from ..errors import SettingError
 from ..lazy import Grids
-from ..neighbors import GAP_SHARE, BlockBank, Choice, to_float
+from ..neighbors import GAP_SHARE, BlockBank, to_float
 from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
 from .base import (
     NEIGHBOURS_KEPT,
@@ -25,9 +24,8 @@ from .base import (
     as_grids,
     digest,
     flatten,
-    join,
 )
-from .tracing import Moved, Trace
+from .tracing import Alike, Found, Moved, Trace, by_image, of_stage
 from .whole_bank import WholeBank
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
@@ -42,94 +40,6 @@ _ENERGY_STEPS = 2  # of the saturation's energy, to a power of two
 # that is fewer images than the least: so the cost of an image does not grow with the set.
 _BANK_PATCHES = 200_704
 _BANK_IMAGES = 256
-
-
-@dataclass(frozen=True)
-class _Alike:
-    """What is said of images by their likeness as a whole to those of the bank.
-
-    left_out bool [images, bank's images]: those that each is not compared with, itself and its
-    near-duplicates; near_duplicates: as in `Comparison`; of_a_kind bool [images]: more others than
-    near-duplicates can be are far more alike to it than the rest.
-    """
-
-    left_out: Tensor
-    near_duplicates: Tensor
-    of_a_kind: Tensor
-
-    def of_rows(self, parts: Sequence[Tensor]) -> "_Alike":
-        """What is said of the rows of images [q_i, c], image after image."""
-        counts = torch.tensor([len(part) for part in parts], device=self.left_out.device)
-        return _Alike(
-            self.left_out.repeat_interleave(counts, 0),
-            self.near_duplicates,
-            self.of_a_kind.repeat_interleave(counts),
-        )
-
-    def select(self, rows: Tensor) -> "_Alike":
-        """The same of some rows, or images."""
-        return _Alike(self.left_out[rows], self.near_duplicates, self.of_a_kind[rows])
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What was found for q rows of a stage.
-
-    neighbours int64 [q, j] and distances float32 [q, j]: nearest rows of different images; kth
-    float32 [q]: distance to the k-th image; searched int16 [q, i], reach float32 [q] and within
-    int32 [q]: see `neighbors.Choice`.
-    """
-
-    neighbours: Tensor
-    distances: Tensor
-    kth: Tensor
-    searched: Tensor
-    reach: Tensor
-    within: Tensor
-
-    @classmethod
-    def of_search(
-        cls, distances: Tensor, found: Tensor, choice: Choice, k: int, explained: int
-    ) -> Self:
-        """What a search gave; explained: how many of the nearest are to explain a row."""
-        searched = choice.blocks.to(torch.int16)
-        shown = slice(0, explained)
-        return cls(
-            found[:, shown], distances[:, shown], distances[:, k - 1], searched, choice.reach,
-            choice.within,
-        )  # fmt: skip
-
-    @classmethod
-    def of_earlier(cls, known: Trace, shown: Comparison | None, moved: Moved) -> Self:
-        """What was found with an earlier bank; shown: what explains it, of the stage that does."""
-        none = torch.empty(len(known.kth), 0)
-        return cls(
-            none.long() if shown is None else moved.rows[shown.neighbours],
-            none if shown is None else shown.neighbour_distances,
-            known.kth.clone(),
-            moved.columns[known.searched.long()].to(torch.int16),
-            known.reach.clone(),
-            known.within - moved.gone,
-        )
-
-
-def _values(found: _Found) -> list[Tensor]:
-    return list(vars(found).values())
-
-
-def _by_image(stages: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of stages, each of all images -> rows of images, each of all stages."""
-    parts = [torch.split(rows, list(each)) for rows, each in zip(stages, counts, strict=True)]
-    return torch.cat([part for image in zip(*parts, strict=True) for part in image])
-
-
-def _of_stage(stage: int, counts: Sequence[Sequence[int]]) -> Tensor:
-    """Where the rows of a stage are among those that `_by_image` gives."""
-    return (
-        _by_image([torch.full((sum(c),), i) for i, c in enumerate(counts)], counts)
-        .eq(stage)
-        .nonzero()[:, 0]
-    )
 
 
 @dataclass(frozen=True)
@@ -292,19 +202,23 @@ class PatchClusterPlus(WholeBank):
         counts = [[len(part) for part in parts] for parts in rows]
         stages = []
         for stage, values in enumerate(map(torch.cat, rows)):
-            known = trace.of_rows(_of_stage(stage, counts))
+            known = trace.of_rows(of_stage(stage, counts))
             now = alike.of_rows(rows[stage])
             wanted, most = self._wanted(stage, own)[1], self._bank_size() // GAP_SHARE
             enough = wanted + most if wanted <= most and self.gap < math.inf else 0
             good = moved.holds(known, values, stage, now.left_out, enough)
             good &= same.repeat_interleave(torch.tensor(counts[stage]))
-            shown = join([dataclasses.replace(one, trace=None) for one in earlier])
-            found = _Found.of_earlier(known, shown if stage == self._shown else None, moved)
+            explained = None
+            if stage == self._shown:
+                explained = (
+                    torch.cat([one.neighbours for one in earlier]),
+                    torch.cat([one.neighbour_distances for one in earlier]),
+                )
+            found = Found.of_earlier(known, explained, moved)
             stale = (~good).nonzero()[:, 0]
             if len(stale):
                 new = self._search_rows(stage, values[stale], now.select(stale), own)
-                for old, values_ in zip(_values(found), _values(new), strict=True):
-                    old[stale] = values_
+                found.put(stale, new)
             stages.append(found)
         return self._conclude(stages, rows, shapes, blocks, alike, typical)
 
@@ -351,11 +265,11 @@ class PatchClusterPlus(WholeBank):
 
     def _conclude(
         self,
-        stages: Sequence["_Found"],
+        stages: Sequence[Found],
         rows: Sequence[Sequence[Tensor]],
         shapes: Sequence[Sequence[int]],
         blocks: Sequence[Tensor] | None,
-        alike: "_Alike",
+        alike: Alike,
         typical: Tensor,
     ) -> Comparison:
         """What was found for the rows of all stages -> the comparison."""
@@ -367,7 +281,7 @@ class PatchClusterPlus(WholeBank):
         if self.bounded:
             counts = [[len(part) for part in parts] for parts in rows]
             traced = ("searched", "reach", "within", "kth")
-            rows_ = [_by_image([getattr(f, name) for f in stages], counts) for name in traced]
+            rows_ = [by_image([getattr(f, name) for f in stages], counts) for name in traced]
             whole = typical, alike.left_out, alike.of_a_kind
             trace = Trace(*(*rows_, *whole))
         shown = stages[self._shown]
@@ -654,8 +568,8 @@ class PatchClusterPlus(WholeBank):
         return k, max(k, min(NEIGHBOURS_KEPT, others)) if stage == self._shown else k
 
     def _search_rows(
-        self, stage: int, rows: Tensor, alike: _Alike, own: Sequence[int] | None
-    ) -> _Found:
+        self, stage: int, rows: Tensor, alike: Alike, own: Sequence[int] | None
+    ) -> Found:
         """Search the bank of a stage for rows [q, c]; alike: of each of them."""
         k, wanted = self._wanted(stage, own)
         bank, candidates = self._banks[stage], k + self.margin
@@ -668,14 +582,11 @@ class PatchClusterPlus(WholeBank):
             if len(at):
                 left_out = alike.left_out[at.to(alike.left_out.device)]
                 found = bank.search_blocks(rows[at], wanted, candidates, left_out, gap)
-                parts.append(_Found.of_search(*found, k, explained))
+                parts.append(Found.of_search(*found, k, explained, self._bank_size()))
                 places.append(at)
-        back = torch.cat(places).argsort()
-        return _Found(
-            *(torch.cat(values)[back] for values in zip(*map(_values, parts), strict=True))
-        )
+        return Found.join(parts, places)
 
-    def _find_alike(self, typical: Tensor, own: Sequence[int] | None) -> _Alike:
+    def _find_alike(self, typical: Tensor, own: Sequence[int] | None) -> Alike:
         """Which images of the bank are alike as a whole to each image.
 
         typical [i, b]: see `_typical_squares`. Near-duplicates are left in if too few others would
@@ -708,7 +619,7 @@ class PatchClusterPlus(WholeBank):
             pairs[:, 1] = torch.tensor(self._bank_members(), device=pairs.device)[pairs[:, 1]]
         duplicates[:, self._marked(1)] = False
         duplicates &= others - duplicates.sum(1, keepdim=True) >= needed
-        return _Alike(duplicates | typical.isinf(), pairs, of_a_kind)
+        return Alike(duplicates | typical.isinf(), pairs, of_a_kind)
 
     def _typical_squares(
         self, rows: Sequence[Tensor], shapes: Sequence[Sequence[int]], bank: BlockBank
