@@ -165,6 +165,8 @@ def test_of_removed_images_no_patches_are_left(images, tmp_path):
     assert not left & gone
     assert left == {image.id for image in updated.images}
     assert not any(runfolder.map_path(run.folder, image).exists() for image in gone)
+    assert [path[-9:] for path in updated.info.removed] == ["part2.png", "part7.png"]
+    assert len(patchcluster.update(run, remove="part2.png")) == len(updated)  # it is gone already
     relabelled = scanning.rescore(run.folder, {updated.paths[0]: "normal"})
     assert relabelled.info.labels == {updated.paths[0]: "normal"}
 
@@ -277,6 +279,8 @@ def test_killed_at_any_step_the_run_is_the_old_one_or_can_be_finished(images, tm
         assert json.loads((copy / "run.json").read_text())["state"] in ("rescoring", "flagging")
         with pytest.raises(RunError, match="finishes it"):
             patchcluster.load_run(copy)
+        if stop == "maps":  # or the same command
+            patchcluster.update(copy, add=added, remove="part3.png")
         scanning.finish(copy)
         assert_equal(patchcluster.load_run(copy), fresh)
         assert not (copy / ".work").exists()

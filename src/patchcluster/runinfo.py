@@ -85,6 +85,7 @@ class RunInfo:
     labels: dict[str, Label] = field(default_factory=dict)  # of paths
     flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
     roi_sha256: str = ""  # of the masks that were named
+    removed: list[str] = field(default_factory=list)  # paths that updates took out of the set
 
     def kept_budget(self) -> str:
         """What the time budget changed, in words; "": nothing, or there is none."""

@@ -242,11 +242,21 @@ def refresh(
     place: its folder or URL. Raises RunError or SettingError.
     """
     with remote.changing(place, progress) as folder, hold_run(folder):
-        run = Run(folder, half_changed=True)
-        if run.info.state == "rescoring":
-            Scan(folder, run.info, Limits(), progress).compare_again(run)
-        storage.remove(folder / runfolder.WORK_FOLDER)
-        return flag_again(folder, how, lambda done, total: progress("maps", done, total))
+        return _refresh(folder, how, progress)
+
+
+def _refresh(folder: Path, how: Flagging, progress: Progress) -> Run:
+    run = Run(folder, half_changed=True)
+    if run.info.state == "rescoring":
+        Scan(folder, run.info, Limits(), progress).compare_again(run)
+    storage.remove(folder / runfolder.WORK_FOLDER)
+    return flag_again(folder, how, lambda done, total: progress("maps", done, total))
+
+
+def finish_held(folder: Path, progress: Progress) -> None:
+    """Finish a change of a run that was interrupted, for who holds its lock."""
+    info, _, _ = runfolder.read_info(folder)
+    _refresh(folder, Flagging(**info.flagging), progress)
 
 
 def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
@@ -362,6 +372,7 @@ class Scan:
         records = self._write_results(image_set, compared)
         self._settle(compared)
         runfolder.remove_others(self.folder, records)
+        runfolder.drop_patches(self.folder, {record.id for record in records})
         self.info.state = "complete"
         runfolder.write_info(self.folder, self.info, records, [skipped[i] for i in sorted(skipped)])
 
@@ -517,6 +528,7 @@ class Scan:
         records = self._write_results(image_set, compared)
         self._settle(compared)
         runfolder.remove_others(self.folder, records)
+        runfolder.drop_patches(self.folder, {record.id for record in records})
         self.info.state = "flagging"  # while the report is another's
         runfolder.write_info(self.folder, self.info, records, skipped)
         write_report(Run(self.folder, half_changed=True), self._step("report"))

@@ -5,6 +5,7 @@ import fnmatch
 import functools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ from .reflagging import load_bank, load_method, load_patches
 from .runfolder import kept_comparison_path
 from .runinfo import ImageRecord, Skipped
 from .runs import Run, hold_run
-from .scanning import Limits, Progress, Scan, name_comparison
+from .scanning import Limits, Progress, Scan, finish_held, name_comparison
 from .storage import write_tensors
 from .tiling import find_lattice
 
@@ -58,18 +59,22 @@ def update(
     left as it is, unless its content has changed. remove: paths as the run has them, or the end of
     one if only one fits, or patterns with * ? [. Only the added images go through the network;
     those that are removed leave no patches behind. Labels of the others stay. An interruption
-    before the new scores are there leaves the old ones, and the same call takes up what was done.
+    before the new scores are there leaves the old ones; the same call goes on where it stopped.
     max_memory, since, progress and tell: as in `scan`.
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
     place = run.folder if isinstance(run, Run) else os.fspath(run)
+    step = progress or (lambda *_: None)
     with remote.changing(place) as folder, hold_run(folder):
-        found = Run(folder)
+        found = Run(folder, half_changed=True)
+        if found.info.state != "complete":  # an earlier change
+            finish_held(folder, step)
+            found = Run(folder)
         change = find_change(found, _listed(add), _listed(remove))
-        if change.files or change.removed:
+        if change.files or change.gone:
             limits = Limits.of(max_memory, since, {})
-            Update(found, limits, progress or (lambda *_: None), tell).run_change(change)
+            Update(found, limits, step, tell).run_change(change)
         return Run(folder)
 
 
@@ -87,13 +92,13 @@ class Change:
     kept: list[ImageRecord]
     skipped: list[Skipped]  # of those that the run knows
     files: list[str]  # to be added
-    removed: int
+    gone: list[str]  # paths of images that are removed
 
 
 def find_change(run: Run, add: Sequence[str], remove: Sequence[str]) -> Change:
     """What is to be done. Raises InputError if something to add or remove is not there."""
     known = [*run.paths, *(skip.path for skip in run.skipped)]
-    gone = {path for name in remove for path in _matching(name, known)}
+    gone = {path for name in remove for path in _matching(name, known, run.info.removed)}
     records = {_absolute(image.path): image for image in run.images}
     files = []
     for file in find_images(add, runfolder.is_run, runfolder.find_runs) if add else []:
@@ -108,21 +113,35 @@ def find_change(run: Run, add: Sequence[str], remove: Sequence[str]) -> Change:
     again = set(files)
     kept = [image for image in run.images if image.path not in gone]
     skipped = [skip for skip in run.skipped if skip.path not in gone | again]
-    return Change(list(add), kept, skipped, files, len(run.images) - len(kept))
+    left = {image.path for image in kept}
+    return Change(list(add), kept, skipped, files, [p for p in run.paths if p not in left])
 
 
 def _absolute(path: str) -> str:
     return path if is_url(path) else os.path.abspath(path)
 
 
-def _matching(name: str, paths: Sequence[str]) -> list[str]:
-    """The paths that a name or pattern means. Raises InputError if it means none."""
+def _matching(name: str, paths: Sequence[str], removed: Sequence[str]) -> list[str]:
+    """The paths that a name or pattern means; none if it means some that were removed before.
+
+    Raises InputError if it means nothing.
+    """
     if name not in paths and any(character in name for character in "*?["):
-        found = fnmatch.filter(paths, name) or fnmatch.filter(paths, f"*/{name}")
-        if not found:
+        found = _fitting(name, paths)
+        if not found and not _fitting(name, removed):
             raise InputError(f"no image of the run matches {name!r}: see scores.csv for its paths")
         return found
-    return [paths[PathFinder(paths).find(name)]]
+    try:
+        return [paths[PathFinder(paths).find(name)]]
+    except InputError:
+        with suppress(InputError):
+            PathFinder(removed).find(name)
+            return []
+        raise
+
+
+def _fitting(pattern: str, paths: Sequence[str]) -> list[str]:
+    return fnmatch.filter(paths, pattern) or fnmatch.filter(paths, f"*/{pattern}")
 
 
 class Update(Scan):
@@ -139,9 +158,10 @@ class Update(Scan):
         """Do what is to be done."""
         planner, added, skipped = self._survey_change(change)
         self.info.memory["predicted"] = planner.check(self.limits.memory)
+        memory = costs.format_bytes(self.info.memory["predicted"])
         self.tell(
-            f"{len(added)} images to add, {change.removed} to remove: {len(planner.candidates)} in "
-            f"all; about {costs.format_bytes(self.info.memory['predicted'])} of memory"
+            f"{len(added)} images to add, {len(change.gone)} to remove: "
+            f"{len(planner.candidates)} in all; about {memory} of memory"
         )
         for name, file in self.regions.files.items():
             runfolder.write_region(self.folder, name, roi.read_region(file))
@@ -154,6 +174,8 @@ class Update(Scan):
         load = functools.partial(load_batches, self.folder, image_set, side)
         self.earlier = self._find_earlier()
         paths = {image.path for image in every}
+        gone = {*self.info.removed, *change.gone} - paths
+        self.info.removed = sorted(gone, key=natural_key)
         self.info.labels = {p: label for p, label in self.info.labels.items() if p in paths}
         self.info.inputs += [item for item in change.inputs if item not in self.info.inputs]
         compared = self._compare(image_set, load, planner.device)
@@ -161,7 +183,6 @@ class Update(Scan):
         skips = [*change.skipped, *skipped, *extracted.skipped.values()]
         skips.sort(key=lambda skip: natural_key(skip.path))
         self.replace_results(image_set, compared, every, skips)
-        runfolder.drop_patches(self.folder, {image.id for image in every})
 
     def _survey_change(self, change: Change) -> tuple[Planner, list[Candidate], list[Skipped]]:
         """Read the headers of what is added; what can be refused without work is refused."""

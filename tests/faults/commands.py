@@ -72,6 +72,7 @@ class Verb:
 _SCAN = ("scan", "../images", "-o", RUN, "--size", "64", "--quiet")
 _TINY_SCAN = (*_SCAN, *TINY)
 _LABELS = ("--labels", "../labels.csv")
+_UPDATE = ("update", RUN, "--add", "../more", "--remove", "part3.png", "--quiet")
 _BENCHMARK = ("benchmark", "../dataset", "-o", "bench", "--size", "64", "--quiet", *TINY)
 
 VERBS = {
@@ -81,6 +82,9 @@ VERBS = {
     "scan --expect": Verb((*_TINY_SCAN, "--expect", "30%"), "scan"),
     "scan --labels --flag-top": Verb((*_TINY_SCAN, *_LABELS, "--flag-top", "4"), "scan"),
     "report --flag-top": Verb(("report", RUN, "--flag-top", "3"), "scan --labels"),
+    "update": Verb(_UPDATE, "scan"),
+    "bounded scan": Verb((*_TINY_SCAN, "--bank-images", "5")),
+    "bounded update": Verb(_UPDATE, "bounded scan"),
     "demo": Verb(("demo", "-o", "demo", "--quiet"), output="demo/run", first=use_small_demo),
     "benchmark": Verb(
         (*_BENCHMARK, "--tables", "2", "--setting", "test", "--methods", "patchcluster,patchcore"),
@@ -109,6 +113,7 @@ class Workplace:
         self._count = 0
         self._known: dict[str, Undisturbed] = {}
         write_set(root / "images", IMAGES, size=SIDE)
+        write_set(root / "more", 2, size=SIDE + 1)
         write_parts(root / "dataset" / "part", good=4, defective=4)
         (root / "labels.csv").write_text(
             "path,label\n../images/part11.png,anomalous\n../images/part1.png,normal\n"
@@ -207,7 +212,7 @@ def check_readable(folder: Path, outputs: Sequence[Output]) -> str:
                 raise
             return advice["command"] or ""
         for path in run.paths:
-            assert run.map(path).shape == (SIDE, SIDE)
+            assert run.map(path).shape[0] in (SIDE, SIDE + 1)
             run.regions(path)
             run.neighbours(path, SIDE / 2, SIDE / 2)
         now = read_output(Path(RUN))
