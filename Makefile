@@ -6,7 +6,7 @@ READY := .venv/.ready
 # As patchcluster sets it for itself: see src/patchcluster/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-faults lint bench quality sbom audit clean
+.PHONY: demo test test-faults lint bench bench-scale quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -36,6 +36,12 @@ bench: $(READY)
 	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/serving.py
 	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
+
+# Growth to 10,000 images, updates, and banks of fewer images: half an hour, and 6 GB of disk.
+bench-scale: $(READY)
+	$(BIN)/python benchmarks/growth.py 100 300 1000 10000
+	$(BIN)/python benchmarks/updates.py
+	$(if $(MVTEC),$(BIN)/python experiments/banks.py $(MVTEC)/../magnetic_tile 64 128 256 512 992)
 
 # Presets against the figures in benchmarks/quality.json, on the data at hand.
 quality: $(READY)

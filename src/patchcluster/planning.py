@@ -159,8 +159,9 @@ class Planner:
         if settings.tile:
             settings = dataclasses.replace(settings, tile=False)
             yield "a scan without --tile", settings
-        if settings.bank_images is not None:
-            settings = dataclasses.replace(settings, bank_images=None)
+        usual = dataclasses.replace(settings, bank_images=None)
+        if self.bank_size(settings) > self.bank_size(usual):
+            settings = usual
             without += " and --bank-images" if without else " without --bank-images"
             yield f"a scan{without}", settings
         yield from _smaller_inputs(settings, without)
