@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from patchcluster.coreset import cover_in_order, greedy_coreset
 from patchcluster.errors import SettingError
+from references import cover64
 
 
 def serial_coreset(features: np.ndarray, size: int, start: int) -> list[int]:
@@ -75,21 +76,6 @@ def test_impossible_requests_are_errors(size, start):
 # --- rows in order that cover all ---------------------------------------------------------------
 
 
-def covering64(rows, size):
-    """The widest net of at most so many rows, in their order, made up to that many; in float64."""
-    net = [0]
-    for step in range(60, -60, -1):
-        finer = []
-        for row in range(len(rows)):
-            if all(np.linalg.norm(rows[row] - rows[other]) > 2 ** (step / 4) for other in finer):
-                finer.append(row)
-        if len(finer) > size:
-            break
-        net = finer
-    rest = [row for row in range(len(rows)) if row not in net]
-    return sorted([*net, *rest[: size - len(net)]])
-
-
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 99), st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
 def test_rows_that_cover_are_those_of_the_definition(count, channels, seed, share):
@@ -97,7 +83,7 @@ def test_rows_that_cover_are_those_of_the_definition(count, channels, seed, shar
     rows[count // 2 :: 3] = rows[0]
     size = max(1, round(share * count))
     chosen = cover_in_order(rows, size)
-    assert chosen.tolist() == covering64(rows.astype(np.float64), size)
+    assert chosen.tolist() == cover64(rows.astype(np.float64), range(count), size)
 
 
 def test_rows_that_cover_have_some_of_every_kind_and_change_little():

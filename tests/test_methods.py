@@ -33,6 +33,7 @@ from patchcluster.methods import (
 from patchcluster.methods.base import digest, join
 from patchcluster.methods.patchcluster import shrink
 from patchcluster.patches import patch_grid, pool_neighbourhood
+from references import cover64
 
 
 def random_patches(n=6, h=4, w=5, c=7, seed=0):
@@ -371,21 +372,6 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None):
     return (flat - weight * lowered).reshape(n, h, w)
 
 
-def cover64(rows, order, count):
-    """The widest net of rows [n, c], in an order, of at most so many, made up to so many."""
-    net = order[:1]
-    for step in range(80, -80, -1):
-        finer = []
-        for row in order:
-            if all(np.linalg.norm(rows[row] - rows[other]) > 2 ** (step / 4) for other in finer):
-                finer.append(row)
-        if len(finer) > count:
-            break
-        net = finer
-    rest = [row for row in order if row not in net]
-    return sorted([*net, *rest[: count - len(net)]])
-
-
 def minima64(rows, n):
     """Distance of each row to the nearest row of each of n images, and that row."""
     by_image = distances64(rows, rows).reshape(len(rows), n, -1)
@@ -510,11 +496,14 @@ def test_plus_compares_again_as_if_anew(kernels, gap, monkeypatch):
     after.fit(patches[new], [keys[i] for i in new])
     state = PatchClusterPlus(**given).fit(patches[new], new).state()
     assert all(torch.equal(state[name], value) for name, value in after.state().items())
+    again = after.fit(patches[old], old).state()  # what was recalled was of other images
+    assert all(torch.equal(again[name], value) for name, value in before.state().items())
+    after.fit(patches[new], new)
     column = {new[image]: c for c, image in enumerate(after.chosen_.tolist())}
     columns = torch.tensor([column.get(old[image], -1) for image in before.chosen_.tolist()])
-    moved = after.move_from(before, columns)
-    assert len(moved.added)
-    assert moved.gone
+    change = after.change_from(before, columns)
+    assert len(change.added)
+    assert change.gone
     both = [image for image in old if image in new]
     earlier = [before.compare([patches[image]], [old.index(image)]) for image in both]
     searched = []
@@ -527,7 +516,7 @@ def test_plus_compares_again_as_if_anew(kernels, gap, monkeypatch):
         ),
     )
     grids, own = [patches[image] for image in both], [new.index(image) for image in both]
-    again = after.compare_again(grids, own, None, earlier, moved)
+    again = after.compare_again(grids, own, None, earlier, change)
     most = len(both) * after.trace_rows(24)
     assert 0 < sum(searched) <= (most if gap == 1.02 else 0.95 * most)
     anew = after.compare(grids, own)
@@ -550,8 +539,8 @@ def test_plus_compares_all_anew_where_nothing_holds():
     marked = PatchClusterPlus(bank_images=20)
     marked.heed(["normal", *[None] * 59])
     for after in (*others, marked.fit(patches, keys)):
-        assert after.move_from(before, columns) is None
-    assert PatchClusterPlus(bank_images=20).fit(patches, keys).move_from(before, columns)
+        assert after.change_from(before, columns) is None
+    assert PatchClusterPlus(bank_images=20).fit(patches, keys).change_from(before, columns)
 
 
 def test_plus_refuses_a_bank_that_cannot_serve_k():

@@ -94,7 +94,7 @@ def test_blocks_of_a_complete_bank_equal_direct_search(sizes, seed):
     bank = BlockBank(torch.from_numpy(rows), offsets, torch.arange(len(rows)))
     k = len(sizes) - 1
     left_out = torch.from_numpy(own[:, None] == np.arange(len(sizes)))
-    distances, found = bank.nearest_blocks(torch.from_numpy(rows), k, k, left_out)
+    distances, found, _ = bank.nearest_blocks(torch.from_numpy(rows), k, k, left_out)
     minima = block_minima64(rows, rows, offsets)
     minima[np.arange(len(rows)), own] = np.inf
     np.testing.assert_allclose(distances, np.sort(minima, 1)[:, :k], rtol=1e-5, atol=1e-6)
@@ -109,7 +109,7 @@ def test_candidates_are_searched_in_full():
     """Block 1 has the nearest row outside the sample, and is found through a sampled one."""
     rows = torch.tensor([[5.0], [9.0], [2.0], [0.1], [4.0], [8.0]])
     bank = BlockBank(rows, [0, 2, 4, 6], torch.tensor([0, 2, 4]))
-    distances, found = bank.nearest_blocks(torch.zeros(1, 1), 1, candidates=1)
+    distances, found, _ = bank.nearest_blocks(torch.zeros(1, 1), 1, candidates=1)
     assert found.tolist() == [[3]]
     assert distances[0, 0] == pytest.approx(0.1)
 
@@ -127,6 +127,8 @@ def test_all_machines_choose_the_same_blocks(monkeypatch, spread):
     without = BlockBank(bank, offsets, sample).nearest_blocks(queries, 3, 4)
     torch.testing.assert_close(with_kernels[0], without[0])
     assert with_kernels[1].tolist() == without[1].tolist()
+    assert with_kernels[2].blocks.tolist() == without[2].blocks.tolist()
+    assert with_kernels[2].within.tolist() == without[2].within.tolist()
 
 
 def test_queries_over_several_tiles_agree_with_one_at_a_time():
@@ -150,7 +152,7 @@ def test_blocks_before_the_last_gap_are_left_out():
     rows = torch.tensor([1.0, 1.1, 3.0, 3.3, *range(4, 16)])[:, None]
     offsets, query = list(range(17)), torch.zeros(1, 1)
     bank = BlockBank(rows, offsets, torch.arange(16))
-    distances, found = bank.nearest_blocks(query, 2, 4, gap=1.5)
+    distances, found, _ = bank.nearest_blocks(query, 2, 4, gap=1.5)
     assert found.tolist() == [[2, 3]]
     torch.testing.assert_close(distances, torch.tensor([[3.0, 3.3]]))
     assert bank.nearest_blocks(query, 2, 4, gap=3.0)[1].tolist() == [[0, 1]]  # 3 / 1.1 is no gap
@@ -167,6 +169,6 @@ def test_a_gap_that_the_sample_hides_is_found_among_the_candidates():
     near[:2] = torch.tensor([1.0, 1.2])
     rows = torch.stack([far, near], 1).reshape(-1, 1)
     bank = BlockBank(rows, list(range(0, 34, 2)), torch.arange(0, 32, 2))
-    distances, found = bank.nearest_blocks(torch.zeros(1, 1), 2, 8, gap=1.5)
+    distances, found, _ = bank.nearest_blocks(torch.zeros(1, 1), 2, 8, gap=1.5)
     assert (found // 2).tolist() == [[2, 3]]
     assert distances.tolist() == [[7.0, 8.0]]

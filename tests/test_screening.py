@@ -257,7 +257,7 @@ def test_a_block_that_is_left_out_is_not_found_where_few_are_left(monkeypatch, k
     rows = torch.tensor([*[0.01] * 14, 1.0, 1.0, 1.0, *range(5, 12)])[:, None]
     bank = BlockBank(rows, list(range(25)), torch.arange(24))
     left_out = (torch.arange(24) < 14)[None]
-    distances, found = bank.nearest_blocks(torch.zeros(1, 1), 3, 9, left_out, 1.5)
+    distances, found, _ = bank.nearest_blocks(torch.zeros(1, 1), 3, 9, left_out, 1.5)
     assert found.tolist() == [[17, 18, 19]]
     assert distances.tolist() == [[5.0, 6.0, 7.0]]
 

@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Self
@@ -328,12 +329,27 @@ def _connect(address: str, threads: int) -> None:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if port.isdecimal():  # ray would try for minutes
             socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-        ray.init(address, **options)
+        with _silenced():  # or it prints its attempts, one a second
+            ray.init(address, **options)
     except Exception as error:  # OSError, ConnectionError, ValueError: whatever keeps it from us
         raise ClusterError(
             f"cannot reach the Ray cluster {address!r} ({_line(error)}): start it with `ray start "
             "--head`, name the HOST:PORT that this prints, or choose --ray local"
         ) from error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what libraries print past Python from standard error."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _start(node: str, address: str, options: Mapping[str, float], threads: int) -> _Member:

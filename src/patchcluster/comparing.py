@@ -29,7 +29,7 @@ from .lazy import Grids, Lazy
 from .maps import Floats, ImageScore
 from .methods import Comparison, Method, PatchClusterPlus
 from .methods.base import NEIGHBOURS_KEPT, join, make_batches
-from .methods.tracing import Moved
+from .methods.tracing import BankChange
 from .roi import Packing
 from .runinfo import ImageRecord
 from .workers import Workers
@@ -160,20 +160,20 @@ class Comparisons:
 
     def explained(self, image: int) -> tuple[Tensor, Tensor]:
         """Rows of the bank, and their distances, that explain an image's patches, [p, j] each."""
-        path, start = self.starts[image]
-        rows = slice(start, start + self.counts[image])
+        batch, start = self.places[image]
+        path, rows = self.paths[batch], slice(start, start + self.counts[image])
         both = (storage.read_tensor(path, n, rows) for n in ("neighbours", "neighbour_distances"))
         neighbours, distances = (values[:, :NEIGHBOURS_KEPT] for values in both)
         return neighbours, distances
 
     @functools.cached_property
-    def starts(self) -> list[tuple[Path, int]]:
-        """The file of each image, and where its patches begin there."""
-        starts = []
-        for path, batch in zip(self.paths, self.batches, strict=True):
+    def places(self) -> list[tuple[int, int]]:
+        """The batch of each image, and where its patches begin there."""
+        places = []
+        for number, batch in enumerate(self.batches):
             sizes = [self.counts[image] for image in batch]
-            starts += [(path, start) for start in np.cumsum([0, *sizes[:-1]]).tolist()]
-        return starts
+            places += [(number, start) for start in np.cumsum([0, *sizes[:-1]]).tolist()]
+        return places
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Earlier:
     what their files must be of.
     """
 
-    method: Method
+    method: PatchClusterPlus
     contents: Sequence[str]
     comparisons: Comparisons
     digest: str
@@ -194,26 +194,23 @@ class Earlier:
         place = {content: i for i, content in enumerate(self.contents)}
         return [place.get(content, -1) for content in contents]
 
-    def find_move(self, method: Method, contents: Sequence[str]) -> Moved | None:
+    def find_change(self, method: Method, contents: Sequence[str]) -> BankChange | None:
         """How the bank of a method fitted on a set came from the earlier one; None: in no way."""
-        if not isinstance(method, PatchClusterPlus) or not isinstance(
-            self.method, PatchClusterPlus
-        ):
-            return None
+        assert isinstance(method, PatchClusterPlus)  # as it was then
         if method.chosen_ is None or self.method.chosen_ is None:
             return None
         new = {contents[image]: column for column, image in enumerate(method.chosen_.tolist())}
         old = [self.contents[image] for image in self.method.chosen_.tolist()]
-        return method.move_from(self.method, torch.tensor([new.get(one, -1) for one in old]))
+        return method.change_from(self.method, torch.tensor([new.get(one, -1) for one in old]))
 
     def read(self, image: int) -> Comparison | None:
         """The comparison of an image of that set, with its trace; None: it is not kept."""
-        path, start = self.comparisons.starts[image]
+        number, start = self.comparisons.places[image]
+        path, batch = self.comparisons.paths[number], self.comparisons.batches[number]
         if self._notes(path) != self.digest:
             return None
-        batch = next(b for b in self.comparisons.batches if b[0] <= image <= b[-1])
         part, counts = self._read(path), [self.comparisons.counts[i] for i in batch]
-        if part.trace is None or not isinstance(self.method, PatchClusterPlus):
+        if part.trace is None:
             return None
         traced = [self.method.trace_rows(count) for count in counts]
         at = image - batch[0]
@@ -257,13 +254,13 @@ class Query:
 class Search:
     """Patches against the bank of a fitted method; the work of a batch of images (see `Work`).
 
-    blank: the method before it was fitted. moved: how its bank came from an earlier one.
+    blank: the method before it was fitted. change: how its bank came from an earlier one.
     """
 
     method: Method
     blank: Method
     device: torch.device
-    moved: Moved | None = None
+    change: BankChange | None = None
     ahead: ClassVar[int] = 0  # a batch at a time: the patches of large images take memory
 
     def prepare(self, item: Query) -> Query:
@@ -280,9 +277,9 @@ class Search:
         images = [query.image for query in queries]
         blocks = [query.blocks for query in queries if query.blocks is not None]  # of all or none
         earlier = [query.earlier for query in queries if query.earlier is not None]
-        if self.moved is not None and earlier:
+        if self.change is not None and earlier:
             assert isinstance(self.method, PatchClusterPlus)
-            part = self.method.compare_again(grids, images, blocks or None, earlier, self.moved)
+            part = self.method.compare_again(grids, images, blocks or None, earlier, self.change)
         else:
             part = self.method.compare(grids, images, blocks or None)
         return Comparison.of_tensors({n: tensor.cpu() for n, tensor in part.tensors().items()})
@@ -321,8 +318,8 @@ class Comparer:
         self._fit(size, method, patches)
         counts = patches.counts
         known = self.earlier.get(size)
-        moved = None if known is None else known.find_move(method, self.image_set.shas)
-        search = Search(method, blank, self.device, moved)
+        change = None if known is None else known.find_change(method, self.image_set.shas)
+        search = Search(method, blank, self.device, change)
         compared = self._compare(size, search, patches, packings)
         method.calibrate(
             compared.select(method.bank_rows(counts)), compared.means() if method.bounded else None
@@ -379,7 +376,7 @@ class Comparer:
         self.progress("compare", finished, len(patches))
 
         places = [-1] * len(patches)
-        if search.moved is not None:
+        if search.change is not None:
             places = self.earlier[size].places(self.image_set.shas)
 
         def queries(batch: Sequence[int]) -> list[Query]:

@@ -125,7 +125,10 @@ def _expand_url(url: str, leave_out: Callable[[Sequence[str]], set[str]]) -> Ite
             names = fs.glob(root) if any(c in root for c in "*?[") else []
             names = [name for name in names if not fs.isdir(name)]
     except Exception as error:  # each file system raises its own classes
-        raise InputError(f"cannot list {url!r}: {reason(error)}") from error
+        raise InputError(
+            f"cannot list {url!r} ({reason(error)}): check the address, the connection and your "
+            "credentials"
+        ) from error
     if not names:
         raise InputError(f"nothing is at {url!r}: check the address")
     left_out = leave_out(names)

@@ -271,28 +271,18 @@ class BlockBank(Blocks):
         candidates: int,
         left_out: Tensor | None = None,
         gap: float = math.inf,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Choice]:
         """Find, for each query, the k blocks whose nearest row is nearest, and that row.
 
         queries [q, c]; candidates: blocks that are searched row by row (at least k); left_out
         bool [q, blocks]: blocks not to be compared with. Of the blocks that are left in order of
         distance, those before the last gap are left out too: where the next is `gap` times as far,
         at least k and at most an eighth of all blocks lie before it, and k lie behind it.
-        -> distances [q, k] ascending, rows int64 [q, k], of k different blocks.
+        -> distances [q, k] ascending, rows int64 [q, k], of k different blocks; and how the blocks
+        were chosen that were searched.
 
         Raises SettingError if fewer than k blocks are left for a query.
         """
-        return self.search_blocks(queries, k, candidates, left_out, gap)[:2]
-
-    def search_blocks(
-        self,
-        queries: Tensor,
-        k: int,
-        candidates: int,
-        left_out: Tensor | None = None,
-        gap: float = math.inf,
-    ) -> tuple[Tensor, Tensor, "Choice"]:
-        """`nearest_blocks`, and how the blocks were chosen that it comes from."""
         blocks = len(self.offsets) - 1
         left = blocks if left_out is None else int((~left_out).sum(1).min())
         if not 1 <= k <= left:

@@ -362,7 +362,7 @@ class Scan:
 
         extracted = self._extract_batches(planner.backbone, make_batches(planner.candidates))
         skipped |= extracted.skipped
-        image_set = self._image_set(extracted)
+        image_set = self._image_set(extracted.images)
         if self.info.time_budget is not None and rates is not None and not resumed:
             self._shrink_bank(planner, rates)
         side = block_side(planner.backbone.strides, self.settings.layout)
@@ -372,7 +372,6 @@ class Scan:
         records = self._write_results(image_set, compared)
         self._settle(compared)
         runfolder.remove_others(self.folder, records)
-        runfolder.drop_patches(self.folder, {record.id for record in records})
         self.info.state = "complete"
         runfolder.write_info(self.folder, self.info, records, [skipped[i] for i in sorted(skipped)])
 
@@ -603,11 +602,11 @@ class Scan:
             hired = RayWorkers(self.ray, self.settings.device, self.threads, self.tell)
             self.workers = self.hired.enter_context(hired)
 
-    def _image_set(self, extracted: Extracted) -> ImageSet:
-        image_set = ImageSet.of(extracted.images)
+    def _image_set(self, images: Sequence[ImageRecord]) -> ImageSet:
+        image_set = ImageSet.of(images)
         if len(image_set.shas) < 2:
             raise InputError(
-                f"{len(extracted.images)} of the files are images that can be read, and "
+                f"{len(images)} of the files are images that can be read, and "
                 f"{len(image_set.shas)} differ: a blind scan compares images with each other, give "
                 "at least 2"
             )

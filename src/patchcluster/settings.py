@@ -56,7 +56,7 @@ class Settings:
     image_score: ImageScore = "contrast"
     k: int | None = None
     ratio: float | None = None
-    bank_images: int | None = None  # that each is compared with, chosen to cover the set
+    bank_images: int | None = None  # that each is compared with; see `PatchClusterPlus`
     local_weight: float | None = None
     saturation: float | None = None
     stage_weights: tuple[float, ...] | None = None  # of stride 8, 16, 32; what has none is not made

@@ -15,7 +15,6 @@ from .comparing import Comparisons, Earlier, ImageSet, Loaded, load_batches
 from .errors import InputError, RunError
 from .extraction import (
     Candidate,
-    Extracted,
     Regions,
     area_inside,
     input_sizes,
@@ -27,6 +26,7 @@ from .extraction import (
 from .finishing import name_near_duplicates
 from .images import Header, deep_range
 from .inputs import PathFinder, find_images, hash_file, is_url, natural_key
+from .methods import PatchClusterPlus
 from .methods.base import make_batches as compared_batches
 from .patches import block_side
 from .planning import Planner, check_sizes
@@ -64,9 +64,9 @@ def update(
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
-    place = run.folder if isinstance(run, Run) else os.fspath(run)
+    place = run.place if isinstance(run, Run) else os.fspath(run)
     step = progress or (lambda *_: None)
-    with remote.changing(place) as folder, hold_run(folder):
+    with remote.changing(place, step) as folder, hold_run(folder):
         found = Run(folder, half_changed=True)
         if found.info.state != "complete":  # an earlier change
             finish_held(folder, step)
@@ -168,7 +168,7 @@ class Update(Scan):
         batches = make_batches(added)
         extracted = self._extract_batches(planner.backbone, batches)
         every = sorted([*change.kept, *extracted.images], key=lambda one: natural_key(one.path))
-        image_set = self._image_set(Extracted(every, {}))
+        image_set = self._image_set(every)
         self._open_bank(change.kept, len(batches))
         side = block_side(planner.backbone.strides, self.settings.layout)
         load = functools.partial(load_batches, self.folder, image_set, side)
@@ -265,7 +265,7 @@ class Update(Scan):
         digest, found = name_comparison(self.before.info, before), {}
         for size in self.settings.size:
             method = load_method(self.before, size)
-            if method.bounded:
+            if isinstance(method, PatchClusterPlus) and method.bounded:
                 shapes = load_patches(self.before, before, size)[0]
                 batches = list(compared_batches(shapes.counts))
                 paths = [kept_comparison_path(folder, size, n) for n in range(len(batches))]

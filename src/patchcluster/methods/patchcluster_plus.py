@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -24,8 +24,9 @@ from .base import (
     as_grids,
     digest,
     flatten,
+    join,
 )
-from .tracing import Alike, Found, Moved, Trace, by_image, of_stage
+from .tracing import Alike, BankChange, Found, Trace, by_image, of_stage
 from .whole_bank import WholeBank
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
@@ -151,6 +152,7 @@ class PatchClusterPlus(WholeBank):
         keys = [digest(grid) for grid in grids] if keys is None else keys
         order = sorted(range(len(grids)), key=keys.__getitem__)
         images = self._summarise(grids)
+        self._recalled = {}  # it was of these images
         self._fit_normalisation(grids, images, order)
         self.labels_ = self._read_labels()
         self.chosen_ = self._choose_bank(grids, images, order)
@@ -175,7 +177,10 @@ class PatchClusterPlus(WholeBank):
             self._search_rows(stage, torch.cat(parts), alike.of_rows(parts), own)
             for stage, parts in enumerate(rows)
         ]
-        return self._conclude(stages, rows, shapes, blocks, alike, typical)
+        comparison = self._conclude(stages, shapes, blocks, alike)
+        if own is None or not self.bounded:
+            return comparison
+        return replace(comparison, trace=_trace(stages, rows, alike, typical))
 
     def compare_again(
         self,
@@ -183,21 +188,21 @@ class PatchClusterPlus(WholeBank):
         own: Sequence[int],
         blocks: Sequence[Tensor] | None,
         earlier: Sequence[Comparison],
-        moved: Moved,
+        change: BankChange,
     ) -> Comparison:
         """`compare`, of which what was found with an earlier bank is left as far as it holds.
 
-        earlier: of each image; moved: see `move_from`.
+        earlier: what `compare` gave for each image then, with its trace; change: see `change_from`.
         """
         rows, shapes = self._rows_of(grids, own), [grid.shape[:2] for grid in grids]
         trace = Trace.join([one.trace for one in earlier if one.trace is not None])
-        typical = moved.bring(trace.typical, self._bank_size())
-        if len(moved.added):
-            added = moved.banks[self._shown]
-            typical[:, moved.added] = self._typical_squares(rows[self._shown], shapes, added)
+        typical = change.bring(trace.typical, self._bank_size())
+        if len(change.added):
+            added = change.banks[self._shown]
+            typical[:, change.added] = self._typical_squares(rows[self._shown], shapes, added)
         alike = self._find_alike(typical, own)
-        before = moved.bring(trace.left_out, self._bank_size())
-        before[:, moved.added] = alike.left_out[:, moved.added]
+        before = change.bring(trace.left_out, self._bank_size())
+        before[:, change.added] = alike.left_out[:, change.added]
         same = (before == alike.left_out).all(1) & (trace.of_a_kind == alike.of_a_kind)
         counts = [[len(part) for part in parts] for parts in rows]
         stages = []
@@ -206,23 +211,22 @@ class PatchClusterPlus(WholeBank):
             now = alike.of_rows(rows[stage])
             wanted, most = self._wanted(stage, own)[1], self._bank_size() // GAP_SHARE
             enough = wanted + most if wanted <= most and self.gap < math.inf else 0
-            good = moved.holds(known, values, stage, now.left_out, enough)
+            good = change.holds(known, values, stage, now.left_out, enough)
             good &= same.repeat_interleave(torch.tensor(counts[stage]))
             explained = None
             if stage == self._shown:
-                explained = (
-                    torch.cat([one.neighbours for one in earlier]),
-                    torch.cat([one.neighbour_distances for one in earlier]),
-                )
-            found = Found.of_earlier(known, explained, moved)
+                every = join(earlier)
+                explained = every.neighbours, every.neighbour_distances
+            found = Found.of_earlier(known, explained, change)
             stale = (~good).nonzero()[:, 0]
             if len(stale):
                 new = self._search_rows(stage, values[stale], now.select(stale), own)
                 found.put(stale, new)
             stages.append(found)
-        return self._conclude(stages, rows, shapes, blocks, alike, typical)
+        comparison = self._conclude(stages, shapes, blocks, alike)
+        return replace(comparison, trace=_trace(stages, rows, alike, typical))
 
-    def move_from(self, before: "PatchClusterPlus", columns: Tensor) -> Moved | None:
+    def change_from(self, before: "PatchClusterPlus", columns: Tensor) -> BankChange | None:
         """How this bank came from an earlier one; None: nothing that was found with it holds.
 
         columns int64 [b]: where each image of the earlier bank is among those of this, -1: nowhere.
@@ -248,7 +252,7 @@ class PatchClusterPlus(WholeBank):
         for column, part in zip(columns.tolist(), parts, strict=True):
             if column >= 0:
                 part.copy_(torch.arange(starts[column], starts[column] + len(part)))
-        return Moved(columns, new, self._index(grids) if grids else [], rows)
+        return BankChange(columns, new, self._index(grids) if grids else [], rows)
 
     def trace_rows(self, patches: int) -> int:
         """Rows that a trace has of an image with so many patches."""
@@ -266,31 +270,18 @@ class PatchClusterPlus(WholeBank):
     def _conclude(
         self,
         stages: Sequence[Found],
-        rows: Sequence[Sequence[Tensor]],
         shapes: Sequence[Sequence[int]],
         blocks: Sequence[Tensor] | None,
         alike: Alike,
-        typical: Tensor,
     ) -> Comparison:
-        """What was found for the rows of all stages -> the comparison."""
+        """What was found for the rows of all stages, of images (h_i, w_i) -> the comparison."""
         base = [
             spread_cells(found.kth, shapes, ratio, blocks)
             for found, ratio in zip(stages, self._ratios(), strict=True)
         ]
-        trace = None
-        if self.bounded:
-            counts = [[len(part) for part in parts] for parts in rows]
-            traced = ("searched", "reach", "within", "kth")
-            rows_ = [by_image([getattr(f, name) for f in stages], counts) for name in traced]
-            whole = typical, alike.left_out, alike.of_a_kind
-            trace = Trace(*(*rows_, *whole))
         shown = stages[self._shown]
         return Comparison(
-            torch.stack(base, 1),
-            shown.neighbours,
-            shown.distances,
-            alike.near_duplicates,
-            trace,
+            torch.stack(base, 1), shown.neighbours, shown.distances, alike.near_duplicates
         )
 
     def calibrate(self, bank: Comparison, means: Tensor | None = None) -> None:
@@ -572,18 +563,23 @@ class PatchClusterPlus(WholeBank):
     ) -> Found:
         """Search the bank of a stage for rows [q, c]; alike: of each of them."""
         k, wanted = self._wanted(stage, own)
-        bank, candidates = self._banks[stage], k + self.margin
         explained = NEIGHBOURS_KEPT if stage == self._shown else 0
-        # Images of a kind of their own have gaps of their own.
-        kinds = [(~alike.of_a_kind, self.gap), (alike.of_a_kind, math.inf)]
-        lots = [(which.nonzero()[:, 0].to(rows.device), gap) for which, gap in kinds]
+
+        def search(rows: Tensor, left_out: Tensor, gap: float) -> Found:
+            bank, candidates = self._banks[stage], k + self.margin
+            found = bank.nearest_blocks(rows, wanted, candidates, left_out, gap)
+            return Found.of_search(*found, k, explained, self._bank_size())
+
+        if not alike.of_a_kind.any():
+            return search(rows, alike.left_out, self.gap)
         parts, places = [], []
-        for at, gap in lots:
+        # Images of a kind of their own have gaps of their own.
+        for which, gap in ((~alike.of_a_kind, self.gap), (alike.of_a_kind, math.inf)):
+            at = which.nonzero()[:, 0]
             if len(at):
-                left_out = alike.left_out[at.to(alike.left_out.device)]
-                found = bank.search_blocks(rows[at], wanted, candidates, left_out, gap)
-                parts.append(Found.of_search(*found, k, explained, self._bank_size()))
-                places.append(at)
+                there = at.to(rows.device)
+                parts.append(search(rows[there], alike.left_out[at], gap))
+                places.append(there)
         return Found.join(parts, places)
 
     def _find_alike(self, typical: Tensor, own: Sequence[int] | None) -> Alike:
@@ -642,3 +638,16 @@ class PatchClusterPlus(WholeBank):
         weights = torch.tensor(self.stage_weights[: self._stage_count])
         weights = (weights / weights.sum()).to(comparison.distances.device)
         return (comparison.distances / self.stage_means_) @ weights
+
+
+def _trace(
+    stages: Sequence[Found], rows: Sequence[Sequence[Tensor]], alike: Alike, typical: Tensor
+) -> Trace:
+    """What is kept of the search of all stages, each for rows of images [q_i, c]."""
+    counts = [[len(part) for part in parts] for parts in rows]
+    of_rows = {
+        name: by_image([getattr(found, name) for found in stages], counts)
+        for name in ("searched", "reach", "within", "kth")
+    }
+    whole = {"left_out": alike.left_out, "of_a_kind": alike.of_a_kind, "typical": typical}
+    return Trace(**of_rows, **whole)

@@ -43,7 +43,7 @@ class Trace:
         return cls(*map(torch.cat, parts))
 
     def of_rows(self, rows: Tensor) -> "Trace":
-        """With some of the rows."""
+        """With some of the rows, int64 [q]."""
         return Trace(
             self.searched[rows], self.reach[rows], self.within[rows], self.kth[rows],
             self.typical, self.left_out, self.of_a_kind,
@@ -58,7 +58,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Moved:
+class BankChange:
     """A bank whose images are partly those of an earlier one.
 
     columns int64 [b]: where each image of the earlier one is in this, -1: nowhere; added int64 [a]:
@@ -123,7 +123,7 @@ class Alike:
         )
 
     def select(self, rows: Tensor) -> "Alike":
-        """The same of some rows, or images."""
+        """The same of some rows, or images, int64 [q]."""
         return Alike(self.left_out[rows], self.near_duplicates, self.of_a_kind[rows])
 
 
@@ -158,18 +158,18 @@ class Found:
 
     @classmethod
     def of_earlier(
-        cls, known: Trace, explained: tuple[Tensor, Tensor] | None, moved: Moved
+        cls, known: Trace, explained: tuple[Tensor, Tensor] | None, change: BankChange
     ) -> Self:
         """What was found with an earlier bank; explained: neighbours and their distances, of the
         stage that has them."""
         none = torch.empty(len(known.kth), 0)
         return cls(
-            none.long() if explained is None else moved.rows[explained[0]],
+            none.long() if explained is None else change.rows[explained[0]],
             none if explained is None else explained[1],
             known.kth.clone(),
-            moved.columns[known.searched.long()].to(known.searched.dtype),
+            change.columns[known.searched.long()].to(known.searched.dtype),
             known.reach.clone(),
-            known.within - moved.gone,
+            known.within - change.gone,
         )
 
     @property
