@@ -475,6 +475,21 @@ def test_files_may_come_and_go_between_a_kill_and_the_next_start(tmp_path, monke
     np.testing.assert_array_equal(resumed.scores, fresh.scores)
 
 
+def test_comparisons_of_other_batches_are_not_taken_up(tmp_path, monkeypatch):
+    def stop(step, *_):
+        if step == "maps":
+            raise KeyboardInterrupt
+
+    images, out = tmp_path / "images", tmp_path / "run"
+    write_set(images, 9)
+    with pytest.raises(KeyboardInterrupt):
+        patchcluster.scan(images, out, size=SIZE, progress=stop)
+    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 4 * 8 * 8)
+    resumed = patchcluster.scan(images, out, size=SIZE)
+    fresh = patchcluster.scan(images, tmp_path / "fresh", size=SIZE)
+    np.testing.assert_array_equal(resumed.scores, fresh.scores)
+
+
 def test_a_run_that_is_not_there_or_damaged_is_an_error(tmp_path, small_run):
     with pytest.raises(RunError, match="not a run"):
         patchcluster.load_run(tmp_path)

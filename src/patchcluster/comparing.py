@@ -115,6 +115,11 @@ def read_comparison(path: Path) -> Comparison:
     return Comparison.of_tensors(storage.read_tensors(path)[0])
 
 
+def name_batch(digest: str, batch: Sequence[int]) -> str:
+    """What a file says that has the comparisons of some consecutive images of a set."""
+    return f"{digest} {batch[0]}-{batch[-1]}"
+
+
 @dataclass(frozen=True)
 class Comparisons:
     """The comparisons of a set's patches, in files of a batch of images each.
@@ -207,7 +212,7 @@ class Earlier:
         """The comparison of an image of that set, with its trace; None: it is not kept."""
         number, start = self.comparisons.places[image]
         path, batch = self.comparisons.paths[number], self.comparisons.batches[number]
-        if self._notes(path) != self.digest:
+        if self._notes(path) != name_batch(self.digest, batch):
             return None
         part, counts = self._read(path), [self.comparisons.counts[i] for i in batch]
         if part.trace is None:
@@ -371,7 +376,8 @@ class Comparer:
     ) -> Comparisons:
         batches = list(make_batches(patches.counts))
         paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
-        pending = [n for n, path in enumerate(paths) if storage.read_note(path) != self.digest]
+        notes = [name_batch(self.digest, batch) for batch in batches]
+        pending = [n for n, path in enumerate(paths) if storage.read_note(path) != notes[n]]
         finished = len(patches) - sum(len(batches[n]) for n in pending)
         self.progress("compare", finished, len(patches))
 
@@ -389,7 +395,7 @@ class Comparer:
 
         jobs = ((n, queries(batches[n])) for n in pending)
         for n, comparison in self.workers.map(search, jobs):
-            storage.write_tensors(paths[n], comparison.tensors(), self.digest)
+            storage.write_tensors(paths[n], comparison.tensors(), notes[n])
             finished += len(batches[n])
             self.progress("compare", finished, len(patches))
         return Comparisons(paths, batches, patches.counts)
