@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import patchcluster
 from conftest import write_set
 from patchcluster import cli
+from patchcluster.cli import parsing
 from patchcluster.demo import write_parts
 from patchcluster.methods import METHODS
 from patchcluster.settings import PRESETS
@@ -273,7 +274,7 @@ def test_names_cannot_harm_the_terminal_the_report_or_the_tables(tmp_path):
 
 def test_default_output_is_named_after_the_input(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert cli.default_output("photos/") == Path("photos-run")
-    assert cli.default_output("a/b/*.png") == Path("patchcluster-run")
-    assert cli.default_output("s3://bucket/key") == Path("patchcluster-run")
-    assert cli.default_output(".") == Path(f"{tmp_path.name}-run")
+    assert parsing.default_output("photos/") == Path("photos-run")
+    assert parsing.default_output("a/b/*.png") == Path("patchcluster-run")
+    assert parsing.default_output("s3://bucket/key") == Path("patchcluster-run")
+    assert parsing.default_output(".") == Path(f"{tmp_path.name}-run")

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from faults.decoding import png
-from patchcluster import cli, runfolder, storage
+from patchcluster import runfolder, storage
+from patchcluster.cli import parsing
 from patchcluster.costs import parse_bytes
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
 from patchcluster.images import deep_range, load_image, survey
@@ -545,11 +546,11 @@ def test_texts_of_options_are_valid_or_refused(text):
     assert seconds is None or 0 < seconds < np.inf
     count = attempt(lambda: parse_bytes(text))
     assert count is None or (isinstance(count, int) and count >= 1)
-    sizes = attempt(lambda: cli._parse_sizes(text), typer.BadParameter)
+    sizes = attempt(lambda: parsing.parse_sizes(text), typer.BadParameter)
     if sizes is not None:
         found = attempt(lambda: resolve(size=sizes))
         assert found is None or (found.size == sizes and 32 <= min(sizes) <= max(sizes) <= 4096)
-    share = attempt(lambda: cli._parse_share(text), typer.BadParameter)
+    share = attempt(lambda: parsing.parse_share(text), typer.BadParameter)
     if share is not None:
         how = attempt(lambda: Flagging(expect=share))
         assert how is None or 0 <= how.expect <= 1

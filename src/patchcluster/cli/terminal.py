@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .errors import PatchclusterError
+from ..errors import PatchclusterError
 
 if TYPE_CHECKING:
-    from .runinfo import Skipped
-    from .runs import Run
-    from .scanning import Forecast
-    from .scoring import Scores
+    from ..runinfo import Skipped
+    from ..runs import Run
+    from ..scanning import Forecast
+    from ..scoring import Scores
 
 LISTED = 10  # images in the closing table
 _SKIPPED_LISTED = 20

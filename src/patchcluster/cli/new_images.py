@@ -1,0 +1,99 @@
+"""Verbs that score new images against a run."""
+
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, Debug, Device, Quiet, RunFolder, Weights
+from .root import app
+from .terminal import print_scores, shown_errors, shown_progress
+
+
+@app.command(epilog="Example: patchcluster score photos-run new/ -o new-scores.csv")
+def score(
+    run_folder: RunFolder,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Folders, files, globs, fsspec URLs.")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="CSV", help="Write the table of scores there too."),
+    ] = None,
+    weights: Weights = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score new images against a run's bank, without changing it.
+
+    Exit code 1 if none of them can be scored.
+    """
+    with shown_errors(debug), shown_progress(quiet) as progress:
+        from ..remote import fetch
+        from ..scoring import score as score_images
+
+        scores = score_images(
+            fetch(run_folder, progress),
+            inputs,
+            device=device,
+            weights=weights,
+            progress=lambda done, total: progress("score", done, total),
+        )
+        if output is not None and scores.images:
+            scores.write(output)
+    print_scores(scores, as_json)
+    if not scores.images:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: patchcluster serve photos-run --port 8000")
+def serve(
+    run_folder: RunFolder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", envvar="PATCHCLUSTER_TOKEN", help="Ask for it as a bearer token."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images at a time; else one a core.")
+    ] = None,
+    queue: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Images that may wait; others get a 503.")
+    ] = 16,
+    max_upload: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest file that is taken.")
+    ] = "64MiB",
+    max_pixels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most pixels of an image that is taken.")
+    ] = 64_000_000,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Then a request gets a 504.")
+    ] = 30,
+    weights: Weights = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Score images over HTTP, on this machine only, against a run's bank.
+
+    POST the bytes of an image to /score. /openapi.json describes it all. Ctrl-C ends it.
+    """
+    with shown_errors(debug):
+        from ..costs import parse_bytes
+        from ..remote import fetch
+        from ..serving import Limits
+        from ..serving import serve as run_server
+
+        with shown_progress(quiet=False) as progress:
+            folder = fetch(run_folder, progress)
+        run_server(
+            folder,
+            port,
+            Limits(workers, queue, parse_bytes(max_upload), max_pixels, timeout),
+            token=token,
+            device=device,
+            weights=weights,
+            ready=lambda address: print(f"listening on {address}", flush=True),
+        )
