@@ -128,7 +128,7 @@ def test_all_machines_choose_the_same_blocks(monkeypatch, spread):
     torch.testing.assert_close(with_kernels[0], without[0])
     assert with_kernels[1].tolist() == without[1].tolist()
     assert with_kernels[2].blocks.tolist() == without[2].blocks.tolist()
-    assert with_kernels[2].within.tolist() == without[2].within.tolist()
+    assert with_kernels[2].before.tolist() == without[2].before.tolist()
 
 
 def test_queries_over_several_tiles_agree_with_one_at_a_time():

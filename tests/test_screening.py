@@ -210,15 +210,15 @@ def test_without_the_library_nothing_is_screened(monkeypatch):
     np.testing.assert_allclose(distances, expected, rtol=1e-5)
 
 
-def choose_by_the_rule(squares, k, count, most, gap):
-    """Blocks by squared distance [n], infinite where left out; those before the last gap go."""
+def choose_by_the_rule(squares, k, most, gap):
+    """Blocks by squared distance [n], infinite where left out; how many lie before the last gap."""
     ranked = [b for b in np.argsort(squares, kind="stable") if np.isfinite(squares[b])]
     gaps = [
         r
         for r in range(k, min(most, len(ranked) - k) + 1)
         if squares[ranked[r]] > gap**2 * squares[ranked[r - 1]]
     ]
-    return ranked[max(gaps, default=0) :][:count]
+    return ranked, max(gaps, default=0)
 
 
 @needs_kernels
@@ -239,11 +239,14 @@ def test_blocks_are_chosen_by_the_rule(blocks, k, count, gap, seed):
     left_out = torch.from_numpy(rng.random((100, blocks)) < 0.3)
     left_out[:, :k] = False
     most = blocks // 8
-    chosen, squares, _ = bank.choose_blocks(queries, left_out, k, count, most, gap)
+    count += most
+    chosen, squares, before = bank.choose_blocks(queries, left_out, k, count, most, gap)
     expected = 2 * bank.block_minima(queries).T + queries.square().sum(1, keepdim=True)
     expected = expected.clamp(min=0).masked_fill(left_out, torch.inf).numpy()
     for i in range(len(queries)):
-        right = choose_by_the_rule(expected[i], k, count, most, gap)
+        ranked, first = choose_by_the_rule(expected[i], k, most, gap)
+        right = ranked[:count]
+        assert before[i] == first
         assert chosen[i, : len(right)].tolist() == right
         np.testing.assert_allclose(squares[i, : len(right)], expected[i][right], 1e-4, 1e-5)
         assert bool(squares[i, len(right) :].isinf().all())

@@ -29,7 +29,7 @@ from .lazy import Grids, Lazy
 from .maps import Floats, ImageScore
 from .methods import Comparison, Method, PatchClusterPlus
 from .methods.base import NEIGHBOURS_KEPT, join, make_batches
-from .methods.tracing import BankChange
+from .methods.tracing import BankChange, Trace
 from .roi import Packing
 from .runinfo import ImageRecord
 from .workers import Workers
@@ -208,29 +208,23 @@ class Earlier:
         old = [self.contents[image] for image in self.method.chosen_.tolist()]
         return method.change_from(self.method, torch.tensor([new.get(one, -1) for one in old]))
 
-    def read(self, image: int) -> Comparison | None:
-        """The comparison of an image of that set, with its trace; None: it is not kept."""
-        number, start = self.comparisons.places[image]
+    def read(self, image: int) -> Trace | None:
+        """The trace of the comparison of an image of that set; None: it is not kept."""
+        number = self.comparisons.places[image][0]
         path, batch = self.comparisons.paths[number], self.comparisons.batches[number]
         if self._notes(path) != name_batch(self.digest, batch):
             return None
-        part, counts = self._read(path), [self.comparisons.counts[i] for i in batch]
-        if part.trace is None:
+        trace = self._read(path)
+        if trace is None:
             return None
-        traced = [self.method.trace_rows(count) for count in counts]
+        counts = [self.method.trace_rows(self.comparisons.counts[i]) for i in batch]
         at = image - batch[0]
-        rows = slice(start, start + counts[at])
-        first = sum(traced[:at])
-        return Comparison(
-            part.distances[rows],
-            part.neighbours[rows],
-            part.neighbour_distances[rows],
-            trace=part.trace.part(slice(at, at + 1), slice(first, first + traced[at])),
-        )
+        first = sum(counts[:at])
+        return trace.part(slice(at, at + 1), slice(first, first + counts[at]))
 
     @functools.cached_property
-    def _read(self) -> Callable[[Path], Comparison]:
-        return functools.lru_cache(maxsize=2)(read_comparison)
+    def _read(self) -> Callable[[Path], Trace | None]:
+        return functools.lru_cache(maxsize=2)(lambda path: read_comparison(path).trace)
 
     @functools.cached_property
     def _notes(self) -> Callable[[Path], Any]:
@@ -247,12 +241,12 @@ def _restore(blank: Method, state: Mapping[str, Any]) -> "Search":
 
 @dataclass(frozen=True)
 class Query:
-    """An image of the set: its patches, where its blocks lie, what an earlier comparison found."""
+    """An image of the set: its patches, where its blocks lie, how it was compared before."""
 
     image: int
     grid: Tensor
     blocks: Tensor | None
-    earlier: Comparison | None = None
+    earlier: Trace | None = None
 
 
 @dataclass(frozen=True)
@@ -284,7 +278,8 @@ class Search:
         earlier = [query.earlier for query in queries if query.earlier is not None]
         if self.change is not None and earlier:
             assert isinstance(self.method, PatchClusterPlus)
-            part = self.method.compare_again(grids, images, blocks or None, earlier, self.change)
+            trace = Trace.join(earlier)
+            part = self.method.compare_again(grids, images, blocks or None, trace, self.change)
         else:
             part = self.method.compare(grids, images, blocks or None)
         return Comparison.of_tensors({n: tensor.cpu() for n, tensor in part.tensors().items()})

@@ -451,14 +451,6 @@ typedef struct {
     int32_t block;
 } Near;
 
-static int compare_near(const void *a, const void *b)
-{
-    const Near *x = a, *y = b;
-    if (x->square != y->square)
-        return x->square < y->square ? -1 : 1;
-    return (x->block > y->block) - (x->block < y->block);
-}
-
 /* The `most` nearest of the blocks, ascending, blocks of equal distance in their order; returns how
  * many there are at a finite distance. */
 TARGET static int64_t nearest_blocks(const float *squares, int64_t blocks, int64_t most, Near *found)
@@ -483,46 +475,27 @@ TARGET static int64_t nearest_blocks(const float *squares, int64_t blocks, int64
     return count;
 }
 
-/* How many squares are not larger than `reach`. */
-TARGET static int64_t count_within(const float *squares, int64_t blocks, float reach)
+/* How many of the nearest lie before the last gap: where the next is more than `gap` times as large,
+ * at least k and at most `most` lie before it and k of them behind it. */
+static int64_t before_gap(const Near *near, int64_t count, int64_t k, int64_t most, float gap)
 {
-    int64_t within = 0;
-    for (int64_t base = 0; base < blocks; base += LANES)
-        within += __builtin_popcount(
-            _mm512_mask_cmp_ps_mask(first_lanes(blocks - base), _mm512_loadu_ps(squares + base),
-                                    _mm512_set1_ps(reach), _CMP_LE_OQ));
-    return within;
-}
-
-/* Set the squares that lie before the last gap to infinity: where the next is more than `gap` times
- * as large, at least k and at most `most` lie before it and k finite ones behind it. Returns whether
- * there is a gap. */
-TARGET static int leave_out_before_gap(float *squares, int64_t blocks, int64_t k, int64_t most,
-                                       float gap, Near *sorted)
-{
-    int64_t finite = 0, before = 0;
-    for (int64_t b = 0; b < blocks; b++)
-        if (squares[b] < INFINITY)
-            sorted[finite++] = (Near){squares[b], (int32_t)b};
-    qsort(sorted, (size_t)finite, sizeof *sorted, compare_near);
-    for (int64_t rank = k; rank <= most && rank + k <= finite; rank++)
-        if (sorted[rank].square > gap * sorted[rank - 1].square)
+    int64_t before = 0;
+    for (int64_t rank = k; rank <= most && rank + k <= count; rank++)
+        if (near[rank].square > gap * near[rank - 1].square)
             before = rank;
-    for (int64_t i = 0; i < before; i++)
-        squares[sorted[i].block] = INFINITY;
-    return before > 0;
+    return before;
 }
 
 /* For the queries begin..end the `count` blocks that are nearest by their nearest row, and the
- * squares of these distances: chosen, chosen_squares [q][count]. left_out [q][blocks] are not
- * among them, nor are those before the last gap (k, most, gap: see above); where fewer than `count`
- * are left, block 0 at infinity fills the rest. within [q]: how many, with those before the gap, are
- * not more than `gap` times as large as the k-th smallest. Returns -1 if there is no memory. */
+ * squares of these distances: chosen, chosen_squares [q][count]; where fewer are left, block 0 at
+ * infinity fills the rest. left_out [q][blocks] are not among them. before [q]: how many of them lie
+ * before the last gap (k, most, gap: see above; count is most + k at least). Returns -1 if there is
+ * no memory. */
 TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_t begin,
                                 int64_t end, const int64_t *bounds, int64_t blocks,
                                 const uint8_t *left_out, int64_t k, int64_t most, float gap,
                                 int64_t count, int64_t *chosen, float *chosen_squares,
-                                int32_t *within)
+                                int64_t *before)
 {
     int64_t room = (blocks + LANES - 1) / LANES * LANES;
     Block block = {malloc(sizeof(uint32_t) * SLOTS * bank->steps), {0}, {0}, {0}};
@@ -542,15 +515,8 @@ TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_
             }
         }
         for (int64_t i = 0; i < here; i++) {
-            float *of_query = squares + i * room;
-            int64_t found = nearest_blocks(of_query, blocks, count, near);
-            int64_t alike =
-                found >= k ? count_within(of_query, blocks, gap * near[k - 1].square) : 0;
-            within[base + i] = (int32_t)alike;
-            /* With so many alike no gap is among the first `most`. */
-            if (most >= k && found >= k && alike < most + k &&
-                leave_out_before_gap(of_query, blocks, k, most, gap, near))
-                found = nearest_blocks(of_query, blocks, count, near);
+            int64_t found = nearest_blocks(squares + i * room, blocks, count, near);
+            before[base + i] = before_gap(near, found, k, most, gap);
             for (int64_t j = 0; j < count; j++) {
                 Near one = j < found ? near[j] : (Near){INFINITY, 0};
                 chosen[(base + i) * count + j] = one.block;

@@ -195,12 +195,20 @@ class Blocks:
 
     def _search(self, queries: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Distance to, and number of, the nearest row of each chosen block int64 [q, j]."""
-        count, width = chosen.shape
-        which = torch.arange(count, device=chosen.device).repeat_interleave(width)
-        blocks = chosen.reshape(-1)
+        which = torch.arange(len(chosen), device=chosen.device).repeat_interleave(chosen.shape[1])
+        distances, rows = self.nearest_in_blocks(queries, which, chosen.reshape(-1))
+        return distances.view(chosen.shape), rows.view(chosen.shape)
+
+    def nearest_in_blocks(
+        self, queries: Tensor, which: Tensor, blocks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Find the nearest row of block blocks[p] for query which[p] of [q, c], both int64 [p].
+
+        -> distances [p], rows int64 [p].
+        """
         if self.screen is None:
             rows = self._nearest_rows(queries, which, blocks)
-            distances = _exact_distances(queries, self.rows, rows.view(count, width)).view(-1)
+            distances = self._exact(queries, which, rows)
             cancelled = distances.square() < _CANCELLED * queries.square().sum(1)[which]
             left = (cancelled & (distances > 0)).nonzero()[:, 0]
         else:
@@ -209,9 +217,17 @@ class Blocks:
             left = (~found.proven).nonzero()[:, 0]
         if len(left):
             rows[left] = self._nearest_rows(queries.double(), which[left], blocks[left])
-            again = _exact_distances(queries[which[left]], self.rows, rows[left][:, None])
-            distances[left] = again[:, 0]
-        return distances.view(count, width), rows.view(count, width)
+            distances[left] = self._exact(queries, which[left], rows[left])
+        return distances, rows
+
+    def _exact(self, queries: Tensor, which: Tensor, rows: Tensor) -> Tensor:
+        """Distances [p] of query which[p] to row rows[p]."""
+        step = max(1, _GATHER // queries.shape[1])
+        parts = [
+            _exact_distances(queries[which[i : i + step]], self.rows, rows[i : i + step, None])
+            for i in range(0, len(which), step)
+        ]
+        return torch.cat(parts)[:, 0] if parts else queries.new_empty(0)
 
     def _nearest_rows(self, queries: Tensor, which: Tensor, blocks: Tensor) -> Tensor:
         """The row of block blocks[p] that is nearest to query which[p], int64 [p]."""
@@ -228,16 +244,19 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """By what a query's result stays the same when a bank changes a little.
+class Candidates:
+    """By what a query's result can be told when a bank changes a little.
 
-    blocks int64 [q, j]: those that were searched; reach [q]: the squared distance of the last of
-    them by the sample; within int32 [q]: blocks not more than a gap farther than the k-th.
+    blocks int64 [q, s] and squares [q, s]: those nearest by the sample, ascending, and the squares
+    of these distances; before int64 [q]: how many of them lie before the last gap; distances [q, j]
+    and rows int64 [q, j]: exactly, of the next j, which were searched.
     """
 
     blocks: Tensor
-    reach: Tensor
-    within: Tensor
+    squares: Tensor
+    before: Tensor
+    distances: Tensor
+    rows: Tensor
 
 
 class BlockBank(Blocks):
@@ -271,15 +290,16 @@ class BlockBank(Blocks):
         candidates: int,
         left_out: Tensor | None = None,
         gap: float = math.inf,
-    ) -> tuple[Tensor, Tensor, Choice]:
+        kept: int = 0,
+    ) -> tuple[Tensor, Tensor, Candidates]:
         """Find, for each query, the k blocks whose nearest row is nearest, and that row.
 
         queries [q, c]; candidates: blocks that are searched row by row (at least k); left_out
         bool [q, blocks]: blocks not to be compared with. Of the blocks that are left in order of
         distance, those before the last gap are left out too: where the next is `gap` times as far,
         at least k and at most an eighth of all blocks lie before it, and k lie behind it.
-        -> distances [q, k] ascending, rows int64 [q, k], of k different blocks; and how the blocks
-        were chosen that were searched.
+        -> distances [q, k] ascending, rows int64 [q, k], of k different blocks; and by what these
+        were chosen, at least so many `kept` blocks.
 
         Raises SettingError if fewer than k blocks are left for a query.
         """
@@ -288,26 +308,41 @@ class BlockBank(Blocks):
         if not 1 <= k <= left:
             raise SettingError(f"k={k} images to compare with, but there are {left} others")
         count = min(max(k, candidates), blocks)  # whatever other queries leave out
-        chosen, squares, within = self._choose(queries, k, count, left_out, gap)
-        distances, rows = self._search(queries, chosen)
-        distances.masked_fill_(squares.isinf(), torch.inf)
+        most = most_before_gap(blocks, k, gap)
+        some = min(max(most + count, kept), blocks)
+        numbers, squares, before = self._choose(queries, k, some, most, left_out, gap)
+        # Where so many lie before the gap that fewer are left, the last are nearest of all.
+        places = before.clamp(max=some - count)[:, None] + torch.arange(count, device=before.device)
+        distances, rows = self._search(queries, numbers.gather(1, places))
+        unfit = squares.gather(1, places).isinf() | (places < before[:, None])
+        distances.masked_fill_(unfit, torch.inf)
+        nearest_, nearest_rows = self.rank(distances, rows, k, gap)
+        return nearest_, nearest_rows, Candidates(numbers, squares, before, distances, rows)
+
+    def rank(self, distances: Tensor, rows: Tensor, k: int, gap: float) -> tuple[Tensor, Tensor]:
+        """The k nearest of the searched blocks, behind a gap, from their distances [q, j]."""
         distances, best = distances.sort(1)
         # The sample of a block may lack the row that its gap is seen by.
-        start = _last_gap(distances.T, k, blocks // GAP_SHARE, gap)
+        most = most_before_gap(len(self.offsets) - 1, k, gap)
+        start = last_gap(distances.T, k, most, gap)
         places = start[:, None] + torch.arange(k, device=start.device)
-        nearest_rows = rows.gather(1, best.gather(1, places))
-        return distances.gather(1, places), nearest_rows, Choice(chosen, squares[:, -1], within)
+        return distances.gather(1, places), rows.gather(1, best.gather(1, places))
 
     def _choose(
-        self, queries: Tensor, k: int, count: int, left_out: Tensor | None, gap: float
+        self,
+        queries: Tensor,
+        k: int,
+        count: int,
+        most: int,
+        left_out: Tensor | None,
+        gap: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The blocks that are searched, int64 [q, count], and their distances by the sample,
-        squared [q, count]; infinite for blocks that are left out, where not enough others are. And
-        how many are within a gap of the k-th, int32 [q]."""
-        blocks = len(self.offsets) - 1
-        most = blocks // GAP_SHARE
+        """The blocks that are nearest by the sample, int64 [q, count], and the squares of their
+        distances [q, count], ascending; infinite for blocks that are left out, where not enough
+        others are. And how many of them lie before the last gap, int64 [q]."""
         if self.sample_screen is not None:
             if left_out is None:
+                blocks = len(self.offsets) - 1
                 left_out = torch.zeros(len(queries), blocks, dtype=torch.bool)
             return self.sample_screen.choose_blocks(queries, left_out, k, count, most, gap)
         parts = []
@@ -315,12 +350,12 @@ class BlockBank(Blocks):
             squares = self.block_squares(queries[i : i + QUERY_TILE])
             if left_out is not None:
                 squares.masked_fill_(left_out[i : i + QUERY_TILE].T, torch.inf)
-            within = _leave_out_before_gap(squares, k, most, gap)
             # Of blocks at one distance the first are taken, as the kernel does.
             values, numbers = squares.sort(dim=0, stable=True)
-            parts.append((numbers[:count].T, values[:count].T, within))
-        numbers, values, within = (torch.cat(part) for part in zip(*parts, strict=True))
-        return numbers, values, within
+            before = last_gap(values, k, most, gap**2)
+            parts.append((numbers[:count].T, values[:count].T, before))
+        numbers, values, before = (torch.cat(part) for part in zip(*parts, strict=True))
+        return numbers, values, before
 
     def block_squares(self, queries: Tensor) -> Tensor:
         """Squared distances of queries [q, c] to the nearest sampled row of each block, both
@@ -340,27 +375,13 @@ class BlockBank(Blocks):
         return minima
 
 
-def _leave_out_before_gap(squares: Tensor, k: int, most: int, gap: float) -> Tensor:
-    """Set the squared distances [blocks, q] that lie before the last gap of a query to infinity.
-
-    Gives how many are not more than gap^2 times the k-th, int32 [q].
-    """
-    kth = squares.topk(k, dim=0, largest=False).values[-1]
-    within = (squares <= gap**2 * kth).sum(0, dtype=torch.int32)
-    if most < k or gap == math.inf:
-        return within
-    # Where so many are within a gap of the k-th, no gap is among them.
-    doubtful = (within < most + k).nonzero()[:, 0]
-    part = squares[:, doubtful]
-    values, order = part.topk(min(most + k, len(part)), dim=0, largest=False)
-    before = _last_gap(values, k, most, gap**2)
-    ranks = torch.arange(len(values), device=values.device)[:, None]
-    part.scatter_(0, order, values.masked_fill_(ranks < before, torch.inf))
-    squares[:, doubtful] = part
-    return within
+def most_before_gap(blocks: int, k: int, gap: float) -> int:
+    """How many blocks may lie before a gap; 0: there are no gaps."""
+    most = blocks // GAP_SHARE
+    return most if most >= k and gap < math.inf else 0
 
 
-def _last_gap(values: Tensor, k: int, most: int, gap: float) -> Tensor:
+def last_gap(values: Tensor, k: int, most: int, gap: float) -> Tensor:
     """How many of ascending values [j, q] lie before the last gap, int64 [q]; 0 if there is none.
 
     A gap: the next value is more than `gap` times as large. At least k and at most `most` values

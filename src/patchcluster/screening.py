@@ -159,25 +159,25 @@ class Bank:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The blocks that seem nearest to queries [q, c]: numbers int64, squared distances [q, j].
 
-        Of the blocks that are not in left_out bool [q, n], nor before the last gap (as in
-        `BlockBank.nearest_blocks`), the j = `count` whose rounded rows are nearest, ascending;
-        block 0 at infinity where fewer are left. And how many blocks are not more than `gap` times
-        as far as the k-th, int32 [q].
+        Of the blocks that are not in left_out bool [q, n] the j = `count` whose rounded rows are
+        nearest, ascending; block 0 at infinity where fewer are left. And how many of them lie
+        before the last gap (as in `BlockBank.nearest_blocks`; count must be `most` + k at least),
+        int64 [q].
         """
         packed = _PackedQueries(queries, self._struct.steps)
         chosen = torch.empty(len(queries), count, dtype=torch.int64)
         squares = torch.empty(len(queries), count)
-        within = torch.empty(len(queries), dtype=torch.int32)
+        before = torch.empty(len(queries), dtype=torch.int64)
         _share_out(
             lambda begin, end: _call(
                 "choose_blocks", self._struct, packed.struct, begin, end, self.bounds,
                 left_out.shape[1], left_out.contiguous(), k, most, float(gap) ** 2, count, chosen,
-                squares, within,
+                squares, before,
             ),
             len(queries),
             _QUERIES,
         )  # fmt: skip
-        return chosen, squares, within
+        return chosen, squares, before
 
     def block_minima(self, queries: Tensor) -> Tensor:
         """For queries [q, c] the least value of each block, float32 [n, q].

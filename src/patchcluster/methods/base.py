@@ -57,14 +57,14 @@ class Comparison:
         own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         if self.trace is None:
             return own
-        return own | {f"trace.{name}": value for name, value in vars(self.trace).items()}
+        return own | {f"trace.{name}": value for name, value in self.trace.tensors().items()}
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """What `tensors` gave."""
         own: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
         traced = {n.partition(".")[2]: value for n, value in tensors.items() if "." in n}
-        return cls(**own, trace=Trace(**traced) if traced else None)
+        return cls(**own, trace=Trace.of_tensors(traced) if traced else None)
 
     def select(self, rows: Tensor) -> "Comparison":
         """The comparisons of some of the patches; rows int64 [r]."""

@@ -24,9 +24,8 @@ from .base import (
     as_grids,
     digest,
     flatten,
-    join,
 )
-from .tracing import Alike, BankChange, Found, Trace, by_image, of_stage
+from .tracing import SPARE, Alike, BankChange, Found, Known, Trace, by_image, of_stage
 from .whole_bank import WholeBank
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
@@ -187,15 +186,14 @@ class PatchClusterPlus(WholeBank):
         grids: Sequence[Tensor],
         own: Sequence[int],
         blocks: Sequence[Tensor] | None,
-        earlier: Sequence[Comparison],
+        trace: Trace,
         change: BankChange,
     ) -> Comparison:
         """`compare`, of which what was found with an earlier bank is left as far as it holds.
 
-        earlier: what `compare` gave for each image then, with its trace; change: see `change_from`.
+        trace: of the images, as `compare` gave it then; change: see `change_from`.
         """
         rows, shapes = self._rows_of(grids, own), [grid.shape[:2] for grid in grids]
-        trace = Trace.join([one.trace for one in earlier if one.trace is not None])
         typical = change.bring(trace.typical, self._bank_size())
         if len(change.added):
             added = change.banks[self._shown]
@@ -206,25 +204,63 @@ class PatchClusterPlus(WholeBank):
         same = (before == alike.left_out).all(1) & (trace.of_a_kind == alike.of_a_kind)
         counts = [[len(part) for part in parts] for parts in rows]
         stages = []
-        for stage, values in enumerate(map(torch.cat, rows)):
-            known = trace.of_rows(of_stage(stage, counts))
-            now = alike.of_rows(rows[stage])
-            wanted, most = self._wanted(stage, own)[1], self._bank_size() // GAP_SHARE
-            enough = wanted + most if wanted <= most and self.gap < math.inf else 0
-            good = change.holds(known, values, stage, now.left_out, enough)
-            good &= same.repeat_interleave(torch.tensor(counts[stage]))
-            explained = None
-            if stage == self._shown:
-                every = join(earlier)
-                explained = every.neighbours, every.neighbour_distances
-            found = Found.of_earlier(known, explained, change)
-            stale = (~good).nonzero()[:, 0]
-            if len(stale):
-                new = self._search_rows(stage, values[stale], now.select(stale), own)
-                found.put(stale, new)
-            stages.append(found)
+        for stage, parts in enumerate(rows):
+            known = trace.known.select(of_stage(stage, counts))
+            usable = same.repeat_interleave(torch.tensor(counts[stage]))
+            now = alike.of_rows(parts)
+            stages.append(
+                self._search_again(stage, torch.cat(parts), now, own, known, usable, change)
+            )
         comparison = self._conclude(stages, shapes, blocks, alike)
         return replace(comparison, trace=_trace(stages, rows, alike, typical))
+
+    def _search_again(
+        self,
+        stage: int,
+        rows: Tensor,
+        alike: Alike,
+        own: Sequence[int],
+        known: Known,
+        usable: Tensor,
+        change: BankChange,
+    ) -> Found:
+        """`_search_rows`, with what is known of the rows from an earlier bank; usable bool [q]."""
+        parts, places = [], []
+        for which, gap in self._by_gap(alike):
+            at = (which & usable).nonzero()[:, 0]
+            if not len(at):
+                continue
+            k = self._wanted(stage, own)[1]
+            placed, good = change.place(
+                known.select(at), rows[at], stage, alike.left_out[at], k, gap
+            )
+            usable[at[~good]] = False
+            at = at[good]
+            if len(at):
+                parts.append(self._complete(stage, rows[at], own, placed.select(good), gap))
+                places.append(at)
+        stale = (~usable).nonzero()[:, 0]
+        if len(stale):
+            parts.append(self._search_rows(stage, rows[stale], alike.select(stale), own))
+            places.append(stale)
+        return Found.join(parts, places)
+
+    def _complete(
+        self, stage: int, rows: Tensor, own: Sequence[int], known: Known, gap: float
+    ) -> Found:
+        """The nearest of rows [q, c], of which all that is left is to search some blocks."""
+        bank, (k, wanted) = self._banks[stage], self._wanted(stage, own)
+        starts, blocks = torch.tensor(bank.offsets), known.searched
+        distances, places = known.distances, known.rows
+        which, at = distances.isnan().nonzero(as_tuple=True)
+        if len(which):
+            there = which.unique(sorted=True)  # type: ignore[no-untyped-call]
+            inverse = torch.searchsorted(there, which)
+            new, nearest = bank.nearest_in_blocks(rows[there], inverse, blocks[which, at])
+            distances[which, at] = new
+            places[which, at] = (nearest - starts[blocks[which, at]]).to(places.dtype)
+        found = bank.rank(distances, starts[blocks] + places, wanted, gap)
+        return Found.of_nearest(*found, known, k, self._explained(stage))
 
     def change_from(self, before: "PatchClusterPlus", columns: Tensor) -> BankChange | None:
         """How this bank came from an earlier one; None: nothing that was found with it holds.
@@ -246,13 +282,7 @@ class PatchClusterPlus(WholeBank):
         added[columns[columns >= 0]] = False
         new = added.nonzero()[:, 0]
         grids = [self._bank_grid(column) for column in new.tolist()]
-        rows = torch.full((len(before.bank_),), -1)
-        starts = torch.tensor([0, *self._counts(1)]).cumsum(0).tolist()
-        parts = torch.split(rows, before._counts(1))
-        for column, part in zip(columns.tolist(), parts, strict=True):
-            if column >= 0:
-                part.copy_(torch.arange(starts[column], starts[column] + len(part)))
-        return BankChange(columns, new, self._index(grids) if grids else [], rows)
+        return BankChange(columns, new, self._index(grids) if grids else [])
 
     def trace_rows(self, patches: int) -> int:
         """Rows that a trace has of an image with so many patches."""
@@ -558,23 +588,37 @@ class PatchClusterPlus(WholeBank):
         k = min(self._order(), others)
         return k, max(k, min(NEIGHBOURS_KEPT, others)) if stage == self._shown else k
 
+    def _explained(self, stage: int) -> int:
+        """How many of a row's nearest are to explain it."""
+        return NEIGHBOURS_KEPT if stage == self._shown else 0
+
+    def _by_gap(self, alike: Alike) -> list[tuple[Tensor, float]]:
+        """Which of the rows, bool [q], have which `gap`."""
+        # Images of a kind of their own have gaps of their own.
+        return [(~alike.of_a_kind, self.gap), (alike.of_a_kind, math.inf)]
+
     def _search_rows(
         self, stage: int, rows: Tensor, alike: Alike, own: Sequence[int] | None
     ) -> Found:
         """Search the bank of a stage for rows [q, c]; alike: of each of them."""
         k, wanted = self._wanted(stage, own)
-        explained = NEIGHBOURS_KEPT if stage == self._shown else 0
+        bank = self._banks[stage]
+        starts = torch.tensor(bank.offsets, device=rows.device)
+        candidates = k + self.margin
+        deciding = max(self._bank_size() // GAP_SHARE + wanted, candidates)
+        kept = min(deciding + SPARE, self._bank_size())
 
         def search(rows: Tensor, left_out: Tensor, gap: float) -> Found:
-            bank, candidates = self._banks[stage], k + self.margin
-            found = bank.nearest_blocks(rows, wanted, candidates, left_out, gap)
-            return Found.of_search(*found, k, explained, self._bank_size())
+            distances, nearest, chosen = bank.nearest_blocks(
+                rows, wanted, candidates, left_out, gap, kept
+            )
+            known = Known.of_search(chosen, starts, kept)
+            return Found.of_nearest(distances, nearest, known, k, self._explained(stage))
 
         if not alike.of_a_kind.any():
             return search(rows, alike.left_out, self.gap)
         parts, places = [], []
-        # Images of a kind of their own have gaps of their own.
-        for which, gap in ((~alike.of_a_kind, self.gap), (alike.of_a_kind, math.inf)):
+        for which, gap in self._by_gap(alike):
             at = which.nonzero()[:, 0]
             if len(at):
                 there = at.to(rows.device)
@@ -645,9 +689,6 @@ def _trace(
 ) -> Trace:
     """What is kept of the search of all stages, each for rows of images [q_i, c]."""
     counts = [[len(part) for part in parts] for parts in rows]
-    of_rows = {
-        name: by_image([getattr(found, name) for found in stages], counts)
-        for name in ("searched", "reach", "within", "kth")
-    }
-    whole = {"left_out": alike.left_out, "of_a_kind": alike.of_a_kind, "typical": typical}
-    return Trace(**of_rows, **whole)
+    every = zip(*(found.known.values for found in stages), strict=True)
+    known = Known(*(by_image(values, counts) for values in every))
+    return Trace(known, typical, alike.left_out, alike.of_a_kind)

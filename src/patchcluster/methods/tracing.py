@@ -1,9 +1,10 @@
 """What a comparison with a bank depends on, so that it holds for another bank that differs little.
 
-A result of the default method depends on the blocks that were searched for it, and on no other
-block that stays farther by the first pass. So of a comparison with an earlier bank a row holds as
-long as none of the blocks that were searched for it has gone, none that was added is as near as the
-last of them, and no gap can have opened among those that were not searched.
+A result of the default method depends on the blocks that are nearest by a first pass: on where they
+have gaps, and on the exact distances of some, which are searched. Beside these a few spare ones are
+kept: when blocks of the bank go and others come, these are put in their places among them, and only
+those that are to be searched for the first time are. A row is searched anew where it is not certain
+which are the nearest: if too many of them have gone, for one.
 """
 
 from collections.abc import Sequence
@@ -13,48 +14,114 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..neighbors import BlockBank, Choice
+from ..neighbors import BlockBank, Candidates, last_gap, most_before_gap
 
-_SHORT = 1 << 15  # blocks whose numbers fit 16 bits
+SPARE = 6  # blocks kept beside those that a gap can be among
 _ROUNDING = 1e-5  # of a squared distance, which other products may round otherwise
 
 
 @dataclass(frozen=True)
-class Trace:
-    """Of n images, with r rows in all stages together, image after image, compared with b others.
+class Known:
+    """What is known of the blocks that are nearest to q rows.
 
-    searched int16 or int32 [r, j], reach float32 [r], within int32 [r]: see `neighbors.Choice`; kth
-    float32 [r]: distance to the k-th image; typical float32 [n, b]: squared distance of images as
-    wholes; left_out bool [n, b] and of_a_kind bool [n]: what followed from that.
+    blocks uint8, int16 or int32 [q, s] and squares float32 [q, s]: nearest by the first pass,
+    ascending, and the squares of these distances, infinite where there is none; before int16 [q]:
+    how many lie before the last gap; distances float32 [q, j] and rows int16 or int32 [q, j]:
+    exactly, of the next j, with the place of the nearest row in its block, NaN where that was not
+    searched; reach float32 [q]: all other blocks are at least so far by the first pass.
     """
 
-    searched: Tensor
+    blocks: Tensor
+    squares: Tensor
+    before: Tensor
+    distances: Tensor
+    rows: Tensor
     reach: Tensor
-    within: Tensor
-    kth: Tensor
+
+    @classmethod
+    def of_search(cls, found: Candidates, starts: Tensor, kept: int) -> Self:
+        """Of a search; starts int64 [b + 1]: the row that each block begins with; kept: how many
+        blocks are."""
+        squares, count = found.squares[:, :kept], len(starts) - 1
+        places = _places(found.before, found.distances, found.blocks)
+        return cls(
+            _small(found.blocks[:, :kept], count - 1),
+            squares,
+            found.before.short(),
+            found.distances,
+            _small(found.rows - starts[found.blocks.gather(1, places)], int(starts.diff().max())),
+            torch.full_like(squares[:, -1], torch.inf) if kept >= count else squares[:, -1],
+        )
+
+    @property
+    def searched(self) -> Tensor:
+        """The blocks that `distances` are of, int64 [q, j]."""
+        return self.blocks.long().gather(1, _places(self.before, self.distances, self.blocks))
+
+    @property
+    def values(self) -> list[Tensor]:
+        return list(vars(self).values())
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        return cls(*map(torch.cat, zip(*(part.values for part in parts), strict=True)))
+
+    def select(self, rows: Tensor | slice) -> "Known":
+        """Of some of the rows, int64 [r]."""
+        return Known(*(values[rows] for values in self.values))
+
+
+def _places(before: Tensor, searched: Tensor, blocks: Tensor) -> Tensor:
+    """Where those that are searched [q, j] are among the blocks [q, s], int64 [q, j]."""
+    first = before.long().clamp(max=blocks.shape[1] - searched.shape[1])
+    return first[:, None] + torch.arange(searched.shape[1], device=before.device)
+
+
+def _small(numbers: Tensor, largest: int) -> Tensor:
+    types = (torch.uint8, torch.int16, torch.int32)
+    return numbers.to(next(t for t in types if largest <= torch.iinfo(t).max))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Of n images, with the rows of all stages, image after image, compared with b others.
+
+    known: of the rows; typical float32 [n, b]: squared distance of images as wholes; left_out
+    bool [n, b] and of_a_kind bool [n]: what followed from that.
+    """
+
+    known: Known
     typical: Tensor
     left_out: Tensor
     of_a_kind: Tensor
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by name."""
+        whole = {name: value for name, value in vars(self).items() if name != "known"}
+        return vars(self.known) | whole
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> Self:
+        """What `tensors` gave."""
+        names = [field.name for field in fields(Known)]
+        known = Known(*(tensors[name] for name in names))
+        return cls(known, **{n: value for n, value in tensors.items() if n not in names})
+
     @classmethod
     def join(cls, traces: Sequence[Self]) -> Self:
         """The traces of several lots of images as one."""
-        parts = [[getattr(t, field.name) for t in traces] for field in fields(cls)]
-        return cls(*map(torch.cat, parts))
-
-    def of_rows(self, rows: Tensor) -> "Trace":
-        """With some of the rows, int64 [q]."""
-        return Trace(
-            self.searched[rows], self.reach[rows], self.within[rows], self.kth[rows],
-            self.typical, self.left_out, self.of_a_kind,
-        )  # fmt: skip
+        names = ("typical", "left_out", "of_a_kind")
+        whole = [torch.cat([getattr(trace, name) for trace in traces]) for name in names]
+        return cls(Known.join([trace.known for trace in traces]), *whole)
 
     def part(self, images: slice, rows: slice) -> "Trace":
         """Of some of the images, which have these rows."""
         return Trace(
-            self.searched[rows], self.reach[rows], self.within[rows], self.kth[rows],
-            self.typical[images], self.left_out[images], self.of_a_kind[images],
-        )  # fmt: skip
+            self.known.select(rows),
+            self.typical[images],
+            self.left_out[images],
+            self.of_a_kind[images],
+        )
 
 
 @dataclass(frozen=True)
@@ -62,14 +129,12 @@ class BankChange:
     """A bank whose images are partly those of an earlier one.
 
     columns int64 [b]: where each image of the earlier one is in this, -1: nowhere; added int64 [a]:
-    images that only this one has; banks: these alone, one a stage; rows int64 [m]: the row of this
-    bank for each row of the earlier one, -1: none.
+    images that only this one has; banks: these alone, one a stage.
     """
 
     columns: Tensor
     added: Tensor
     banks: Sequence[BlockBank]
-    rows: Tensor
 
     @property
     def gone(self) -> int:
@@ -83,21 +148,49 @@ class BankChange:
         brought[:, self.columns[there]] = earlier[:, there]
         return brought
 
-    def holds(
-        self, trace: Trace, rows: Tensor, stage: int, left_out: Tensor, within: int
-    ) -> Tensor:
-        """Which results for rows [q, c] of a stage are as they would be with this bank, bool [q].
+    def place(
+        self, known: Known, rows: Tensor, stage: int, left_out: Tensor, k: int, gap: float
+    ) -> tuple[Known, Tensor]:
+        """What is known of rows [q, c] of a stage with this bank; and of which that is enough.
 
-        trace: of these rows; left_out bool [q, b]: as now; within: blocks so near that no gap can
-        be among the first.
+        left_out bool [q, b]: as now; k and gap: as in `BlockBank.nearest_blocks`. Where it is not
+        enough, bool [q], what is given means nothing.
         """
-        good: Tensor = (self.columns[trace.searched.long()] >= 0).all(1)
-        good &= trace.within - self.gone >= within
+        kept, searched = known.blocks.shape[1], known.distances.shape[1]
+        blocks = self.columns[known.blocks.long()]
+        squares = known.squares.masked_fill(blocks < 0, torch.inf)
+        distances = torch.full_like(squares, torch.nan)
+        places = _places(known.before, known.distances, known.blocks)
+        distances.scatter_(1, places, known.distances)
+        near = torch.zeros_like(blocks, dtype=known.rows.dtype).scatter_(1, places, known.rows)
         if len(self.added):
-            squares = self.banks[stage].block_squares(rows).T
-            nearer = squares <= trace.reach[:, None] * (1 + _ROUNDING)
-            good &= ~(nearer & ~left_out[:, self.added]).any(1)
-        return good
+            fresh = self.banks[stage].block_squares(rows).T
+            fresh = fresh.masked_fill(left_out[:, self.added], torch.inf)
+            blocks = torch.cat([blocks, self.added.expand(len(rows), -1)], 1)
+            squares = torch.cat([squares, fresh], 1)
+            distances = torch.cat([distances, torch.full_like(fresh, torch.nan)], 1)
+            near = torch.cat([near, torch.zeros_like(fresh, dtype=near.dtype)], 1)
+        squares, order = squares.sort(dim=1, stable=True)
+        most = most_before_gap(len(self.columns), k, gap)
+        before = last_gap(squares.T, k, most, gap**2)
+        good = (known.before + searched <= kept) & (before + searched < kept)
+        places = _places(before, known.distances, known.blocks)
+        last = places[:, -1:].maximum(torch.tensor(most + k - 1))  # of those that decide
+        after = (last + 1).clamp(max=squares.shape[1] - 1)
+        beyond = squares.gather(1, after)[:, 0].minimum(known.reach)
+        good &= squares.gather(1, last)[:, 0] * (1 + _ROUNDING) < beyond
+        if most:
+            steps = squares[:, k : most + 1] / squares[:, k - 1 : most]
+            good &= ((steps / gap**2 - 1).abs() > 2 * _ROUNDING).all(1)
+        first = order.gather(1, places)
+        return Known(
+            _small(blocks.gather(1, order[:, :kept]).clamp(min=0), len(self.columns) - 1),
+            squares[:, :kept],
+            before.short(),
+            distances.gather(1, first),
+            near.gather(1, first),
+            known.reach.minimum(squares[:, kept]) if squares.shape[1] > kept else known.reach,
+        ), good
 
 
 @dataclass(frozen=True)
@@ -132,61 +225,31 @@ class Found:
     """What was found for q rows of a stage.
 
     neighbours int64 [q, j] and distances float32 [q, j]: nearest rows of different images; kth
-    float32 [q]: distance to the k-th image; searched int16 or int32 [q, i], reach float32 [q] and
-    within int32 [q]: see `neighbors.Choice`.
+    float32 [q]: distance to the k-th image; known: by what this was decided.
     """
 
     neighbours: Tensor
     distances: Tensor
     kth: Tensor
-    searched: Tensor
-    reach: Tensor
-    within: Tensor
+    known: Known
 
     @classmethod
-    def of_search(
-        cls, distances: Tensor, found: Tensor, choice: Choice, k: int, explained: int, blocks: int
+    def of_nearest(
+        cls, distances: Tensor, rows: Tensor, known: Known, k: int, explained: int
     ) -> Self:
-        """What a search gave; explained: how many of the nearest are to explain a row; blocks: how
-        many there are."""
-        searched = choice.blocks.to(torch.int16 if blocks < _SHORT else torch.int32)
-        shown = slice(0, explained)
-        return cls(
-            found[:, shown], distances[:, shown], distances[:, k - 1], searched, choice.reach,
-            choice.within,
-        )  # fmt: skip
-
-    @classmethod
-    def of_earlier(
-        cls, known: Trace, explained: tuple[Tensor, Tensor] | None, change: BankChange
-    ) -> Self:
-        """What was found with an earlier bank; explained: neighbours and their distances, of the
-        stage that has them."""
-        none = torch.empty(len(known.kth), 0)
-        return cls(
-            none.long() if explained is None else change.rows[explained[0]],
-            none if explained is None else explained[1],
-            known.kth.clone(),
-            change.columns[known.searched.long()].to(known.searched.dtype),
-            known.reach.clone(),
-            known.within - change.gone,
-        )
-
-    @property
-    def values(self) -> list[Tensor]:
-        return list(vars(self).values())
+        """Of the nearest rows [q, i]; explained: how many of them are to explain a row."""
+        return cls(rows[:, :explained], distances[:, :explained], distances[:, k - 1], known)
 
     @classmethod
     def join(cls, parts: Sequence[Self], places: Sequence[Tensor]) -> Self:
         """What was found for rows at different places of all, int64, as one."""
+        if len(parts) == 1:
+            return parts[0]
         back = torch.cat(list(places)).argsort()
-        every = zip(*(part.values for part in parts), strict=True)
-        return cls(*(torch.cat(values)[back] for values in every))
-
-    def put(self, rows: Tensor, new: Self) -> None:
-        """Take what is new of some rows, int64."""
-        for old, values in zip(self.values, new.values, strict=True):
-            old[rows] = values
+        known = Known.join([part.known for part in parts]).select(back)
+        names = ("neighbours", "distances", "kth")
+        values = {name: torch.cat([getattr(p, name) for p in parts])[back] for name in names}
+        return cls(**values, known=known)
 
 
 def by_image(stages: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> Tensor:
