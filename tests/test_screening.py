@@ -271,5 +271,5 @@ def test_of_blocks_at_one_distance_the_first_are_chosen_everywhere(monkeypatch, 
         monkeypatch.setattr(screening, "_library", lambda: None)
     rows = torch.tensor([*[3.0] * 20, *[1.0] * 30, *[2.0] * 14])[:, None]
     bank = BlockBank(rows, list(range(65)), torch.arange(64))
-    chosen, _, _ = bank._choose(torch.zeros(5, 1), 3, 35, None, float("inf"))
+    chosen, _, _ = bank._choose(torch.zeros(5, 1), 3, 35, 0, None, float("inf"))
     assert chosen.tolist() == [[*range(20, 50), *range(50, 55)]] * 5
