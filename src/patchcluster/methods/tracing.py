@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -170,9 +171,11 @@ class BankChange:
             squares = torch.cat([squares, fresh], 1)
             distances = torch.cat([distances, torch.full_like(fresh, torch.nan)], 1)
             near = torch.cat([near, torch.zeros_like(fresh, dtype=near.dtype)], 1)
-        squares, order = squares.sort(dim=1, stable=True)
+        # NumPy's sort gains by what is sorted already.
+        order = torch.from_numpy(np.argsort(squares.numpy(), 1, kind="stable"))
+        squares = squares.gather(1, order)
         most = most_before_gap(len(self.columns), k, gap)
-        before = last_gap(squares.T, k, most, gap**2)
+        before = last_gap(squares[:, : most + k].T, k, most, gap**2)
         good = (known.before + searched <= kept) & (before + searched < kept)
         places = _places(before, known.distances, known.blocks)
         last = places[:, -1:].maximum(torch.tensor(most + k - 1))  # of those that decide

@@ -44,7 +44,7 @@ def heat_png(frame: Floats, low: float, high: float) -> bytes:
     image.putpalette(colours(levels).astype(np.uint8).tobytes())
     opacity = np.rint(_MOST_OPAQUE * levels**0.7).astype(np.uint8).tobytes()
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", transparency=opacity, optimize=True)
+    image.save(buffer, "PNG", transparency=opacity)
     return buffer.getvalue()
 
 
