@@ -19,8 +19,8 @@ test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m '' -rs
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks experiments hatch_build.py docs
-	$(BIN)/ruff format --check src tests benchmarks experiments hatch_build.py docs
+	$(BIN)/ruff check src tests benchmarks examples experiments hatch_build.py docs
+	$(BIN)/ruff format --check src tests benchmarks examples experiments hatch_build.py docs
 	$(BIN)/mypy
 
 # PEER=python of an environment with anomalib, see benchmarks/peers/anomalib_peer.py.
