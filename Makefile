@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/bank.py
 	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
 
 # Growth to 10,000 images, updates, and banks of fewer images: half an hour, and 6 GB of disk.

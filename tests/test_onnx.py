@@ -1,4 +1,4 @@
-"""The feature network as ONNX, and the example that needs nothing else; as the extra `onnx` has it."""
+"""The feature network as ONNX, and the example that scores with it and without torch."""
 
 import json
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import textured_image, write_set
 from PIL import Image
 
 import patchcluster
+from conftest import textured_image, write_set
 from patchcluster.backbones import Backbone, load_backbone, random_backbone
 from patchcluster.errors import RunError, SettingError
 from patchcluster.onnx_export import export_backbone, export_network
@@ -46,9 +46,7 @@ def run_network(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 224), (288, 96)])
-def test_it_gives_the_patches_of_the_run_at_any_size(
-    paper_run: Run, network: Path, size: tuple[int, int]
-) -> None:
+def test_it_gives_the_patches_of_any_size(network: Path, size: tuple[int, int]) -> None:
     images = textured_image(3, size[1], size[0])[None]
     expected = patch_grid(load_backbone()(torch.from_numpy(images)), "fine")[0].numpy()
     found = run_network(network, images)

@@ -139,7 +139,7 @@ class PatchClusterDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _check_share(name: str, value: Any, most: float) -> None:
-    if not isinstance(value, numbers.Real) or not 0 < value <= most:
+    if not isinstance(value, numbers.Real) or not 0 < float(value) <= most:
         raise ValueError(f"{name}={value!r}: choose a share in (0, {most}]")
 
 

@@ -4,10 +4,10 @@ It takes pixels as an image has them and gives the patches that methods compare.
 onnxruntime are imported where they are used: `pip install 'patchcluster[onnx]'` brings them.
 """
 
+import importlib
 import json
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,7 @@ from torch import Tensor, nn
 
 from .backbones import Backbone
 from .errors import RunError, SettingError
-from .images import STRIDE
-from .patches import (
-    Layout,
-    dealt_channels,
-    grid_stride,
-    patch_grid,
-    pool_neighbourhood,
-)
+from .patches import Layout, dealt_channels, grid_stride, patch_grid, pool_neighbourhood
 from .reflagging import load_network
 from .runs import Run
 from .settings import resolve
@@ -173,8 +166,8 @@ def _measure_gap(session: Any, image: Any, expected: Any) -> float:
 
 def _check_installed() -> None:
     try:
-        import onnx
-        import onnxruntime  # noqa: F401
+        importlib.import_module("onnx")
+        importlib.import_module("onnxruntime")
     except ImportError as error:
         raise RunError(
             f"{error.name} is not installed, which ONNX files need: run pip install "
