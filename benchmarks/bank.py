@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ SIDE = 28
 def main() -> None:
     images = int(sys.argv[1]) if len(sys.argv) > 1 else 256
     print(describe())
-    for method, options in (("patchcluster-plus", {}), ("patchcluster", {"ratio": 1.0})):
+    methods: dict[str, dict[str, Any]] = {"patchcluster-plus": {}, "patchcluster": {"ratio": 1.0}}
+    for method, options in methods.items():
         with tempfile.TemporaryDirectory() as folder:
             run = write_run(Path(folder), images, method=method, **options)
             path = run.folder / runfolder.BANK_FILE
@@ -50,7 +52,7 @@ def main() -> None:
             )
 
 
-def write_run(folder: Path, images: int, **options: object) -> Run:
+def write_run(folder: Path, images: int, **options: Any) -> Run:
     """A run of 3 images whose bank is that of many."""
     rng = np.random.default_rng(0)
     for i in range(3):
