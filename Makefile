@@ -19,8 +19,8 @@ test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m '' -rs
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks experiments hatch_build.py docs
-	$(BIN)/ruff format --check src tests benchmarks experiments hatch_build.py docs
+	$(BIN)/ruff check src tests benchmarks examples experiments hatch_build.py docs
+	$(BIN)/ruff format --check src tests benchmarks examples experiments hatch_build.py docs
 	$(BIN)/mypy
 
 # PEER=python of an environment with anomalib, see benchmarks/peers/anomalib_peer.py.
@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/bank.py
 	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
 
 # Growth to 10,000 images, updates, and banks of fewer images: half an hour, and 6 GB of disk.

@@ -73,6 +73,10 @@ class Backbone(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [n, height, width, 3], 0 to 255, any dtype -> stages float32 [n, c, h, w]."""
+        return self.compute_stages(images)
+
+    def compute_stages(self, images: Tensor) -> list[Tensor]:
+        """`forward`, in whatever mode torch is in: an export has to see what is done."""
         x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         height, width = x.shape[-2:]
         stride = max(self.strides)

@@ -340,10 +340,15 @@ def write_neighbours(
             add("distance", part.distance.half())
 
 
-def write_bank(folder: Path, states: Mapping[int, Mapping[str, Tensor]]) -> None:
-    """Write the fitted methods, one a network size, as tensors named SIZE.NAME."""
+def write_bank(
+    folder: Path, states: Mapping[int, Mapping[str, Tensor]], note: Mapping[str, Any]
+) -> None:
+    """Write the fitted methods, one a network size, as tensors named SIZE.NAME: docs/bank.md.
+
+    note: what they need beside the tensors.
+    """
     tensors = {f"{size}.{name}": t for size, state in states.items() for name, t in state.items()}
-    storage.write_tensors(folder / BANK_FILE, tensors)
+    storage.write_tensors(folder / BANK_FILE, tensors, note)
 
 
 def begin(folder: Path, info: RunInfo, replace: bool) -> None:

@@ -13,6 +13,7 @@ steps, so that one search serves several methods that share a bank.
 """
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,6 +178,13 @@ class Method(ABC):
     def whole(self) -> bool:
         """Whether the bank has all patches of the set, image after image."""
         return False
+
+    def parameters(self) -> dict[str, Any]:
+        """What the constructor was given, by name, or took by itself."""
+        names = inspect.signature(type(self)).parameters
+        # `strides` of the class are those that patches are to be made of.
+        kept = {name: "stage_strides" if name == "strides" else name for name in names}
+        return {name: getattr(self, attribute) for name, attribute in kept.items()}
 
     def state(self) -> dict[str, Tensor]:
         """All learned values, for `restore`; the parameters are the constructor's."""
