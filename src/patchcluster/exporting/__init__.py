@@ -49,7 +49,7 @@ FORMATS = {
     "cvat": Format(cvat.write, ".xml", _SHAPES),
     "labelstudio": Format(labelstudio.write, "", {**_SHAPES, "image_prefix": None}),
     "yolo": Format(
-        yolo.write, "", {"segmentation": ("polygon", "box"), "images": ("link", "copy")}
+        yolo.write, "", {"segmentation": ("polygon", "box"), "images": ("copy", "link")}
     ),
     "fiftyone": Format(fiftyone.write, "", {"images": ("link", "copy")}),
 }

@@ -270,14 +270,13 @@ def _carry(source: Path, target: Path, entry: Entry) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             _write_copy(entry, target, str(source))
-            shutil.copystat(source, target)
     _check_content(target, entry)
     _sync_folder(target.parent)
     source.unlink()
 
 
 def _write_copy(entry: Entry, target: Path, source: str) -> None:
-    """Write a copy that is there whole or not at all, if it is what was scanned."""
+    """Write a copy, with its times, that is there whole or not at all, if it is what was scanned."""
     part, digest = storage.part_path(target), hashlib.sha256()
     _check_free(target)
     try:
@@ -289,6 +288,8 @@ def _write_copy(entry: Entry, target: Path, source: str) -> None:
             os.fsync(written.fileno())
         if digest.hexdigest() != entry.sha256:
             raise InputError(f"{source!r} has changed since the scan")
+        if not is_url(source):
+            shutil.copystat(source, part)
         os.rename(part, target)
     except BaseException:
         with suppress(OSError):
