@@ -47,7 +47,8 @@ def read_all(folder="."):
         if path.is_symlink():
             found[name] = ("link", os.readlink(path))
         elif path.is_file() and not name.startswith("run/") and path.name != ".lock":
-            found[name] = (path.read_bytes(), path.stat().st_mtime_ns)
+            time = 0 if path.name == "undo.json" else path.stat().st_mtime_ns
+            found[name] = (path.read_bytes(), time)
     return found
 
 

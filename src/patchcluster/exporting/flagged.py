@@ -276,7 +276,7 @@ def _carry(source: Path, target: Path, entry: Entry) -> None:
 
 
 def _write_copy(entry: Entry, target: Path, source: str) -> None:
-    """Write a copy, with its times, that is there whole or not at all, if it is what was scanned."""
+    """Write a copy, with its times, whole or not at all, of a file that is what was scanned."""
     part, digest = storage.part_path(target), hashlib.sha256()
     _check_free(target)
     try:

@@ -46,7 +46,7 @@ def _task(contents: Contents, item: Item, kind: str, prefix: str | None) -> dict
     }
     prediction = {
         "model_version": f"patchcluster {__version__}",
-        "score": item.score,
+        "score": item.percentile / 100,  # it takes none but 0 to 1
         "result": results,
     }
     return {"data": data, "predictions": [prediction]}
@@ -68,7 +68,7 @@ def _result(number: int, area: Area, item: Item, kind: str) -> dict[str, Any]:
         "original_width": item.image.width,
         "original_height": item.image.height,
         "image_rotation": 0,
-        "score": area.region.peak,
+        "meta": {"text": [f"peak {area.region.peak:.4g}, group {area.region.group}"]},
         "value": _value(area, item, kind) | {tag: [CATEGORY]},
     }
 
