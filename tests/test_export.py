@@ -32,8 +32,9 @@ from patchcluster.datasets import find_truth, read_mask
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
 from patchcluster.exporting import FORMATS, export, shapes, tables
 from patchcluster.exporting import names as naming
-from patchcluster.exporting.contents import Contents
+from patchcluster.exporting.contents import Contents, _Components
 from patchcluster.exporting.labelstudio import encode_rle
+from patchcluster.maps import find_regions
 from synthetic import write_run
 
 WIDTH, HEIGHT = 120, 80
@@ -724,6 +725,17 @@ def test_regions_that_another_machine_rounded_otherwise(tmp_path):
     (tmp_path / "run" / "regions.csv").write_text(table.replace("140,84", "0,0"))
     with pytest.raises(RunError, match=r"does not fit the maps: `patchcluster report`"):
         export(tmp_path / "run", "coco", tmp_path / "coco.json")
+
+
+def test_a_region_around_a_larger_one_is_the_outer_one():
+    image_map = np.zeros((20, 20), np.float32)
+    image_map[1:19, 1:19] = 2
+    image_map[2:18, 2:18] = 0
+    image_map[4:16, 4:16] = 3  # more pixels than the ring around it
+    inner, outer = find_regions(image_map, 1)
+    components = _Components(image_map, 1)
+    np.testing.assert_array_equal(components.mask_of(outer), (image_map == 2)[1:19, 1:19])
+    np.testing.assert_array_equal(components.mask_of(inner), np.ones((12, 12), bool))
 
 
 def test_runs_and_images_at_urls(tmp_path, monkeypatch):
