@@ -39,6 +39,7 @@ def test_help_names_every_command_with_an_example():
         "benchmark",
         "report",
         "review",
+        "export",
         "methods",
     ):
         assert name in top

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import PatchclusterError
     from .evaluation import Evaluation, evaluate
+    from .exporting import export
     from .runs import Run, load_run
     from .scanning import scan
     from .scoring import ScoredImage, Scorer, Scores, score
@@ -34,6 +35,7 @@ __all__ = [
     "Scorer",
     "Scores",
     "evaluate",
+    "export",
     "load_run",
     "scan",
     "score",
@@ -48,6 +50,7 @@ _HOMES = {
     "Scorer": "scoring",
     "Scores": "scoring",
     "evaluate": "evaluation",
+    "export": "exporting",
     "load_run": "runs",
     "scan": "scanning",
     "score": "scoring",

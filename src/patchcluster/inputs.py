@@ -214,6 +214,17 @@ def locate(path: str) -> str:
     return path if is_url(path) else os.path.join(os.getcwd(), path)
 
 
+def find_again(path: str, run: Path) -> Path:
+    """The local file that a scan read: as it was named, or from the folder that the run lies in.
+
+    Raises UnreadableImage if it is at neither place.
+    """
+    for file in (Path(path), run.absolute().parent / path):
+        if file.is_file():
+            return file
+    raise UnreadableImage("the file is not where it was when it was scanned")
+
+
 def hash_file(path: str) -> str:
     """SHA-256 of a file or URL; "" if it cannot be read."""
     try:

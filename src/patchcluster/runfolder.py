@@ -269,14 +269,9 @@ def _write_score(score: float) -> str:
 
 
 def write_scores(folder: Path, results: Sequence[Result]) -> None:
-    """Write scores.csv, most anomalous first.
-
-    The percentile is the share of the other images that score lower, in %.
-    """
+    """Write scores.csv, most anomalous first."""
     scores = np.array([result.score for result in results])
-    order = rank(scores)
-    ascending = np.sort(scores)
-    lower = np.searchsorted(ascending, scores) / max(1, len(scores) - 1) * 100
+    order, lower = rank(scores), percentiles(scores)
     rows = []
     for place, i in enumerate(order, start=1):
         result = results[i]
@@ -429,3 +424,8 @@ def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
 def rank(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     """Indices [n] from the largest score to the smallest; equal scores in input order."""
     return np.argsort(-scores, kind="stable")
+
+
+def percentiles(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the other images that score lower than each image [n], in %."""
+    return np.searchsorted(np.sort(scores), scores) / max(1, len(scores) - 1) * 100

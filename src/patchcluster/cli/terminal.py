@@ -30,6 +30,7 @@ _STEPS = {
     "evaluate": "evaluating",
     "score": "scoring",
     "cells": "benchmark",
+    "export": "exporting",
     "upload": "uploading",
     "download": "downloading",
 }
