@@ -18,7 +18,7 @@ from .comparing import Explanations, ImageSet, find_packing
 from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .images import Header, Pixels, load_image, network_size, survey
-from .inputs import find_images, is_url, open_input
+from .inputs import find_images, is_url, read_input
 from .maps import Floats, Region
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT
@@ -198,8 +198,7 @@ class Scorer:
     def try_file(self, path: str) -> ScoredImage | Skipped:
         """Score a file, or say why it cannot be."""
         try:
-            with open_input(path) as file:
-                return self.score(file.read(), path)
+            return self.score(read_input(path), path)
         except UnreadableImage as error:
             return Skipped(path, str(error))
 
