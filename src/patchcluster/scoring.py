@@ -249,6 +249,7 @@ class Scorer:
         value = compared[0].image_score
         if value is None:
             value = framing.score(record, grid)
+        value = runfolder.round_as_written(value)  # as those that the threshold was chosen from
         smoothed, regions = framing.smooth(record, grid), []
         least = framing.map_threshold(record, smoothed, value, threshold)
         if np.nanmax(smoothed) > least:  # bringing it to the image raises no maximum
