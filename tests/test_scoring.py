@@ -168,7 +168,7 @@ def test_the_highest_of_the_bank_is_not_over_the_threshold_that_it_is(ordinary):
 
 def test_a_file_whose_reading_fails_gets_a_reason_and_no_score(ordinary, images, monkeypatch):
     class Failing(io.BytesIO):
-        def read(self, size=-1):
+        def read(self, *_):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("patchcluster.inputs.open_input", lambda _: Failing())

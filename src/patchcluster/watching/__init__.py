@@ -147,14 +147,21 @@ def _watch(
             arrivals.take_as_known()
         pool = stack.enter_context(examiner.scorer.threads())
         tell(f"watching {str(root)!r}, rows go to {str(path)!r}")
+        warned = False
         for arrived in _look_again_and_again(arrivals, options):
             for found in _in_order(pool, examiner.examine, arrived, 2 * examiner.scorer.parallel):
                 row = _note(found, memory)
-                if row is not None:
-                    table.append(row)
-                    for courier in couriers:
-                        courier.wake()
-                    yield row
+                if row is None:
+                    continue
+                table.append(row)
+                for courier in couriers:
+                    courier.wake()
+                if row.same_as and not warned:
+                    warned = True
+                    tell(
+                        f"{row.path!r} is in the set itself, and may look more ordinary than it is"
+                    )
+                yield row
         if arrivals.waiting:
             tell(f"files that have not settled: {arrivals.waiting}; the next start looks again")
         for courier in couriers:
