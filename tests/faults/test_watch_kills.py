@@ -78,9 +78,9 @@ def test_killed_in_a_row(folder, share):
     "change",
     [
         f"open {TABLE} 1",
-        f"open .{TABLE}.command.part 1",
+        f"open ..{TABLE}.command.part 1",
         f"rename .{TABLE}.command 1",
-        f"open .{TABLE}.command.part 2",
+        f"open ..{TABLE}.command.part 2",
         f"rename .{TABLE}.command 3",
     ],
 )
