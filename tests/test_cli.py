@@ -34,6 +34,7 @@ def test_help_names_every_command_with_an_example():
         "scan",
         "score",
         "serve",
+        "watch",
         "demo",
         "evaluate",
         "benchmark",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .scanning import scan
     from .scoring import ScoredImage, Scorer, Scores, score
     from .updating import update
+    from .watching import watch
 
 # PyTorch's threads wait for each other at every operation. By default they do so in a loop that
 # takes a whole core from whatever else runs: beside other programs a scan took twice as long. It is
@@ -40,6 +41,7 @@ __all__ = [
     "scan",
     "score",
     "update",
+    "watch",
 ]
 
 _HOMES = {
@@ -55,6 +57,7 @@ _HOMES = {
     "scan": "scanning",
     "score": "scoring",
     "update": "updating",
+    "watch": "watching",
 }
 
 

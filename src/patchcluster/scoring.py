@@ -17,7 +17,7 @@ from .comparing import Explanations, ImageSet, find_packing
 from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .images import Header, Pixels, load_image, network_size, survey
-from .inputs import find_images, is_url, open_input
+from .inputs import find_images, is_url, read_input
 from .maps import Floats, Region
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT
@@ -187,8 +187,7 @@ class Scorer:
     def try_file(self, path: str) -> ScoredImage | Skipped:
         """Score a file, or say why it cannot be."""
         try:
-            with open_input(path) as file:
-                return self.score(file.read(), path)
+            return self.score(read_input(path), path)
         except UnreadableImage as error:
             return Skipped(path, str(error))
 
@@ -239,6 +238,7 @@ class Scorer:
         value = compared[0].image_score
         if value is None:
             value = framing.score(record, grid)
+        value = runfolder.round_as_written(value)  # as those that the threshold was chosen from
         smoothed, regions = framing.smooth(record, grid), []
         least = framing.map_threshold(record, smoothed, value, threshold)
         if np.nanmax(smoothed) > least:  # bringing it to the image raises no maximum
