@@ -257,3 +257,54 @@ def test_weights_in_the_hubs_cache_are_loaded_without_a_network(offline, hub_cac
     loaded = load_backbone("resnet18.tv_in1k")
     assert loaded.weights_hash == Backbone("resnet18.tv_in1k", model).weights_hash
     assert all("huggingface" in str(given) for given in offline)
+
+
+# --- plain ViTs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [("vit_small_patch14_reg4_dinov2", (7, 9)), ("vit_small_patch16_dinov3", (6, 8))],
+)
+def test_plain_vits_give_the_tokens_of_patches_with_the_last_norm(name, grid):
+    torch.manual_seed(0)
+    model = wake(_build(name))
+    torch.nn.init.uniform_(model.norm.weight, 0.5, 1.5)
+    torch.nn.init.uniform_(model.norm.bias, -1, 1)
+    backbone = Backbone(name, model)
+    seen = {}
+    for number in (5, 8):  # half and three quarters of the depth
+        model.blocks[number].register_forward_hook(
+            lambda _block, _given, tokens, number=number: seen.update({number: tokens})
+        )
+    stages = backbone.features([textured_image(0, 128, 96)])
+    for stage, number in zip(stages, (5, 8), strict=True):
+        tokens = seen[number][0]
+        assert tokens.shape == (5 + grid[0] * grid[1], 384)  # the class and four registers
+        middle = tokens[5:] - tokens[5:].mean(1, keepdim=True)
+        normed = middle / (middle.square().mean(1, keepdim=True) + model.norm.eps).sqrt()
+        expected = normed * model.norm.weight + model.norm.bias
+        given = stage[0].permute(1, 2, 0)
+        torch.testing.assert_close(given, expected.view(*grid, 384), rtol=1e-3, atol=1e-3)
+
+
+def test_patches_of_14_go_with_any_image_tiles_and_a_mask(tmp_path):
+    """Sides of the network's input are multiples of 32, which 14 does not divide."""
+    name = "vit_small_patch14_reg4_dinov2"
+    torch.manual_seed(0)
+    save_file(wake(_build(name)).state_dict(), tmp_path / "weights.safetensors")
+    sizes = [(96, 96), (96, 96), (150, 100), (150, 100), (70, 200), (70, 200)]
+    (tmp_path / "images").mkdir()
+    for number, (width, height) in enumerate(sizes):
+        picture = textured_image(number, width, height, number % 2 == 1)
+        Image.fromarray(picture).save(tmp_path / "images" / f"{number}.png")
+    Image.fromarray(np.arange(160)[None].repeat(160, 0) < 120).save(tmp_path / "mask.png")
+    network = {"backbone": name, "weights": str(tmp_path / "weights.safetensors"), "size": (64,)}
+    for way, options in ("plain", {}), ("tiles", {"tile": True, "roi": tmp_path / "mask.png"}):
+        run = patchcluster.scan(tmp_path / "images", tmp_path / way, **network, **options)
+        assert run.info.backbone["strides"] == [14, 14, 14]
+        for path, (width, height) in zip(run.paths, sizes, strict=True):
+            scores = run.map(path)
+            assert scores.shape == (height, width)
+            inside = np.isfinite(scores).mean()
+            assert inside == pytest.approx(0.75 if options else 1, abs=0.02)
