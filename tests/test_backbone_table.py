@@ -155,7 +155,9 @@ def test_names_that_are_near_are_of_the_table():
         ("wideresnet50", "wide_resnet50_2.tv_in1k"),
         ("dinov2_vits14", "vit_small_patch14_reg4_dinov2.lvd142m"),
     ):
-        with pytest.raises(WeightsError, match=f"near: .*{re.escape(near)}.*patchcluster backbones"):
+        with pytest.raises(
+            WeightsError, match=f"near: .*{re.escape(near)}.*patchcluster backbones"
+        ):
             load_backbone(given)
     with pytest.raises(WeightsError, match=r"no network named 'xyz'\. See"):
         load_backbone("xyz")

@@ -40,6 +40,7 @@ def test_help_names_every_command_with_an_example():
         "report",
         "review",
         "methods",
+        "backbones",
     ):
         assert name in top
         assert f"Example: patchcluster {name}" in run(name, "--help").stdout
