@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/neighbours.py $(MVTEC)
 	$(BIN)/python benchmarks/coreset.py $(PEER)
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/backbones.py
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/predictions.py

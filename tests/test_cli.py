@@ -42,6 +42,7 @@ def test_help_names_every_command_with_an_example():
         "review",
         "export",
         "methods",
+        "backbones",
     ):
         assert name in top
         assert f"Example: patchcluster {name}" in run(name, "--help").stdout

@@ -13,7 +13,7 @@ STARTED = time.monotonic()  # before the networks' libraries are loaded
 # As help lists them.
 VERBS = (
     "scan", "score", "update", "report", "review", "export", "evaluate", "benchmark", "serve",
-    "watch", "methods", "demo",
+    "watch", "methods", "backbones", "demo",
 )  # fmt: skip
 
 
