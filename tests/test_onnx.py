@@ -35,7 +35,7 @@ def paper_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def network(paper_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_network(paper_run, tmp_path_factory.mktemp("onnx") / "network.onnx")
+    return patchcluster.export(paper_run, "onnx", tmp_path_factory.mktemp("onnx") / "network.onnx")
 
 
 def run_network(path: Path, images: np.ndarray) -> np.ndarray:
@@ -104,6 +104,12 @@ def test_a_file_that_gives_other_patches_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="gives other patches of tf_efficientnet_lite0"):
         export_backbone(forgetful, "fine", tmp_path / "network.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_has_no_flagged_images(paper_run: patchcluster.Run, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="format onnx has no images"):
+        patchcluster.export(paper_run, "onnx", tmp_path / "network.onnx", flagged_only=True)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_network_that_onnx_cannot_hold_is_one_line(tmp_path: Path) -> None:

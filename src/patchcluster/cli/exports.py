@@ -26,7 +26,8 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="csv, json, parquet, masks, heatmaps, coco, cvat, labelstudio, yolo, fiftyone.",
+            help="csv, json, parquet, masks, heatmaps, coco, cvat, labelstudio, yolo, fiftyone, "
+            "onnx.",
         ),
     ] = None,
     output: Annotated[

@@ -37,6 +37,15 @@ class Format:
     options: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
 
 
+def _write_network(contents: Contents, path: Path) -> None:
+    """The network that the run's patches are made by."""
+    from ..onnx_export import export_network  # loads torch
+
+    if contents.flagged_only:
+        raise SettingError("format onnx has no images: leave flagged-only out")
+    export_network(contents.run, path)
+
+
 _SHAPES = {"segmentation": ("polygon", "rle", "box")}
 
 FORMATS = {
@@ -52,6 +61,7 @@ FORMATS = {
         yolo.write, "", {"segmentation": ("polygon", "box"), "images": ("copy", "link")}
     ),
     "fiftyone": Format(fiftyone.write, "", {"images": ("link", "copy")}),
+    "onnx": Format(_write_network, ".onnx"),
 }
 
 

@@ -59,7 +59,7 @@ class Contents:
     """The images that an export has; iterating over it gives each in input order, with progress."""
 
     def __init__(self, run: Run, flagged_only: bool, step: Step) -> None:
-        self.run = run
+        self.run, self.flagged_only = run, flagged_only
         self.folder = names.image_folder(run.paths)
         self.items = [item for item in _list_items(run) if item.flagged or not flagged_only]
         self._step = step
