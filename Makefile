@@ -6,7 +6,7 @@ READY := .venv/.ready
 # As patchcluster sets it for itself: see src/patchcluster/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-faults lint bench bench-scale quality sbom audit clean
+.PHONY: demo test test-faults test-wheel lint bench bench-scale quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -17,6 +17,11 @@ test: $(READY)
 # Hostile files, and what `make test` leaves out: kills, full disks, two processes on one run.
 test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m '' -rs
+
+# The packages are built, the wheel is installed into an empty environment (of WHEEL_PYTHON, if it is
+# set) and used there: 7 GB for a while, and the package index.
+test-wheel: $(READY)
+	$(BIN)/python -m pytest tests/test_wheel.py -m '' -rs
 
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks examples experiments hatch_build.py docs
@@ -65,7 +70,7 @@ audit:
 	rm -rf .tools
 
 clean:
-	rm -rf .venv .tools sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools dist sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt hatch_build.py docs src/patchcluster/kernels.c
 	$(PYTHON) -m venv .venv

@@ -17,7 +17,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 import torch
@@ -250,6 +250,14 @@ class Method(ABC):
         del images, patches, channels
         return 0
 
+    @overload
+    def score(self, patches: Tensor) -> Tensor: ...
+    @overload
+    def score(self, patches: NDArray[Any]) -> NDArray[np.float32]: ...
+    @overload
+    def score(self, patches: Sequence[Tensor]) -> list[Tensor]: ...
+    @overload
+    def score(self, patches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]: ...
     def score(self, patches: Patches) -> Any:
         """Score images against the bank of other images: [n, h, w, c] -> [n, h, w].
 
@@ -259,6 +267,14 @@ class Method(ABC):
         scores = [self.grade(self.compare([grid])).view(grid.shape[:2]) for grid in grids]
         return like(patches, scores)
 
+    @overload
+    def fit_score(self, patches: Tensor) -> Tensor: ...
+    @overload
+    def fit_score(self, patches: NDArray[Any]) -> NDArray[np.float32]: ...
+    @overload
+    def fit_score(self, patches: Sequence[Tensor]) -> list[Tensor]: ...
+    @overload
+    def fit_score(self, patches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]: ...
     def fit_score(self, patches: Patches) -> Any:
         """Score the images of a set blindly, against the set itself: [n, h, w, c] -> [n, h, w].
 
