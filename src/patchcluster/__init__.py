@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .datasets import read_dataset
     from .errors import PatchclusterError
     from .evaluation import Evaluation, evaluate
     from .runs import Run, load_run
@@ -35,6 +36,7 @@ __all__ = [
     "Scores",
     "evaluate",
     "load_run",
+    "read_dataset",
     "scan",
     "score",
     "update",
@@ -49,6 +51,7 @@ _HOMES = {
     "Scores": "scoring",
     "evaluate": "evaluation",
     "load_run": "runs",
+    "read_dataset": "datasets",
     "scan": "scanning",
     "score": "scoring",
     "update": "updating",

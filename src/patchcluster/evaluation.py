@@ -1,12 +1,12 @@
 """A run against masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .datasets import Truth, find_truth, read_mask
+from .datasets import Category, Truth, find_truth, look_up, read_truth
 from .metrics import PixelMetrics, image_metrics
 from .runs import Run
 
@@ -24,17 +24,19 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run, truth: str | Path, progress: Callable[[int, int], None] | None = None
+    run: Run,
+    truth: str | Path | Category | Sequence[Category],
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a run against masks, at the masks' own resolution.
 
-    truth: the data set's folder, in a layout that `datasets` knows, or its `ground_truth`. Pixels
-    outside a region of interest are left out of the pixel metrics; an image is as anomalous as its
-    truth says, even if its defect lies outside.
+    truth: the data set's folder in a layout that `datasets` knows, its `ground_truth`, a COCO file,
+    or what `read_dataset` gave. Pixels outside a region of interest are left out of the pixel
+    metrics; an image is as anomalous as its truth says, even if its defect lies outside.
 
     Raises InputError if an image has no truth.
     """
-    truths = find_truth(run.paths, truth)
+    truths = _find(run.paths, truth)
     low, high = _bounds(run)
     pixels = PixelMetrics(low, high)
     for i, (path, known) in enumerate(zip(run.paths, truths, strict=True)):
@@ -50,6 +52,12 @@ def evaluate(
     )
 
 
+def _find(paths: Sequence[str], truth: str | Path | Category | Sequence[Category]) -> list[Truth]:
+    if isinstance(truth, str | Path):
+        return find_truth(paths, truth)
+    return look_up(paths, [truth] if isinstance(truth, Category) else truth)
+
+
 def _bounds(run: Run) -> tuple[float, float]:
     """Bounds of all maps: neither bilinear interpolation nor smoothing exceeds a grid's."""
     grids = [run.grid(path) for path in run.paths]
@@ -57,10 +65,10 @@ def _bounds(run: Run) -> tuple[float, float]:
 
 
 def _add(pixels: PixelMetrics, run: Run, path: str, known: Truth) -> None:
-    if known.mask is None:
+    mask = read_truth(known)
+    if mask is None:
         if not known.anomalous:  # else nobody knows where
             pixels.add(run.map(path), None)
         return
-    mask = read_mask(known.mask)
     height, width = mask.shape
     pixels.add(run.map_at(path, width, height), mask)
