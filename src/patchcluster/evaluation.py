@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .datasets import Category, Truth, find_truth, look_up, read_truth
+from .datasets import Category, Truth, find_truth, look_up, read_truth, take_entries
+from .errors import InputError
 from .metrics import PixelMetrics, image_metrics
 from .runs import Run
+from .spooling import index_of
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,16 @@ class Evaluation:
 
 def evaluate(
     run: Run,
-    truth: str | Path | Category | Sequence[Category],
+    truth: str | Path | Category | Sequence[Any],
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a run against masks, at the masks' own resolution.
 
-    truth: the data set's folder in a layout that `datasets` knows, its `ground_truth`, a COCO file,
-    or what `read_dataset` gave. Pixels outside a region of interest are left out of the pixel
-    metrics; an image is as anomalous as its truth says, even if its defect lies outside.
+    truth: the data set's folder, in a layout that `datasets` knows, its `ground_truth`, a COCO
+    file, or what `read_dataset` gave. Of a run of images that were no files also a sequence with an
+    entry for each image of the data set, in its order: a mask, None (normal) or a number (0:
+    normal). Pixels outside a region of interest are left out of the pixel metrics; an image is as
+    anomalous as its truth says, even if its defect lies outside.
 
     Raises InputError if an image has no truth.
     """
@@ -52,10 +57,17 @@ def evaluate(
     )
 
 
-def _find(paths: Sequence[str], truth: str | Path | Category | Sequence[Category]) -> list[Truth]:
+def _find(paths: Sequence[str], truth: str | Path | Category | Sequence[Any]) -> list[Truth]:
     if isinstance(truth, str | Path):
         return find_truth(paths, truth)
-    return look_up(paths, [truth] if isinstance(truth, Category) else truth)
+    given: Sequence[Any] = [truth] if isinstance(truth, Category) else truth
+    if len(given) > 0 and isinstance(given[0], Category):
+        return look_up(paths, given)
+    try:
+        places = [index_of(path) for path in paths]
+    except ValueError as error:
+        raise InputError(f"{error}: name the folder of the truth") from error
+    return take_entries(places, given)
 
 
 def _bounds(run: Run) -> tuple[float, float]:

@@ -13,7 +13,7 @@ Files are read where they lie, never copied. A folder is one category or holds s
 from .masks import find_mask, read_mask, read_truth
 from .reading import read_dataset
 from .selection import count_pixels, select, statistics
-from .truth import find_truth, look_up
+from .truth import find_truth, look_up, take_entries
 from .types import SETTINGS, Category, Sample, Setting, Split, Statistics, Truth
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "read_truth",
     "select",
     "statistics",
+    "take_entries",
 ]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..inputs import natural_key, reason
-from .shapes import Shape
+from .shapes import Shape, to_mask
 from .types import Truth
 
 IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -51,8 +51,7 @@ def _named(folder: Path, stems: Iterator[str]) -> Iterator[Path]:
 def read_mask(mask: Path | Shape) -> NDArray[np.bool_]:
     """Read a mask: bool [height, width], True where the image is anomalous.
 
-    Masks that reach 255 are cut at half of it, since some went through JPEG; in masks of labels
-    everything but 0 is anomalous. Shapes are drawn. Raises InputError.
+    See `shapes.to_mask` for what counts. Raises InputError.
     """
     if not isinstance(mask, Path):
         try:
@@ -61,12 +60,9 @@ def read_mask(mask: Path | Shape) -> NDArray[np.bool_]:
             raise InputError(f"cannot draw a mask: {error}. Mend the annotations") from error
     try:
         with Image.open(mask) as image:
-            single = len(image.getbands()) == 1 and image.mode != "P"
-            values = np.asarray(image if single else image.convert("L"))
-        found: NDArray[np.bool_] = values > (127 if values.max() == 255 else 0)
+            return to_mask(image)
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise InputError(f"cannot read the mask {str(mask)!r}: {reason(error)}") from error
-    return found
 
 
 def read_truth(truth: Truth) -> NDArray[np.bool_] | None:

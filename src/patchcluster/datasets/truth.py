@@ -6,10 +6,15 @@ Links are followed first, so that a flat folder of links to images of a data set
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from ..errors import InputError
-from .masks import find_mask
+from .masks import find_mask, is_empty
 from .reading import is_json, list_categories
+from .shapes import Entry
 from .types import NORMAL_FOLDERS, Category, Truth
 
 
@@ -37,6 +42,28 @@ def look_up(paths: Sequence[str], categories: Iterable[Category]) -> list[Truth]
     known = _index(categories)
     found = [known.get(os.path.realpath(path)) for path in paths]
     return _all_known(paths, found, "give the data set that was scanned")
+
+
+def take_entries(places: Sequence[int], entries: Sequence[Any]) -> list[Truth]:
+    """The truth of images by their places in a data set, from what that says of each.
+
+    entries: masks (pictures, arrays, tensors), of which those without a pixel are of normal images;
+    None: normal; or numbers: 0 is normal, all else anomalous, no one says where. Raises InputError.
+    """
+    if len(entries) <= max(places, default=-1):
+        raise InputError(
+            f"the truth of {len(entries)} images for a run of {max(places) + 1}: give one entry "
+            "for each image of the data set, in its order"
+        )
+    return [_take_entry(place, entries) for place in places]
+
+
+def _take_entry(place: int, entries: Sequence[Any]) -> Truth:
+    entry = entries[place]
+    if entry is None or (np.ndim(entry) == 0 and not isinstance(entry, Image.Image)):
+        return Truth(bool(entry))
+    mask = Entry(entries, place)
+    return Truth(True, (mask,)) if not is_empty(mask) else Truth(False)
 
 
 def _index(categories: Iterable[Category]) -> dict[str, Truth]:
