@@ -243,6 +243,31 @@ def test_batches_of_grey_images():
         assert [int(decode(p)[0, 0]) for p in files(loader)] == list(range(7))
 
 
+def pictures(rows):
+    return [Image.fromarray(row[0].permute(1, 2, 0).numpy()) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "collate",
+    [
+        lambda rows: (pictures(rows), [row[1] for row in rows]),
+        lambda rows: [(picture, row[1]) for picture, row in zip(pictures(rows), rows, strict=True)],
+        lambda rows: {"image": pictures(rows), "mask": pictures(rows)},
+        lambda rows: [{"image": picture} for picture in pictures(rows)],
+        lambda rows: Item(torch.stack([row[0] for row in rows])),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_batches_of_other_forms(collate, size):
+    assert values(DataLoader(Rows(), size, collate_fn=collate)) == list(range(7))
+
+
+def test_batches_that_could_be_two_things_are_refused():
+    loader = DataLoader(Rows(), 2, collate_fn=lambda rows: [(p, p) for p in pictures(rows)])
+    with pytest.raises(InputError, match="image 0 of the data set comes in lists of images"):
+        files(loader)
+
+
 def test_loaders_that_shuffle_or_leave_out_are_refused():
     with pytest.raises(InputError, match=r"random order.*shuffle=False"):
         open_inputs(DataLoader(Rows(), batch_size=2, shuffle=True))

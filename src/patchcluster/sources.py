@@ -182,20 +182,28 @@ def _open_loader(loader: Any) -> Source | None:
 
 
 def _take_apart(batch: Any) -> Iterator[Any]:
-    """The items of a batch, as default_collate makes it, or a list of them."""
+    """The items of a batch, as default_collate makes it, or a list of them. Raises _NoImage."""
     if isinstance(batch, Mapping):
-        batch = _pick(batch, _is_batch)
-    elif isinstance(batch, tuple | list) and not all(map(_is_image, batch)):
-        batch = next(filter(_is_batch, batch), batch)
-    elif not isinstance(batch, tuple | list) and hasattr(batch, "image"):
-        batch = batch.image
-    return iter(batch)
+        return iter(_pick(batch, _is_batch))
+    if not isinstance(batch, tuple | list):
+        return iter(getattr(batch, "image", batch))
+    if all(map(_is_row, batch)) and all(len(row) > 1 and _is_batch(row) for row in batch):
+        raise _NoImage("comes in lists of images in lists: give those to be scanned alone")
+    if all(map(_is_image, batch)) or all(map(_is_row, batch)):
+        return iter(batch)
+    return iter(next(filter(_is_batch, batch), batch))
 
 
 def _is_batch(value: Any) -> bool:
+    """Whether these can be the images of a batch."""
     if isinstance(value, np.ndarray | torch.Tensor):
         return value.ndim > 2
     return isinstance(value, list | tuple) and bool(value) and all(map(_is_image, value))
+
+
+def _is_row(value: Any) -> bool:
+    """Whether this can be one item of several parts."""
+    return isinstance(value, list | tuple) and bool(value) and _is_image(value[0])
 
 
 def _open_huggingface(dataset: Any) -> Source | None:
