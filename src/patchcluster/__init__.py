@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .datasets import read_dataset
     from .errors import PatchclusterError
     from .evaluation import Evaluation, evaluate
     from .exporting import export
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_run",
+    "read_dataset",
     "scan",
     "score",
     "update",
@@ -54,6 +56,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "export": "exporting",
     "load_run": "runs",
+    "read_dataset": "datasets",
     "scan": "scanning",
     "score": "scoring",
     "update": "updating",

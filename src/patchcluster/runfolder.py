@@ -15,6 +15,7 @@ RUN/
   comparisons/           and how they were compared, so that an update need not do it all again
   report.html
   report/000012.png      heat maps that report.html does not hold
+  inputs/000012.png      images that were no files before the scan: see spooling.py
   labels.sqlite          what was said of images in a review: see review/store.py; scans leave it
   .work/                 a scan in progress: features and comparisons, removed at its end
 """
@@ -50,6 +51,7 @@ HEAT_FOLDER = "report"
 PATCHES_FOLDER = "patches"
 COMPARISONS_FOLDER = "comparisons"
 WORK_FOLDER = ".work"
+INPUTS_FOLDER = "inputs"
 MARKER_FILE = ".uploading"  # of a remote run: see remote.py
 
 _FILES = {
@@ -356,16 +358,25 @@ def begin(folder: Path, info: RunInfo, replace: bool) -> None:
         work.mkdir(parents=True, exist_ok=True)  # first, since `is_run` asks for it
         (folder / REPORT_FILE).unlink(missing_ok=True)  # first, since one that is there stays
     write_info(folder, info, [], [])
+    if not _takes_inputs(folder, info):
+        storage.remove(folder / INPUTS_FOLDER)
     if not replace:
         take_back_batches(folder)
         return
     with storage.writing(folder):
         for path in work.iterdir():  # before the thumbnails, which belong to what it holds
-            path.unlink()
+            if path.is_file():  # not the images of the new scan
+                path.unlink()
         for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in _FOLDERS:
             storage.remove(folder / name)
+
+
+def _takes_inputs(folder: Path, info: RunInfo) -> bool:
+    """Whether a scan is of images that lie in its own folder."""
+    own = Path(os.path.abspath(folder / INPUTS_FOLDER))
+    return any(Path(os.path.abspath(item)).is_relative_to(own) for item in info.inputs)
 
 
 def remove_others(folder: Path, images: Sequence[ImageRecord]) -> None:
@@ -388,7 +399,9 @@ def check_output(folder: Path, overwrite: bool) -> None:
     if is_run(folder):
         return
     # A scan that was killed as it began may have left these.
-    ours = (storage.LOCK_FILE, WORK_FOLDER, storage.part_path(folder / RUN_FILE).name)
+    ours = {storage.LOCK_FILE, WORK_FOLDER, storage.part_path(folder / RUN_FILE).name}
+    if os.path.isdir(folder / WORK_FOLDER):  # which is there first: see spooling.py
+        ours.add(INPUTS_FOLDER)
     try:
         others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     except OSError as error:
