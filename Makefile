@@ -6,7 +6,7 @@ READY := .venv/.ready
 # As patchcluster sets it for itself: see src/patchcluster/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-faults test-wheel lint bench bench-scale quality sbom audit clean
+.PHONY: demo test test-faults test-wheel test-datasets lint bench bench-scale quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -22,6 +22,11 @@ test-faults: $(READY)
 # set) and used there: 7 GB for a while, and the package index.
 test-wheel: $(READY)
 	$(BIN)/python -m pytest tests/test_wheel.py -m '' -rs
+
+# With Hugging Face's datasets, which no other test needs and all would start more slowly with.
+test-datasets: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt datasets
+	$(BIN)/python -m pytest tests/test_sources.py -rs
 
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks examples experiments hatch_build.py docs
