@@ -1,6 +1,6 @@
 """What a user may write: for type checkers (`test_wheel.py`), never run."""
 
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,8 @@ def use_methods(array: NDArray[np.float32], tensor: Tensor) -> None:
     assert_type(method.score([tensor, tensor]), list[Tensor])
     assert_type(greedy_coreset(array, 10), NDArray[np.int64])
     assert_type(greedy_coreset(tensor, 10), Tensor)
-    distances, indices = nearest(array, array, 3)
-    print(distances.shape, indices.shape)
+    assert_type(nearest(array, array, 3), tuple[NDArray[Any], NDArray[np.int64]])
+    assert_type(nearest(tensor, tensor, 3), tuple[Tensor, Tensor])
 
 
 def say_why() -> None:
