@@ -97,7 +97,7 @@ def workshop(tmp_path_factory):
     photos/       12 images, a.png and IMG_0042.png among them; two have a blot
     new/          3 more, and part.png beside it
     dataset/      the same in the layout of MVTec AD, with masks and training images
-    mvtec/bottle  the same data set again
+    mvtec/bottle  the same data set again, and bench, what `benchmark mvtec/` makes of it
     mask.png, labels.csv, weights.safetensors (of wide_resnet50_2.tv_in1k, random)
     """
     folder = tmp_path_factory.mktemp("workshop")
@@ -124,6 +124,7 @@ def workshop(tmp_path_factory):
         assert network.channels == [512, 1024]
         save_file(weights, folder / "weights.safetensors")
         run_cli(["scan", "photos/", "-o", "photos-run"])
+        run_cli(["benchmark", "mvtec/", "-o", "bench", "--figures"])
     return folder
 
 
@@ -341,3 +342,62 @@ def test_what_a_page_says_works(name, workshop, services, tmp_path, monkeypatch)
         except BaseException as error:
             error.add_note(f"in the block at {name}:{block.line}\n{block.text}")
             raise
+
+
+def test_what_does_not_run_is_in_the_pages():
+    """No reason outlives its commands; those of pages that are written elsewhere aside."""
+    commands = [
+        command
+        for text in PAGES.values()
+        for block in read_blocks(text)
+        if kind_of(block) == "commands"
+        for command in commands_of(block.text)
+    ]
+    for what in NOT_RUN:
+        if what != "--webhook":
+            assert any(re.search(what, command) for command in commands), what
+
+
+def options_of(verb):
+    """Every way to write an option of a verb, and of all commands."""
+    names = {"--help", "--version"} if verb is None else {"--help"}
+    for one in GROUP.commands if verb is None else [verb]:
+        for parameter in GROUP.commands[one].params:
+            if parameter.param_type_name == "option":
+                names |= {*parameter.opts, *parameter.secondary_opts}
+    return names
+
+
+def named_in(span):
+    """The verb that a piece of text in backticks names, or None, and the options."""
+    words = [word.strip("[],;") for word in span.removeprefix("patchcluster ").split()]
+    verb = words[0] if words and words[0] in GROUP.commands else None
+    return verb, {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_verbs_and_options_that_the_text_names_exist(name):
+    for span in read_spans(PAGES[name]):
+        if span.startswith("patchcluster "):
+            word = span.split()[1]
+            assert word.startswith("-") or word in GROUP.commands or word == "VERB", span
+        elif not (span.startswith("--") or span.split()[0] in GROUP.commands):
+            continue
+        verb, options = named_in(span)
+        assert options <= options_of(verb), span
+
+
+def test_the_page_of_the_command_line_is_what_the_command_says():
+    written = runpy.run_path(str(ROOT / "docs" / "write_cli.py"))["describe"](GROUP)
+    assert PAGES["docs/cli.md"] == written, "write it anew: python docs/write_cli.py"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_says_what_it_does(verb):
+    command = GROUP.commands[verb]
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, parameter.name
+        assert f"`{parameter.opts[-1]}`" in PAGES["docs/cli.md"] or (
+            parameter.param_type_name == "argument"
+        )
