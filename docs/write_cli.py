@@ -1,6 +1,6 @@
 """Write docs/cli.md, all verbs and options, from the command itself: what help says.
 
-    python docs/write_cli.py
+python docs/write_cli.py
 """
 
 import inspect

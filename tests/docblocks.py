@@ -71,6 +71,8 @@ def kind_of(block: Block) -> str:
             "a block that is neither commands, nor Python, nor JSON, nor a tree of files: fence it "
             f"with one of {', '.join(_LANGUAGES)}"
         )
+    if kind == "text" and _guess(block.text) == "tree":
+        return "tree"
     if kind == "text" and any(_program(line) for line in block.text.splitlines()):
         raise ValueError("a command in a block of text would not be tested: fence it with sh")
     return kind
@@ -80,8 +82,7 @@ def _guess(text: str) -> str | None:
     lines = [line for line in text.splitlines() if line.strip()]
     if all(_program(line) for line in commands_of(text)):
         return "commands"
-    if text[0] in "{[":
-        json.loads(text)
+    if text[0] in "{[" and _is_json(text):
         return "json"
     if lines[0].endswith("/") and all(line.startswith("  ") for line in lines[1:]):
         return "tree"
@@ -91,6 +92,14 @@ def _guess(text: str) -> str | None:
         return None
     does = (ast.Import, ast.ImportFrom, ast.Assign, ast.Call)
     return "python" if any(isinstance(node, does) for node in ast.walk(tree)) else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _program(line: str) -> bool:

@@ -8,6 +8,7 @@ what one block makes, the next one has. `cheap` is all that is changed. What can
 import ast
 import csv
 import http.client
+import importlib
 import importlib.util
 import io
 import json
@@ -18,10 +19,12 @@ import signal
 import subprocess
 import sys
 import tomllib
-import warnings
 from functools import partial
 from glob import glob
+from itertools import product, zip_longest
 from pathlib import Path
+from typing import ClassVar
+from unittest import mock
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -31,6 +34,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+import test_methods
 from conftest import textured_image
 from docblocks import (
     Block,
@@ -161,7 +165,7 @@ def run_cli(words):
 class Services:
     """Commands that serve until they are ended, as processes; pages share those that are equal."""
 
-    OPTIONS = {"serve": ["--port", "0"], "review": ["--no-browser"]}
+    OPTIONS: ClassVar = {"serve": ["--port", "0"], "review": ["--no-browser"]}
 
     def __init__(self) -> None:
         self.running: dict[tuple[str, ...], tuple[subprocess.Popen, str]] = {}
@@ -227,6 +231,14 @@ class Page:
             for entry in entries:
                 assert (place / entry).exists(), f"{root} has no {entry}"
 
+    def fail(self, block: Block, said: str) -> None:
+        """A command that ends with a message of one line; … stands for what differs."""
+        (command,) = commands_of(block.text)
+        result = CliRunner().invoke(cli.app, words_of(command)[1:])
+        assert result.exit_code == 1
+        pattern = ".*".join(re.escape(part) for part in said.strip().split("…"))
+        assert re.fullmatch(pattern, result.stderr.splitlines()[-1]), result.stderr
+
     def execute(self, code: str) -> None:
         imported = {name.split(".")[0] for name in imports_of(code)}
         missing = {name for name in imported & OPTIONAL if importlib.util.find_spec(name) is None}
@@ -271,7 +283,8 @@ class Page:
     def run_python(self, words: list[str], command: str) -> None:
         del command
         words = [path for word in words for path in (sorted(glob(word)) or [word])]
-        with pytest.MonkeyPatch.context() as patch:
+        added_to = mock.patch.dict(methods.METHODS), mock.patch.dict(METHOD_SETTINGS)
+        with pytest.MonkeyPatch.context() as patch, added_to[0], added_to[1]:
             patch.setattr(sys, "argv", words)
             runpy.run_path(words[0], run_name="__main__")
 
@@ -334,11 +347,16 @@ def imports_of(code):
 def test_what_a_page_says_works(name, workshop, services, tmp_path, monkeypatch):
     shutil.copytree(workshop, tmp_path / "here", symlinks=True)
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     cheap(monkeypatch)
     page = Page(services)
-    for block in read_blocks(PAGES[name]):
+    blocks = read_blocks(PAGES[name])
+    for block, after in zip_longest(blocks, blocks[1:]):
         try:
-            page.follow(block)
+            if after is not None and after.text.startswith("patchcluster: "):
+                page.fail(block, after.text)
+            else:
+                page.follow(block)
         except BaseException as error:
             error.add_note(f"in the block at {name}:{block.line}\n{block.text}")
             raise
@@ -401,3 +419,51 @@ def test_every_option_says_what_it_does(verb):
         assert f"`{parameter.opts[-1]}`" in PAGES["docs/cli.md"] or (
             parameter.param_type_name == "argument"
         )
+
+
+def test_every_example_is_run_by_a_page():
+    typed = {
+        words_of(command)[1]
+        for text in PAGES.values()
+        for block in read_blocks(text)
+        if kind_of(block) == "commands"
+        for command in commands_of(block.text)
+        if command.startswith("python ") and not why_not(command)
+    }
+    assert typed == {f"examples/{path.name}" for path in ROOT.glob("examples/*.py")}
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The method of examples/my_method.py."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("my_method").KthNearest
+
+
+def common_tests():
+    """The tests that every method is held to, or nearly every one, with all their parameters."""
+    for name, test in vars(test_methods).items():
+        marks = {
+            mark.args[0]: mark.args[1]
+            for mark in getattr(test, "pytestmark", [])
+            if mark.name == "parametrize"
+        }
+        if {"spade", "patchcore-lof"} <= set(marks.pop("name", ())):
+            for values in product(*marks.values()):
+                if not any(hasattr(value, "marks") for value in values):  # it needs a GPU
+                    given = dict(zip(marks, values, strict=True))
+                    yield pytest.param(test, given, id=f"{name}-{values}" if values else name)
+
+
+@pytest.mark.parametrize(("test", "given"), list(common_tests()))
+def test_the_example_of_a_method_is_held_to_what_all_are_held_to(test, given, example):
+    with mock.patch.dict(methods.METHODS, {example.name: example}):
+        test(example.name, **given)
+
+
+def test_the_example_of_a_method_scores_by_its_formula(example):
+    patches = test_methods.random_patches()
+    rows = patches.reshape(-1, 7)
+    distances = np.sort(test_methods.distances64(rows, rows), axis=1)
+    scores = example(k=4).fit_score(patches)
+    np.testing.assert_allclose(scores.ravel(), distances[:, 4], rtol=1e-4)
