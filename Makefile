@@ -6,7 +6,7 @@ READY := .venv/.ready
 # As patchcluster sets it for itself: see src/patchcluster/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-faults lint bench bench-scale quality sbom audit clean
+.PHONY: demo test test-faults test-wheel test-datasets lint bench bench-scale quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -18,9 +18,19 @@ test: $(READY)
 test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m '' -rs
 
+# The packages are built, the wheel is installed into an empty environment (of WHEEL_PYTHON, if it is
+# set) and used there: 7 GB for a while, and the package index.
+test-wheel: $(READY)
+	$(BIN)/python -m pytest tests/test_wheel.py -m '' -rs
+
+# With Hugging Face's datasets, which no other test needs and all would start more slowly with.
+test-datasets: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt datasets
+	$(BIN)/python -m pytest tests/test_sources.py -rs
+
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks experiments hatch_build.py docs
-	$(BIN)/ruff format --check src tests benchmarks experiments hatch_build.py docs
+	$(BIN)/ruff check src tests benchmarks examples experiments hatch_build.py docs
+	$(BIN)/ruff format --check src tests benchmarks examples experiments hatch_build.py docs
 	$(BIN)/mypy
 
 # PEER=python of an environment with anomalib, see benchmarks/peers/anomalib_peer.py.
@@ -30,11 +40,13 @@ bench: $(READY)
 	$(BIN)/python benchmarks/neighbours.py $(MVTEC)
 	$(BIN)/python benchmarks/coreset.py $(PEER)
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/backbones.py
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/bank.py
 	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
 
 # Growth to 10,000 images, updates, and banks of fewer images: half an hour, and 6 GB of disk.
@@ -63,7 +75,7 @@ audit:
 	rm -rf .tools
 
 clean:
-	rm -rf .venv .tools sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools dist sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt hatch_build.py docs src/patchcluster/kernels.c
 	$(PYTHON) -m venv .venv

@@ -18,7 +18,7 @@ from blind import extract, score_frames, smooth
 from torch import Tensor
 
 from patchcluster import maps
-from patchcluster.datasets import find_truth, read_mask
+from patchcluster.datasets import find_truth, read_truth
 from patchcluster.images import Header
 from patchcluster.inputs import find_images
 from patchcluster.methods import PatchClusterPlus
@@ -53,7 +53,7 @@ def measure(scores: list[Tensor], headers: list[Header], paths: list[str], root:
     for grid, header, truth in zip(scores, headers, truths, strict=True):
         frame = smooth(grid.numpy(), header)
         frames.append(frame)
-        mask = None if truth.mask is None else read_mask(truth.mask)
+        mask = read_truth(truth)
         height, width = (header.height, header.width) if mask is None else mask.shape
         pixels.add(maps.to_image(frame, width, height), mask)
     image_scores, _ = score_frames(frames)

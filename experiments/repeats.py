@@ -21,6 +21,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from patchcluster.datasets import find_truth, read_mask
+from patchcluster.datasets.shapes import Shape
 from patchcluster.inputs import find_images
 from patchcluster.methods import PatchClusterPlus
 
@@ -29,7 +30,7 @@ SEEDS = 3
 SHIFT, BRIGHTNESS = 12, 0.1
 LARGEST = 0.05  # of the image that a defect may cover, so that a paste looks like one
 
-Defect = tuple[str, Path]  # image, mask
+Defect = tuple[str, Path | Shape]  # image, mask
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def main() -> None:
 def find_defects(root: Path) -> list[Defect]:
     paths = find_images([root / "test"])
     truths = find_truth(paths, root)
-    pairs = [(path, truth.mask) for path, truth in zip(paths, truths, strict=True) if truth.mask]
+    pairs = [(p, one) for p, truth in zip(paths, truths, strict=True) for one in truth.masks]
     return [(path, mask) for path, mask in pairs if read_mask(mask).mean() <= LARGEST]
 
 

@@ -1,4 +1,8 @@
-from collections.abc import Sequence
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import torch
 from PIL import Image
 
 import patchcluster
+from faults.watching import die, watch
 from patchcluster.backbones import Backbone, random_backbone
 from patchcluster.costs import GIB
 from patchcluster.extraction import Regions, survey_files, take_regions
@@ -73,6 +78,34 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp("small")
     write_set(root / "images")
     return patchcluster.scan(root / "images", root / "run", size=(128,))
+
+
+@pytest.fixture
+def kill_at_each_change() -> Callable[[Path, Callable[[], object]], Iterator[int]]:
+    """Does something in forked processes, of which the n-th dies right before its n-th change below
+    a folder. Gives n after each death, until one lives to its end."""
+    return _die_again_and_again
+
+
+def _die_again_and_again(folder: Path, do: Callable[[], object]) -> Iterator[int]:
+    for change in itertools.count(1):
+        child = os.fork()
+        if child == 0:
+            _die_before(folder, change)
+            try:
+                do()
+            finally:
+                os._exit(int(sys.exc_info()[0] is not None))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == 0:
+            return
+        assert status == -signal.SIGKILL
+        yield change
+
+
+def _die_before(folder: Path, change: int) -> None:
+    left = iter(range(change - 1))
+    watch(folder, lambda _: die() if next(left, None) is None else None)
 
 
 @pytest.fixture

@@ -34,12 +34,15 @@ def test_help_names_every_command_with_an_example():
         "scan",
         "score",
         "serve",
+        "watch",
         "demo",
         "evaluate",
         "benchmark",
         "report",
         "review",
+        "export",
         "methods",
+        "backbones",
     ):
         assert name in top
         assert f"Example: patchcluster {name}" in run(name, "--help").stdout

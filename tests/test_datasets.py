@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,9 +11,11 @@ from patchcluster.datasets import (
     find_truth,
     read_dataset,
     read_mask,
+    read_truth,
     select,
     statistics,
 )
+from patchcluster.datasets.shapes import Polygons, Runs, decode_counts
 from patchcluster.errors import InputError
 from patchcluster.images import survey
 
@@ -28,8 +32,8 @@ def dataset(tmp_path):
 def test_truth_of_mvtec_layout(dataset, below):
     paths = [str(dataset / "test" / kind / "000.png") for kind in ("good", "crack")]
     good, crack = find_truth(paths, dataset / below)
-    assert (good.anomalous, good.mask) == (False, None)
-    assert (crack.anomalous, crack.mask) == (True, dataset / "ground_truth/crack/000_mask.png")
+    assert (good.anomalous, good.masks) == (False, ())
+    assert (crack.anomalous, crack.masks) == (True, (dataset / "ground_truth/crack/000_mask.png",))
 
 
 def test_links_lead_to_the_truth(dataset):
@@ -114,8 +118,7 @@ def test_settings_of_the_mvtec_layout(tmp_path):
 
 
 def count(sample):
-    mask = None if sample.truth.mask is None else read_mask(sample.truth.mask)
-    return count_pixels(survey(sample.path), mask)
+    return count_pixels(survey(sample.path), read_truth(sample.truth))
 
 
 def test_statistics_are_those_of_table_1(tmp_path):
@@ -181,12 +184,12 @@ def test_visa_layout(tmp_path, split):
     assert candle.name == "candle"
     assert [s.train for s in candle.samples] == [split, False, False]
     assert [s.truth.anomalous for s in candle.samples] == [False, False, True]
-    assert read_mask(candle.samples[2].truth.mask).sum() == 1
+    assert read_truth(candle.samples[2].truth).sum() == 1
     assert len(select(candle, "test").scored) == (2 if split else 3)
     paths = [str(tmp_path / name) for name in (*normal, "candle/Data/Images/Anomaly/0.JPG")]
     truths = find_truth(paths, tmp_path)
     assert [truth.anomalous for truth in truths] == [False, False, True]
-    assert truths[2].mask == tmp_path / "candle/Data/Masks/Anomaly/0.png"
+    assert truths[2].masks == (tmp_path / "candle/Data/Masks/Anomaly/0.png",)
 
 
 def test_a_damaged_visa_split_is_an_error(tmp_path):
@@ -202,10 +205,10 @@ def test_a_folder_of_images_and_one_of_masks(tmp_path):
     write_masks(tmp_path, "masks/c.png", anomalous=0)
     (category,) = read_dataset(tmp_path)
     assert [s.truth for s in category.samples] == [
-        Truth(False, None),
-        Truth(True, tmp_path / "masks/b.png"),
-        Truth(False, None),
-        Truth(True, tmp_path / "masks/d/e_mask.png"),
+        Truth(False),
+        Truth(True, (tmp_path / "masks/b.png",)),
+        Truth(False),
+        Truth(True, (tmp_path / "masks/d/e_mask.png",)),
     ]
     link = tmp_path / "link.png"
     link.symlink_to(tmp_path / "images" / "b.png")
@@ -229,3 +232,310 @@ def test_table_1_of_bottle(shared_data):
     assert counts == {"mix": 292, "test": 83, "ano": 63, "one-class": 83}
     assert len(select(bottle, "one-class").bank) == 209
     assert len(select(categories["screw"], "ano").scored) == 119
+
+
+# --- layouts of other data sets -----------------------------------------------------------------
+
+
+def kinds(category):
+    """Of each sample: its path in the data set, its part, whether it is anomalous."""
+    return [
+        ("/".join(s.path.split("/")[-2:]), s.train, s.truth.anomalous) for s in category.samples
+    ]
+
+
+def test_loco_layout_joins_the_masks_of_an_image(tmp_path):
+    pushpins = tmp_path / "pushpins"
+    write_images(pushpins, "train/good/000.png", "validation/good/000.png", "test/good/000.png")
+    write_images(pushpins, "test/logical_anomalies/000.png", "test/structural_anomalies/000.png")
+    masks = [pushpins / "ground_truth/logical_anomalies/000" / f"00{i}.png" for i in (0, 1)]
+    for i, path in enumerate(masks):  # the value says how much of the anomaly must be found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(
+            np.array([[0, 0, 0, 0], [254 - i if i == j else 0 for j in range(4)]], np.uint8)
+        ).save(path)
+    write_masks(pushpins, "ground_truth/structural_anomalies/000/000.png", anomalous=3, value=255)
+    (category,) = read_dataset(tmp_path)
+    assert kinds(category) == [
+        ("good/000.png", True, False),
+        ("good/000.png", True, False),
+        ("good/000.png", False, False),
+        ("logical_anomalies/000.png", False, True),
+        ("structural_anomalies/000.png", False, True),
+    ]
+    logical, structural = (s.truth for s in category.samples[3:])
+    assert logical.masks == tuple(masks)
+    assert read_truth(logical).tolist() == [[False] * 4, [True, True, False, False]]
+    assert read_truth(structural).sum() == 3
+    # The same by the path of an image, as `evaluate --truth` does.
+    assert find_truth([category.samples[3].path], tmp_path) == [logical]
+    write_masks(pushpins, "ground_truth/logical_anomalies/000/001.png", size=(8, 8))
+    with pytest.raises(InputError, match="masks of one image differ in size"):
+        read_truth(logical)
+    for path in masks:
+        path.unlink()
+    with pytest.raises(InputError, match=r"logical_anomalies/000\.png' has no mask"):
+        read_dataset(tmp_path)
+
+
+def test_btad_layout(tmp_path):
+    write_images(tmp_path, *(f"01/{part}/ok/0000.bmp" for part in ("train", "test")))
+    write_images(tmp_path, "01/test/ko/0000.bmp", "01/test/ko/0001.bmp")
+    write_images(tmp_path, "03/train/ok/0000.bmp", "03/test/ko/0000.bmp")
+    write_masks(tmp_path, "01/ground_truth/ko/0000.png", "01/ground_truth/ko/0001.png", anomalous=2)
+    write_masks(tmp_path, "03/ground_truth/ko/0000.bmp", anomalous=5)
+    first, third = read_dataset(tmp_path)
+    assert (first.name, third.name) == ("01", "03")
+    assert kinds(first) == [
+        ("ok/0000.bmp", True, False),
+        ("ko/0000.bmp", False, True),
+        ("ko/0001.bmp", False, True),
+        ("ok/0000.bmp", False, False),
+    ]
+    assert read_truth(first.samples[2].truth).sum() == 2
+    assert read_truth(third.samples[1].truth).sum() == 5
+
+
+def test_kolektor_layout(tmp_path):
+    root = tmp_path / "KolektorSDD"
+    write_images(root, "kos01/Part0.jpg", "kos01/Part1.jpg", "kos02/Part0.jpg", "kos10/Part0.jpg")
+    write_masks(root, "kos01/Part0_label.bmp", "kos10/Part0_label.bmp", anomalous=0)
+    write_masks(root, "kos01/Part1_label.bmp", "kos02/Part0_label.bmp", anomalous=3)
+    (category,) = read_dataset(root)
+    assert category.name == "KolektorSDD"
+    assert kinds(category) == [
+        ("kos01/Part0.jpg", False, False),
+        ("kos01/Part1.jpg", False, True),
+        ("kos02/Part0.jpg", False, True),
+        ("kos10/Part0.jpg", False, False),
+    ]
+    assert read_truth(category.samples[1].truth).sum() == 3
+    assert category.samples[0].truth == Truth(False)
+    assert read_dataset(tmp_path) == [category]  # the folder above it
+    assert len(read_dataset(root / "kos01")[0].samples) == 2  # one of its parts
+    (root / "kos02" / "Part0_label.bmp").unlink()
+    with pytest.raises(InputError, match=r"kos02/Part0\.jpg' has no mask"):
+        read_dataset(root)
+
+
+def test_second_kolektor_layout(tmp_path):
+    """Its training part has defects, and its archive two files by mistake."""
+    write_images(tmp_path, *(f"train/{name}.png" for name in ("10000", "10001", "10301 (copy)")))
+    write_images(tmp_path, "test/20000.png", "test/20001.png")
+    write_masks(tmp_path, "train/10000_GT.png", "test/20000_GT.png", anomalous=0)
+    write_masks(tmp_path, "train/10001_GT.png", "test/20001_GT.png", anomalous=2)
+    write_masks(tmp_path, "train/10301_GT (copy).png", anomalous=0)
+    (category,) = read_dataset(tmp_path)
+    assert kinds(category) == [
+        ("train/10000.png", True, False),
+        ("train/10001.png", True, True),
+        ("test/20000.png", False, False),
+        ("test/20001.png", False, True),
+    ]
+    split = select(category, "one-class")
+    assert (split.scored, split.bank) == ([2, 3], [0])  # what is normal
+    assert select(category, "mix").scored == [0, 1, 2, 3]
+    assert select(category, "ano").scored == [3]
+
+
+def test_magnetic_tile_layout(tmp_path):
+    images = ["MT_Blowhole/Imgs/exp1_num_2.jpg", "MT_Blowhole/Imgs/exp1_num_10.jpg"]
+    write_images(tmp_path, *images, "MT_Free/Imgs/exp1_num_1.jpg")
+    write_masks(tmp_path, *(name.replace("jpg", "png") for name in images), anomalous=6)
+    write_masks(tmp_path, "MT_Free/Imgs/exp1_num_1.png", anomalous=0)
+    (category,) = read_dataset(tmp_path)
+    assert kinds(category) == [
+        ("Imgs/exp1_num_2.jpg", False, True),
+        ("Imgs/exp1_num_10.jpg", False, True),
+        ("Imgs/exp1_num_1.jpg", False, False),
+    ]
+    assert read_truth(category.samples[1].truth).sum() == 6
+    (tmp_path / "MT_Blowhole/Imgs/exp1_num_10.png").unlink()
+    with pytest.raises(InputError, match=r"exp1_num_10\.jpg' has no mask"):
+        read_dataset(tmp_path)
+
+
+def test_magnetic_tile_as_it_was_published(tmp_path, shared_data):
+    """The real photographs, put back into the layout that they were published in."""
+    source = shared_data / "magnetic_tile"
+    wanted = {"good": "Free", "blowhole": "Blowhole", "uneven": "Uneven"}
+    for kind, name in wanted.items():
+        target = tmp_path / f"MT_{name}" / "Imgs"
+        target.mkdir(parents=True)
+        for path in sorted((source / "test" / kind).iterdir())[:5]:
+            (target / path.name).symlink_to(path)
+            mask = source / "ground_truth" / kind / f"{path.stem}_mask.png"
+            if mask.is_file():
+                (target / f"{path.stem}.png").symlink_to(mask)
+    (category,) = read_dataset(tmp_path)
+    assert len(category.samples) == 15
+    paths = [sample.path for sample in category.samples]
+    both = [[s.truth for s in category.samples], find_truth(paths, source)]
+    assert [t.anomalous for t in both[0]] == [t.anomalous for t in both[1]]
+    for one, other in zip(*both, strict=True):
+        assert np.array_equal(read_truth(one), read_truth(other))
+
+
+def test_a_folder_that_could_be_two_layouts_is_an_error(tmp_path):
+    write_images(tmp_path, "images/a.png")
+    write_masks(tmp_path, "masks/a.png")
+    write_coco(tmp_path, [("a.png", 4, 4, [])])
+    with pytest.raises(InputError, match=r"could be images and masks or COCO: leave only one"):
+        read_dataset(tmp_path)
+    with pytest.raises(InputError, match="could be images and masks or COCO"):
+        find_truth([str(tmp_path / "images/a.png")], tmp_path)
+    (category,) = read_dataset(tmp_path / "annotations.json")  # which was named
+    assert not category.samples[0].truth.anomalous
+
+
+# --- COCO ---------------------------------------------------------------------------------------
+
+
+def write_coco(root, images, name="annotations.json"):
+    """images: file name, width, height, segmentations (None: only a box)."""
+    content = {
+        "images": [
+            {"id": i, "file_name": file, "width": width, "height": height, "license": 1}
+            for i, (file, width, height, _) in enumerate(images)
+        ],
+        "annotations": [
+            {"id": n, "image_id": i, "category_id": 1, "bbox": [0, 0, 1, 1]}
+            | ({} if shape is None else {"segmentation": shape})
+            for n, (i, shape) in enumerate(
+                (i, shape) for i, image in enumerate(images) for shape in image[3]
+            )
+        ],
+        "categories": [{"id": 1, "name": "scratch"}],
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(json.dumps(content))
+
+
+SQUARE = [[1, 1, 3, 1, 3, 4, 1, 4]]  # x 1 to 3, y 1 to 4
+
+
+@pytest.mark.parametrize("folder", ["", "images/"])
+@pytest.mark.parametrize("name", ["annotations.json", "_annotations.coco.json"])
+def test_coco_layout(tmp_path, folder, name):
+    write_images(tmp_path, *(f"{folder}{n}.png" for n in ("a", "b", "sub/c", "d10")), size=(6, 5))
+    runs = {"size": [5, 6], "counts": [27, 3]}
+    shapes = {"b.png": [SQUARE, runs], "sub/c.png": [None, SQUARE]}
+    names = ["d10.png", "b.png", "sub/c.png", "a.png"]
+    write_coco(tmp_path, [(n, 6, 5, shapes.get(n, [])) for n in names], name)
+    for root in (tmp_path, tmp_path / name):
+        (category,) = read_dataset(root)
+        found = [(s.path, s.truth.anomalous, len(s.truth.masks)) for s in category.samples]
+        expected = [("a", False, 0), ("b", True, 2), ("d10", False, 0), ("sub/c", True, 0)]
+        assert found == [(str(tmp_path / f"{folder}{n}.png"), a, m) for n, a, m in expected]
+        mask = read_truth(category.samples[1].truth)
+        expected_mask = np.zeros((5, 6), bool)
+        expected_mask[1:4, 1:3] = True  # the square
+        expected_mask[2:5, 5] = True  # the runs: the last three pixels, down the last column
+        assert np.array_equal(mask, expected_mask)
+    assert find_truth([str(tmp_path / f"{folder}b.png")], tmp_path / name)[0].anomalous
+
+
+@pytest.mark.parametrize(
+    ("polygon", "expected"),
+    [
+        ([0.5, 0.5, 2.5, 0.5, 2.5, 2.5, 0.5, 2.5], ["##..", "##..", "....", "...."]),
+        ([0, 0, 4, 0, 0, 4], ["###.", "##..", "#...", "...."]),  # centres on the edge are outside
+        ([-3, -3, 9, -3, 9, 2, -3, 2], ["####", "####", "....", "...."]),  # beyond the image
+        (
+            [0, -0.25, 4, 3.75, 4, -0.25, 0, 3.75],
+            ["#..#", "####", "#..#", "...."],
+        ),  # crosses itself
+        ([1, 0, 1, 4, 1, 0], ["....", "....", "....", "...."]),  # nothing inside
+    ],
+)
+def test_polygons(polygon, expected):
+    drawn = Polygons(4, 4, (tuple(polygon),)).draw()
+    assert ["".join(".#"[v] for v in row) for row in drawn.tolist()] == expected
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_polygons_are_those_of_pycocotools():
+    """It rounds corners to fifths of a pixel: what differs lies that near to an edge."""
+    masks = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for corners in (3, 4, 7, 12):
+        for _ in range(10):
+            points = rng.uniform(-5, 45, (corners, 2))
+            polygon = points.ravel().tolist()
+            mine = Polygons(30, 40, (tuple(polygon),)).draw()
+            theirs = masks.decode(masks.frPyObjects([polygon], 30, 40))[..., 0].astype(bool)
+            assert mine.any() or not theirs.any()
+            for y, x in np.argwhere(mine != theirs):
+                assert distance_to_edges(points, x + 0.5, y + 0.5) < 0.3
+
+
+def distance_to_edges(points, x, y):
+    """From a point to the nearest edge of a polygon [n, 2]."""
+    ends = np.roll(points, -1, axis=0) - points
+    share = (((x, y) - points) * ends).sum(1) / (ends**2).sum(1)
+    return np.hypot(*(points + share.clip(0, 1)[:, None] * ends - (x, y)).T).min()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_polygons_at_whole_pixels_are_exactly_those_of_pycocotools():
+    masks = pytest.importorskip("pycocotools.mask")
+    polygon = [2, 3, 17, 3, 17, 9, 8, 9, 8, 14, 2, 14]
+    theirs = masks.decode(masks.frPyObjects([polygon], 20, 20))[..., 0]
+    assert np.array_equal(Polygons(20, 20, (tuple(polygon),)).draw(), theirs.astype(bool))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+def test_runs_are_those_of_pycocotools(share):
+    masks = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(1)
+    mask = rng.random((123, 77)) < share
+    text = masks.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    assert np.array_equal(Runs(123, 77, text).draw(), mask)
+
+
+def test_the_text_of_runs():
+    """By hand: 6 is written 6; 40 is 8 + 32 more, then 1; the fourth is the difference to 1."""
+    assert decode_counts("6X11") == [6, 40, 1]
+    assert decode_counts("6X111") == [6, 40, 1, 41]
+    assert decode_counts("6X11O") == [6, 40, 1, 39]  # O is 31: -1
+    for text in ("X", "!", "X" * 20):
+        with pytest.raises(ValueError, match="a text"):
+            decode_counts(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": 3}, r"is no COCO file \(images: "),
+        ({"images": [{"id": 1, "file_name": "a.png", "width": 0, "height": 4}]}, "images.0.width"),
+        ({"annotations": [{"image_id": 7}]}, "an annotation of image 7, which it does not name"),
+        ({"annotations": [{"image_id": 0, "segmentation": {"size": [5, 4], "counts": [20]}}]},
+         "runs for 4 x 5 pixels on 'a.png', which has 4 x 4"),
+        ({"images": [{"id": 0, "file_name": "b.png", "width": 4, "height": 4}]},
+         "b.png', which is not there"),
+    ],
+)  # fmt: skip
+def test_a_damaged_coco_file_is_one_line(tmp_path, change, message):
+    write_images(tmp_path, "a.png")
+    write_coco(tmp_path, [("a.png", 4, 4, [])])
+    file = tmp_path / "annotations.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=message) as caught:
+        read_dataset(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [[[1, 1, 2, 2]], {"size": [4, 4], "counts": [3, -3, 16]},
+                                   {"size": [4, 4], "counts": [3, 4]}])  # fmt: skip
+def test_shapes_that_cannot_be_drawn_are_one_line(tmp_path, shape):
+    write_images(tmp_path, "a.png")
+    write_coco(tmp_path, [("a.png", 4, 4, [shape])])
+    (category,) = read_dataset(tmp_path)
+    with pytest.raises(InputError, match="cannot draw a mask"):
+        read_truth(category.samples[0].truth)
+
+
+def test_a_text_that_is_no_json_is_one_line(tmp_path):
+    (tmp_path / "annotations.json").write_text("{")
+    with pytest.raises(InputError, match=r"cannot read '.*annotations\.json'"):
+        read_dataset(tmp_path)

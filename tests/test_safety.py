@@ -10,6 +10,7 @@ import patchcluster
 SOURCES = sorted(Path(patchcluster.__file__).parent.rglob("*.py"))
 _RUN_WHAT_THEY_READ = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "yaml"}
 _START_PROGRAMS = {"subprocess", "pty", "commands"}
+_RUNS_A_COMMAND = "watching/notices.py"  # that its user has named, without a shell
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
@@ -21,11 +22,13 @@ def test_no_code_comes_from_data(path):
             names = {(node.module or "").split(".")[0]}
         else:
             names = set()
-        assert not names & (_RUN_WHAT_THEY_READ | _START_PROGRAMS)
+        programs = set() if path.as_posix().endswith(_RUNS_A_COMMAND) else _START_PROGRAMS
+        assert not names & (_RUN_WHAT_THEY_READ | programs)
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             given = {word.arg: ast.unparse(word.value) for word in node.keywords}
             assert called not in ("eval", "exec", "compile", "os.system", "os.popen")
+            assert "shell" not in given
             if called == "torch.load":
                 assert given.get("weights_only") == "True"
             if called in ("np.load", "numpy.load", "np.save"):

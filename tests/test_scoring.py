@@ -1,7 +1,10 @@
 """New images against a run's bank."""
 
 import csv
+import errno
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -152,6 +155,26 @@ def test_an_image_of_the_set_is_known_and_meets_itself(images, tmp_path):
     assert one.score == pytest.approx(0, abs=1e-3)
     assert all(n.distance == pytest.approx(0, abs=1e-2) for n in one.neighbours(50, 50)[:1])
     assert one.neighbours(50, 50)[0].path == run.paths[7]
+
+
+def test_the_highest_of_the_bank_is_not_over_the_threshold_that_it_is(ordinary):
+    top = int(ordinary.ranking[0])
+    assert ordinary.threshold.value == ordinary.scores[top]  # of ordinary images none is flagged
+    one = score(ordinary, ordinary.paths[top]).images[0]
+    assert one.score == ordinary.scores[top]  # itself is left out as a near-duplicate
+    assert not one.flagged
+    assert float(f"{one.score:.9g}") == one.score
+
+
+def test_a_file_whose_reading_fails_gets_a_reason_and_no_score(ordinary, images, monkeypatch):
+    class Failing(io.BytesIO):
+        def read(self, *_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("patchcluster.inputs.open_input", lambda _: Failing())
+    found = score(ordinary, images[6])
+    assert not found.images
+    assert found.skipped[0].reason == "input/output error"
 
 
 def test_two_sizes_are_fused(images, tmp_path):

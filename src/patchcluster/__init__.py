@@ -10,15 +10,18 @@ The names below load on first use, so that importing the package takes no time.
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .datasets import read_dataset
     from .errors import PatchclusterError
     from .evaluation import Evaluation, evaluate
+    from .exporting import export
     from .runs import Run, load_run
     from .scanning import scan
     from .scoring import ScoredImage, Scorer, Scores, score
     from .updating import update
+    from .watching import watch
 
 # PyTorch's threads wait for each other at every operation. By default they do so in a loop that
 # takes a whole core from whatever else runs: beside other programs a scan took twice as long. It is
@@ -34,10 +37,13 @@ __all__ = [
     "Scorer",
     "Scores",
     "evaluate",
+    "export",
     "load_run",
+    "read_dataset",
     "scan",
     "score",
     "update",
+    "watch",
 ]
 
 _HOMES = {
@@ -48,14 +54,19 @@ _HOMES = {
     "Scorer": "scoring",
     "Scores": "scoring",
     "evaluate": "evaluation",
+    "export": "exporting",
     "load_run": "runs",
+    "read_dataset": "datasets",
     "scan": "scanning",
     "score": "scoring",
     "update": "updating",
+    "watch": "watching",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # or a type checker would take any name, a mistyped one too
+
+    def __getattr__(name: str) -> object:
+        if name in _HOMES:
+            return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

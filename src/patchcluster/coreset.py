@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,17 +12,23 @@ from torch import Tensor
 from .errors import SettingError
 from .neighbors import nearest, to_float
 
+Progress = Callable[[int, int], None]  # done, size
 _BATCH = 512  # candidates whose mutual distances are known at a time
 _BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"  # so that equal rows are at no distance
 _RADIUS_STEPS = 4  # of the radius in `cover_in_order`, to a power of two
 
 
+@overload
 def greedy_coreset(
-    features: Tensor | NDArray[Any],
-    size: int,
-    start: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Any:
+    features: Tensor, size: int, start: int = 0, progress: Progress | None = None
+) -> Tensor: ...
+@overload
+def greedy_coreset(
+    features: NDArray[Any], size: int, start: int = 0, progress: Progress | None = None
+) -> NDArray[np.int64]: ...
+def greedy_coreset(
+    features: Tensor | NDArray[Any], size: int, start: int = 0, progress: Progress | None = None
+) -> Tensor | NDArray[np.int64]:
     """Choose rows so that every row is near a chosen one: always the farthest from all chosen.
 
     features [m, c] -> indices int64 [size], in the order chosen, the first being `start`; an array

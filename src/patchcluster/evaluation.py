@@ -1,14 +1,17 @@
 """A run against masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .datasets import Truth, find_truth, read_mask
+from .datasets import Category, Truth, find_truth, look_up, read_truth, take_entries
+from .errors import InputError
 from .metrics import PixelMetrics, image_metrics
 from .runs import Run
+from .spooling import index_of
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,21 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run, truth: str | Path, progress: Callable[[int, int], None] | None = None
+    run: Run,
+    truth: str | Path | Category | Sequence[Any],
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a run against masks, at the masks' own resolution.
 
-    truth: the data set's folder, in a layout that `datasets` knows, or its `ground_truth`. Pixels
-    outside a region of interest are left out of the pixel metrics; an image is as anomalous as its
-    truth says, even if its defect lies outside.
+    truth: the data set's folder, in a layout that `datasets` knows, its `ground_truth`, a COCO
+    file, or what `read_dataset` gave. Of a run of images that were no files also a sequence with an
+    entry for each image of the data set, in its order: a mask, None (normal) or a number (0:
+    normal). Pixels outside a region of interest are left out of the pixel metrics; an image is as
+    anomalous as its truth says, even if its defect lies outside.
 
     Raises InputError if an image has no truth.
     """
-    truths = find_truth(run.paths, truth)
+    truths = _find(run.paths, truth)
     low, high = _bounds(run)
     pixels = PixelMetrics(low, high)
     for i, (path, known) in enumerate(zip(run.paths, truths, strict=True)):
@@ -50,6 +57,19 @@ def evaluate(
     )
 
 
+def _find(paths: Sequence[str], truth: str | Path | Category | Sequence[Any]) -> list[Truth]:
+    if isinstance(truth, str | Path):
+        return find_truth(paths, truth)
+    given: Sequence[Any] = [truth] if isinstance(truth, Category) else truth
+    if len(given) > 0 and isinstance(given[0], Category):
+        return look_up(paths, given)
+    try:
+        places = [index_of(path) for path in paths]
+    except ValueError as error:
+        raise InputError(f"{error}: name the folder of the truth") from error
+    return take_entries(places, given)
+
+
 def _bounds(run: Run) -> tuple[float, float]:
     """Bounds of all maps: neither bilinear interpolation nor smoothing exceeds a grid's."""
     grids = [run.grid(path) for path in run.paths]
@@ -57,10 +77,10 @@ def _bounds(run: Run) -> tuple[float, float]:
 
 
 def _add(pixels: PixelMetrics, run: Run, path: str, known: Truth) -> None:
-    if known.mask is None:
+    mask = read_truth(known)
+    if mask is None:
         if not known.anomalous:  # else nobody knows where
             pixels.add(run.map(path), None)
         return
-    mask = read_mask(known.mask)
     height, width = mask.shape
     pixels.add(run.map_at(path, width, height), mask)

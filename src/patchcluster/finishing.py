@@ -55,8 +55,11 @@ class Finisher:
         runfolder.write_scores(self.folder, results)
         runfolder.write_regions(self.folder, results)
         runfolder.write_neighbours(self.folder, results, finest.explanations, patches, ids)
+        method = finest.method
         runfolder.write_bank(
-            self.folder, {result.size: result.method.state() for result in compared}
+            self.folder,
+            {result.size: result.method.state() for result in compared},
+            {"method": method.name, "parameters": method.parameters()},
         )
         return [result.record for result in results]
 

@@ -84,7 +84,7 @@ def _expand(
     if is_url(item):
         yield from _expand_url(item, leave_out_remote)
     elif os.path.isdir(item):
-        yield from _walk(Path(item), leave_out, frozenset())
+        yield from walk(Path(item), leave_out)
     elif os.path.lexists(item):
         yield item
     elif any(c in item for c in "*?["):
@@ -95,7 +95,7 @@ def _expand(
             if os.path.isdir(match):
                 # `**` lists the folders and what is in them; walking both lists files twice,
                 # which `find_images` undoes.
-                yield from _walk(Path(match), leave_out, frozenset())
+                yield from walk(Path(match), leave_out)
             else:
                 yield match
     else:
@@ -164,10 +164,13 @@ def open_place(url: str) -> tuple[Any, str]:
     return fs, root
 
 
-def _walk(
-    folder: Path, leave_out: Callable[[Path], bool], parents: frozenset[str]
+def walk(
+    folder: Path, leave_out: Callable[[Path], bool], parents: frozenset[str] = frozenset()
 ) -> Iterator[str]:
-    """Yield the files under a folder; `parents` are the real paths above it, to stop at loops."""
+    """The files under a folder, by the rules of `find_images`, and folders that cannot be listed.
+
+    parents: the real paths above it, to stop at loops.
+    """
     real = os.path.realpath(folder)
     if real in parents or leave_out(folder):
         return
@@ -180,7 +183,7 @@ def _walk(
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            yield from _walk(folder / entry.name, leave_out, parents | {real})
+            yield from walk(folder / entry.name, leave_out, parents | {real})
         else:
             yield str(folder / entry.name)
 
@@ -209,9 +212,29 @@ def open_input(path: str, head: bool = False) -> IO[bytes]:
     return file
 
 
+def read_input(path: str) -> bytes:
+    """All bytes of a local file or a URL. Raises as `open_input`."""
+    with open_input(path) as file:
+        try:
+            return file.read()
+        except OSError as error:  # a disk or a share that fails in the middle
+            raise UnreadableImage(reason(error)) from error
+
+
 def locate(path: str) -> str:
     """The same file, whatever the current folder: an absolute path, or the URL."""
     return path if is_url(path) else os.path.join(os.getcwd(), path)
+
+
+def find_again(path: str, run: Path) -> Path:
+    """The local file that a scan read: as it was named, or from the folder that the run lies in.
+
+    Raises UnreadableImage if it is at neither place.
+    """
+    for file in (Path(path), run.absolute().parent / path):
+        if file.is_file():
+            return file
+    raise UnreadableImage("the file is not where it was when it was scanned")
 
 
 def hash_file(path: str) -> str:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -32,9 +32,19 @@ _CANCELLED = 1e-3  # of a squared norm; less than that, float32 products do not 
 _PAIRS = 1 << 19  # of a query and a block, searched at a time where all blocks are (40 MiB)
 
 
+@overload
+def nearest(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def nearest(
+    queries: NDArray[Any], bank: NDArray[Any], k: int
+) -> tuple[NDArray[Any], NDArray[np.int64]]: ...
+
+
 def nearest(
     queries: Tensor | NDArray[Any], bank: Tensor | NDArray[Any], k: int
-) -> tuple[Tensor, Tensor] | tuple[NDArray[Any], NDArray[Any]]:
+) -> tuple[Tensor, Tensor] | tuple[NDArray[Any], NDArray[np.int64]]:
     """Find the k nearest rows of the bank for each query.
 
     queries [q, c], bank [m, c] -> distances [q, k] ascending, indices int64 [q, k]; arrays for
@@ -134,6 +144,16 @@ def _exact_distances(queries: Tensor, bank: Tensor, indices: Tensor) -> Tensor:
         rows -= queries[i : i + step, None]
         torch.linalg.vector_norm(rows, dim=2, out=distances[i : i + step])
     return distances
+
+
+@overload
+def nearest_per_block(queries: Tensor, bank: Tensor, offsets: Sequence[int]) -> Tensor: ...
+
+
+@overload
+def nearest_per_block(
+    queries: NDArray[Any], bank: NDArray[Any], offsets: Sequence[int]
+) -> NDArray[Any]: ...
 
 
 def nearest_per_block(

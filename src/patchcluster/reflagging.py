@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import runfolder, storage
+from .backbones import Backbone, load_backbone
 from .comparing import ImageSet, Loaded, describe_whole, find_packing, load_batches
 from .errors import RunError
 from .images import network_size
@@ -88,6 +89,24 @@ def load_method(run: Run, size: int | None = None, device: torch.device | str = 
         return method.restore(state)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:  # tensors of another kind
         raise _damaged(run, f"not of {method.name}: {error!r}") from error
+
+
+def load_network(
+    run: Run, weights: str | None = None, device: torch.device | str = "cpu"
+) -> Backbone:
+    """The network that a run was scanned with; weights: where their file lies now.
+
+    Raises WeightsError, or RunError if the weights are others.
+    """
+    settings = resolve(**run.info.settings)
+    strides = settings.strides
+    backbone = load_backbone(settings.backbone, weights or settings.weights, device, strides)
+    if backbone.weights_hash != run.info.backbone["sha256"]:
+        raise RunError(
+            f"the weights of {backbone.name} are not those that {str(run.folder)!r} was scanned "
+            "with: name their file with --weights, or scan again"
+        )
+    return backbone
 
 
 def load_patches(run: Run, image_set: ImageSet, size: int) -> Loaded:

@@ -15,6 +15,7 @@ RUN/
   comparisons/           and how they were compared, so that an update need not do it all again
   report.html
   report/000012.png      heat maps that report.html does not hold
+  inputs/000012.png      images that were no files before the scan: see spooling.py
   labels.sqlite          what was said of images in a review: see review/store.py; scans leave it
   .work/                 a scan in progress: features and comparisons, removed at its end
 """
@@ -50,6 +51,7 @@ HEAT_FOLDER = "report"
 PATCHES_FOLDER = "patches"
 COMPARISONS_FOLDER = "comparisons"
 WORK_FOLDER = ".work"
+INPUTS_FOLDER = "inputs"
 MARKER_FILE = ".uploading"  # of a remote run: see remote.py
 
 _FILES = {
@@ -269,14 +271,9 @@ def _write_score(score: float) -> str:
 
 
 def write_scores(folder: Path, results: Sequence[Result]) -> None:
-    """Write scores.csv, most anomalous first.
-
-    The percentile is the share of the other images that score lower, in %.
-    """
+    """Write scores.csv, most anomalous first."""
     scores = np.array([result.score for result in results])
-    order = rank(scores)
-    ascending = np.sort(scores)
-    lower = np.searchsorted(ascending, scores) / max(1, len(scores) - 1) * 100
+    order, lower = rank(scores), percentiles(scores)
     rows = []
     for place, i in enumerate(order, start=1):
         result = results[i]
@@ -340,10 +337,15 @@ def write_neighbours(
             add("distance", part.distance.half())
 
 
-def write_bank(folder: Path, states: Mapping[int, Mapping[str, Tensor]]) -> None:
-    """Write the fitted methods, one a network size, as tensors named SIZE.NAME."""
+def write_bank(
+    folder: Path, states: Mapping[int, Mapping[str, Tensor]], note: Mapping[str, Any]
+) -> None:
+    """Write the fitted methods, one a network size, as tensors named SIZE.NAME: docs/bank.md.
+
+    note: what they need beside the tensors.
+    """
     tensors = {f"{size}.{name}": t for size, state in states.items() for name, t in state.items()}
-    storage.write_tensors(folder / BANK_FILE, tensors)
+    storage.write_tensors(folder / BANK_FILE, tensors, note)
 
 
 def begin(folder: Path, info: RunInfo, replace: bool) -> None:
@@ -356,16 +358,25 @@ def begin(folder: Path, info: RunInfo, replace: bool) -> None:
         work.mkdir(parents=True, exist_ok=True)  # first, since `is_run` asks for it
         (folder / REPORT_FILE).unlink(missing_ok=True)  # first, since one that is there stays
     write_info(folder, info, [], [])
+    if not _takes_inputs(folder, info):
+        storage.remove(folder / INPUTS_FOLDER)
     if not replace:
         take_back_batches(folder)
         return
     with storage.writing(folder):
         for path in work.iterdir():  # before the thumbnails, which belong to what it holds
-            path.unlink()
+            if path.is_file():  # not the images of the new scan
+                path.unlink()
         for name in (SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in _FOLDERS:
             storage.remove(folder / name)
+
+
+def _takes_inputs(folder: Path, info: RunInfo) -> bool:
+    """Whether a scan is of images that lie in its own folder."""
+    own = Path(os.path.abspath(folder / INPUTS_FOLDER))
+    return any(Path(os.path.abspath(item)).is_relative_to(own) for item in info.inputs)
 
 
 def remove_others(folder: Path, images: Sequence[ImageRecord]) -> None:
@@ -388,7 +399,9 @@ def check_output(folder: Path, overwrite: bool) -> None:
     if is_run(folder):
         return
     # A scan that was killed as it began may have left these.
-    ours = (storage.LOCK_FILE, WORK_FOLDER, storage.part_path(folder / RUN_FILE).name)
+    ours = {storage.LOCK_FILE, WORK_FOLDER, storage.part_path(folder / RUN_FILE).name}
+    if os.path.isdir(folder / WORK_FOLDER):  # which is there first: see spooling.py
+        ours.add(INPUTS_FOLDER)
     try:
         others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     except OSError as error:
@@ -424,3 +437,8 @@ def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
 def rank(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     """Indices [n] from the largest score to the smallest; equal scores in input order."""
     return np.argsort(-scores, kind="stable")
+
+
+def percentiles(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the other images that score lower than each image [n], in %."""
+    return np.searchsorted(np.sort(scores), scores) / max(1, len(scores) - 1) * 100

@@ -94,9 +94,9 @@ class Run:
             raise RunError(self.say_unfinished())
         self.threshold = Threshold(**self.info.threshold)
         self.paths = [image.path for image in self.images]
-        self.scores = np.zeros(len(self.paths))
+        self.scores: NDArray[np.float64] = np.zeros(len(self.paths))
         self.nearest = [""] * len(self.paths)
-        self.flagged = np.zeros(len(self.paths), bool)
+        self.flagged: NDArray[np.bool_] = np.zeros(len(self.paths), bool)
         if self.info.state != "rescoring":  # whose tables may be of other images
             self._read_scores()
         self.ranking = rank(self.scores)

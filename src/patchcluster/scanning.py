@@ -61,6 +61,8 @@ from .report import write_report
 from .runinfo import ImageRecord, RunInfo, Skipped
 from .runs import Run, check_run, hold_run
 from .settings import Settings, resolve
+from .sources import Source, open_inputs
+from .spooling import check_place, spool
 from .thresholds import Flagging
 from .tiling import find_lattice
 from .workers import Devices, Here, Workers
@@ -69,7 +71,7 @@ Progress = Callable[[str, int, int], None]  # step, done, total
 
 
 def scan(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    inputs: Any,
     output: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
@@ -87,10 +89,13 @@ def scan(
 ) -> Run:
     """Score a set of images blindly and write a run.
 
-    inputs: folders, files, globs or fsspec URLs. output: the run folder, or a URL (see remote.py);
-    None: a temporary one that goes with the Run. If it holds an unfinished scan of the same, that
-    goes on; if the finished one, it is returned as it is; if anything else, RunError. With
-    `overwrite` a finished scan, or one of something else, is replaced once the new one can start.
+    inputs: folders, files, globs or fsspec URLs; what `read_dataset` gave; or images that are no
+    files, of a Hugging Face data set, a torch Dataset or DataLoader, or anything that gives images
+    (see sources.py), which are written to the folder `inputs` of the run. output: the run folder,
+    or a URL (see remote.py); None: a temporary one that goes with the Run. If it holds an
+    unfinished scan of the same, that goes on; if the finished one, it is returned as it is; if
+    anything else, RunError. With `overwrite` a finished scan, or one of something else, is replaced
+    once the new one can start.
     max_memory: bytes, or text such as "8GB". time_budget: seconds, or text such as "10m", from
     `since` on (of `time.monotonic`; None: now); what is named in `settings` stays, and of the rest
     that is given up which loses least (see budget.py). labels: what a person said of some images,
@@ -105,21 +110,31 @@ def scan(
     Raises InputError, SettingError, WeightsError, ClusterError or RunError.
     """
     limits = Limits.of(max_memory, since, settings)
-    info = _asked(inputs, settings, time_budget)
+    given = open_inputs(inputs)
+    info = _asked(given if isinstance(given, list) else [], settings, time_budget)
     info.labels = dict(labels) if isinstance(labels, Mapping) else read_labels(labels)
     info.flagging = dataclasses.asdict(Flagging(expect, flag_top))
     step = progress or (lambda *_: None)
+    if isinstance(given, Source):
+        check_place(output)
+
+    def run_in(folder: Path) -> None:
+        scan = Scan(folder, info, limits, step, tell, ray, cache)
+        if isinstance(given, Source):
+            spool(given, folder, info, overwrite, scan.check, functools.partial(step, "inputs"))
+        scan.run(overwrite)
+
     if output is not None:
         check = functools.partial(runfolder.read_earlier, info=info)
         with remote.writing(output, overwrite, check, step) as (folder, done):
             if not done:
                 runfolder.check_output(folder, overwrite)
                 with storage.lock(folder):
-                    Scan(folder, info, limits, step, tell, ray, cache).run(overwrite)
+                    run_in(folder)
         return Run(folder)
     folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
     try:
-        Scan(folder, info, limits, step, tell, ray, cache).run()
+        run_in(folder)
         run = Run(folder)
     except BaseException:
         storage.remove(folder)
@@ -174,23 +189,21 @@ def predict(
     time is not known.
     """
     limits = Limits.of(max_memory, since, settings)
-    info = _asked(inputs, settings, time_budget)
+    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    info = _asked([os.fspath(item) for item in given], settings, time_budget)
     return Scan(Path(), info, limits, progress or (lambda *_: None), ray=ray).predict()
 
 
 def _asked(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    settings: Mapping[str, Any],
-    time_budget: float | str | None,
+    inputs: list[str], settings: Mapping[str, Any], time_budget: float | str | None
 ) -> RunInfo:
-    items = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     if isinstance(time_budget, str):
         time_budget = times.parse_seconds(time_budget)
     if time_budget is not None and not 0 < time_budget < float("inf"):
         raise SettingError(f"time_budget {time_budget}: choose more than 0 seconds")
     known = resolve(**settings)
     return RunInfo(
-        inputs=[os.fspath(item) for item in items],
+        inputs=inputs,
         settings=dataclasses.asdict(known),
         version=__version__,
         time_budget=time_budget,
@@ -326,6 +339,13 @@ class Scan:
         if not (self.folder / runfolder.REPORT_FILE).is_file():
             write_report(Run(self.folder), self._step("report"))
         storage.remove(self.folder / runfolder.WORK_FOLDER)
+
+    def check(self, inputs: list[str]) -> None:
+        """Raise what would keep a scan of these from starting; nothing is written."""
+        info = dataclasses.replace(self.info, inputs=inputs, seconds={})
+        trial = Scan(self.folder, info, self.limits, self.progress)
+        planner, _ = trial._survey(find_images(inputs))
+        planner.check(self.limits.memory)
 
     def predict(self) -> Forecast:
         """What the scan would do and need; nothing is written."""

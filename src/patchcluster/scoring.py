@@ -13,17 +13,16 @@ import torch
 from PIL import Image
 
 from . import maps, remote, runfolder
-from .backbones import load_backbone
 from .comparing import Explanations, ImageSet, find_packing
 from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .images import Header, Pixels, load_image, network_size, survey
-from .inputs import find_images, is_url, open_input
+from .inputs import find_images, is_url, read_input
 from .maps import Floats, Region
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT
 from .patches import block_side, patch_grid
-from .reflagging import load_method
+from .reflagging import load_method, load_network
 from .roi import Packing
 from .runinfo import ImageRecord, Skipped
 from .runs import Neighbour, Run, load_run
@@ -161,17 +160,7 @@ class Scorer:
         self.settings = resolve(**self.run.info.settings)
         self._roi = self._find_mask()
         self.device = choose_device(device or self.settings.device)
-        self.backbone = load_backbone(
-            self.settings.backbone,
-            weights or self.settings.weights,
-            self.device,
-            self.settings.strides,
-        )
-        if self.backbone.weights_hash != self.run.info.backbone["sha256"]:
-            raise RunError(
-                f"the weights of {self.backbone.name} are not those that {str(self.run.folder)!r} "
-                "was scanned with: name their file with --weights, or scan again"
-            )
+        self.backbone = load_network(self.run, weights, self.device)
         self._methods = [load_method(self.run, size, self.device) for size in self.settings.size]
         self._set = [copies[0] for copies in ImageSet.of(self.run.images).records.values()]
         self._same = {image.sha256: image.path for image in reversed(self.run.images)}
@@ -198,8 +187,7 @@ class Scorer:
     def try_file(self, path: str) -> ScoredImage | Skipped:
         """Score a file, or say why it cannot be."""
         try:
-            with open_input(path) as file:
-                return self.score(file.read(), path)
+            return self.score(read_input(path), path)
         except UnreadableImage as error:
             return Skipped(path, str(error))
 
@@ -250,6 +238,7 @@ class Scorer:
         value = compared[0].image_score
         if value is None:
             value = framing.score(record, grid)
+        value = runfolder.round_as_written(value)  # as those that the threshold was chosen from
         smoothed, regions = framing.smooth(record, grid), []
         least = framing.map_threshold(record, smoothed, value, threshold)
         if np.nanmax(smoothed) > least:  # bringing it to the image raises no maximum

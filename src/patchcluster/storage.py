@@ -238,7 +238,7 @@ def hold(path: Path, taken: Callable[[str], str], advice: str = _ADVICE) -> Iter
     with writing(path, advice):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if not try_lock(descriptor) or not _is_at(path, descriptor):
+        if not try_lock(descriptor) or not is_at(path, descriptor):
             raise RunError(taken(_read_holder(descriptor)))
         with writing(path, advice):
             os.ftruncate(descriptor, 0)
@@ -261,7 +261,7 @@ def find_holder(folder: Path) -> str:
     return "" if holder == str(os.getpid()) else holder
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def is_at(path: Path, descriptor: int) -> bool:
     """Whether an open file still has its name: who held it before may have removed it."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))

@@ -1,6 +1,7 @@
 """What a process is about to change in a folder, so that something can go wrong right then.
 
-Python tells an audit hook of each file that is opened, named or removed, before that is done.
+Python tells an audit hook of each file that is opened, named, linked or removed, before that is
+done.
 """
 
 import os
@@ -41,7 +42,7 @@ def _changed(event: str, args: tuple[Any, ...]) -> str:
     if event == "open":
         path, _, flags = args
         return os.path.abspath(path) if isinstance(path, str) and flags & _WRITES else ""
-    if event == "os.rename":
+    if event in ("os.rename", "os.link", "os.symlink"):
         return os.path.abspath(args[1])
     if event in ("os.mkdir", "os.remove", "os.rmdir"):
         folder = "" if args[-1] == -1 else os.readlink(f"/proc/self/fd/{args[-1]}")

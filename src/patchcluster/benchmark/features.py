@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import storage
 from ..backbones import Backbone
-from ..datasets import Category, Sample, count_pixels, read_mask
+from ..datasets import Category, Sample, count_pixels, read_truth
 from ..errors import InputError, UnreadableImage
 from ..images import Header, Pixels, deep_range, load_image, survey
 from ..inputs import stamp
@@ -118,7 +118,7 @@ class FeatureStore:
 
     def identity(self, category: Category) -> str:
         """Names the images of a category and their state."""
-        files = [[s.path, *stamp(s.path), str(s.truth.mask)] for s in category.samples]
+        files = [[s.path, *stamp(s.path), *map(str, s.truth.masks)] for s in category.samples]
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
     def _features_identity(self, category: Category) -> str:
@@ -164,7 +164,7 @@ class FeatureStore:
         side, window = self.rule.resized, self.rule.window
         with _naming(sample):
             image = load_image(sample.path, header, [(side, side)], ranges)
-        mask = None if sample.truth.mask is None else read_mask(sample.truth.mask)
+        mask = read_truth(sample.truth)
         info = ImageInfo(
             sample.path,
             image.sha256,

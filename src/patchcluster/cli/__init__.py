@@ -10,7 +10,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from . import lists, measuring, new_images, sets  # noqa: F401 (they add their verbs)
+from . import exports, lists, measuring, new_images, sets  # noqa: F401 (they add their verbs)
 from .root import app
 
 _NOT_FLUSHED = 120  # exit code, as Python's own

@@ -32,3 +32,48 @@ def methods(as_json: AsJson = False) -> None:
     for row in rows:
         values = ", ".join(f"{name}={value}" for name, value in row["parameters"].items())
         print(f"{row['name']}\n    {row['does']}\n    {values}")
+
+
+@app.command(epilog="Example: patchcluster backbones")
+def backbones(as_json: AsJson = False) -> None:
+    """List the backbones that are tested: what each costs, its licence, where its weights are.
+
+    Any other timm network can be named too.
+    """
+    from ..backbone_table import COST_SIZE, ROWS
+    from ..backbones import describe, find_weights
+    from ..methods import PatchClusterPlus
+
+    rows: list[dict[str, Any]] = []
+    for row in ROWS:
+        outline = describe(row.name, PatchClusterPlus.strides)
+        path, whence = find_weights(row.name)
+        rows.append(
+            {
+                "name": row.name,
+                "does": row.does,
+                "channels": outline.channels,
+                "strides": outline.strides,
+                "parameters": outline.parameters,
+                "gmacs": row.gmacs,
+                "licence": row.licence,
+                "terms": row.terms,
+                "weights": whence,
+                "file": path and str(path),
+            }
+        )
+        if as_json:
+            continue
+        channels, strides = (
+            ", ".join(map(str, values)) for values in (outline.channels, outline.strides)
+        )
+        print(
+            f"{row.name}\n    {row.does}\n    weights: {whence}\n"
+            f"    licence: {row.licence}; {row.terms}\n"
+            f"    channels {channels} at strides {strides}; {outline.parameters / 1e6:.1f} million "
+            f"parameters;\n    {row.gmacs} GMAC an image of {COST_SIZE} x {COST_SIZE} pixels, "
+            f"{row.gmacs / ROWS[0].gmacs:.2g} x the default's",
+            flush=True,
+        )
+    if as_json:
+        print(json.dumps(rows))

@@ -64,7 +64,7 @@ def evaluate(
     truth: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help="Data set (MVTec AD, VisA, images + masks), or its ground_truth."
+            metavar="DIR", help="Data set (docs/datasets.md has the layouts), or its ground_truth."
         ),
     ],
     as_json: AsJson = False,
@@ -90,7 +90,7 @@ def evaluate(
 )
 def benchmark(
     root: Annotated[
-        Path, typer.Argument(metavar="ROOT", help="Data set: MVTec AD, VisA, or images + masks.")
+        Path, typer.Argument(metavar="ROOT", help="Data set, in a layout of docs/datasets.md.")
     ],
     output: Annotated[
         Path,

@@ -1,12 +1,14 @@
 """Verbs that score new images against a run."""
 
+import signal
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from .options import AsJson, Debug, Device, Quiet, RunFolder, Weights
 from .root import app
-from .terminal import print_scores, shown_errors, shown_progress
+from .terminal import print_row, print_scores, shown_errors, shown_progress
 
 
 @app.command(epilog="Example: patchcluster score photos-run new/ -o new-scores.csv")
@@ -97,3 +99,78 @@ def serve(
             weights=weights,
             ready=lambda address: print(f"listening on {address}", flush=True),
         )
+
+
+@app.command(
+    epilog="Example: patchcluster watch photos-run incoming/ --on-flagged 'mv {path} bad/'"
+)
+def watch(
+    run_folder: RunFolder,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where images arrive.")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="CSV", help="The table; else RUN-watch.csv."),
+    ] = None,
+    settle: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="How long a file must not have changed."),
+    ] = 2,
+    interval: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.01, help="Between two looks at the folder.")
+    ] = 1,
+    existing: Annotated[bool, typer.Option(help="Score files that are there at the start.")] = True,
+    once: Annotated[
+        bool, typer.Option("--once", help="Score what is there and has settled, and end.")
+    ] = False,
+    on_flagged: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Run for each flagged image, without a shell: {path}, {score}, {threshold}.",
+        ),
+    ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="PATCHCLUSTER_WEBHOOK",
+            help="Post each flagged image there, as JSON.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="That a command or a post may take."),
+    ] = 30,
+    weights: Weights = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score images as they arrive in a folder, against a run's bank.
+
+    Each is a row of a table, by which the next start knows it. Ctrl-C ends it.
+    """
+    with shown_errors(debug), suppress(KeyboardInterrupt):  # the way to end it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # and that of services
+        from ..remote import fetch
+        from ..watching import watch as watch_folder
+
+        with shown_progress(quiet) as progress:
+            local = fetch(run_folder, progress)
+        rows = watch_folder(
+            local,
+            folder,
+            output=output,
+            settle=settle,
+            interval=interval,
+            existing=existing,
+            once=once,
+            on_flagged=on_flagged,
+            webhook=webhook,
+            timeout=timeout,
+            device=device,
+            weights=weights,
+        )
+        for row in rows:
+            print_row(row, as_json)

@@ -12,8 +12,8 @@ STARTED = time.monotonic()  # before the networks' libraries are loaded
 
 # As help lists them.
 VERBS = (
-    "scan", "score", "update", "report", "review", "evaluate", "benchmark", "serve", "methods",
-    "demo",
+    "scan", "score", "update", "report", "review", "export", "evaluate", "benchmark", "serve",
+    "watch", "methods", "backbones", "demo",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..runs import Run
     from ..scanning import Forecast
     from ..scoring import Scores
+    from ..watching import Row
 
 LISTED = 10  # images in the closing table
 _SKIPPED_LISTED = 20
@@ -30,6 +31,7 @@ _STEPS = {
     "evaluate": "evaluating",
     "score": "scoring",
     "cells": "benchmark",
+    "export": "exporting",
     "upload": "uploading",
     "download": "downloading",
 }
@@ -56,7 +58,7 @@ def shown_errors(debug: bool, resumes: bool = False) -> Iterator[None]:
         more = "; the same command resumes" if resumes else ""
         print(f"patchcluster: interrupted{more}", file=sys.stderr)
         raise typer.Exit(130) from None
-    except (typer.Exit, typer.BadParameter):
+    except (typer.Exit, typer.BadParameter, BrokenPipeError):  # nobody reads on: typer ends it
         raise
     except Exception as error:
         if debug:
@@ -203,6 +205,18 @@ def print_scores(scores: "Scores", as_json: bool) -> None:
     _print_skipped(scores.skipped, "--json lists them all")
     flagged = sum(one.flagged for one in scores.images)
     print(f"{len(scores.images)} scored, {flagged} flagged, {len(scores.skipped)} skipped")
+
+
+def print_row(row: "Row", as_json: bool) -> None:
+    """What a watch says of a file, at once."""
+    if as_json:
+        print(row.as_json(), flush=True)
+    elif row.score is None:
+        print(f"skipped  {printable(row.path)}: {row.skipped}", flush=True)
+    else:
+        flag = "yes" if row.flagged else "no"
+        text = f"{row.score:8.4f}  {flag:7}  {len(row.regions):7}  {printable(row.path)}"
+        print(text, flush=True)
 
 
 def describe_figures(figures: dict[str, float | None]) -> str:

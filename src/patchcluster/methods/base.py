@@ -13,10 +13,11 @@ steps, so that one search serves several methods that share a bank.
 """
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 import torch
@@ -178,6 +179,13 @@ class Method(ABC):
         """Whether the bank has all patches of the set, image after image."""
         return False
 
+    def parameters(self) -> dict[str, Any]:
+        """What the constructor was given, by name, or took by itself."""
+        names = inspect.signature(type(self)).parameters
+        # `strides` of the class are those that patches are to be made of.
+        kept = {name: "stage_strides" if name == "strides" else name for name in names}
+        return {name: getattr(self, attribute) for name, attribute in kept.items()}
+
     def state(self) -> dict[str, Tensor]:
         """All learned values, for `restore`; the parameters are the constructor's."""
         names = ("bank", "bank_image", "bank_patch", *self.learned)
@@ -242,6 +250,14 @@ class Method(ABC):
         del images, patches, channels
         return 0
 
+    @overload
+    def score(self, patches: Tensor) -> Tensor: ...
+    @overload
+    def score(self, patches: NDArray[Any]) -> NDArray[np.float32]: ...
+    @overload
+    def score(self, patches: Sequence[Tensor]) -> list[Tensor]: ...
+    @overload
+    def score(self, patches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]: ...
     def score(self, patches: Patches) -> Any:
         """Score images against the bank of other images: [n, h, w, c] -> [n, h, w].
 
@@ -251,6 +267,14 @@ class Method(ABC):
         scores = [self.grade(self.compare([grid])).view(grid.shape[:2]) for grid in grids]
         return like(patches, scores)
 
+    @overload
+    def fit_score(self, patches: Tensor) -> Tensor: ...
+    @overload
+    def fit_score(self, patches: NDArray[Any]) -> NDArray[np.float32]: ...
+    @overload
+    def fit_score(self, patches: Sequence[Tensor]) -> list[Tensor]: ...
+    @overload
+    def fit_score(self, patches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]: ...
     def fit_score(self, patches: Patches) -> Any:
         """Score the images of a set blindly, against the set itself: [n, h, w, c] -> [n, h, w].
 

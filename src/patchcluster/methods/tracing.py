@@ -176,21 +176,22 @@ class BankChange:
         squares = squares.gather(1, order)
         most = most_before_gap(len(self.columns), k, gap)
         before = last_gap(squares[:, : most + k].T, k, most, gap**2)
-        good = (known.before + searched <= kept) & (before + searched < kept)
+        good = (known.before + searched <= kept) & (before + searched <= kept)
         places = _places(before, known.distances, known.blocks)
         last = places[:, -1:].maximum(torch.tensor(most + k - 1))  # of those that decide
         after = (last + 1).clamp(max=squares.shape[1] - 1)
         beyond = squares.gather(1, after)[:, 0].minimum(known.reach)
-        good &= squares.gather(1, last)[:, 0] * (1 + _ROUNDING) < beyond
+        certain = squares.gather(1, last)[:, 0] * (1 + _ROUNDING) < beyond
+        good &= certain | known.reach.isinf()  # then all blocks are known
         if most:
             steps = squares[:, k : most + 1] / squares[:, k - 1 : most]
             good &= ((steps / gap**2 - 1).abs() > 2 * _ROUNDING).all(1)
-        first = order.gather(1, places)
+        first, none = order.gather(1, places), squares.gather(1, places).isinf()
         return Known(
             _small(blocks.gather(1, order[:, :kept]).clamp(min=0), len(self.columns) - 1),
             squares[:, :kept],
             before.short(),
-            distances.gather(1, first),
+            distances.gather(1, first).masked_fill(none, torch.inf),
             near.gather(1, first),
             known.reach.minimum(squares[:, kept]) if squares.shape[1] > kept else known.reach,
         ), good

@@ -20,7 +20,7 @@ from PIL import Image
 from .. import runfolder
 from ..errors import RunError, UnreadableImage
 from ..images import load_image, survey
-from ..inputs import is_url, open_input
+from ..inputs import find_again, is_url, open_input
 from ..maps import Floats
 from ..report.content import MOST_EMBEDDED
 from ..report.pictures import colour_bounds, heat_png, shrink
@@ -142,14 +142,9 @@ class Pictures:
         return data
 
     def _find(self, image: ImageRecord) -> Path:
-        """The file of an image: as it was named, or from the folder that the run lies in."""
         if is_url(image.path):
             raise UnreadableImage("the file lies elsewhere, and a review fetches nothing")
-        named = Path(image.path)
-        for path in (named, self._run.folder.absolute().parent / named):
-            if path.is_file():
-                return path
-        raise UnreadableImage("the file is not where it was when it was scanned")
+        return find_again(image.path, self._run.folder)
 
 
 def _is_plain(data: bytes) -> bool:

@@ -1,0 +1,150 @@
+"""The verb that brings a run into other tools."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import AsJson, Debug, Quiet, RunFolder
+from .parsing import parse_folder
+from .root import app
+from .terminal import printable, shown_errors, shown_progress
+
+if TYPE_CHECKING:
+    from ..exporting.flagged import Outcome
+
+_LISTED = 20
+
+
+@app.command(epilog="Example: patchcluster export photos-run --format coco -o photos-coco.json")
+def export(
+    run_folder: RunFolder,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="csv, json, parquet, masks, heatmaps, coco, cvat, labelstudio, yolo, fiftyone, "
+            "onnx.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            parser=parse_folder,
+            help="File or folder; else beside RUN.",
+        ),
+    ] = None,
+    flagged_only: Annotated[
+        bool, typer.Option("--flagged-only", help="Export only the flagged images.")
+    ] = False,
+    segmentation: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Regions as polygon, rle or box: coco, cvat, ..."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", help="link or copy the images: yolo, fiftyone."),
+    ] = None,
+    image_prefix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Address of the images' folder: labelstudio."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
+    flagged_to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", parser=parse_folder, help="Bring the flagged files there."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="HOW", help="copy (the default), move or symlink.")
+    ] = None,
+    undo: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", parser=parse_folder, help="Take a --flagged-to DIR back."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run for other tools, or bring its flagged files into a folder and back.
+
+    Exit code 1 if no flagged file can be brought there, or one cannot be taken back.
+    """
+    given: dict[str, Any] = {
+        "--output": output,
+        "--flagged-only": flagged_only or None,
+        "--segmentation": segmentation,
+        "--images": images,
+        "--image-prefix": image_prefix,
+        "--overwrite": overwrite or None,
+    }
+    _check_usage(format, flagged_to, undo, by, [name for name, v in given.items() if v is not None])
+    with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
+        from ..exporting import export as write_export
+        from ..exporting.flagged import take_flagged, undo_flagged
+        from ..remote import fetch
+        from ..runs import load_run
+
+        def step(done: int, total: int) -> None:
+            progress("export", done, total)
+
+        outcome: Outcome | None = None
+        if undo is not None:
+            outcome = undo_flagged(run_folder, undo, step)
+        elif flagged_to is not None:
+            run = load_run(fetch(run_folder, progress))
+            outcome = take_flagged(run, flagged_to, by or "copy", step)  # type: ignore[arg-type]
+        else:
+            assert format is not None
+            written = write_export(
+                fetch(run_folder, progress),
+                format,
+                output,
+                flagged_only=flagged_only,
+                segmentation=segmentation,
+                images=images,
+                image_prefix=image_prefix,
+                overwrite=overwrite,
+                progress=step,
+            )
+    if outcome is None:
+        print(json.dumps({"written": str(written)}) if as_json else printable(str(written)))
+        return
+    _print_outcome(outcome, undo is not None, as_json)
+    if outcome.left and (undo is not None or not outcome.done):
+        raise typer.Exit(1)
+
+
+def _check_usage(
+    format: str | None,
+    flagged_to: Path | None,
+    undo: Path | None,
+    by: str | None,
+    others: list[str],
+) -> None:
+    """Exactly one job, and only its options."""
+    jobs = {"--format": format, "--flagged-to": flagged_to, "--undo": undo}
+    asked = [name for name, value in jobs.items() if value is not None]
+    if len(asked) != 1:
+        raise typer.BadParameter("give one of --format NAME, --flagged-to DIR, --undo DIR")
+    if by is not None and flagged_to is None:
+        raise typer.BadParameter("--by belongs to --flagged-to DIR")
+    if others and format is None:
+        raise typer.BadParameter(f"{others[0]} belongs to --format NAME")
+
+
+def _print_outcome(outcome: "Outcome", back: bool, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(dataclasses.asdict(outcome)))
+        return
+    for path in list(outcome.left)[:_LISTED]:
+        print(f"left  {printable(path)}: {printable(outcome.left[path])}", file=sys.stderr)
+    if len(outcome.left) > _LISTED:
+        print(f"left  {len(outcome.left) - _LISTED} more: --json lists them all", file=sys.stderr)
+    what = "taken back" if back else "flagged files taken"
+    print(f"{len(outcome.done)} {what}, {len(outcome.left)} left")

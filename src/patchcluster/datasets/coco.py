@@ -1,0 +1,131 @@
+"""COCO: a JSON file of images and of what is on them.
+
+    annotations.json (or _annotations.coco.json)
+    NAME.* as the JSON file names them, beside it or in a folder `images`
+
+An image is anomalous if it has an annotation, whatever its category. Polygons and runs (RLE, as
+numbers or as text) are its masks; if an annotation has only a box, no one says where. All images
+are test.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Gt, Lt
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import InputError
+from ..inputs import reason
+from .masks import natural
+from .shapes import MAX_PIXELS, Polygons, Runs, Shape
+from .types import Sample, Truth
+
+FILES = ("annotations.json", "_annotations.coco.json")
+_Side = Annotated[int, Gt(0), Lt(1 << 20)]
+
+
+@dataclass
+class _Image:
+    id: int | str
+    file_name: str
+    width: _Side
+    height: _Side
+
+
+@dataclass
+class _Runs:
+    size: tuple[_Side, _Side]  # height, width
+    counts: list[int] | str
+
+
+@dataclass
+class _Annotation:
+    image_id: int | str
+    segmentation: list[list[float]] | _Runs | None = None
+
+
+@dataclass
+class _File:
+    images: list[_Image]
+    annotations: list[_Annotation] = field(default_factory=list)
+
+
+_READER = TypeAdapter(_File)
+
+
+def read(folder: Path) -> Iterator[Sample]:
+    """The images of a folder with a JSON file. Raises InputError if that is damaged."""
+    for name in FILES:
+        if (folder / name).is_file():
+            yield from read_file(folder / name)
+
+
+def read_file(path: Path) -> list[Sample]:
+    """The images of a JSON file, in natural order. Raises InputError if it is damaged."""
+    try:
+        found = _READER.validate_python(json.loads(path.read_bytes()))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{str(path)!r} is no COCO file ({where or 'all of it'}: {first['msg']}): mend it"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {str(path)!r} ({reason(error)}): mend it") from error
+    places = _locate(path, found.images)
+    notes: dict[int | str, list[_Annotation]] = {image.id: [] for image in found.images}
+    if len(notes) < len(found.images):
+        raise InputError(f"two images in {str(path)!r} have one id: mend it")
+    for note in found.annotations:
+        if note.image_id not in notes:
+            raise InputError(
+                f"{str(path)!r} has an annotation of image {note.image_id!r}, which it does not "
+                "name: mend it"
+            )
+        notes[note.image_id].append(note)
+    samples = [
+        Sample(str(places[image.id]), False, _truth(image, notes[image.id], path))
+        for image in found.images
+    ]
+    return sorted(samples, key=lambda sample: natural(Path(sample.path)))
+
+
+def _locate(path: Path, images: list[_Image]) -> dict[int | str, Path]:
+    """The file of each image: all lie beside the JSON file, or all in a folder `images` there."""
+    first: Path | None = None
+    for folder in (path.parent, path.parent / "images"):
+        places = {image.id: folder / image.file_name for image in images}
+        missing = next((place for place in places.values() if not place.is_file()), None)
+        if missing is None:
+            return places
+        first = first or missing
+    raise InputError(
+        f"{str(path)!r} names {str(first)!r}, which is not there: put the images beside it, or "
+        "into a folder 'images' there"
+    )
+
+
+def _truth(image: _Image, notes: list[_Annotation], path: Path) -> Truth:
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(f"{str(path)!r}: {image.file_name!r} is too large: mend its size")
+    shapes = [_shape(image, note, path) for note in notes]
+    known = tuple(shape for shape in shapes if shape is not None)
+    return Truth(bool(notes), known if len(known) == len(shapes) else ())
+
+
+def _shape(image: _Image, note: _Annotation, path: Path) -> Shape | None:
+    given = note.segmentation
+    if isinstance(given, _Runs):
+        if given.size != (image.height, image.width):
+            raise InputError(
+                f"{str(path)!r}: runs for {given.size[1]} x {given.size[0]} pixels on "
+                f"{image.file_name!r}, which has {image.width} x {image.height}: mend it"
+            )
+        counts = given.counts if isinstance(given.counts, str) else tuple(given.counts)
+        return Runs(*given.size, counts)
+    if not given:
+        return None
+    return Polygons(image.height, image.width, tuple(map(tuple, given)))

@@ -1,0 +1,132 @@
+"""Masks that are no files: polygons and runs, as COCO has them, and pictures in memory."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MAX_PIXELS = 1 << 30  # of a mask that is drawn
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """The union of polygons, each x, y, x, y, ... in pixels from the image's upper left corner."""
+
+    height: int
+    width: int
+    polygons: tuple[tuple[float, ...], ...]
+
+    def draw(self) -> NDArray[np.bool_]:
+        """A mask, bool [height, width]: the pixels whose centre lies inside a polygon.
+
+        A polygon that crosses itself is inside where a line from outside crosses it an odd number
+        of times. Raises ValueError if a polygon has fewer than three points.
+        """
+        mask = np.zeros((self.height, self.width), bool)
+        for polygon in self.polygons:
+            if len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError(f"a polygon of {len(polygon)} numbers: three points need six")
+            mask |= _fill(np.reshape(polygon, (-1, 2)), self.height, self.width)
+        return mask
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Pixels outside and inside by turns, down the columns: COCO's RLE.
+
+    counts: lengths of the runs, the first of them outside; or the same as COCO's text.
+    """
+
+    height: int
+    width: int
+    counts: tuple[int, ...] | str
+
+    def draw(self) -> NDArray[np.bool_]:
+        """A mask, bool [height, width]. Raises ValueError if the runs do not fill it."""
+        counts = decode_counts(self.counts) if isinstance(self.counts, str) else self.counts
+        if min(counts, default=0) < 0 or sum(counts) != self.height * self.width:
+            raise ValueError(
+                f"runs of {sum(counts)} pixels for {self.width} x {self.height} of them"
+            )
+        inside = np.arange(len(counts)) % 2 == 1
+        return np.repeat(inside, counts).reshape(self.width, self.height).T
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The mask at one place of a sequence, which may make it anew each time it is asked for."""
+
+    masks: Sequence[Any]
+    place: int
+
+    def draw(self) -> NDArray[np.bool_]:
+        """A mask, bool [height, width]. Raises ValueError if it is none."""
+        return to_mask(self.masks[self.place])
+
+
+Shape = Polygons | Runs | Entry
+
+
+def to_mask(picture: Any) -> NDArray[np.bool_]:
+    """A mask from a picture of Pillow, an array or a tensor, [h, w] or with one channel.
+
+    Those that reach 255 are cut at half of it, since some went through JPEG; in masks of labels
+    everything but 0 is anomalous. Raises ValueError for other shapes.
+    """
+    if isinstance(picture, Image.Image):
+        single = len(picture.getbands()) == 1 and picture.mode != "P"
+        picture = picture if single else picture.convert("L")
+    values = np.asarray(picture)
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values[0] if values.shape[0] == 1 else values[..., 0]
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"a mask of shape {list(values.shape)}, not [height, width]")
+    mask: NDArray[np.bool_] = values > (127 if values.max() == 255 else 0)
+    return mask
+
+
+def _fill(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels whose centre lies inside one polygon [n, 2] of x, y."""
+    turns = np.zeros((height + 1, width), np.int32)  # where a column enters or leaves it
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if x0 == x1:
+            continue
+        # Columns whose centre is in [left, right), so that a corner counts for one of its edges.
+        first = max(0, math.ceil(min(x0, x1) - 0.5))
+        last = min(width, math.ceil(max(x0, x1) - 0.5))
+        columns = np.arange(first, last)
+        crossed = y0 + (columns + 0.5 - x0) * ((y1 - y0) / (x1 - x0))
+        rows = np.ceil(crossed - 0.5).clip(0, height).astype(int)
+        turns[rows, columns] += 1
+    inside: NDArray[np.bool_] = turns.cumsum(axis=0)[:height] % 2 == 1
+    return inside
+
+
+def decode_counts(text: str) -> Sequence[int]:
+    """The lengths of runs in COCO's text.
+
+    A number is written in digits of 5 bits, the lowest first, with a sixth bit where more follow
+    and its sign in the highest; from the fourth on it is the difference to the last but one.
+    Raises ValueError.
+    """
+    counts: list[int] = []
+    value, shift = 0, 0
+    for character in text:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64 or shift > 30:
+            raise ValueError("a text that no runs are written as")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value, shift = 0, 0
+    if shift:
+        raise ValueError("a text of runs that ends in the middle of a number")
+    return counts

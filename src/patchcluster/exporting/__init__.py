@@ -1,0 +1,134 @@
+"""A run in the formats of other tools.
+
+contents.py    what all of them write: images under their names, regions with their pixels
+names.py       names of images and files, that no two share
+shapes.py      masks -> polygons and run lengths
+output.py      whole or not at all, and never over what is not an export
+tables.py, pictures.py, coco.py, cvat.py, labelstudio.py, yolo.py, fiftyone.py    the formats
+flagged.py     the flagged files themselves: copied, moved or linked, and back
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingError
+from ..inputs import is_url
+from ..runs import Run, load_run
+from . import coco, cvat, fiftyone, labelstudio, pictures, tables, yolo
+from .contents import Contents, Step
+from .output import replacing
+
+__all__ = ["FORMATS", "Format", "default_output", "export"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a run is written in a format.
+
+    write(contents, path, **options); ending: of the file, "": it is a folder; options: by their
+    names the values that each can have, its default first, or None, the default of any text.
+    """
+
+    write: Callable[..., None]
+    ending: str = ""
+    options: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+
+
+def _write_network(contents: Contents, path: Path) -> None:
+    """The network that the run's patches are made by."""
+    from ..onnx_export import export_network  # loads torch
+
+    if contents.flagged_only:
+        raise SettingError("format onnx has no images: leave flagged-only out")
+    export_network(contents.run, path)
+
+
+_SHAPES = {"segmentation": ("polygon", "rle", "box")}
+
+FORMATS = {
+    "csv": Format(tables.write_csv, ".csv"),
+    "json": Format(tables.write_json, ".json"),
+    "parquet": Format(tables.write_parquet, ".parquet"),
+    "masks": Format(pictures.write_masks),
+    "heatmaps": Format(pictures.write_heatmaps),
+    "coco": Format(coco.write, ".json", _SHAPES),
+    "cvat": Format(cvat.write, ".xml", _SHAPES),
+    "labelstudio": Format(labelstudio.write, "", {**_SHAPES, "image_prefix": None}),
+    "yolo": Format(
+        yolo.write, "", {"segmentation": ("polygon", "box"), "images": ("copy", "link")}
+    ),
+    "fiftyone": Format(fiftyone.write, "", {"images": ("link", "copy")}),
+    "onnx": Format(_write_network, ".onnx"),
+}
+
+
+def export(
+    run: Run | str | os.PathLike[str],
+    format: str,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    flagged_only: bool = False,
+    segmentation: str | None = None,
+    images: str | None = None,
+    image_prefix: str | None = None,
+    overwrite: bool = False,
+    progress: Step = lambda *_: None,
+) -> Path:
+    """Write a run in a format of FORMATS, and give the file or folder that was written.
+
+    run: or its folder or URL. output: by default beside the run, named after both. flagged_only:
+    only the flagged images. segmentation, images, image_prefix: for the formats that have them, see
+    docs/export.md. overwrite: replace a file, or a folder that an export wrote. progress: is told
+    how many images are done, of how many.
+
+    Raises SettingError for an option that the format does not have, RunError if the output cannot
+    be written, InputError if an image is needed and gone, PatchclusterError if a package is not
+    installed.
+    """
+    chosen = _find_format(format)
+    given = {"segmentation": segmentation, "images": images, "image_prefix": image_prefix}
+    options = _choose(format, chosen, given)
+    if not isinstance(run, Run):
+        run = load_run(run)
+    path = default_output(run, format) if output is None else Path(output)
+    contents = Contents(run, flagged_only, progress)
+    with replacing(path, not chosen.ending, overwrite) as part:
+        chosen.write(contents, part, **options)
+    return path
+
+
+def default_output(run: Run, format: str) -> Path:
+    """A file or folder beside the run, named after it; of a run at a URL in the current folder."""
+    ending = _find_format(format).ending
+    name = f"-{format}{ending}" if ending != f".{format}" else ending
+    if is_url(run.place):
+        return Path(run.place.rstrip("/").rpartition("/")[2] + name)
+    folder = run.folder if run.folder.name else run.folder.resolve()
+    return folder.with_name(folder.name + name)
+
+
+def _find_format(name: str) -> Format:
+    if name not in FORMATS:
+        raise SettingError(f"no format {name!r}: choose from {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def _choose(name: str, chosen: Format, given: Mapping[str, str | None]) -> dict[str, Any]:
+    """The values of a format's options. Raises SettingError for what it cannot take."""
+    options: dict[str, Any] = {}
+    for option, value in given.items():
+        words = option.replace("_", "-")
+        if option not in chosen.options:
+            if value is not None:
+                raise SettingError(f"format {name} has no {words}: leave it out")
+            continue
+        allowed = chosen.options[option]
+        if value is not None and allowed and value not in allowed:
+            raise SettingError(
+                f"format {name} has no {words} {value!r}: choose from {', '.join(allowed)}"
+            )
+        options[option] = value if value is not None or not allowed else allowed[0]
+    return options

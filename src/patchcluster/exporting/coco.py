@@ -1,0 +1,72 @@
+"""COCO: one JSON file, as pycocotools loads it."""
+
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, storage
+from . import shapes
+from .contents import CATEGORY, Area, Contents, Item
+from .names import clean
+
+Annotation = dict[str, Any]
+
+
+def write(contents: Contents, file: Path, segmentation: str) -> None:
+    """Images, regions and one category; `segmentation`: polygon, rle (exact, uncompressed), box."""
+    images, annotations = [], list[Annotation]()
+    for number, item in enumerate(contents, start=1):
+        images.append(_image(number, item))
+        for area in contents.areas(item):
+            one = _annotation(len(annotations) + 1, area, item, segmentation)
+            annotations.append(one | {"image_id": number})
+    info = {
+        "description": f"anomalous regions of {clean(contents.run.place)}",
+        "version": __version__,
+        "date_created": contents.run.info.finished,
+        "image_folder": clean(contents.folder),
+    }
+    value = {
+        "info": info,
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": CATEGORY, "supercategory": ""}],
+    }
+    storage.write_json(file, value)
+
+
+def _image(number: int, item: Item) -> dict[str, Any]:
+    return {
+        "id": number,
+        "file_name": clean(item.name),
+        "width": item.image.width,
+        "height": item.image.height,
+        "score": item.score,
+        "flagged": item.flagged,
+    }
+
+
+def _annotation(number: int, area: Area, item: Item, segmentation: str) -> Annotation:
+    region = area.region
+    return {
+        "id": number,
+        "category_id": 1,
+        "bbox": [region.x, region.y, region.width, region.height],
+        "area": int(area.mask.sum()),
+        "iscrowd": 0,
+        "segmentation": _segmentation(area, item, segmentation),
+        "score": region.peak,
+        "attributes": {"group": region.group},
+    }
+
+
+def _segmentation(area: Area, item: Item, kind: str) -> Any:
+    if kind == "box":
+        return []
+    if kind == "polygon":
+        return [area.polygon.ravel().tolist()]
+    region, image = area.region, item.image
+    right = image.width - region.x - region.width
+    # Column by column, as COCO has it.
+    counts = shapes.run_lengths_within(area.mask.T, region.y, region.x, image.height, right)
+    return {"size": [image.height, image.width], "counts": counts}

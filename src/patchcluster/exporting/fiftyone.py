@@ -1,0 +1,122 @@
+"""FiftyOne: a dataset folder, for `fiftyone.Dataset.from_dir` with FiftyOneDataset as its type.
+
+It is written in the plain form that FiftyOne has read since 0.8, without what only one version of
+its database knows.
+"""
+
+import base64
+import io
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .. import __version__, storage
+from ..maps import Bools
+from ..report.content import MOST_EMBEDDED
+from ..report.pictures import colour_bounds, shrink
+from .contents import CATEGORY, Area, Contents, Item
+from .names import clean
+
+HEAT_SIDE = 1024  # longer side of a heat map, pixels; FiftyOne stretches it
+_HEAT = "heatmap"  # name of the field; its files are looked for in fields/heatmap
+_TOP = 255
+
+
+def write(contents: Contents, folder: Path, images: str) -> None:
+    """Scores, flags, labels, heat maps on one scale, and regions with their pixels.
+
+    images: whether samples name the originals, or copies in the folder.
+    """
+    low, high = _bounds(contents)
+    samples = []
+    for item in contents:
+        if images == "copy":
+            file = f"data/{item.stem}{PurePosixPath(item.name).suffix}"
+            storage.write_bytes(folder / file, contents.read_file(item), durable=False)
+        else:
+            file = str(contents.file_of(item))
+        heat = f"fields/{_HEAT}/{item.stem}.png"
+        storage.write_bytes(folder / heat, _heat_png(contents, item, low, high), durable=False)
+        samples.append(_sample(item, contents.areas(item), clean(file), clean(heat)))
+    info = {
+        "patchcluster": __version__,
+        "run": clean(contents.run.place),
+        "threshold": contents.run.threshold.value,
+        "heatmap_of_0": low,  # the map's values at which a heat map is 0 and 255
+        "heatmap_of_255": high,
+    }
+    name = clean(contents.run.folder.resolve().name)
+    storage.write_json(
+        folder / "metadata.json", {"name": name, "media_type": "image", "info": info}
+    )
+    storage.write_json(folder / "samples.json", {"samples": samples})
+
+
+def _bounds(contents: Contents) -> tuple[float, float]:
+    run = contents.run
+    most = (run.paths[int(i)] for i in run.ranking[:MOST_EMBEDDED])
+    return colour_bounds(run, [shrink(run.frame_map(path)) for path in most])
+
+
+def _heat_png(contents: Contents, item: Item, low: float, high: float) -> bytes:
+    """The map of an image, grey of 8 bits: 0 up to `low` and without a score, 255 from `high`."""
+    image = item.image
+    factor = min(1.0, HEAT_SIDE / max(image.width, image.height))
+    width, height = (max(1, round(side * factor)) for side in (image.width, image.height))
+    values = np.nan_to_num(contents.run.map_at(image.path, width, height), nan=low)
+    share = np.clip((values - low) / (high - low), 0, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(share * _TOP).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _sample(item: Item, areas: list[Area], file: str, heat: str) -> dict[str, Any]:
+    sample = {
+        "filepath": file,
+        "tags": ["flagged"] if item.flagged else [],
+        "metadata": {
+            "_cls": "ImageMetadata",
+            "width": item.image.width,
+            "height": item.image.height,
+        },
+        "path": clean(item.image.path),
+        "score": item.score,
+        "rank": item.rank,
+        "percentile": item.percentile,
+        "flagged": item.flagged,
+        "nearest": clean(item.nearest),
+        _HEAT: {"_cls": "Heatmap", "tags": [], "map_path": heat, "range": [0.0, float(_TOP)]},
+        "regions": {
+            "_cls": "Detections",
+            "detections": [_detection(area, item) for area in areas],
+        },
+    }
+    if item.label:
+        sample["label"] = {"_cls": "Classification", "tags": [], "label": item.label}
+    return sample
+
+
+def _detection(area: Area, item: Item) -> dict[str, Any]:
+    region, width, height = area.region, item.image.width, item.image.height
+    box = [region.x / width, region.y / height, region.width / width, region.height / height]
+    return {
+        "_cls": "Detection",
+        "attributes": {},
+        "tags": [],
+        "label": CATEGORY,
+        "bounding_box": box,
+        "mask": _pack(area.mask),
+        "peak": region.peak,
+        "area": region.area,
+        "group": region.group,
+    }
+
+
+def _pack(mask: Bools) -> str:
+    """A mask as FiftyOne stores arrays in text."""
+    buffer = io.BytesIO()
+    np.save(buffer, mask, allow_pickle=False)
+    return base64.b64encode(zlib.compress(buffer.getvalue())).decode("ascii")

@@ -1,0 +1,119 @@
+"""Label Studio: tasks with predictions, and the labelling interface that these fit."""
+
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, storage
+from ..inputs import is_url
+from . import shapes
+from .contents import CATEGORY, Area, Contents, Item
+from .names import clean
+
+_LOCAL_FILES = "/data/local-files/?d="
+_TAGS = {"polygon": "PolygonLabels", "rle": "BrushLabels", "box": "RectangleLabels"}
+_INTERFACE = """<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <{tag} name="region" toName="image">
+    <Label value="{category}" background="#ff3300"/>
+  </{tag}>
+</View>
+"""
+# Of its run lengths: bits of a value, and the four numbers of bits that a length can have.
+_WORD, _SIZES = 8, (3, 4, 8, 16)
+_CHANNELS = 4  # a mask is coded as a picture of red, green, blue and opacity
+
+
+def write(contents: Contents, folder: Path, segmentation: str, image_prefix: str | None) -> None:
+    """tasks.json and interface.xml; an image is named by the prefix and its path in the folder.
+
+    Without a prefix: a URL by itself, a local file as Label Studio serves local files.
+    """
+    tasks = [_task(contents, item, segmentation, image_prefix) for item in contents]
+    storage.write_json(folder / "tasks.json", tasks)
+    interface = _INTERFACE.format(tag=_TAGS[segmentation], category=CATEGORY)
+    storage.write_bytes(folder / "interface.xml", interface.encode())
+
+
+def _task(contents: Contents, item: Item, kind: str, prefix: str | None) -> dict[str, Any]:
+    results = [_result(n, area, item, kind) for n, area in enumerate(contents.areas(item), start=1)]
+    data = {
+        "image": _address(item, prefix),
+        "path": clean(item.image.path),
+        "score": item.score,
+        "flagged": item.flagged,
+    }
+    prediction = {
+        "model_version": f"patchcluster {__version__}",
+        "score": item.percentile / 100,  # it takes none but 0 to 1
+        "result": results,
+    }
+    return {"data": data, "predictions": [prediction]}
+
+
+def _address(item: Item, prefix: str | None) -> str:
+    if prefix is None and is_url(item.image.path):
+        return clean(item.image.path)
+    return (_LOCAL_FILES if prefix is None else prefix) + urllib.parse.quote(clean(item.name))
+
+
+def _result(number: int, area: Area, item: Item, kind: str) -> dict[str, Any]:
+    tag = _TAGS[kind].lower()
+    return {
+        "id": f"region-{number}",
+        "type": tag,
+        "from_name": "region",
+        "to_name": "image",
+        "original_width": item.image.width,
+        "original_height": item.image.height,
+        "image_rotation": 0,
+        "meta": {"text": [f"peak {area.region.peak:.4g}, group {area.region.group}"]},
+        "value": _value(area, item, kind) | {tag: [CATEGORY]},
+    }
+
+
+def _value(area: Area, item: Item, kind: str) -> dict[str, Any]:
+    """Places in percent of the image's sides."""
+    region, width, height = area.region, item.image.width, item.image.height
+    if kind == "polygon":
+        points = (area.polygon * 100 / [width, height]).tolist()
+        return {"points": points, "closed": True}
+    if kind == "box":
+        return {
+            "x": region.x * 100 / width,
+            "y": region.y * 100 / height,
+            "width": region.width * 100 / width,
+            "height": region.height * 100 / height,
+            "rotation": 0,
+        }
+    below = height - region.y - region.height
+    counts = shapes.run_lengths_within(area.mask, region.x, region.y, width, below)
+    return {"format": "rle", "rle": encode_rle(counts)}
+
+
+def encode_rle(counts: Sequence[int]) -> list[int]:
+    """Bytes of Label Studio's own run lengths, of run lengths of a mask by turns, from False on.
+
+    Bits: 32 for the number of values, 5 for those of a value less one, 4 for each of the four sizes
+    of a length less one; then the runs: 1 (it repeats), 2 for which size, the length less one, the
+    value.
+    """
+    total = sum(counts) * _CHANNELS
+    bits = [f"{total:032b}{_WORD - 1:05b}", *(f"{size - 1:04b}" for size in _SIZES)]
+    for value, length in _runs(counts):
+        which = next(i for i, size in enumerate(_SIZES) if length <= 1 << size)
+        bits.append(f"1{which:02b}{length - 1:0{_SIZES[which]}b}{value:0{_WORD}b}")
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def _runs(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Values and lengths, none longer than the largest size holds."""
+    most = 1 << _SIZES[-1]
+    for i, count in enumerate(counts):
+        left = count * _CHANNELS
+        while left:
+            yield 255 * (i % 2), min(left, most)
+            left -= min(left, most)

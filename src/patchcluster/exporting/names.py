@@ -1,0 +1,88 @@
+"""Names of images and files in an export: relative, distinct, fit for any file system."""
+
+import hashlib
+import itertools
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from ..inputs import is_url
+
+_LONGEST = 200  # bytes of a name, so that there is room for an ending
+
+
+def mirror(paths: Sequence[str]) -> list[str]:
+    """Paths of images, relative to the folder that they all lie in, with slashes."""
+    parts = [_split(path) for path in paths]
+    shared = itertools.takewhile(
+        lambda level: len(set(level)) == 1, zip(*(part[:-1] for part in parts), strict=False)
+    )
+    depth = len(list(shared))
+    return ["/".join(_plain(one) for one in part[depth:]) for part in parts]
+
+
+def image_folder(paths: Sequence[str]) -> str:
+    """The folder, or the beginning of the URLs, that `mirror` leaves out; "": there is none."""
+    ends = {path.removesuffix(name) for path, name in zip(paths, mirror(paths), strict=True)}
+    return ends.pop() if len(ends) == 1 else ""
+
+
+def stems(names: Sequence[str]) -> list[str]:
+    """Names without their endings, distinct also where letters have no case.
+
+    Where images differ in nothing else they keep their endings: `a/x.jpg` and `a/x.png`.
+    """
+    short = [str(PurePosixPath(name).with_suffix("")) for name in names]
+    count = Counter(map(_key, short))
+    wanted = (
+        name if count[_key(stem)] > 1 else stem for name, stem in zip(names, short, strict=True)
+    )
+    return distinct(wanted)
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The same names, with a number where one is taken (`x-2.png`), and never too long."""
+    taken: set[str] = set()
+    found = []
+    for name in map(_cut, names):
+        path, number, free = PurePosixPath(name), 1, name
+        while _key(free) in taken:
+            number += 1
+            free = str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+        taken.add(_key(free))
+        found.append(free)
+    return found
+
+
+def clean(name: str) -> str:
+    """A name as UTF-8 can hold it: bytes that are not become question marks."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _split(path: str) -> list[str]:
+    return path.split("://", 1)[1].split("/") if is_url(path) else list(Path(path).parts)
+
+
+def _plain(part: str) -> str:
+    return "_" if part in ("", ".", "..") or part.startswith(os.sep) else part
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _cut(name: str) -> str:
+    """Each part of a name at a length that file systems take."""
+    return "/".join(map(_cut_part, name.split("/")))
+
+
+def _cut_part(part: str) -> str:
+    data = os.fsencode(part)
+    if len(data) <= _LONGEST:
+        return part
+    ending = PurePosixPath(part).suffix
+    ending = ending if len(ending) <= 10 else ""
+    short = os.fsencode(part.removesuffix(ending))[: _LONGEST - 30].decode("utf-8", "ignore")
+    return f"{short}-{hashlib.sha256(data).hexdigest()[:12]}{ending}"

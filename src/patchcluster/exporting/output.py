@@ -1,0 +1,109 @@
+"""Where an export is written: whole or not at all, and never over what is not an export."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .. import storage
+from ..errors import RunError
+
+MARKER = ".patchcluster-export.json"  # in a folder: names what an export wrote there
+_ADVICE = "Make room or choose another -o"
+
+
+@contextmanager
+def replacing(output: Path, is_folder: bool, overwrite: bool) -> Iterator[Path]:
+    """A file to write, or an empty folder to write into, that gets its name at the end.
+
+    What is there already stays as it is until then. Raises RunError if it must not be replaced, or
+    another process writes there.
+    """
+    lock = output.with_name(f".{output.name}.lock")
+    with storage.writing(output, _ADVICE):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with storage.hold(lock, lambda holder: _in_use(output, holder), _ADVICE):
+            try:
+                yield from _replace(output, is_folder, overwrite)
+            finally:
+                lock.unlink()
+
+
+def _in_use(output: Path, holder: str) -> str:
+    return f"process {holder} writes {str(output)!r}: wait for it, or choose another -o"
+
+
+def _replace(output: Path, is_folder: bool, overwrite: bool) -> Iterator[Path]:
+    part, old = storage.part_path(output), output.with_name(f".{output.name}.old")
+    _remove(part)
+    if old.exists():  # a kill came between the two names, or after them
+        if os.path.lexists(output):
+            _remove(old)
+        else:
+            old.rename(output)
+    _check(output, is_folder, overwrite)
+    try:
+        if is_folder:
+            part.mkdir()
+        yield part
+        if is_folder:
+            _mark(part)
+    except BaseException:
+        _remove(part)
+        raise
+    if not is_folder:
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, output)
+        return
+    if output.is_dir():
+        output.rename(old)
+    part.rename(output)
+    _remove(old)
+
+
+def _check(output: Path, is_folder: bool, overwrite: bool) -> None:
+    """Raise RunError if what is there must not be replaced."""
+    name = repr(str(output))
+    if not os.path.lexists(output) or (is_folder and output.is_dir() and not any(output.iterdir())):
+        return
+    if output.is_dir() != is_folder:
+        kind = "a file" if is_folder else "a folder"
+        raise RunError(f"{name} is {kind}: choose another -o")
+    if not overwrite:
+        raise RunError(f"{name} is there already: choose another -o, or add --overwrite")
+    others = sorted(_files(output) - _marked(output) - {MARKER}) if is_folder else []
+    if others:
+        shown = ", ".join(others[:3])
+        raise RunError(f"{name} holds files that no export wrote ({shown}): choose another -o")
+
+
+def _files(folder: Path) -> set[str]:
+    """Names of all files of a folder, and of links, which are not followed."""
+    found = set()
+    for above, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(above, name))]
+        found |= {os.path.relpath(os.path.join(above, name), folder) for name in files + links}
+    return found
+
+
+def _mark(folder: Path) -> None:
+    files = sorted(_files(folder))
+    storage.write_json(folder / MARKER, {"files": files})
+
+
+def _marked(folder: Path) -> set[str]:
+    """What an export wrote into a folder; nothing if it is none."""
+    try:
+        return set(json.loads((folder / MARKER).read_bytes())["files"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        storage.remove(path)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()

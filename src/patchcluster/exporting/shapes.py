@@ -1,0 +1,111 @@
+"""Masks of regions -> polygons and run lengths.
+
+Points of polygons are corners of pixels: the pixel in the top left corner of an image is the square
+from (0, 0) to (1, 1).
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..maps import Bools
+
+Points = NDArray[np.float64]  # [n, 2]: x to the right, y downwards
+
+LEAST_IOU = 0.95  # of a polygon with fewer points and the mask
+_TOLERANCES = (1.0, 0.5)  # pixels that a polygon with fewer points may be off, coarse first
+
+
+def trace(mask: Bools) -> Points:
+    """The polygon [n, 2] around a connected mask [h, w] (8 neighbours).
+
+    It has no more points than it needs to share LEAST_IOU with the mask; without such it follows
+    the pixels exactly. Holes are joined to the border by lines there and back, which enclose
+    nothing, so that one polygon holds them.
+    """
+    rings = _rings(mask)
+    for tolerance in _TOLERANCES:
+        polygon = _join([_simplify(ring, tolerance) for ring in rings])
+        if iou(fill(polygon, mask.shape), mask) >= LEAST_IOU:
+            return polygon
+    return _join([_simplify(ring, 0) for ring in rings])
+
+
+def fill(polygon: Points, shape: tuple[int, ...]) -> Bools:
+    """The pixels of a mask [h, w] whose centres a polygon encloses, by the even-odd rule."""
+    toggles = np.zeros((shape[0], shape[1] + 1), np.int32)
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
+        if y0 == y1:
+            continue
+        low, high = sorted((y0, y1))
+        rows = np.arange(max(0, np.ceil(low - 0.5)), min(shape[0], np.ceil(high - 0.5)), dtype=int)
+        at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        np.add.at(toggles, (rows, np.ceil(at - 0.5).astype(int).clip(0, shape[1])), 1)
+    inside: Bools = toggles.cumsum(1)[:, :-1] % 2 == 1
+    return inside
+
+
+def iou(one: Bools, other: Bools) -> float:
+    """Pixels that two masks share, as a fraction of all that are in either."""
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+def run_lengths(values: Bools) -> list[int]:
+    """Lengths of the runs of equal values [n] by turns, from False on (0: it begins with True)."""
+    bounds = np.flatnonzero(np.diff(values)) + 1
+    counts: list[int] = np.diff(np.concatenate([[0], bounds, [len(values)]])).tolist()
+    return [0, *counts] if values[0] else counts
+
+
+def run_lengths_within(mask: Bools, start: int, before: int, side: int, after: int) -> list[int]:
+    """Run lengths, row by row, of a mask [h, w] that lies in a larger image.
+
+    The image is `side` wide, with so many rows `before` and `after` the mask; `start`: the column
+    of the mask. For run lengths column by column give the mask transposed.
+    """
+    rows = np.zeros((len(mask), side), bool)
+    rows[:, start : start + mask.shape[1]] = mask
+    counts = run_lengths(rows.ravel())
+    counts[0] += before * side
+    if len(counts) % 2:  # the last run is outside the mask
+        counts[-1] += after * side
+    elif after:
+        counts.append(after * side)
+    return counts
+
+
+def _rings(mask: Bools) -> list[Points]:
+    """The border and then the holes of a mask, along the edges of its pixels."""
+    double = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    # OpenCV goes through the centres of border pixels. Of pixels of half the size these lie a
+    # quarter beside the edge, so that rounding gives the corner.
+    found, _ = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    rings = [np.rint((ring[:, 0] + 0.5) / 2) for ring in found]
+    rings.sort(key=lambda ring: -np.ptp(ring[:, 0]) * np.ptp(ring[:, 1]))
+    return [ring[(ring != np.roll(ring, 1, 0)).any(1)] for ring in rings]
+
+
+def _simplify(ring: Points, tolerance: float) -> Points:
+    """The ring with as few points as stay so near to it, pixels."""
+    if tolerance == 0:  # only those in the middle of a straight line go
+        before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
+        turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+        back = (before * after).sum(1) < 0
+        corners: Points = ring[turns | back]
+        return corners
+    found = cv2.approxPolyDP(ring.astype(np.float32)[:, None], tolerance, True)
+    fewer: Points = found[:, 0].astype(np.float64)
+    return fewer if len(fewer) > 2 else _simplify(ring, 0)
+
+
+def _join(rings: Sequence[Points]) -> Points:
+    """One polygon of a border and its holes, each joined by a line there and back."""
+    polygon = rings[0]
+    for hole in rings[1:]:
+        distances = ((polygon[:, None] - hole[None]) ** 2).sum(2)
+        i, j = np.unravel_index(int(distances.argmin()), distances.shape)
+        there = np.roll(hole, -j, 0)
+        polygon = np.concatenate([polygon[: i + 1], there, there[:1], polygon[i:]])
+    return polygon

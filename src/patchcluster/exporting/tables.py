@@ -1,0 +1,99 @@
+"""Scores and regions in one table: CSV, JSON, Parquet."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, runfolder, storage
+from ..errors import PatchclusterError
+from .contents import Contents, Item
+from .names import clean
+
+SCHEMA = "patchcluster-export-1"  # see export.schema.json
+_IMAGE = {  # columns of an image, and their Parquet types
+    "rank": "int32", "path": "string", "score": "float64", "percentile": "float64",
+    "flagged": "bool", "label": "string", "image_width": "int32", "image_height": "int32",
+    "sha256": "string", "nearest": "string", "regions": "int32",
+}  # fmt: skip
+_REGION = {
+    "region": "int32", "x": "int32", "y": "int32", "width": "int32", "height": "int32",
+    "area": "int64", "peak": "float64", "group": "int32",
+}  # fmt: skip
+
+
+def write_csv(contents: Contents, file: Path) -> None:
+    """One row a region; an image without regions has one row, empty there."""
+    rows = [[_text(value) for value in row.values()] for row in _rows(contents)]
+    file.write_bytes(runfolder.to_csv([*_IMAGE, *_REGION], rows))
+
+
+def write_parquet(contents: Contents, file: Path) -> None:
+    """The same rows with types; what is empty is null. Raises PatchclusterError without pyarrow."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise PatchclusterError(
+            "Parquet needs a package that is not installed: pip install 'patchcluster[parquet]'"
+        ) from error
+    types = _IMAGE | _REGION
+    columns: dict[str, list[Any]] = {name: [] for name in types}
+    for row in _rows(contents):
+        for name, value in row.items():
+            columns[name].append(clean(value) if isinstance(value, str) else value)
+    schema = pyarrow.schema([(name, kind) for name, kind in types.items()])
+    parquet.write_table(pyarrow.table(columns, schema=schema), file)
+
+
+def write_json(contents: Contents, file: Path) -> None:
+    """One object: run, threshold, images with their regions, skipped files."""
+    run = contents.run
+    images = [_image(item) | {"regions": _regions(item)} for item in contents]
+    value = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "run": run.place,
+        "threshold": dataclasses.asdict(run.threshold),
+        "images": images,
+        "skipped": [dataclasses.asdict(skip) for skip in run.skipped],
+    }
+    storage.write_json(file, value)
+
+
+def _rows(contents: Contents) -> Iterator[dict[str, Any]]:
+    for item in contents:
+        for region in _regions(item) or [dict.fromkeys(_REGION)]:
+            yield _image(item) | region
+
+
+def _image(item: Item) -> dict[str, Any]:
+    return {
+        "rank": item.rank,
+        "path": item.image.path,
+        "score": item.score,
+        "percentile": item.percentile,
+        "flagged": item.flagged,
+        "label": item.label or None,
+        "image_width": item.image.width,
+        "image_height": item.image.height,
+        "sha256": item.image.sha256,
+        "nearest": item.nearest,
+        "regions": len(item.regions),
+    }
+
+
+def _regions(item: Item) -> list[dict[str, Any]]:
+    return [
+        {"region": n} | dataclasses.asdict(region) | {"group": region.group or None}
+        for n, region in enumerate(item.regions, start=1)
+    ]
+
+
+def _text(value: Any) -> Any:
+    """A value as scores.csv has it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.9g}" if isinstance(value, float) else value

@@ -1,0 +1,40 @@
+"""YOLO as Ultralytics reads it: images/, labels/ and data.yaml."""
+
+from pathlib import Path, PurePosixPath
+
+from .. import storage
+from .contents import CATEGORY, Area, Contents, Item
+
+_YAML = f"train: images\nval: images\nnames:\n  0: {CATEGORY}\n"
+
+
+def write(contents: Contents, folder: Path, segmentation: str, images: str) -> None:
+    """A line a region, in fractions of the image: its polygon, or its box by centre and size.
+
+    images: whether the images in the folder are links to the originals, or copies.
+    """
+    for item in contents:
+        picture = folder / "images" / f"{item.stem}{PurePosixPath(item.name).suffix}"
+        if images == "copy":
+            storage.write_bytes(picture, contents.read_file(item), durable=False)
+        else:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            picture.symlink_to(contents.file_of(item))
+        lines = [_line(area, item, segmentation) for area in contents.areas(item)]
+        text = "".join(f"{line}\n" for line in lines)
+        storage.write_bytes(folder / "labels" / f"{item.stem}.txt", text.encode(), durable=False)
+    storage.write_bytes(folder / "data.yaml", _YAML.encode())
+
+
+def _line(area: Area, item: Item, segmentation: str) -> str:
+    region, image = area.region, item.image
+    if segmentation == "polygon":
+        values = (area.polygon / [image.width, image.height]).ravel().tolist()
+    else:
+        values = [
+            (region.x + region.width / 2) / image.width,
+            (region.y + region.height / 2) / image.height,
+            region.width / image.width,
+            region.height / image.height,
+        ]
+    return " ".join(["0", *(f"{value:.6f}" for value in values)])
