@@ -76,7 +76,7 @@ OPTIONAL = {"datasets", "fiftyone", "matplotlib", "pycocotools"}
 def cheap(patch: pytest.MonkeyPatch) -> None:
     """Make defaults small: inputs of 64 pixels, a demo of 12 parts, trainings of one step.
 
-    And one block a stage in WideResNet-50, an eighth as wide: with 3 of its 69 million weights.
+    And one block a stage in WideResNet-50, an eighth as wide: a hundredth of its weights.
     """
     for table in (METHOD_SETTINGS, PRESETS):
         for name, values in table.items():
@@ -90,7 +90,7 @@ def cheap(patch: pytest.MonkeyPatch) -> None:
 
 def _build_thin(build, name, **options):
     if name.startswith("wide_resnet50_2"):
-        options |= {"layers": (1, 1, 1, 1), "base_width": 8}
+        options |= {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}
     return build(name, **options)
 
 
@@ -102,6 +102,8 @@ def workshop(tmp_path_factory):
     new/          3 more, and part.png beside it
     dataset/      the same in the layout of MVTec AD, with masks and training images
     mvtec/bottle  the same data set again, and bench, what `benchmark mvtec/` makes of it
+    KolektorSDD/  4 images in its layout
+    incoming/     an image; bad/, empty, where it may be moved to
     mask.png, labels.csv, weights.safetensors (of wide_resnet50_2.tv_in1k, random)
     """
     folder = tmp_path_factory.mktemp("workshop")
@@ -118,6 +120,15 @@ def workshop(tmp_path_factory):
     inside = np.zeros((SIDE, SIDE), np.uint8)
     inside[:, : SIDE // 2] = 255
     Image.fromarray(inside).save(folder / "mask.png")
+    for i in range(4):
+        part = folder / "KolektorSDD" / "kos01" / f"Part{i}.jpg"
+        _write_image(part, 50 + i, i == 0)
+        marked = np.zeros((SIDE, SIDE), np.uint8)
+        marked[60:90, 60:90] = 255 * (i == 0)
+        Image.fromarray(marked).save(part.with_name(f"Part{i}_label.bmp"))
+    for name in ("incoming", "bad"):
+        (folder / name).mkdir()
+    _write_image(folder / "incoming" / "new.png", 41, True)
     (folder / "labels.csv").write_text(f"path,label\nphotos/a.png,normal\nphotos/{names[3]},unsure")
     (folder / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -125,7 +136,7 @@ def workshop(tmp_path_factory):
         patch.chdir(folder)
         network = backbones.random_backbone("wide_resnet50_2")
         weights = {name: value.contiguous() for name, value in _plain_weights().items()}
-        assert network.channels == [512, 1024]
+        assert network.channels == [64, 128]  # an eighth
         save_file(weights, folder / "weights.safetensors")
         run_cli(["scan", "photos/", "-o", "photos-run"])
         run_cli(["benchmark", "mvtec/", "-o", "bench", "--figures"])
@@ -466,3 +477,16 @@ def test_the_example_of_a_method_scores_by_its_formula(example):
     distances = np.sort(test_methods.distances64(rows, rows), axis=1)
     scores = example(k=4).fit_score(patches)
     np.testing.assert_allclose(scores.ravel(), distances[:, 4], rtol=1e-4)
+
+
+def test_the_site_builds(tmp_path, monkeypatch):
+    """With each page in the navigation, no link that leads nowhere, and nothing from elsewhere."""
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: make test installs it")
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not included in the" not in done.stderr  # pages without a place in the navigation
+    for page in (tmp_path / "site").rglob("*.html"):
+        for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", page.read_text()):
+            assert not re.search(r"(?:src|href)=\"?https?:", tag), tag
