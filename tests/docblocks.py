@@ -84,7 +84,7 @@ def _guess(text: str) -> str | None:
         return "commands"
     if text[0] in "{[" and _is_json(text):
         return "json"
-    if lines[0].endswith("/") and all(line.startswith("  ") for line in lines[1:]):
+    if lines[1:] and lines[0].endswith("/") and all(line.startswith("  ") for line in lines[1:]):
         return "tree"
     try:
         tree = ast.parse(text)

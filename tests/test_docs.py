@@ -193,7 +193,9 @@ class Services:
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
             line = process.stdout.readline()
-            assert "http://127.0.0.1:" in line, process.stderr.read()
+            if "http://127.0.0.1:" not in line:
+                process.kill()
+                raise AssertionError(line + process.communicate()[1])
             self.running[key] = process, line.split()[-1]
         return self.running[key][1]
 
@@ -490,3 +492,105 @@ def test_the_site_builds(tmp_path, monkeypatch):
     for page in (tmp_path / "site").rglob("*.html"):
         for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", page.read_text()):
             assert not re.search(r"(?:src|href)=\"?https?:", tag), tag
+
+
+def test_the_house_has_all_its_rooms():
+    """Each file and folder of the package is in the list of docs/architecture.md."""
+    (tree,) = (b for b in read_blocks(PAGES["docs/architecture.md"]) if kind_of(b) == "tree")
+    root, listed = entries_of(tree.text)
+    package = [
+        *(ROOT / root).glob("*.py"),
+        *(ROOT / root).glob("*.c"),
+        *(ROOT / root).glob("[!_]*/"),
+    ]
+    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in package}
+    assert set(listed) == {room for room in rooms if not room.startswith("__")}
+
+
+def test_the_pictures_can_be_drawn(tmp_path, monkeypatch):
+    cheap(monkeypatch)
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    pictures = importlib.import_module("pictures")
+    monkeypatch.setattr(pictures, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pictures.py", str(tmp_path)])
+    pictures.main()
+    for name in ("patches.jpg", "neighbours.jpg", "map.jpg"):
+        with Image.open(tmp_path / name) as drawn, Image.open(ROOT / "docs" / name) as kept:
+            assert drawn.size == kept.size
+        assert f"({name})" in PAGES["docs/how-it-works.md"]
+
+
+# --- how pages are read -------------------------------------------------------------------------
+
+
+def test_each_block_is_found_and_told_what_it_holds():
+    page = """Text with `patchcluster scan`.
+
+    patchcluster scan photos/ -o 'a # b'    # a comment
+    mkdir out && cp a.png out/
+
+    import numpy as np
+    print(np.zeros(3))  # ```
+
+```json
+{"score": 1}
+```
+
+```text
+run/
+  scores.csv   a row an image,
+               most anomalous first
+  maps/
+```
+"""
+    blocks = read_blocks(page)
+    assert [block.line for block in blocks] == [3, 10, 14]
+    assert [kind_of(block) for block in blocks[1:]] == ["json", "tree"]
+    assert entries_of(blocks[2].text) == ("run/", ["scores.csv", "maps/"])
+    assert read_spans(page) == ["patchcluster scan"]
+    with pytest.raises(ValueError, match="neither commands"):  # two kinds in one block
+        kind_of(blocks[0])
+    commands, code = blocks[0].text.split("\n\n")
+    assert commands_of(commands) == [
+        "patchcluster scan photos/ -o 'a # b'",
+        "mkdir out",
+        "cp a.png out/",
+    ]
+    assert kind_of(Block(commands, 1)) == "commands"
+    assert kind_of(Block(code, 1)) == "python"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block("patchcluster scan photos/\n", 1, "text"),
+        Block("patchcluster scan photos/\n", 1, "bat"),
+        Block("frobnicate photos/\n", 1),
+        Block("words of no kind\n", 1),
+    ],
+)
+def test_a_block_that_would_not_be_tested_is_refused(block):
+    with pytest.raises(ValueError, match="fence it"):
+        kind_of(block)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("patchcluster scan photos/ --frobnicate\n", "No such option"),
+        ("patchcluster scan s3://bucket/photos --frobnicate\n", "No such option"),
+        ("patchcluster frobnicate\n", "no verb"),
+        ("patchcluster score nowhere/ photos/\n", "exit code 1"),
+        ("pip install 'patchcluster[frobnicate]'\n", "frobnicate"),
+        ("make frobnicate\n", "frobnicate"),
+        ("python examples/frobnicate.py\n", "no script"),
+        ("cp nowhere.png there.png\n", "cp"),
+        ("import patchcluster\npatchcluster.frobnicate()\n", "frobnicate"),
+        ("frobnicate/\n  photos\n", ""),
+    ],
+)
+def test_a_block_that_does_not_work_is_found(text, words, services, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception) as error:  # noqa: PT011 (of many kinds)
+        Page(services).follow(Block(text, 1))
+    assert words in str(error.value) or words in repr(error.value)
