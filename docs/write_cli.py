@@ -10,7 +10,8 @@ from typing import Any, get_type_hints
 
 import typer
 
-from patchcluster.cli import app
+import patchcluster.cli  # noqa: F401 (it adds the verbs)
+from patchcluster.cli.root import app
 
 HEAD = """# The command line
 
