@@ -107,3 +107,11 @@ def test_a_share_of_images_is_flagged_as_asked():
 def test_what_cannot_be_is_refused(how, message):
     with pytest.raises(SettingError, match=message):
         choose_threshold(np.arange(4.0), **how)
+
+
+def test_scores_that_differ_by_the_last_bit_are_told_apart():
+    scores = np.array([1.0, np.nextafter(1.0, 2), 0.5])
+    threshold = choose_threshold(scores, flag_top=1).value
+    assert list(scores > threshold) == [False, True, False]
+    scores = np.array([np.nextafter(1.0, 0), 1.0])
+    assert list(scores > choose_threshold(scores, flag_top=1).value) == [False, True]

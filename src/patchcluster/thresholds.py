@@ -84,7 +84,9 @@ def _highest(scores: Scores, count: int, meaning: str) -> Threshold:
     lowest = float(descending[min(count, len(scores)) - 1])
     below = descending[descending < lowest]
     step = lowest - float(below[0]) if len(below) else max(1.0, abs(lowest))
-    return Threshold(lowest - step / 2, meaning)
+    middle = lowest - step / 2
+    # Between two neighbours among the floating-point numbers there is none.
+    return Threshold(middle if middle < lowest else float(below[0]), meaning)
 
 
 def _automatic(scores: Scores) -> Threshold:
