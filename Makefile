@@ -6,7 +6,7 @@ READY := .venv/.ready
 # As patchcluster sets it for itself: see src/patchcluster/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-faults test-wheel test-datasets lint bench bench-scale quality sbom audit clean
+.PHONY: demo test test-faults test-wheel test-datasets docs lint bench bench-scale quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -27,6 +27,10 @@ test-wheel: $(READY)
 test-datasets: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt datasets
 	$(BIN)/python -m pytest tests/test_sources.py -rs
+
+# The documentation as a site, in site/.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks examples experiments hatch_build.py docs
@@ -75,9 +79,9 @@ audit:
 	rm -rf .tools
 
 clean:
-	rm -rf .venv .tools dist sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools dist site sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(READY): pyproject.toml constraints.txt hatch_build.py docs src/patchcluster/kernels.c
+$(READY): pyproject.toml constraints.txt hatch_build.py src/patchcluster/kernels.c
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

@@ -107,3 +107,20 @@ def test_a_share_of_images_is_flagged_as_asked():
 def test_what_cannot_be_is_refused(how, message):
     with pytest.raises(SettingError, match=message):
         choose_threshold(np.arange(4.0), **how)
+
+
+def test_scores_that_differ_by_the_last_bit_are_told_apart():
+    scores = np.array([1.0, np.nextafter(1.0, 2), 0.5])
+    threshold = choose_threshold(scores, flag_top=1).value
+    assert list(scores > threshold) == [False, True, False]
+    scores = np.array([np.nextafter(1.0, 0), 1.0])
+    assert list(scores > choose_threshold(scores, flag_top=1).value) == [False, True]
+
+
+@pytest.mark.parametrize("count", [5, 6, 8])
+def test_one_low_score_of_a_few_is_no_group_of_ordinary_ones(count):
+    """It has no deviation, and what stands out above all others would not be flagged."""
+    ordinary = np.linspace(0.79, 0.89, count - 2)
+    scores = np.array([1.9154, *ordinary, 0.5905])
+    threshold = choose_threshold(scores)
+    assert list(np.flatnonzero(scores > threshold.value)) == [0]

@@ -1,12 +1,12 @@
 """What can go wrong and a user can mend.
 
-PatchclusterError
-├── InputError       the images or folders that were named
-│   └── UnreadableImage   one file; a scan skips it and lists the reason
-├── SettingError     a value of an option or a parameter
-├── WeightsError     the weights of a backbone
-├── ClusterError     a Ray cluster or its workers
-└── RunError         a run folder
+    PatchclusterError
+    ├── InputError       the images or folders that were named
+    │   └── UnreadableImage   one file; a scan skips it and lists the reason
+    ├── SettingError     a value of an option or a parameter
+    ├── WeightsError     the weights of a backbone
+    ├── ClusterError     a Ray cluster or its workers
+    └── RunError         a run folder
 
 Every message is one line: what happened, why, and what to do next.
 """

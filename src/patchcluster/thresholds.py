@@ -23,6 +23,7 @@ _FAR = 3.0  # deviations above the median from which a score says nothing about 
 _GAP = 0.15  # of the height above the median, that the next score is higher by
 _GAP_SHARE = 0.05  # of all images, at most, that lie between the threshold and the gap
 _SPLIT_SHARES = (0.1, 0.2)  # of all images, at least, in the lower and the upper of two groups
+_SPLIT_LEAST = 4  # images in the lower group: fewer say nothing of how ordinary scores deviate
 _SPLIT_DENSITY = 0.5  # between two groups, of the density of the lesser
 _POINTS = 512  # at which the density of the scores is looked at
 _MOST_FOR_DENSITY = 2000  # scores; of more, so many quantiles
@@ -84,7 +85,9 @@ def _highest(scores: Scores, count: int, meaning: str) -> Threshold:
     lowest = float(descending[min(count, len(scores)) - 1])
     below = descending[descending < lowest]
     step = lowest - float(below[0]) if len(below) else max(1.0, abs(lowest))
-    return Threshold(lowest - step / 2, meaning)
+    middle = lowest - step / 2
+    # Between two neighbours among the floating-point numbers there is none.
+    return Threshold(middle if middle < lowest else float(below[0]), meaning)
 
 
 def _automatic(scores: Scores) -> Threshold:
@@ -162,7 +165,8 @@ def _lowest_group(scores: Scores) -> Scores:
         np.maximum.accumulate(density), np.maximum.accumulate(density[::-1])[::-1]
     )  # the highest on the left and on the right, the lower of the two
     share = np.searchsorted(np.sort(some), points) / len(some)
-    allowed = (share >= _SPLIT_SHARES[0]) & (1 - share >= _SPLIT_SHARES[1])
+    least = max(_SPLIT_SHARES[0], _SPLIT_LEAST / len(some))
+    allowed = (share >= least) & (1 - share >= _SPLIT_SHARES[1])
     depth = np.where(allowed, density / lesser, 1.0)
     emptiest = int(depth.argmin())
     return scores[scores < points[emptiest]] if depth[emptiest] < _SPLIT_DENSITY else scores

@@ -1,0 +1,596 @@
+"""README and docs/ do what they say: each command and each block of code in them runs.
+
+A page is read from top to bottom, in a folder of its own that holds what `workshop` puts there;
+what one block makes, the next one has. `cheap` is all that is changed. What cannot run here is in
+`NOT_RUN`, with the reason; its commands are still parsed, so that each option must exist.
+"""
+
+import ast
+import csv
+import http.client
+import importlib
+import importlib.util
+import io
+import json
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from functools import partial
+from glob import glob
+from itertools import product, zip_longest
+from pathlib import Path
+from typing import ClassVar
+from unittest import mock
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import test_methods
+from conftest import textured_image
+from docblocks import (
+    Block,
+    commands_of,
+    entries_of,
+    kind_of,
+    read_blocks,
+    read_spans,
+    words_of,
+)
+from patchcluster import backbones, cli, demo, methods
+from patchcluster.benchmark import benchmark
+from patchcluster.cli.root import VERBS
+from patchcluster.settings import METHOD_SETTINGS, PRESETS
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+}
+SIZE = 64
+SIDE = 160  # of the drawn images
+DEFECTIVE = (3, 8)  # of the photos, by number
+GROUP = typer.main.get_command(cli.app)
+
+# What stands in a command or in a block of Python -> why it does not run here.
+NOT_RUN = {
+    r"^pip install": "it would change the environment of the tests",
+    r"^make ": "the targets of the Makefile set up environments, or run these very tests",
+    r"^ray |--ray": "a cluster: tests/test_cluster.py scans on one",
+    r"s3://|hf://": "an object store: tests/test_remote.py scans on one",
+    r"\.\./shared/": "real images, which lie beside the repository on some machines only",
+    r"--webhook": "it would call somebody",
+}
+# Packages that only one block needs. Where they are missing, it is compiled and no more.
+OPTIONAL = {"datasets", "fiftyone", "matplotlib", "pycocotools"}
+
+
+def cheap(patch: pytest.MonkeyPatch) -> None:
+    """Make defaults small: inputs of 64 pixels, a demo of 12 parts, trainings of one step.
+
+    And one block a stage in WideResNet-50, an eighth as wide: a hundredth of its weights.
+    """
+    for table in (METHOD_SETTINGS, PRESETS):
+        for name, values in table.items():
+            if table is METHOD_SETTINGS or "size" in values:
+                patch.setitem(table, name, {**values, "size": (SIZE,)})
+    patch.setitem(benchmark.__kwdefaults__, "size", SIZE)
+    patch.setattr(demo.write_parts, "__defaults__", (8, 4, 0, None))
+    patch.setattr("patchcluster.methods.reverse_distillation._STEPS", 1)
+    patch.setattr(backbones, "_build", partial(_build_thin, backbones._build))
+
+
+def _build_thin(build, name, **options):
+    if name.startswith("wide_resnet50_2"):
+        options |= {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64)}
+    return build(name, **options)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """What the pages take for granted: a folder with photos and more, and the run of the photos.
+
+    photos/       12 images, a.png and IMG_0042.png among them; two have a blot
+    new/          3 more, and part.png beside it
+    dataset/      the same in the layout of MVTec AD, with masks and training images
+    mvtec/bottle  the same data set again, and bench, what `benchmark mvtec/` makes of it
+    KolektorSDD/  4 images in its layout
+    incoming/     an image; bad/, empty, where it may be moved to
+    mask.png, labels.csv, weights.safetensors (of wide_resnet50_2.tv_in1k, random)
+    """
+    folder = tmp_path_factory.mktemp("workshop")
+    names = ["a.png", "IMG_0042.png", *(f"IMG_{100 + i:04}.png" for i in range(10))]
+    for i, name in enumerate(names):
+        _write_sample(folder, f"photos/{name}", i, i in DEFECTIVE)
+    for i in range(3):
+        _write_sample(folder, f"new/part{i}.png", 20 + i, i == 0)
+    for i in range(4):
+        _write_image(folder / "dataset" / "train" / "good" / f"{i:03}.png", 30 + i, False)
+    _write_image(folder / "part.png", 40, True)
+    (folder / "mvtec").mkdir()
+    (folder / "mvtec" / "bottle").symlink_to("../dataset", target_is_directory=True)
+    inside = np.zeros((SIDE, SIDE), np.uint8)
+    inside[:, : SIDE // 2] = 255
+    Image.fromarray(inside).save(folder / "mask.png")
+    for i in range(4):
+        part = folder / "KolektorSDD" / "kos01" / f"Part{i}.jpg"
+        _write_image(part, 50 + i, i == 0)
+        marked = np.zeros((SIDE, SIDE), np.uint8)
+        marked[60:90, 60:90] = 255 * (i == 0)
+        Image.fromarray(marked).save(part.with_name(f"Part{i}_label.bmp"))
+    for name in ("incoming", "bad"):
+        (folder / name).mkdir()
+    _write_image(folder / "incoming" / "new.png", 41, True)
+    (folder / "labels.csv").write_text(f"path,label\nphotos/a.png,normal\nphotos/{names[3]},unsure")
+    (folder / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        cheap(patch)
+        patch.chdir(folder)
+        network = backbones.random_backbone("wide_resnet50_2")
+        weights = {name: value.contiguous() for name, value in _plain_weights().items()}
+        assert network.channels == [64, 128]  # an eighth
+        save_file(weights, folder / "weights.safetensors")
+        run_cli(["scan", "photos/", "-o", "photos-run"])
+        run_cli(["benchmark", "mvtec/", "-o", "bench", "--figures"])
+    return folder
+
+
+def _plain_weights():
+    """Before batch norms are folded, as a file has them."""
+    return backbones._build("wide_resnet50_2").state_dict()
+
+
+def _write_image(path, seed, blot):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(textured_image(seed, SIDE, SIDE, blot)).save(path)
+
+
+def _write_sample(folder, name, seed, blot):
+    """An image that the data set has too, as a link; the mask of a blot is where it is dark."""
+    _write_image(folder / name, seed, blot)
+    kind, stem = "blot" if blot else "good", Path(name).stem
+    link = folder / "dataset" / "test" / kind / f"{stem}.png"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(Path("../../..") / name)
+    if blot:
+        mask = textured_image(seed, SIDE, SIDE, True).astype(int)
+        mask = abs(mask - textured_image(seed, SIDE, SIDE)).max(-1) > 30
+        target = folder / "dataset" / "ground_truth" / kind / f"{stem}_mask.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(target)
+
+
+def run_cli(words):
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0, f"exit code {result.exit_code}\n{result.output}"
+
+
+class Services:
+    """Commands that serve until they are ended, as processes; pages share those that are equal."""
+
+    OPTIONS: ClassVar = {"serve": ["--port", "0"], "review": ["--no-browser"]}
+
+    def __init__(self) -> None:
+        self.running: dict[tuple[str, ...], tuple[subprocess.Popen, str]] = {}
+
+    def start(self, words: list[str]) -> str:
+        """The address of a service, on a free port whatever the command says."""
+        if "--port" in words:
+            at = words.index("--port")
+            words = words[:at] + words[at + 2 :]
+        key = tuple(words)
+        if key not in self.running:
+            command = [sys.executable, "-m", "patchcluster", *words, *self.OPTIONS[words[0]]]
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            line = process.stdout.readline()
+            if "http://127.0.0.1:" not in line:
+                process.kill()
+                raise AssertionError(line + process.communicate()[1])
+            self.running[key] = process, line.split()[-1]
+        return self.running[key][1]
+
+    def stop(self) -> None:
+        """End all as Ctrl-C does."""
+        for process, _ in self.running.values():
+            process.send_signal(signal.SIGINT)
+        for words, (process, _) in self.running.items():
+            _, errors = process.communicate(timeout=60)
+            assert "Traceback" not in errors, (words, errors)
+
+
+@pytest.fixture(scope="module")
+def services():
+    started = Services()
+    yield started
+    started.stop()
+
+
+class Page:
+    """A reader of a page, in a folder, who types what it says."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.names: dict[str, object] = {"__name__": "__main__"}
+        self.address = ""  # of the service that was started last
+        self.answer: object = None  # to the last curl
+
+    def follow(self, block: Block) -> None:
+        kind = kind_of(block)
+        if kind == "commands":
+            for command in commands_of(block.text):
+                self.type(command)
+        elif kind == "python":
+            self.execute(block.text)
+        elif kind == "json":
+            shown = json.loads(block.text)
+            if self.answer is not None:  # it is the answer to the curl before
+                assert list(shown) == list(self.answer)
+        elif kind == "csv":
+            rows = list(csv.reader(io.StringIO(block.text)))
+            assert len({len(row) for row in rows}) == 1
+        elif kind == "tree":
+            root, entries = entries_of(block.text)
+            place = next(p for p in (Path(root), ROOT / root) if p.is_dir())
+            for entry in entries:
+                assert (place / entry).exists(), f"{root} has no {entry}"
+
+    def fail(self, block: Block, said: str) -> None:
+        """A command that ends with a message of one line; … stands for what differs."""
+        (command,) = commands_of(block.text)
+        result = CliRunner().invoke(cli.app, words_of(command)[1:])
+        assert result.exit_code == 1
+        pattern = ".*".join(re.escape(part) for part in said.strip().split("…"))
+        assert re.fullmatch(pattern, result.stderr.splitlines()[-1]), result.stderr
+
+    def execute(self, code: str) -> None:
+        imported = {name.split(".")[0] for name in imports_of(code)}
+        missing = {name for name in imported & OPTIONAL if importlib.util.find_spec(name) is None}
+        compiled = compile(code, "block", "exec")
+        if not missing and not why_not(code):
+            exec(compiled, self.names)
+
+    def type(self, command: str) -> None:
+        program, *words = words_of(command)
+        check = getattr(self, f"check_{program}", None)
+        if check is not None:
+            check(words)
+        if not why_not(command):
+            getattr(self, f"run_{program}", self.run_shell)(words, command)
+
+    def check_patchcluster(self, words: list[str]) -> None:
+        parse(words)
+
+    def check_make(self, words: list[str]) -> None:
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert {word for word in words if "=" not in word} <= set(targets)
+
+    def check_pip(self, words: list[str]) -> None:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+            "optional-dependencies"
+        ]
+        for names in re.findall(r"patchcluster\[([\w,]+)\]", " ".join(words)):
+            assert set(names.split(",")) <= set(extras)
+
+    def check_python(self, words: list[str]) -> None:
+        assert (ROOT / words[0]).is_file(), f"no script {words[0]}"
+
+    def run_patchcluster(self, words: list[str], command: str) -> None:
+        del command
+        if words[0] == "watch" and "--once" not in words:
+            words = [*words, "--once"]  # else it has no end
+        if words[0] in Services.OPTIONS:
+            self.address = self.services.start(words)
+        else:
+            run_cli(words)
+
+    def run_python(self, words: list[str], command: str) -> None:
+        del command
+        words = [path for word in words for path in (sorted(glob(word)) or [word])]
+        added_to = mock.patch.dict(methods.METHODS), mock.patch.dict(METHOD_SETTINGS)
+        with pytest.MonkeyPatch.context() as patch, added_to[0], added_to[1]:
+            patch.setattr(sys, "argv", words)
+            runpy.run_path(words[0], run_name="__main__")
+
+    def run_curl(self, words: list[str], command: str) -> None:
+        del command
+        assert self.address, "no service was started before"
+        self.answer = json.loads(send(words, self.address))
+
+    def run_shell(self, words: list[str], command: str) -> None:
+        del words
+        subprocess.run(["bash", "-c", command], check=True)
+
+
+def send(words, address):
+    """What curl would get from a service: the few options of it that the pages have."""
+    url, headers, body, rest = "", {}, None, list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "-H":
+            name, _, value = rest.pop(0).partition(": ")
+            headers[name] = value
+        elif word == "--data-binary":
+            body = Path(rest.pop(0).removeprefix("@")).read_bytes()
+        else:
+            assert not word.startswith("-"), f"curl {word} is not known here"
+            url = word
+    assert url.startswith("http://127.0.0.1:8000/")
+    at, asked = urlsplit(address), urlsplit(url)
+    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=60)
+    target = asked.path + (f"?{asked.query}" if asked.query else "")
+    connection.request("GET" if body is None else "POST", target, body, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    assert answer.status == 200, text
+    return text
+
+
+def parse(words):
+    """Parse a command as it would be, and run nothing. Raises click's UsageError."""
+    verb, *rest = words
+    assert verb in GROUP.commands, f"no verb {verb}"
+    GROUP.commands[verb].make_context(verb, rest)
+
+
+def why_not(text):
+    """Why a command or a block of Python does not run here, or nothing."""
+    return next((reason for what, reason in NOT_RUN.items() if re.search(what, text)), "")
+
+
+def imports_of(code):
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_page_says_works(name, workshop, services, tmp_path, monkeypatch):
+    shutil.copytree(workshop, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    cheap(monkeypatch)
+    page = Page(services)
+    blocks = read_blocks(PAGES[name])
+    for block, after in zip_longest(blocks, blocks[1:]):
+        try:
+            if after is not None and after.text.startswith("patchcluster: "):
+                page.fail(block, after.text)
+            else:
+                page.follow(block)
+        except BaseException as error:
+            error.add_note(f"in the block at {name}:{block.line}\n{block.text}")
+            raise
+
+
+def test_what_does_not_run_is_in_the_pages():
+    """No reason outlives its commands."""
+    commands = [
+        command
+        for text in PAGES.values()
+        for block in read_blocks(text)
+        if kind_of(block) == "commands"
+        for command in commands_of(block.text)
+    ]
+    for what in NOT_RUN:
+        assert any(re.search(what, command) for command in commands), what
+
+
+def options_of(verb):
+    """Every way to write an option of a verb, and of all commands."""
+    names = {"--help", "--version"} if verb is None else {"--help"}
+    for one in GROUP.commands if verb is None else [verb]:
+        for parameter in GROUP.commands[one].params:
+            if parameter.param_type_name == "option":
+                names |= {*parameter.opts, *parameter.secondary_opts}
+    return names
+
+
+def named_in(span):
+    """The verb that a piece of text in backticks names, or None, and the options."""
+    words = [word.strip("[],;") for word in span.removeprefix("patchcluster ").split()]
+    verb = words[0] if words and words[0] in GROUP.commands else None
+    return verb, {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_verbs_and_options_that_the_text_names_exist(name):
+    for span in read_spans(PAGES[name]):
+        if span.startswith("patchcluster "):
+            word = span.split()[1]
+            assert word.startswith("-") or word in GROUP.commands or word == "VERB", span
+        elif not (span.startswith("--") or span.split()[0] in GROUP.commands):
+            continue
+        verb, options = named_in(span)
+        assert options <= options_of(verb), span
+
+
+def test_the_page_of_the_command_line_is_what_the_command_says():
+    written = runpy.run_path(str(ROOT / "docs" / "write_cli.py"))["describe"](GROUP)
+    assert PAGES["docs/cli.md"] == written, "write it anew: python docs/write_cli.py"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_says_what_it_does(verb):
+    command = GROUP.commands[verb]
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, parameter.name
+        assert f"`{parameter.opts[-1]}`" in PAGES["docs/cli.md"] or (
+            parameter.param_type_name == "argument"
+        )
+
+
+def test_every_example_is_run_by_a_page():
+    typed = {
+        words_of(command)[1]
+        for text in PAGES.values()
+        for block in read_blocks(text)
+        if kind_of(block) == "commands"
+        for command in commands_of(block.text)
+        if command.startswith("python ") and not why_not(command)
+    }
+    assert typed == {f"examples/{path.name}" for path in ROOT.glob("examples/*.py")}
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The method of examples/my_method.py."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("my_method").KthNearest
+
+
+def common_tests():
+    """The tests that every method is held to, or nearly every one, with all their parameters."""
+    for name, test in vars(test_methods).items():
+        marks = {
+            mark.args[0]: mark.args[1]
+            for mark in getattr(test, "pytestmark", [])
+            if mark.name == "parametrize"
+        }
+        if {"spade", "patchcore-lof"} <= set(marks.pop("name", ())):
+            for values in product(*marks.values()):
+                if not any(hasattr(value, "marks") for value in values):  # it needs a GPU
+                    given = dict(zip(marks, values, strict=True))
+                    yield pytest.param(test, given, id=f"{name}-{values}" if values else name)
+
+
+@pytest.mark.parametrize(("test", "given"), list(common_tests()))
+def test_the_example_of_a_method_is_held_to_what_all_are_held_to(test, given, example):
+    with mock.patch.dict(methods.METHODS, {example.name: example}):
+        test(example.name, **given)
+
+
+def test_the_example_of_a_method_scores_by_its_formula(example):
+    patches = test_methods.random_patches()
+    rows = patches.reshape(-1, 7)
+    distances = np.sort(test_methods.distances64(rows, rows), axis=1)
+    scores = example(k=4).fit_score(patches)
+    np.testing.assert_allclose(scores.ravel(), distances[:, 4], rtol=1e-4)
+
+
+def test_the_site_builds(tmp_path, monkeypatch):
+    """With each page in the navigation, no link that leads nowhere, and nothing from elsewhere."""
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: make test installs it")
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not included in the" not in done.stderr  # pages without a place in the navigation
+    for page in (tmp_path / "site").rglob("*.html"):
+        for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", page.read_text()):
+            assert not re.search(r"(?:src|href)=\"?https?:", tag), tag
+
+
+def test_the_house_has_all_its_rooms():
+    """Each file and folder of the package is in the list of docs/architecture.md."""
+    (tree,) = (b for b in read_blocks(PAGES["docs/architecture.md"]) if kind_of(b) == "tree")
+    root, listed = entries_of(tree.text)
+    package = [
+        *(ROOT / root).glob("*.py"),
+        *(ROOT / root).glob("*.c"),
+        *(ROOT / root).glob("[!_]*/"),
+    ]
+    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in package}
+    assert set(listed) == {room for room in rooms if not room.startswith("__")}
+
+
+def test_the_pictures_can_be_drawn(tmp_path, monkeypatch):
+    cheap(monkeypatch)
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    pictures = importlib.import_module("pictures")
+    monkeypatch.setattr(pictures, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pictures.py", str(tmp_path)])
+    pictures.main()
+    for name in ("patches.jpg", "neighbours.jpg", "map.jpg"):
+        with Image.open(tmp_path / name) as drawn, Image.open(ROOT / "docs" / name) as kept:
+            assert drawn.size == kept.size
+        assert f"({name})" in PAGES["docs/how-it-works.md"]
+
+
+# --- how pages are read -------------------------------------------------------------------------
+
+
+def test_each_block_is_found_and_told_what_it_holds():
+    page = """Text with `patchcluster scan`.
+
+    patchcluster scan photos/ -o 'a # b'    # a comment
+    mkdir out && cp a.png out/
+
+    import numpy as np
+    print(np.zeros(3))  # ```
+
+```json
+{"score": 1}
+```
+
+```text
+run/
+  scores.csv   a row an image,
+               most anomalous first
+  maps/
+```
+"""
+    blocks = read_blocks(page)
+    assert [block.line for block in blocks] == [3, 10, 14]
+    assert [kind_of(block) for block in blocks[1:]] == ["json", "tree"]
+    assert entries_of(blocks[2].text) == ("run/", ["scores.csv", "maps/"])
+    assert read_spans(page) == ["patchcluster scan"]
+    with pytest.raises(ValueError, match="neither commands"):  # two kinds in one block
+        kind_of(blocks[0])
+    commands, code = blocks[0].text.split("\n\n")
+    assert commands_of(commands) == [
+        "patchcluster scan photos/ -o 'a # b'",
+        "mkdir out",
+        "cp a.png out/",
+    ]
+    assert kind_of(Block(commands, 1)) == "commands"
+    assert kind_of(Block(code, 1)) == "python"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block("patchcluster scan photos/\n", 1, "text"),
+        Block("patchcluster scan photos/\n", 1, "bat"),
+        Block("frobnicate photos/\n", 1),
+        Block("words of no kind\n", 1),
+    ],
+)
+def test_a_block_that_would_not_be_tested_is_refused(block):
+    with pytest.raises(ValueError, match="fence it"):
+        kind_of(block)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("patchcluster scan photos/ --frobnicate\n", "No such option"),
+        ("patchcluster scan s3://bucket/photos --frobnicate\n", "No such option"),
+        ("patchcluster frobnicate\n", "no verb"),
+        ("patchcluster score nowhere/ photos/\n", "exit code 1"),
+        ("pip install 'patchcluster[frobnicate]'\n", "frobnicate"),
+        ("make frobnicate\n", "frobnicate"),
+        ("python examples/frobnicate.py\n", "no script"),
+        ("cp nowhere.png there.png\n", "cp"),
+        ("import patchcluster\npatchcluster.frobnicate()\n", "frobnicate"),
+        ("frobnicate/\n  photos\n", ""),
+    ],
+)
+def test_a_block_that_does_not_work_is_found(text, words, services, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception) as error:  # noqa: PT011 (of many kinds)
+        Page(services).follow(Block(text, 1))
+    assert words in str(error.value) or words in repr(error.value)
