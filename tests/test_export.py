@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 import patchcluster
 from conftest import textured_image
 from patchcluster import cli, exporting
-from patchcluster.datasets import find_truth, read_mask
+from patchcluster.datasets import find_truth, read_truth
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
 from patchcluster.exporting import FORMATS, export, shapes, tables
 from patchcluster.exporting import names as naming
@@ -292,8 +292,9 @@ def test_masks_are_the_regions_and_evaluate_finds_them(run, tmp_path):
     truths = find_truth(again, data)
     assert [truth.anomalous for truth in truths] == [bool(run.regions(p)) for p in run.paths]
     for path, truth in zip(run.paths, truths, strict=True):
-        if truth.mask is not None:
-            np.testing.assert_array_equal(read_mask(truth.mask), regions_mask(run, path))
+        mask = read_truth(truth)
+        if mask is not None:
+            np.testing.assert_array_equal(mask, regions_mask(run, path))
     written = sorted(p.relative_to(data / "masks") for p in (data / "masks").rglob("*.png"))
     assert len(written) == len(run)
     for name in written:

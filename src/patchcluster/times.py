@@ -17,14 +17,15 @@ from torch import Tensor
 
 from . import maps
 from .errors import SettingError
+from .levels import find_level
 from .methods.base import Products
 from .neighbors import BlockBank
 
 # Of what is measured, to what a scan takes.
 _EXTRACTING = 1.1  # writing the patches, and what is done once a batch
-_MAPPING = 6.0  # maps an image that are smoothed or written, until all results are there
+_MAPPING = 6.0  # maps an image that are looked at or written, until all results are there
 _FLAGGED = 0.4  # of the images, in whose maps regions are looked for
-_REPORTING = 8.0  # and until the page is
+_REPORTING = 5.0  # and until the page is
 _FIRST, _FULL, _PREPARING = 0.16, 1.9, 7.2
 _BLOCKS = 24  # images in the search that is timed
 _ROWS = 784  # patches of each
@@ -46,7 +47,7 @@ class Rates:
     first: float  # a product of the first pass of a search
     full: float  # a product of the search in full
     prepare: float  # a value of a patch that is brought into a bank
-    smooth: float  # a map on its frame
+    smooth: float  # a map on its frame, and what it says of its image
     regions: float  # a pixel of an image whose map regions are looked for in
 
     def slower(self, factor: float) -> "Rates":
@@ -117,10 +118,18 @@ def measure_search(grids: Sequence[Tensor], device: torch.device) -> tuple[float
 
 
 def measure_maps(frame: float) -> tuple[float, float]:
-    """Seconds of one map on its frame, and of a pixel of an image whose regions are found."""
+    """Seconds of one map on its frame, with what it says of its image, and of a pixel of an image
+    whose regions are found."""
     grid = torch.rand(28, 28, generator=torch.Generator().manual_seed(0)).numpy()
     cpu = torch.device("cpu")
-    smooth, on_frame = clock(lambda: maps.smooth(grid, frame, 1, 1), cpu)
+
+    def smooth_and_score() -> maps.Floats:
+        on_frame = maps.smooth(grid, frame, 1, 1)
+        maps.score_image(on_frame, "top1%")
+        find_level(on_frame)
+        return on_frame
+
+    smooth, on_frame = clock(smooth_and_score, cpu)
     threshold = float(on_frame.max()) * 0.9
 
     def find() -> list[maps.Region]:
