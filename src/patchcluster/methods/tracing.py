@@ -137,11 +137,6 @@ class BankChange:
     added: Tensor
     banks: Sequence[BlockBank]
 
-    @property
-    def gone(self) -> int:
-        """How many images only the earlier bank has."""
-        return int((self.columns < 0).sum())
-
     def bring(self, earlier: Tensor, size: int) -> Tensor:
         """What is said of images of the earlier bank [n, b'] -> of this one's [n, size], else 0."""
         there = self.columns >= 0
@@ -158,19 +153,7 @@ class BankChange:
         enough, bool [q], what is given means nothing.
         """
         kept, searched = known.blocks.shape[1], known.distances.shape[1]
-        blocks = self.columns[known.blocks.long()]
-        squares = known.squares.masked_fill(blocks < 0, torch.inf)
-        distances = torch.full_like(squares, torch.nan)
-        places = _places(known.before, known.distances, known.blocks)
-        distances.scatter_(1, places, known.distances)
-        near = torch.zeros_like(blocks, dtype=known.rows.dtype).scatter_(1, places, known.rows)
-        if len(self.added):
-            fresh = self.banks[stage].block_squares(rows).T
-            fresh = fresh.masked_fill(left_out[:, self.added], torch.inf)
-            blocks = torch.cat([blocks, self.added.expand(len(rows), -1)], 1)
-            squares = torch.cat([squares, fresh], 1)
-            distances = torch.cat([distances, torch.full_like(fresh, torch.nan)], 1)
-            near = torch.cat([near, torch.zeros_like(fresh, dtype=near.dtype)], 1)
+        blocks, squares, distances, near = self._unite(known, rows, stage, left_out)
         # NumPy's sort gains by what is sorted already.
         order = torch.from_numpy(np.argsort(squares.numpy(), 1, kind="stable"))
         squares = squares.gather(1, order)
@@ -195,6 +178,30 @@ class BankChange:
             near.gather(1, first),
             known.reach.minimum(squares[:, kept]) if squares.shape[1] > kept else known.reach,
         ), good
+
+    def _unite(
+        self, known: Known, rows: Tensor, stage: int, left_out: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The blocks that are known of rows and those that were added, [q, s + a], in no order.
+
+        Numbers of blocks in this bank; squares of distances by the first pass, infinite for blocks
+        that have gone; exact distances, NaN where they are not known; places of nearest rows.
+        """
+        blocks = self.columns[known.blocks.long()]
+        squares = known.squares.masked_fill(blocks < 0, torch.inf)
+        places = _places(known.before, known.distances, known.blocks)
+        distances = torch.full_like(squares, torch.nan).scatter_(1, places, known.distances)
+        near = torch.zeros_like(blocks, dtype=known.rows.dtype).scatter_(1, places, known.rows)
+        if not len(self.added):
+            return blocks, squares, distances, near
+        fresh = self.banks[stage].block_squares(rows).T
+        fresh = fresh.masked_fill(left_out[:, self.added], torch.inf)
+        return (
+            torch.cat([blocks, self.added.expand(len(rows), -1)], 1),
+            torch.cat([squares, fresh], 1),
+            torch.cat([distances, torch.full_like(fresh, torch.nan)], 1),
+            torch.cat([near, torch.zeros_like(fresh, dtype=near.dtype)], 1),
+        )
 
 
 @dataclass(frozen=True)
