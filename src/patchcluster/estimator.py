@@ -130,7 +130,7 @@ class PatchClusterDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _score(self, rows: Floats) -> Floats:
         """Mean distance [n] of rows [n, d] to the k nearest of the bank, but not to themselves."""
         # Copies, since torch warns of arrays that must not be written to.
-        found: Any = nearest(torch.tensor(rows), torch.tensor(self.bank_), self.k_ + 1)[0]
+        found = nearest(torch.tensor(rows), torch.tensor(self.bank_), self.k_ + 1)[0]
         distances: Floats = found.numpy()
         own = distances[:, 0] == 0
         kept = np.where(own[:, None], distances[:, 1:], distances[:, :-1])
