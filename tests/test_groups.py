@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 
 from patchcluster.groups import MOST_GROUPS, describe_image, describe_regions, group_regions
@@ -58,6 +59,16 @@ def test_number_of_groups(regions, groups):
     assert len(found) == regions
     assert set(found) == set(range(1, groups + 1))
     assert groups <= MOST_GROUPS
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_groups_are_those_of_scikit_learn(copies):
+    """Also where regions are the same, so that merges are of no height."""
+    described = np.random.default_rng(1).normal(size=(90, 6)).astype(np.float32)
+    described = np.tile(described, (copies, 1))
+    found = group_regions(described)
+    expected = AgglomerativeClustering(int(found.max()), linkage="ward").fit_predict(described)
+    assert adjusted_rand_score(expected, found) == 1
 
 
 def test_of_very_many_regions_the_rest_joins_the_nearest_group(monkeypatch):
