@@ -132,7 +132,7 @@ def test_a_setting_that_cannot_work_is_one_line(place, monkeypatch, options, wor
         ("--bank-images all", "should be a valid integer"),
         ("--size big", "write 448"),
         ("--expect some", "5%"),
-        ("--flag-top few", "should be a valid integer"),
+        ("--flag-top few", "write 20, or a share as --expect 5%"),
         ("--tile=yes", "does not take a value"),
         ("--nope", "No such option"),
         ("--size", "requires an argument"),

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from .parsing import parse_count
+
 RunFolder = Annotated[
     str, typer.Argument(metavar="RUN", help="The folder that a scan wrote, or its fsspec URL.")
 ]
@@ -24,7 +26,10 @@ Weights = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option(metavar="PIXELS", help="Network input, a multiple of 32; 256,448: both, fused."),
+    typer.Option(
+        metavar="PIXELS",
+        help="About how wide the network sees an image, in steps of 32; 256,448: both, fused.",
+    ),
 ]
 Tile = Annotated[
     bool, typer.Option("--tile", help="Score images over the network's size at their own.")
@@ -70,7 +75,10 @@ Expect = Annotated[
     typer.Option(metavar="SHARE", help="Flag the share you expect to be anomalous: 5% or 0.05."),
 ]
 FlagTop = Annotated[
-    int | None, typer.Option(metavar="N", help="Flag so many images, most anomalous first.")
+    int | None,
+    typer.Option(
+        metavar="N", parser=parse_count, help="Flag so many images, most anomalous first."
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of what is random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

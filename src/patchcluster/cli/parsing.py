@@ -29,6 +29,16 @@ def parse_numbers(text: str | None) -> list[int] | None:
         raise typer.BadParameter(f"{text!r} are not numbers of tables: write 2,5,7") from None
 
 
+def parse_count(text: str) -> int:
+    """A number of images."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a number of images: write 20, or a share as --expect 5%"
+        ) from None
+
+
 def parse_share(text: str) -> float:
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
