@@ -23,7 +23,8 @@ from patchcluster.methods.base import (
     flatten,
     place_rows,
 )
-from patchcluster.neighbors import nearest, to_float
+from patchcluster.methods.patchcluster import search_bank
+from patchcluster.neighbors import to_float
 from patchcluster.settings import METHOD_SETTINGS
 
 
@@ -63,10 +64,7 @@ class KthNearest(NeighbourMethod):
         return max(check_k(self.k, left), min(NEIGHBOURS_KEPT, left))
 
     def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
-        skip = int(own is not None)
-        rows = torch.cat([flatten(grid) for grid in grids])
-        distances, neighbours = map(torch.as_tensor, nearest(rows, self.bank_, skip + k))
-        return Comparison(distances[:, skip:], neighbours[:, skip:], distances[:, skip:])
+        return search_bank(self.bank_, grids, own is not None, k)
 
     def summarise(self, found: Comparison) -> Comparison:
         return Comparison(

@@ -105,7 +105,7 @@ def _smoothing(cells: int, pixels: int) -> torch.Tensor:
     each = torch.eye(cells, dtype=torch.float64)[None]
     on_frame = F.interpolate(each, size=pixels, mode="linear", align_corners=False)[0].numpy()
     smoothed = ndimage.gaussian_filter1d(on_frame, SIGMA, axis=1, mode="nearest")
-    return torch.from_numpy(smoothed.T.astype(np.float32).copy())
+    return torch.from_numpy(np.ascontiguousarray(smoothed.T, np.float32))
 
 
 def _gaussian(values: Floats) -> Floats:

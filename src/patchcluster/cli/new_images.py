@@ -2,7 +2,7 @@
 
 import signal
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -112,12 +112,15 @@ def watch(
         typer.Option("--output", "-o", metavar="CSV", help="The table; else RUN-watch.csv."),
     ] = None,
     settle: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0, help="How long a file must not have changed."),
-    ] = 2,
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0, help="How long a file must not have changed; else 2."
+        ),
+    ] = None,
     interval: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.01, help="Between two looks at the folder.")
-    ] = 1,
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.01, help="Between two looks at the folder; else 1."),
+    ] = None,
     existing: Annotated[bool, typer.Option(help="Score files that are there at the start.")] = True,
     once: Annotated[
         bool, typer.Option("--once", help="Score what is there and has settled, and end.")
@@ -138,9 +141,11 @@ def watch(
         ),
     ] = None,
     timeout: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0.1, help="That a command or a post may take."),
-    ] = 30,
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0.1, help="That a command or a post may take; else 30."
+        ),
+    ] = None,
     weights: Weights = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
@@ -158,17 +163,17 @@ def watch(
 
         with shown_progress(quiet) as progress:
             local = fetch(run_folder, progress)
+        seconds = {"settle": settle, "interval": interval, "timeout": timeout}
+        given: dict[str, Any] = {n: value for n, value in seconds.items() if value is not None}
         rows = watch_folder(
             local,
             folder,
+            **given,
             output=output,
-            settle=settle,
-            interval=interval,
             existing=existing,
             once=once,
             on_flagged=on_flagged,
             webhook=webhook,
-            timeout=timeout,
             device=device,
             weights=weights,
         )

@@ -8,6 +8,7 @@ numbers or as text) are its masks; if an annotation has only a box, no one says 
 are test.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,7 +54,10 @@ class _File:
     annotations: list[_Annotation] = field(default_factory=list)
 
 
-_READER = TypeAdapter(_File)
+@functools.cache
+def _reader() -> TypeAdapter[_File]:
+    """Made when it is first needed: it takes a tenth of a second, and every scan loads this."""
+    return TypeAdapter(_File)
 
 
 def read(folder: Path) -> Iterator[Sample]:
@@ -66,7 +70,7 @@ def read(folder: Path) -> Iterator[Sample]:
 def read_file(path: Path) -> list[Sample]:
     """The images of a JSON file, in natural order. Raises InputError if it is damaged."""
     try:
-        found = _READER.validate_python(json.loads(path.read_bytes()))
+        found = _reader().validate_python(json.loads(path.read_bytes()))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))

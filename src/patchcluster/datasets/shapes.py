@@ -1,6 +1,5 @@
 """Masks that are no files: polygons and runs, as COCO has them, and pictures in memory."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ..polygons import fill
 
 MAX_PIXELS = 1 << 30  # of a mask that is drawn
 
@@ -30,7 +31,7 @@ class Polygons:
         for polygon in self.polygons:
             if len(polygon) < 6 or len(polygon) % 2:
                 raise ValueError(f"a polygon of {len(polygon)} numbers: three points need six")
-            mask |= _fill(np.reshape(polygon, (-1, 2)), self.height, self.width)
+            mask |= fill(np.reshape(polygon, (-1, 2)), mask.shape)
         return mask
 
 
@@ -87,23 +88,6 @@ def to_mask(picture: Any) -> NDArray[np.bool_]:
         raise ValueError(f"a mask of shape {list(values.shape)}, not [height, width]")
     mask: NDArray[np.bool_] = values > (127 if values.max() == 255 else 0)
     return mask
-
-
-def _fill(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
-    """The pixels whose centre lies inside one polygon [n, 2] of x, y."""
-    turns = np.zeros((height + 1, width), np.int32)  # where a column enters or leaves it
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        if x0 == x1:
-            continue
-        # Columns whose centre is in [left, right), so that a corner counts for one of its edges.
-        first = max(0, math.ceil(min(x0, x1) - 0.5))
-        last = min(width, math.ceil(max(x0, x1) - 0.5))
-        columns = np.arange(first, last)
-        crossed = y0 + (columns + 0.5 - x0) * ((y1 - y0) / (x1 - x0))
-        rows = np.ceil(crossed - 0.5).clip(0, height).astype(int)
-        turns[rows, columns] += 1
-    inside: NDArray[np.bool_] = turns.cumsum(axis=0)[:height] % 2 == 1
-    return inside
 
 
 def decode_counts(text: str) -> Sequence[int]:

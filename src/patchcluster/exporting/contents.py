@@ -16,6 +16,7 @@ from scipy import ndimage
 from ..errors import InputError, RunError, UnreadableImage
 from ..inputs import find_again, is_url, open_input
 from ..maps import Bools, Floats, Region
+from ..polygons import Points
 from ..runfolder import REGIONS_FILE, percentiles
 from ..runinfo import ImageRecord
 from ..runs import Run
@@ -49,9 +50,9 @@ class Area:
     mask: Bools  # [region.height, region.width]
 
     @functools.cached_property
-    def polygon(self) -> shapes.Points:
+    def polygon(self) -> Points:
         """The polygon [n, 2] around it, see `shapes.trace`."""
-        polygon: shapes.Points = shapes.trace(self.mask) + np.array([self.region.x, self.region.y])
+        polygon: Points = shapes.trace(self.mask) + np.array([self.region.x, self.region.y])
         return polygon
 
 

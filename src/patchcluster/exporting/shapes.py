@@ -8,11 +8,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ..maps import Bools
-
-Points = NDArray[np.float64]  # [n, 2]: x to the right, y downwards
+from ..polygons import Points, fill
 
 LEAST_IOU = 0.95  # of a polygon with fewer points and the mask
 _TOLERANCES = (1.0, 0.5)  # pixels that a polygon with fewer points may be off, coarse first
@@ -31,20 +29,6 @@ def trace(mask: Bools) -> Points:
         if iou(fill(polygon, mask.shape), mask) >= LEAST_IOU:
             return polygon
     return _join([_simplify(ring, 0) for ring in rings])
-
-
-def fill(polygon: Points, shape: tuple[int, ...]) -> Bools:
-    """The pixels of a mask [h, w] whose centres a polygon encloses, by the even-odd rule."""
-    toggles = np.zeros((shape[0], shape[1] + 1), np.int32)
-    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
-        if y0 == y1:
-            continue
-        low, high = sorted((y0, y1))
-        rows = np.arange(max(0, np.ceil(low - 0.5)), min(shape[0], np.ceil(high - 0.5)), dtype=int)
-        at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-        np.add.at(toggles, (rows, np.ceil(at - 0.5).astype(int).clip(0, shape[1])), 1)
-    inside: Bools = toggles.cumsum(1)[:, :-1] % 2 == 1
-    return inside
 
 
 def iou(one: Bools, other: Bools) -> float:
