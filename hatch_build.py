@@ -1,4 +1,4 @@
-"""Compiles src/patchcluster/kernels.c where that can be done; without it all works, but slower."""
+"""Compiles the C files of src/patchcluster where that can be done; without it all works, but slower."""
 
 import os
 import platform
@@ -11,6 +11,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = Path("src/patchcluster")
+SOURCES = ("kernels.c", "placing.c")
 
 
 class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -21,14 +22,14 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         compiler = os.environ.get("CC", "cc")
         command = [
             *compiler.split(), "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall",
-            "-o", str(library), str(PACKAGE / "kernels.c"), "-lm",
+            "-o", str(library), *(str(PACKAGE / source) for source in SOURCES), "-lm",
         ]  # fmt: skip
         if shutil.which(command[0]) is None:
             self.app.display_warning("no C compiler: searches will use float32 products")
             return
         done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
         if done.returncode:
-            self.app.display_warning(f"kernels.c was not compiled: {done.stderr.strip()[-500:]}")
+            self.app.display_warning(f"the kernels were not compiled: {done.stderr.strip()[-500:]}")
             return
         build_data["artifacts"].append(str(library))
         build_data["pure_python"] = False

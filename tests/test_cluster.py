@@ -184,6 +184,7 @@ class Deadly:
     """A work whose item 1 cannot be done and whose item 2 kills the process."""
 
     ahead = 0
+    beside = False
 
     def prepare(self, item):
         if item == 1:

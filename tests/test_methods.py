@@ -32,7 +32,6 @@ from patchcluster.methods import (
 )
 from patchcluster.methods.base import digest, join
 from patchcluster.methods.patchcluster import shrink
-from patchcluster.methods.tracing import Trace
 from patchcluster.patches import patch_grid, pool_neighbourhood
 from references import cover64
 
@@ -487,7 +486,8 @@ def similar_patches(count, seed=0):
 @pytest.mark.parametrize("gap", [1.35, 1.02, math.inf])
 def test_plus_compares_again_as_if_anew(kernels, gap, monkeypatch):
     """With images that come and go; of some rows what was found is left as it is."""
-    monkeypatch.setattr("patchcluster.screening.available", lambda: kernels)
+    if not kernels:
+        monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
     patches, keys = similar_patches(90), list(range(90))
     old, new = [*range(88)], [*range(40), *range(41, 90)]
     given = {"bank_images": 48, "stages": (2, 3, 32), "strides": (8, 16, 32), "gap": gap}
@@ -507,7 +507,6 @@ def test_plus_compares_again_as_if_anew(kernels, gap, monkeypatch):
     assert bool((change.columns < 0).any())
     both = [image for image in old if image in new]
     earlier = [before.compare([patches[image]], [old.index(image)]) for image in both]
-    trace = Trace.join([one.trace for one in earlier])
     searched = []
     search = PatchClusterPlus._search_rows
     monkeypatch.setattr(
@@ -518,8 +517,9 @@ def test_plus_compares_again_as_if_anew(kernels, gap, monkeypatch):
         ),
     )
     grids, own = [patches[image] for image in both], [new.index(image) for image in both]
-    again = after.compare_again(grids, own, None, trace, change)
-    most = len(both) * after.trace_rows(24)
+    traces = [one.trace for one in earlier]
+    again = after.compare_again(grids, own, None, traces, change)
+    most = len(both) * sum(after.trace_rows(24))
     assert 0 < sum(searched) <= (most if gap == 1.02 else 0.5 * most)
     anew = after.compare(grids, own)
     assert again.tensors().keys() == anew.tensors().keys()
@@ -528,7 +528,14 @@ def test_plus_compares_again_as_if_anew(kernels, gap, monkeypatch):
     for name in ("typical", "left_out", "of_a_kind"):
         mine, theirs = (getattr(one.trace, name) for one in (again, anew))
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
-    check_known(again.trace.known, anew.trace.known)
+    for known, fresh in zip(again.trace.known, anew.trace.known, strict=True):
+        check_known(known, fresh)
+    # One of which nothing is known is compared as it would be by itself.
+    mixed = after.compare_again(grids[:3], own[:3], None, [traces[0], None, traces[2]], change)
+    start = after.compare(grids[:3], own[:3])
+    torch.testing.assert_close(mixed.distances, start.distances, rtol=1e-5, atol=1e-6)
+    for known, fresh in zip(mixed.trace.known, start.trace.known, strict=True):
+        check_known(known, fresh)
 
 
 def check_known(known, fresh):

@@ -286,7 +286,7 @@ def test_nearest_per_block_equals_direct_float64_search(q, sizes, c, offset, ker
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("patchcluster.neighbors._PAIRS", pairs)
         if not kernels:
-            patch.setattr(screening, "_library", lambda: None)
+            patch.setattr("patchcluster.kernels.library", lambda: None)
         distances = nearest_per_block(queries, bank, offsets)
     assert distances.dtype == np.float32
     # float32 holds a value near 1000 to 6e-5: what the input cannot hold cannot be asked for.
@@ -298,7 +298,7 @@ def test_nearest_per_block_equals_direct_float64_search(q, sizes, c, offset, ker
 def test_nearest_per_block_of_rows_much_alike(monkeypatch, kernels):
     """Rows of length 1 that differ by a thousandth: squares of float32 do not tell them apart."""
     if not kernels:
-        monkeypatch.setattr(screening, "_library", lambda: None)
+        monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
     rng = np.random.default_rng(0)
     noise = 1e-3 * rng.normal(size=(2, 8, 50, 24))
     rows = rng.normal(size=(8, 1, 24)) + noise

@@ -123,7 +123,7 @@ def test_all_machines_choose_the_same_blocks(monkeypatch, spread):
     bank, sample = torch.from_numpy(rows), torch.arange(0, len(rows), 3)
     offsets, queries = list(range(0, 1201, 40)), torch.from_numpy(rows[::7] + np.float32(0.01))
     with_kernels = BlockBank(bank, offsets, sample).nearest_blocks(queries, 3, 4)
-    monkeypatch.setattr(screening, "_library", lambda: None)
+    monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
     without = BlockBank(bank, offsets, sample).nearest_blocks(queries, 3, 4)
     torch.testing.assert_close(with_kernels[0], without[0])
     assert with_kernels[1].tolist() == without[1].tolist()

@@ -147,7 +147,7 @@ def test_without_an_output_the_run_lives_as_long_as_it_is_used(tmp_path):
 def test_neither_threads_nor_8_bit_products_change_the_scores(
     tmp_path, small_run, monkeypatch, threads
 ):
-    monkeypatch.setattr("patchcluster.screening._library", lambda: None)
+    monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -100,10 +100,10 @@ def test_equal_distances_come_in_the_order_of_rows():
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("channels", WIDTHS)
-def test_minima_of_blocks_are_half_the_squared_distances(kind, channels):
+def test_squares_of_blocks_are_the_squared_distances(kind, channels):
     bank, queries = draw(kind, 400, channels, 5), draw("random", 60, channels, 6)
     offsets = [0, 130, 131, 250, 400]
-    minima = screening.Bank(bank, offsets).block_minima(queries)
+    squares = screening.Bank(bank, offsets).block_squares(queries, torch.arange(4))
     truth = distances64(queries, bank)
     norms = queries.double().norm(dim=1).numpy()
     for block in range(4):
@@ -112,8 +112,8 @@ def test_minima_of_blocks_are_half_the_squared_distances(kind, channels):
         largest = (bank[part].abs().amax() + queries.abs().amax(1)).double().numpy()
         off = channels**0.5 / 254 * largest
         bound = off * (norms + float(bank[part].norm(dim=1).max()) + off)
-        found = minima[block].double().numpy() + norms**2 / 2
-        assert (np.abs(found - truth[:, part].min(1) ** 2 / 2) <= bound + 1e-4).all()
+        found = squares[block].double().numpy()
+        assert (np.abs(found - truth[:, part].min(1) ** 2) <= 2 * bound + 2e-4).all()
 
 
 @needs_kernels
@@ -202,7 +202,7 @@ def test_what_is_not_a_number_goes_the_long_way():
 
 
 def test_without_the_library_nothing_is_screened(monkeypatch):
-    monkeypatch.setattr(screening, "_library", lambda: None)
+    monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
     assert not screening.available()
     bank, queries = draw("random", 4000, 16, 1), draw("random", 400, 16, 2)
     distances, _ = nearest(queries, bank, 3)
@@ -241,8 +241,7 @@ def test_blocks_are_chosen_by_the_rule(blocks, k, count, gap, seed):
     most = blocks // 8
     count += most
     chosen, squares, before = bank.choose_blocks(queries, left_out, k, count, most, gap)
-    expected = 2 * bank.block_minima(queries).T + queries.square().sum(1, keepdim=True)
-    expected = expected.clamp(min=0).masked_fill(left_out, torch.inf).numpy()
+    expected = bank.block_squares(queries, torch.arange(blocks)).T.masked_fill(left_out, torch.inf).numpy()
     for i in range(len(queries)):
         ranked, first = choose_by_the_rule(expected[i], k, most, gap)
         right = ranked[:count]
@@ -256,7 +255,7 @@ def test_blocks_are_chosen_by_the_rule(blocks, k, count, gap, seed):
 def test_a_block_that_is_left_out_is_not_found_where_few_are_left(monkeypatch, kernels):
     """Of 24 blocks 14 are left out, the nearest ones; of the other ten, three lie before a gap."""
     if not kernels:
-        monkeypatch.setattr(screening, "_library", lambda: None)
+        monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
     rows = torch.tensor([*[0.01] * 14, 1.0, 1.0, 1.0, *range(5, 12)])[:, None]
     bank = BlockBank(rows, list(range(25)), torch.arange(24))
     left_out = (torch.arange(24) < 14)[None]
@@ -268,7 +267,7 @@ def test_a_block_that_is_left_out_is_not_found_where_few_are_left(monkeypatch, k
 @pytest.mark.parametrize("kernels", [pytest.param(True, marks=needs_kernels), False])
 def test_of_blocks_at_one_distance_the_first_are_chosen_everywhere(monkeypatch, kernels):
     if not kernels:
-        monkeypatch.setattr(screening, "_library", lambda: None)
+        monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
     rows = torch.tensor([*[3.0] * 20, *[1.0] * 30, *[2.0] * 14])[:, None]
     bank = BlockBank(rows, list(range(65)), torch.arange(64))
     chosen, _, _ = bank._choose(torch.zeros(5, 1), 3, 35, 0, None, float("inf"))

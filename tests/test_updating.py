@@ -144,7 +144,8 @@ def test_of_comparisons_of_another_version_nothing_is_taken(images, tmp_path, mo
         comparison = read_comparison(path)
         note = runfolder.storage.read_note(path)
         tensors = comparison.tensors()
-        tensors["trace.distances"] *= 100
+        for stage in range(3):
+            tensors[f"trace.{stage}.distances"] *= 100
         runfolder.storage.write_tensors(path, tensors, note)
     shutil.copytree(run.folder, tmp_path / "copy")
     fresh = scan_of(every, tmp_path / "fresh", BOUNDED)

@@ -20,8 +20,9 @@ CPU = torch.device("cpu")
 class Squares:
     """Sums of squares of a job's numbers; which threads and which copies made them."""
 
-    def __init__(self, ahead, copies=None):
+    def __init__(self, ahead, copies=None, beside=False):
         self.ahead = ahead
+        self.beside = beside
         self.copies = [] if copies is None else copies
         self.copies.append(self)
         self.prepared, self.finished = set(), []
@@ -63,6 +64,23 @@ def test_each_device_has_a_copy_and_a_thread_of_its_own(ahead):
         assert len(set(copy.finished)) == 1
     assert len({copy.finished[0] for copy in work.copies}) == 3
     assert sum(len(copy.finished) for copy in work.copies) == len(JOBS)
+
+
+def test_jobs_side_by_side_are_done_once_in_threads_of_one_thread_each():
+    threads = []
+
+    class Seen(Squares):
+        def finish(self, ready):
+            threads.append(torch.get_num_threads())
+            return super().finish(ready)
+
+    work, usual = Seen(0, beside=True), torch.get_num_threads()
+    assert dict(Here(3).map(work, JOBS)) == EXPECTED
+    assert len(set(work.finished)) > 1
+    assert set(threads) == {1}
+    assert torch.get_num_threads() == usual
+    with pytest.raises(ValueError, match="-1 is negative"):
+        list(Here(3).map(work, [*JOBS[:5], (5, [-1]), *JOBS[6:]]))
 
 
 @pytest.mark.parametrize("workers", [Here(2), Devices([CPU, CPU], 2)])

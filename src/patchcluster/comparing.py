@@ -7,7 +7,6 @@ the bank.
 
 import copy
 import functools
-import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -217,10 +216,10 @@ class Earlier:
         trace = self._read(path)
         if trace is None:
             return None
-        counts = [self.method.trace_rows(self.comparisons.counts[i]) for i in batch]
-        at = image - batch[0]
-        first = sum(counts[:at])
-        return trace.part(slice(at, at + 1), slice(first, first + counts[at]))
+        at, counts = image - batch[0], self.comparisons.counts
+        every = zip(*(self.method.trace_rows(counts[i]) for i in batch), strict=True)
+        bounds = [np.cumsum([0, *of_stage]).tolist() for of_stage in every]
+        return trace.part(slice(at, at + 1), [slice(b[at], b[at + 1]) for b in bounds])
 
     @functools.cached_property
     def _read(self) -> Callable[[Path], Trace | None]:
@@ -262,24 +261,24 @@ class Search:
     change: BankChange | None = None
     ahead: ClassVar[int] = 0  # a batch at a time: the patches of large images take memory
 
+    @property
+    def beside(self) -> bool:
+        return self.change is not None
+
     def prepare(self, item: Query) -> Query:
         return item
 
     def finish(self, ready: Sequence[Query]) -> Comparison:
-        lots = itertools.groupby(ready, lambda query: query.earlier is not None)
-        return join(
-            [part for _, lot in lots for part in in_halves(self._compare, [*lot], "search")]
-        )
+        return join(in_halves(self._compare, ready, "search"))
 
     def _compare(self, queries: Sequence[Query]) -> Comparison:
         grids = [query.grid.to(self.device) for query in queries]
         images = [query.image for query in queries]
         blocks = [query.blocks for query in queries if query.blocks is not None]  # of all or none
-        earlier = [query.earlier for query in queries if query.earlier is not None]
-        if self.change is not None and earlier:
+        earlier = [query.earlier for query in queries]
+        if self.change is not None and any(trace is not None for trace in earlier):
             assert isinstance(self.method, PatchClusterPlus)
-            trace = Trace.join(earlier)
-            part = self.method.compare_again(grids, images, blocks or None, trace, self.change)
+            part = self.method.compare_again(grids, images, blocks or None, earlier, self.change)
         else:
             part = self.method.compare(grids, images, blocks or None)
         return Comparison.of_tensors({n: tensor.cpu() for n, tensor in part.tensors().items()})

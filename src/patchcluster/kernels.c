@@ -419,11 +419,18 @@ static int64_t load_next(Block *block, const Queries *queries, int64_t steps, in
     return count;
 }
 
-/* minima[b][query] for the queries begin..end of `all`; block b has the panels bounds[b] to
- * bounds[b + 1]. Returns -1 if there is no memory. */
-TARGET EXPORT int block_minima(const Bank *bank, const Queries *queries, int64_t begin,
-                               int64_t end, int64_t all, const int64_t *bounds, int64_t blocks,
-                               float *minima)
+/* A value of a query as a squared distance. */
+static float square_of(float value, float half)
+{
+    float square = 2 * (value + half);
+    return square > 0 ? square : 0;
+}
+
+/* squares[i][query] for the queries begin..end of `all`, of the distance to the nearest row of block
+ * chosen[i]; block b has the panels bounds[b] to bounds[b + 1]. Returns -1 if there is no memory. */
+TARGET EXPORT int block_squares(const Bank *bank, const Queries *queries, int64_t begin,
+                                int64_t end, int64_t all, const int64_t *bounds,
+                                const int64_t *chosen, int64_t blocks, float *squares)
 {
     Block block = {malloc(sizeof(uint32_t) * SLOTS * bank->steps), {0}, {0}, {0}};
     if (!block.words)
@@ -433,9 +440,9 @@ TARGET EXPORT int block_minima(const Bank *bank, const Queries *queries, int64_t
         int64_t count = load_next(&block, queries, bank->steps, base, end);
         for (int64_t b = 0; b < blocks; b++) {
             float least[SLOTS];
-            least_of_block(bank, bounds[b], bounds[b + 1], &block, count, least);
+            least_of_block(bank, bounds[chosen[b]], bounds[chosen[b] + 1], &block, count, least);
             for (int64_t i = 0; i < count; i++)
-                minima[b * all + base + i] = least[i];
+                squares[b * all + base + i] = square_of(least[i], queries->halves[base + i]);
         }
     }
     end_tiles(bank->steps);
@@ -509,9 +516,9 @@ TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_
             float least[SLOTS];
             least_of_block(bank, bounds[b], bounds[b + 1], &block, here, least);
             for (int64_t i = 0; i < here; i++) {
-                float square = 2 * (least[i] + queries->halves[base + i]);
                 int out = left_out[(base + i) * blocks + b];
-                squares[i * room + b] = out ? INFINITY : square > 0 ? square : 0;
+                float square = square_of(least[i], queries->halves[base + i]);
+                squares[i * room + b] = out ? INFINITY : square;
             }
         }
         for (int64_t i = 0; i < here; i++) {

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import screening
+from . import kernels, screening
 from .errors import SettingError
 
 QUERY_TILE = 3136  # queries a product; with one image of the bank the tile stays in cache
@@ -339,12 +339,26 @@ class BlockBank(Blocks):
         nearest_, nearest_rows = self.rank(distances, rows, k, gap)
         return nearest_, nearest_rows, Candidates(numbers, squares, before, distances, rows)
 
-    def rank(self, distances: Tensor, rows: Tensor, k: int, gap: float) -> tuple[Tensor, Tensor]:
-        """The k nearest of the searched blocks, behind a gap, from their distances [q, j]."""
-        distances, best = distances.sort(1)
+    def rank(
+        self,
+        distances: Tensor,
+        rows: Tensor,
+        k: int,
+        gap: float,
+        of_a_kind: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The k nearest of the searched blocks, behind a gap, from their distances [q, j].
+
+        of_a_kind bool [q]: for which there is no gap.
+        """
         # The sample of a block may lack the row that its gap is seen by.
         most = most_before_gap(len(self.offsets) - 1, k, gap)
-        start = last_gap(distances.T, k, most, gap)
+        if of_a_kind is None:
+            of_a_kind = torch.zeros(len(distances), dtype=torch.bool, device=distances.device)
+        if distances.device.type == "cpu" and kernels.library() is not None:
+            return _rank_fast(distances, rows, k, most, gap, of_a_kind)
+        distances, best = distances.sort(dim=1, stable=True)
+        start = last_gap(distances.T, k, most, gap).masked_fill(of_a_kind, 0)
         places = start[:, None] + torch.arange(k, device=start.device)
         return distances.gather(1, places), rows.gather(1, best.gather(1, places))
 
@@ -377,22 +391,37 @@ class BlockBank(Blocks):
         numbers, values, before = (torch.cat(part) for part in zip(*parts, strict=True))
         return numbers, values, before
 
-    def block_squares(self, queries: Tensor) -> Tensor:
-        """Squared distances of queries [q, c] to the nearest sampled row of each block, both
-        rounded, [blocks, q]."""
-        halves = self._sample_minima(queries)
-        return halves.mul_(2).add_(queries.square().sum(1)).clamp_(min=0)
-
-    def _sample_minima(self, queries: Tensor) -> Tensor:
-        """|b|^2 / 2 - q.b of each block's nearest sampled row b, rounded, [blocks, q]."""
+    def block_squares(self, queries: Tensor, blocks: Tensor | None = None) -> Tensor:
+        """Squared distances of queries [q, c] to the nearest sampled row of blocks int64 [b], both
+        rounded, [b, q]; None: of all."""
+        if blocks is None:
+            blocks = torch.arange(len(self.offsets) - 1)
         if self.sample_screen is not None:
-            return self.sample_screen.block_minima(queries)
-        minima = queries.new_empty(len(self.offsets) - 1, len(queries))
+            return self.sample_screen.block_squares(queries, blocks)
+        minima = queries.new_empty(len(blocks), len(queries))
         across = screening.round_rows(queries).T.contiguous()
-        for block, (start, stop) in enumerate(pairwise(self.sample_offsets)):
-            halves, rows = self.sample_halves[start:stop, None], self.sample_rows[start:stop]
-            minima[block] = torch.addmm(halves, rows, across, alpha=-1).amin(0)  # while in cache
-        return minima
+        for i, block in enumerate(blocks.tolist()):
+            part = slice(*self.sample_offsets[block : block + 2])
+            halves, rows = self.sample_halves[part, None], self.sample_rows[part]
+            minima[i] = torch.addmm(halves, rows, across, alpha=-1).amin(0)  # while in cache
+        return minima.mul_(2).add_(queries.square().sum(1)).clamp_(min=0)
+
+
+def _rank_fast(
+    distances: Tensor, rows: Tensor, k: int, most: int, gap: float, of_a_kind: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`BlockBank.rank`; most: how many may lie before a gap."""
+    distances, rows = distances.contiguous(), rows.contiguous()
+    nearest, nearest_rows = distances.new_empty(len(rows), k), rows.new_empty(len(rows), k)
+    kernels.share_out(
+        lambda begin, end: kernels.call(
+            "rank_blocks", distances, rows, begin, end, rows.shape[1], k, most, float(gap),
+            of_a_kind, nearest, nearest_rows,
+        ),
+        len(rows),
+        QUERY_TILE,
+    )  # fmt: skip
+    return nearest, nearest_rows
 
 
 def most_before_gap(blocks: int, k: int, gap: float) -> int:

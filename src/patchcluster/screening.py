@@ -8,17 +8,17 @@ without AVX512-VNNI, `available` says no, and everything goes by float32 product
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-LIBRARY = Path(__file__).with_name("_kernels.so")
+from . import kernels
+from .kernels import call, share_out
+
 MOST_CHANNELS = 1 << 16  # so that sums of 8-bit products fit 32 bits
 MOST_ROWS = 1 << 31
 _LANES = 16  # rows in a panel
@@ -49,28 +49,24 @@ class _Queries(ctypes.Structure):
     )
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(str(LIBRARY))
-    except OSError:  # it was not compiled
-        return None
-    if not library.supported():
-        return None
-    library.steps_of.restype = _Int
-    library.use_tiles(1)
-    return library
-
-
 def available() -> bool:
     """Whether this processor and this installation have the 8-bit kernels."""
-    return _library() is not None
+    return kernels.library() is not None and _is_supported()
+
+
+@cache
+def _is_supported() -> bool:
+    library = kernels.library()
+    assert library is not None
+    library.steps_of.restype = _Int
+    library.use_tiles(1)
+    return bool(library.supported())
 
 
 def use_tiles(wanted: bool) -> bool:
     """Have products go by AMX or not, for banks made later; returns whether they do."""
-    library = _library()
-    return library is not None and bool(library.use_tiles(int(wanted)))
+    library = kernels.library()
+    return available() and library is not None and bool(library.use_tiles(int(wanted)))
 
 
 def round_rows(rows: Tensor) -> Tensor:
@@ -108,8 +104,8 @@ class Bank:
         numbers = [torch.empty(panels, _LANES) for _ in range(4)]
         self._numbers = numbers  # `_struct` points into them
         halves, scales, norms, left = map(Tensor.data_ptr, numbers)
-        _share_out(
-            lambda begin, end: _call(
+        share_out(
+            lambda begin, end: call(
                 "pack_bank", self.rows, channels, steps, begin, end, self.first, counts,
                 self.words, *numbers, self.initial,
             ),
@@ -126,7 +122,7 @@ class Bank:
         packed = _PackedQueries(queries, self._struct.steps)
         which = torch.arange(len(queries))
         found = _empty(len(queries), k)
-        _share_out(
+        share_out(
             lambda begin, end: self._nearest(packed, which[begin:end], _part(found, begin, end)),
             len(queries),
             _QUERIES,
@@ -144,8 +140,8 @@ class Bank:
         starts = torch.zeros(count + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(blocks, minlength=count), 0, out=starts[1:])
         distances, rows = torch.empty(len(which)), torch.empty(len(which), dtype=torch.int64)
-        _share_out(
-            lambda begin, end: _call(
+        share_out(
+            lambda begin, end: call(
                 "nearest_in_blocks", self._struct, packed.struct, begin, end, self.bounds, starts,
                 order, which.contiguous(), distances, rows,
             ),
@@ -168,8 +164,8 @@ class Bank:
         chosen = torch.empty(len(queries), count, dtype=torch.int64)
         squares = torch.empty(len(queries), count)
         before = torch.empty(len(queries), dtype=torch.int64)
-        _share_out(
-            lambda begin, end: _call(
+        share_out(
+            lambda begin, end: call(
                 "choose_blocks", self._struct, packed.struct, begin, end, self.bounds,
                 left_out.shape[1], left_out.contiguous(), k, most, float(gap) ** 2, count, chosen,
                 squares, before,
@@ -179,27 +175,24 @@ class Bank:
         )  # fmt: skip
         return chosen, squares, before
 
-    def block_minima(self, queries: Tensor) -> Tensor:
-        """For queries [q, c] the least value of each block, float32 [n, q].
-
-        That is about half the squared distance to its nearest row, less half the query's squared
-        norm, which does not change the order of the blocks.
-        """
+    def block_squares(self, queries: Tensor, blocks: Tensor) -> Tensor:
+        """The squared distances of queries [q, c] to the nearest row of blocks int64 [b], rounded,
+        float32 [b, q]; the very numbers that `choose_blocks` chooses by."""
         packed = _PackedQueries(queries, self._struct.steps)
-        minima = torch.empty(len(self.bounds) - 1, len(queries))
-        _share_out(
-            lambda begin, end: _call(
-                "block_minima", self._struct, packed.struct, begin, end, len(queries), self.bounds,
-                len(minima), minima,
+        squares, blocks = torch.empty(len(blocks), len(queries)), blocks.contiguous()
+        share_out(
+            lambda begin, end: call(
+                "block_squares", self._struct, packed.struct, begin, end, len(queries), self.bounds,
+                blocks, len(blocks), squares,
             ),
             len(queries),
             _QUERIES,
         )  # fmt: skip
-        return minima
+        return squares
 
     def _nearest(self, queries: "_PackedQueries", which: Tensor, found: Found) -> None:
         count, k = found.rows.shape
-        _call(
+        call(
             "nearest", self._struct, queries.struct, 0, len(self.first), which, count, k,
             found.distances, found.rows, found.proven,
         )  # fmt: skip
@@ -213,8 +206,8 @@ class _PackedQueries:
         count, channels = queries.shape
         self.words = torch.zeros(count, steps, dtype=torch.int32)
         self.numbers = [torch.empty(count) for _ in range(4)]
-        _share_out(
-            lambda begin, end: _call(
+        share_out(
+            lambda begin, end: call(
                 "pack_queries", self.rows, channels, steps, begin, end, self.words, *self.numbers
             ),
             count,
@@ -225,7 +218,7 @@ class _PackedQueries:
 
 
 def _steps_of(channels: int) -> int:
-    library = _library()
+    library = kernels.library()
     assert library is not None
     return int(library.steps_of(_Int(channels)))
 
@@ -237,31 +230,3 @@ def _empty(count: int, k: int) -> Found:
 
 def _part(found: Found, begin: int, end: int) -> Found:
     return Found(found.distances[begin:end], found.rows[begin:end], found.proven[begin:end])
-
-
-def _call(name: str, *arguments: Tensor | ctypes.Structure | int | float) -> None:
-    """Call a function of the library, which takes pointers, 64-bit numbers and float32."""
-    passed = [
-        _Pointer(a.data_ptr()) if isinstance(a, Tensor)
-        else ctypes.byref(a) if isinstance(a, ctypes.Structure)
-        else ctypes.c_float(a) if isinstance(a, float)
-        else _Int(a)
-        for a in arguments
-    ]  # fmt: skip
-    if getattr(_library(), name)(*passed):
-        raise MemoryError(f"no memory for the buffers of {name}")
-
-
-def _share_out(work: Callable[[int, int], None], count: int, step: int) -> None:
-    """Call work(begin, end) for 0 to count in steps, in as many threads as torch uses.
-
-    The library lets go of Python's lock while it works.
-    """
-    begins = range(0, count, step)
-    if len(begins) <= 1:
-        for begin in begins:
-            work(begin, count)
-        return
-    with ThreadPoolExecutor(torch.get_num_threads(), "search") as pool:
-        for _ in pool.map(lambda begin: work(begin, min(begin + step, count)), begins):
-            pass

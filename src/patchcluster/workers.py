@@ -26,10 +26,15 @@ class Work(Protocol[Taken, Ready, Given]):
     """What is done with each job; it can be pickled, with all that it needs.
 
     ahead: items a thread that may be prepared before they are needed; 0: `prepare` takes no time.
+    beside: whether jobs are finished side by side, one a thread, as each has steps that leave most
+    of the processor to others.
     """
 
     @property
     def ahead(self) -> int: ...
+
+    @property
+    def beside(self) -> bool: ...
 
     def prepare(self, item: Taken) -> Ready: ...
 
@@ -138,6 +143,9 @@ def _run(
     work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
 ) -> Iterator[tuple[int, Result]]:
     """Finish job after job in this thread, while others prepare the items of the next ones."""
+    if work.beside and threads > 1:
+        yield from _run_beside(work, jobs, threads)
+        return
     if not work.ahead:
         for number, items in jobs:
             yield number, work.finish([work.prepare(item) for item in items])
@@ -160,6 +168,28 @@ def _run(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(usual)  # new threads would otherwise take the pool's
+
+
+def _run_beside(
+    work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
+) -> Iterator[tuple[int, Result]]:
+    """Finish jobs in threads, each by one of its own."""
+    with ThreadPoolExecutor(threads, "finish", lambda: torch.set_num_threads(1)) as pool:
+        waiting: deque[tuple[int, Future[Result]]] = deque()
+
+        def do(items: Sequence[Item]) -> Result:
+            return work.finish([work.prepare(item) for item in items])
+
+        try:
+            for number, items in jobs:
+                waiting.append((number, pool.submit(do, items)))
+                if len(waiting) > threads:
+                    first, result = waiting.popleft()
+                    yield first, result.result()
+            for first, result in waiting:
+                yield first, result.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _count(waiting: Iterable[tuple[int, Sequence[Item]]]) -> int:

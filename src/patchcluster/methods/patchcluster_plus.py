@@ -25,7 +25,7 @@ from .base import (
     digest,
     flatten,
 )
-from .tracing import SPARE, Alike, BankChange, Found, Known, Trace, by_image, of_stage
+from .tracing import SPARE, Alike, BankChange, Found, Known, Trace
 from .whole_bank import WholeBank
 
 _GLANCE = 128  # patches of an image, at most, by which its near-duplicates are found
@@ -170,7 +170,7 @@ class PatchClusterPlus(WholeBank):
         blocks: Sequence[Tensor] | None = None,
     ) -> Comparison:
         rows, shapes = self._rows_of(grids, own), [grid.shape[:2] for grid in grids]
-        typical = self._typical_squares(rows[self._shown], shapes, self._banks[self._shown])
+        typical = self._typical_squares(rows[self._shown], shapes)
         alike = self._find_alike(typical, own)
         stages = [
             self._search_rows(stage, torch.cat(parts), alike.of_rows(parts), own)
@@ -179,40 +179,47 @@ class PatchClusterPlus(WholeBank):
         comparison = self._conclude(stages, shapes, blocks, alike)
         if own is None or not self.bounded:
             return comparison
-        return replace(comparison, trace=_trace(stages, rows, alike, typical))
+        return replace(comparison, trace=_trace(stages, alike, typical))
 
     def compare_again(
         self,
         grids: Sequence[Tensor],
         own: Sequence[int],
         blocks: Sequence[Tensor] | None,
-        trace: Trace,
+        traces: Sequence[Trace | None],
         change: BankChange,
     ) -> Comparison:
         """`compare`, of which what was found with an earlier bank is left as far as it holds.
 
-        trace: of the images, as `compare` gave it then; change: see `change_from`.
+        traces: of each image, as `compare` gave it then, of one at least; change: see
+        `change_from`.
         """
         rows, shapes = self._rows_of(grids, own), [grid.shape[:2] for grid in grids]
+        known = next(trace for trace in traces if trace is not None)
+        counts = [self.trace_rows(height * width) for height, width in shapes]
+        pairs = zip(traces, counts, strict=True)
+        trace = Trace.join([known.blank(count) if one is None else one for one, count in pairs])
+        there = torch.tensor([one is not None for one in traces])
+        shown = rows[self._shown]
         typical = change.bring(trace.typical, self._bank_size())
-        if len(change.added):
-            added = change.banks[self._shown]
-            typical[:, change.added] = self._typical_squares(rows[self._shown], shapes, added)
+        typical[:, change.added] = self._typical_squares(shown, shapes, change.added)
+        for image in (~there).nonzero()[:, 0].tolist():
+            typical[image] = self._typical_squares([shown[image]], [shapes[image]])
         alike = self._find_alike(typical, own)
         before = change.bring(trace.left_out, self._bank_size())
         before[:, change.added] = alike.left_out[:, change.added]
-        same = (before == alike.left_out).all(1) & (trace.of_a_kind == alike.of_a_kind)
-        counts = [[len(part) for part in parts] for parts in rows]
+        same = there & (before == alike.left_out).all(1) & (trace.of_a_kind == alike.of_a_kind)
         stages = []
         for stage, parts in enumerate(rows):
-            known = trace.known.select(of_stage(stage, counts))
-            usable = same.repeat_interleave(torch.tensor(counts[stage]))
-            now = alike.of_rows(parts)
+            usable = same.repeat_interleave(torch.tensor([len(part) for part in parts]))
             stages.append(
-                self._search_again(stage, torch.cat(parts), now, own, known, usable, change)
-            )
+                self._search_again(
+                    stage, torch.cat(parts), alike.of_rows(parts), own, trace.known[stage],
+                    usable, change,
+                )
+            )  # fmt: skip
         comparison = self._conclude(stages, shapes, blocks, alike)
-        return replace(comparison, trace=_trace(stages, rows, alike, typical))
+        return replace(comparison, trace=_trace(stages, alike, typical))
 
     def _search_again(
         self,
@@ -225,42 +232,25 @@ class PatchClusterPlus(WholeBank):
         change: BankChange,
     ) -> Found:
         """`_search_rows`, with what is known of the rows from an earlier bank; usable bool [q]."""
-        parts, places = [], []
-        for which, gap in self._by_gap(alike):
-            at = (which & usable).nonzero()[:, 0]
-            if not len(at):
-                continue
-            k = self._wanted(stage, own)[1]
-            placed, good = change.place(
-                known.select(at), rows[at], stage, alike.left_out[at], k, gap
-            )
-            usable[at[~good]] = False
-            at = at[good]
-            if len(at):
-                parts.append(self._complete(stage, rows[at], own, placed.select(good), gap))
-                places.append(at)
-        stale = (~usable).nonzero()[:, 0]
-        if len(stale):
-            parts.append(self._search_rows(stage, rows[stale], alike.select(stale), own))
-            places.append(stale)
-        return Found.join(parts, places)
-
-    def _complete(
-        self, stage: int, rows: Tensor, own: Sequence[int], known: Known, gap: float
-    ) -> Found:
-        """The nearest of rows [q, c], of which all that is left is to search some blocks."""
         bank, (k, wanted) = self._banks[stage], self._wanted(stage, own)
-        starts, blocks = torch.tensor(bank.offsets), known.searched
-        distances, places = known.distances, known.rows
-        which, at = distances.isnan().nonzero(as_tuple=True)
+        starts = torch.tensor(bank.offsets)
+        placed, good = change.place(stage, known, rows, alike, wanted, self.gap)
+        good &= usable
+        # All that is left is to search some blocks.
+        blocks, distances = placed.searched, placed.distances
+        which, at = (distances.isnan() & good[:, None]).nonzero(as_tuple=True)
         if len(which):
-            there = which.unique(sorted=True)  # type: ignore[no-untyped-call]
-            inverse = torch.searchsorted(there, which)
-            new, nearest = bank.nearest_in_blocks(rows[there], inverse, blocks[which, at])
-            distances[which, at] = new
-            places[which, at] = (nearest - starts[blocks[which, at]]).to(places.dtype)
-        found = bank.rank(distances, starts[blocks] + places, wanted, gap)
-        return Found.of_nearest(*found, known, k, self._explained(stage))
+            asked = blocks[which, at]
+            distances[which, at], nearest = bank.nearest_in_blocks(rows, which, asked)
+            placed.rows[which, at] = (nearest - starts[asked]).to(placed.rows.dtype)
+        ranked = bank.rank(
+            distances, starts[blocks] + placed.rows, wanted, self.gap, alike.of_a_kind
+        )
+        found = Found.of_nearest(*ranked, placed, k, self._explained(stage))
+        stale = (~good).nonzero()[:, 0]
+        if len(stale):
+            found.put(stale, self._search_rows(stage, rows[stale], alike.select(stale), own))
+        return found
 
     def change_from(self, before: "PatchClusterPlus", columns: Tensor) -> BankChange | None:
         """How this bank came from an earlier one; None: nothing that was found with it holds.
@@ -280,13 +270,12 @@ class PatchClusterPlus(WholeBank):
             return None
         added = torch.ones(self._bank_size(), dtype=torch.bool)
         added[columns[columns >= 0]] = False
-        new = added.nonzero()[:, 0]
-        grids = [self._bank_grid(column) for column in new.tolist()]
-        return BankChange(columns, new, self._index(grids) if grids else [])
+        # The banks are built by now, as images may be compared again in several threads.
+        return BankChange(columns, added.nonzero()[:, 0], self._banks)
 
-    def trace_rows(self, patches: int) -> int:
-        """Rows that a trace has of an image with so many patches."""
-        return sum(patches // ratio**2 for ratio in self._ratios())
+    def trace_rows(self, patches: int) -> list[int]:
+        """Rows of each stage that a trace has of an image with so many patches."""
+        return [patches // ratio**2 for ratio in self._ratios()]
 
     def _rows_of(self, grids: Sequence[Tensor], own: Sequence[int] | None) -> list[list[Tensor]]:
         """Rows of each stage of images [h_i, w_i, c], normalised."""
@@ -562,13 +551,12 @@ class PatchClusterPlus(WholeBank):
     def _banks(self) -> list[BlockBank]:
         """The bank of each stage, built when it is first searched."""
         if self._indexed is None:
-            self._indexed = self._index(self._bank_grids())
+            grids = self._bank_grids()
+            sample = self._sample([grid.shape[:2] for grid in grids]).to(self.bank_.device)
+            self._indexed = [
+                self._build_bank(grids, sample, stage) for stage in range(self._stage_count)
+            ]
         return self._indexed
-
-    def _index(self, grids: Sequence[Tensor]) -> list[BlockBank]:
-        """Banks of some of the bank's images, one a stage."""
-        sample = self._sample([grid.shape[:2] for grid in grids]).to(self.bank_.device)
-        return [self._build_bank(grids, sample, stage) for stage in range(self._stage_count)]
 
     def _build_bank(self, grids: Sequence[Tensor], sample: Tensor, stage: int) -> BlockBank:
         ratio = self._ratios()[stage]
@@ -592,11 +580,6 @@ class PatchClusterPlus(WholeBank):
         """How many of a row's nearest are to explain it."""
         return NEIGHBOURS_KEPT if stage == self._shown else 0
 
-    def _by_gap(self, alike: Alike) -> list[tuple[Tensor, float]]:
-        """Which of the rows, bool [q], have which `gap`."""
-        # Images of a kind of their own have gaps of their own.
-        return [(~alike.of_a_kind, self.gap), (alike.of_a_kind, math.inf)]
-
     def _search_rows(
         self, stage: int, rows: Tensor, alike: Alike, own: Sequence[int] | None
     ) -> Found:
@@ -618,7 +601,8 @@ class PatchClusterPlus(WholeBank):
         if not alike.of_a_kind.any():
             return search(rows, alike.left_out, self.gap)
         parts, places = [], []
-        for which, gap in self._by_gap(alike):
+        # Images of a kind of their own have gaps of their own.
+        for which, gap in ((~alike.of_a_kind, self.gap), (alike.of_a_kind, math.inf)):
             at = which.nonzero()[:, 0]
             if len(at):
                 there = at.to(rows.device)
@@ -662,18 +646,22 @@ class PatchClusterPlus(WholeBank):
         return Alike(duplicates | typical.isinf(), pairs, of_a_kind)
 
     def _typical_squares(
-        self, rows: Sequence[Tensor], shapes: Sequence[Sequence[int]], bank: BlockBank
+        self,
+        rows: Sequence[Tensor],
+        shapes: Sequence[Sequence[int]],
+        columns: Tensor | None = None,
     ) -> Tensor:
-        """Squared distance of each image to each of a bank: the median of some patches, [i, n].
+        """Squared distance of each image to images of the bank: the median of some patches, [i, n].
 
         They are at the places of the first pass, where a second photograph is at no distance.
-        rows: of `_shown`, [h_i * w_i, c] each; shapes: (h_i, w_i).
+        rows: of `_shown`, [h_i * w_i, c] each; shapes: (h_i, w_i); columns int64 [n]: of the bank,
+        None: all.
         """
         glances = []
         for image, shape in zip(rows, shapes, strict=True):
             places = self._lattice(*shape)
             glances.append(image[places[:: -(-len(places) // _GLANCE)].to(image.device)])
-        squares = bank.block_squares(torch.cat(glances))
+        squares = self._banks[self._shown].block_squares(torch.cat(glances), columns)
         parts = torch.split(squares, [len(glance) for glance in glances], 1)
         return torch.stack([part.median(1).values for part in parts])
 
@@ -684,11 +672,7 @@ class PatchClusterPlus(WholeBank):
         return (comparison.distances / self.stage_means_) @ weights
 
 
-def _trace(
-    stages: Sequence[Found], rows: Sequence[Sequence[Tensor]], alike: Alike, typical: Tensor
-) -> Trace:
-    """What is kept of the search of all stages, each for rows of images [q_i, c]."""
-    counts = [[len(part) for part in parts] for parts in rows]
-    every = zip(*(found.known.values for found in stages), strict=True)
-    known = Known(*(by_image(values, counts) for values in every))
+def _trace(stages: Sequence[Found], alike: Alike, typical: Tensor) -> Trace:
+    """What is kept of the search of all stages."""
+    known = [found.known for found in stages]
     return Trace(known, typical, alike.left_out, alike.of_a_kind)

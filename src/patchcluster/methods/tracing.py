@@ -7,18 +7,23 @@ those that are to be searched for the first time are. A row is searched anew whe
 which are the nearest: if too many of them have gone, for one.
 """
 
+import ctypes
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..neighbors import BlockBank, Candidates, last_gap, most_before_gap
 
 SPARE = 6  # blocks kept beside those that a gap can be among
 _ROUNDING = 1e-5  # of a squared distance, which other products may round otherwise
+_PLACED = 1024  # rows that a thread takes at a time
+_OF_IMAGES = ("typical", "left_out", "of_a_kind")  # what a trace has beside what is known of rows
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,13 @@ class Known:
         squares, count = found.squares[:, :kept], len(starts) - 1
         places = _places(found.before, found.distances, found.blocks)
         return cls(
-            _small(found.blocks[:, :kept], count - 1),
+            found.blocks[:, :kept].to(_small(count - 1)),
             squares,
             found.before.short(),
             found.distances,
-            _small(found.rows - starts[found.blocks.gather(1, places)], int(starts.diff().max())),
+            (found.rows - starts[found.blocks.gather(1, places)]).to(
+                _small(int(starts.diff().max()))
+            ),
             torch.full_like(squares[:, -1], torch.inf) if kept >= count else squares[:, -1],
         )
 
@@ -71,6 +78,22 @@ class Known:
         """Of some of the rows, int64 [r]."""
         return Known(*(values[rows] for values in self.values))
 
+    def blank(self, rows: int, blocks: int | None = None, largest: int | None = None) -> "Known":
+        """Zeros for so many rows; blocks and largest: of a bank, how many and the rows of the
+        largest, None: as of this one."""
+        values = [value.new_zeros(rows, *value.shape[1:]) for value in self.values]
+        known = Known(*values)
+        if blocks is None or largest is None:
+            return known
+        return replace(
+            known, blocks=known.blocks.to(_small(blocks - 1)), rows=known.rows.to(_small(largest))
+        )
+
+    def put(self, rows: Tensor, part: "Known") -> None:
+        """Replace some of the rows, int64 [r]."""
+        for mine, theirs in zip(self.values, part.values, strict=True):
+            mine[rows] = theirs.to(mine.dtype)
+
 
 def _places(before: Tensor, searched: Tensor, blocks: Tensor) -> Tensor:
     """Where those that are searched [q, j] are among the blocks [q, s], int64 [q, j]."""
@@ -78,50 +101,76 @@ def _places(before: Tensor, searched: Tensor, blocks: Tensor) -> Tensor:
     return first[:, None] + torch.arange(searched.shape[1], device=before.device)
 
 
-def _small(numbers: Tensor, largest: int) -> Tensor:
+def _small(largest: int) -> torch.dtype:
     types = (torch.uint8, torch.int16, torch.int32)
-    return numbers.to(next(t for t in types if largest <= torch.iinfo(t).max))
+    return next(t for t in types if largest <= torch.iinfo(t).max)
+
+
+class _Known(ctypes.Structure):
+    """`Known` of placing.c."""
+
+    _fields_ = (
+        *((field.name, ctypes.c_void_p) for field in fields(Known)),
+        *((name, ctypes.c_int64) for name in ("block_bytes", "row_bytes", "kept", "searched")),
+    )
+
+    @classmethod
+    def of(cls, known: Known) -> Self:
+        """Of tensors that must outlive it."""
+        sizes = known.blocks.itemsize, known.rows.itemsize
+        widths = known.blocks.shape[1], known.distances.shape[1]
+        return cls(*(value.data_ptr() for value in known.values), *sizes, *widths)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Of n images, with the rows of all stages, image after image, compared with b others.
+    """Of n images, compared with b others.
 
-    known: of the rows; typical float32 [n, b]: squared distance of images as wholes; left_out
-    bool [n, b] and of_a_kind bool [n]: what followed from that.
+    known: of the rows of each stage, image after image; typical float32 [n, b]: squared distance of
+    images as wholes; left_out bool [n, b] and of_a_kind bool [n]: what followed from that.
     """
 
-    known: Known
+    known: Sequence[Known]
     typical: Tensor
     left_out: Tensor
     of_a_kind: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by name."""
-        whole = {name: value for name, value in vars(self).items() if name != "known"}
-        return vars(self.known) | whole
+        whole = {name: getattr(self, name) for name in _OF_IMAGES}
+        for stage, known in enumerate(self.known):
+            whole |= {f"{stage}.{name}": value for name, value in vars(known).items()}
+        return whole
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> Self:
         """What `tensors` gave."""
         names = [field.name for field in fields(Known)]
-        known = Known(*(tensors[name] for name in names))
-        return cls(known, **{n: value for n, value in tensors.items() if n not in names})
+        stages = (len(tensors) - len(_OF_IMAGES)) // len(names)
+        known = [Known(*(tensors[f"{stage}.{n}"] for n in names)) for stage in range(stages)]
+        return cls(known, *(tensors[name] for name in _OF_IMAGES))
 
     @classmethod
     def join(cls, traces: Sequence[Self]) -> Self:
         """The traces of several lots of images as one."""
-        names = ("typical", "left_out", "of_a_kind")
-        whole = [torch.cat([getattr(trace, name) for trace in traces]) for name in names]
-        return cls(Known.join([trace.known for trace in traces]), *whole)
+        whole = [torch.cat([getattr(trace, name) for trace in traces]) for name in _OF_IMAGES]
+        return cls(
+            [Known.join(of_stage) for of_stage in zip(*(t.known for t in traces), strict=True)],
+            *whole,
+        )
 
-    def part(self, images: slice, rows: slice) -> "Trace":
-        """Of some of the images, which have these rows."""
+    def part(self, images: slice, rows: Sequence[slice]) -> "Trace":
+        """Of some of the images, which have these rows of each stage."""
         return Trace(
-            self.known.select(rows),
-            self.typical[images],
-            self.left_out[images],
-            self.of_a_kind[images],
+            [known.select(these) for known, these in zip(self.known, rows, strict=True)],
+            *(getattr(self, name)[images] for name in _OF_IMAGES),
+        )
+
+    def blank(self, rows: Sequence[int]) -> "Trace":
+        """Zeros for an image that has so many rows of each stage."""
+        return Trace(
+            [known.blank(count) for known, count in zip(self.known, rows, strict=True)],
+            *(torch.zeros_like(getattr(self, name)[:1]) for name in _OF_IMAGES),
         )
 
 
@@ -130,7 +179,7 @@ class BankChange:
     """A bank whose images are partly those of an earlier one.
 
     columns int64 [b]: where each image of the earlier one is in this, -1: nowhere; added int64 [a]:
-    images that only this one has; banks: these alone, one a stage.
+    images that only this one has; banks: this one, by stage.
     """
 
     columns: Tensor
@@ -145,18 +194,63 @@ class BankChange:
         return brought
 
     def place(
-        self, known: Known, rows: Tensor, stage: int, left_out: Tensor, k: int, gap: float
+        self,
+        stage: int,
+        known: Known,
+        rows: Tensor,
+        alike: "Alike",
+        k: int,
+        gap: float,
     ) -> tuple[Known, Tensor]:
         """What is known of rows [q, c] of a stage with this bank; and of which that is enough.
 
-        left_out bool [q, b]: as now; k and gap: as in `BlockBank.nearest_blocks`. Where it is not
-        enough, bool [q], what is given means nothing.
+        alike: of the rows; k and gap: as in `BlockBank.nearest_blocks`, but rows that are of a kind
+        have no gap. The distances that are not known are NaN. Where it is not enough, bool [q],
+        what is given means nothing.
         """
+        bank = self.banks[stage]
+        squares = bank.block_squares(rows, self.added)
+        squares.masked_fill_(alike.left_out[:, self.added].T, torch.inf)
+        largest = max(stop - start for start, stop in pairwise(bank.offsets))
+        to = known.blank(len(rows), len(self.columns), largest)
+        good = torch.zeros(len(rows), dtype=torch.bool)
+        if kernels.library() is not None:
+            self._place_fast(known, to, good, squares, alike.of_a_kind, k, gap)
+            return to, good
+        for which, a_gap in ((~alike.of_a_kind, gap), (alike.of_a_kind, math.inf)):
+            at = which.nonzero()[:, 0]
+            part, enough = self._place(known.select(at), squares[:, at].T, k, a_gap)
+            to.put(at, part)
+            good[at] = enough
+        return to, good
+
+    def _place_fast(
+        self,
+        known: Known,
+        to: Known,
+        good: Tensor,
+        squares: Tensor,
+        of_a_kind: Tensor,
+        k: int,
+        gap: float,
+    ) -> None:
+        """`place`, with what it gives."""
+        most = most_before_gap(len(self.columns), k, gap)
+        both = [_Known.of(known), _Known.of(to)]
+        kernels.share_out(
+            lambda begin, end: kernels.call(
+                "place_blocks", *both, begin, end, len(of_a_kind), self.columns, squares,
+                self.added, len(self.added), of_a_kind, k, most, float(gap**2), _ROUNDING, good,
+            ),
+            len(of_a_kind),
+            _PLACED,
+        )  # fmt: skip
+
+    def _place(self, known: Known, fresh: Tensor, k: int, gap: float) -> tuple[Known, Tensor]:
+        """`place` for rows of one kind; fresh [q, a]: squared distances to what was added."""
         kept, searched = known.blocks.shape[1], known.distances.shape[1]
-        blocks, squares, distances, near = self._unite(known, rows, stage, left_out)
-        # NumPy's sort gains by what is sorted already.
-        order = torch.from_numpy(np.argsort(squares.numpy(), 1, kind="stable"))
-        squares = squares.gather(1, order)
+        blocks, squares, distances, near = self._unite(known, fresh)
+        squares, order = squares.sort(dim=1, stable=True)
         most = most_before_gap(len(self.columns), k, gap)
         before = last_gap(squares[:, : most + k].T, k, most, gap**2)
         good = (known.before + searched <= kept) & (before + searched <= kept)
@@ -170,8 +264,9 @@ class BankChange:
             steps = squares[:, k : most + 1] / squares[:, k - 1 : most]
             good &= ((steps / gap**2 - 1).abs() > 2 * _ROUNDING).all(1)
         first, none = order.gather(1, places), squares.gather(1, places).isinf()
+        placed = blocks.gather(1, order[:, :kept])
         return Known(
-            _small(blocks.gather(1, order[:, :kept]).clamp(min=0), len(self.columns) - 1),
+            placed.masked_fill(squares[:, :kept].isinf(), 0),
             squares[:, :kept],
             before.short(),
             distances.gather(1, first).masked_fill(none, torch.inf),
@@ -179,9 +274,7 @@ class BankChange:
             known.reach.minimum(squares[:, kept]) if squares.shape[1] > kept else known.reach,
         ), good
 
-    def _unite(
-        self, known: Known, rows: Tensor, stage: int, left_out: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _unite(self, known: Known, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The blocks that are known of rows and those that were added, [q, s + a], in no order.
 
         Numbers of blocks in this bank; squares of distances by the first pass, infinite for blocks
@@ -192,12 +285,8 @@ class BankChange:
         places = _places(known.before, known.distances, known.blocks)
         distances = torch.full_like(squares, torch.nan).scatter_(1, places, known.distances)
         near = torch.zeros_like(blocks, dtype=known.rows.dtype).scatter_(1, places, known.rows)
-        if not len(self.added):
-            return blocks, squares, distances, near
-        fresh = self.banks[stage].block_squares(rows).T
-        fresh = fresh.masked_fill(left_out[:, self.added], torch.inf)
         return (
-            torch.cat([blocks, self.added.expand(len(rows), -1)], 1),
+            torch.cat([blocks, self.added.expand(len(fresh), -1)], 1),
             torch.cat([squares, fresh], 1),
             torch.cat([distances, torch.full_like(fresh, torch.nan)], 1),
             torch.cat([near, torch.zeros_like(fresh, dtype=near.dtype)], 1),
@@ -262,17 +351,8 @@ class Found:
         values = {name: torch.cat([getattr(p, name) for p in parts])[back] for name in names}
         return cls(**values, known=known)
 
-
-def by_image(stages: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of stages, each of all images -> rows of images, each of all stages."""
-    parts = [torch.split(rows, list(each)) for rows, each in zip(stages, counts, strict=True)]
-    return torch.cat([part for image in zip(*parts, strict=True) for part in image])
-
-
-def of_stage(stage: int, counts: Sequence[Sequence[int]]) -> Tensor:
-    """Where the rows of a stage are among those that `by_image` gives."""
-    return (
-        by_image([torch.full((sum(c),), i) for i, c in enumerate(counts)], counts)
-        .eq(stage)
-        .nonzero()[:, 0]
-    )
+    def put(self, rows: Tensor, part: "Found") -> None:
+        """Replace what was found for some of the rows, int64 [r]."""
+        for name in ("neighbours", "distances", "kth"):
+            getattr(self, name)[rows] = getattr(part, name)
+        self.known.put(rows, part.known)
