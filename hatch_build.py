@@ -1,4 +1,4 @@
-"""Compiles the C files of src/patchcluster where that can be done; without it all works, but slower."""
+"""Compiles the C files of the package where that can be done; without it all works, but slower."""
 
 import os
 import platform

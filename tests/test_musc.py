@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import patchcluster
 from conftest import write_set
-from patchcluster import screening
 from patchcluster.errors import SettingError
 from patchcluster.methods import MuSc
 from patchcluster.neighbors import nearest_per_block

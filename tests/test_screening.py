@@ -241,7 +241,8 @@ def test_blocks_are_chosen_by_the_rule(blocks, k, count, gap, seed):
     most = blocks // 8
     count += most
     chosen, squares, before = bank.choose_blocks(queries, left_out, k, count, most, gap)
-    expected = bank.block_squares(queries, torch.arange(blocks)).T.masked_fill(left_out, torch.inf).numpy()
+    squares_ = bank.block_squares(queries, torch.arange(blocks)).T
+    expected = squares_.masked_fill(left_out, torch.inf).numpy()
     for i in range(len(queries)):
         ranked, first = choose_by_the_rule(expected[i], k, most, gap)
         right = ranked[:count]

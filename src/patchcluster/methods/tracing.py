@@ -236,6 +236,7 @@ class BankChange:
     ) -> None:
         """`place`, with what it gives."""
         most = most_before_gap(len(self.columns), k, gap)
+        known = Known(*(values.contiguous() for values in known.values))
         both = [_Known.of(known), _Known.of(to)]
         kernels.share_out(
             lambda begin, end: kernels.call(
