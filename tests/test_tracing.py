@@ -37,7 +37,7 @@ class Squares(BlockBank):
     def __init__(self, squares):
         self.squares, self.offsets = squares, list(range(0, 300 * squares.shape[1] + 1, 300))
 
-    def block_squares(self, queries, blocks=None):
+    def block_squares(self, queries, blocks=None):  # noqa: ARG002 (as the bank has it)
         return self.squares.T[blocks].clone()
 
 
