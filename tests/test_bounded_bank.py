@@ -129,6 +129,14 @@ def test_tensors_written_part_by_part_are_plain_safetensors(tmp_path, rng):
     found = load_file(tmp_path / "file")
     assert found.keys() == values.keys()
     assert all(torch.equal(found[name], value) for name, value in values.items())
+    with storage.stream_tensors(tmp_path / "mixed", shapes, "note") as add:
+        for row in (6, 0, 3, 1, 5, 2, 4):
+            add("halves", values["halves"][row], row)
+        for row in (2, 0):
+            add("numbers", values["numbers"][row : row + 2], row)
+        for name in ("bytes", "none", "nothing", "one"):
+            add(name, values[name])
+    assert (tmp_path / "mixed").read_bytes() == (tmp_path / "file").read_bytes()
     assert storage.read_note(tmp_path / "file") == "note"
     assert storage.read_shapes(tmp_path / "file")[0]["halves"] == (7, 3)
     assert torch.equal(
@@ -168,9 +176,16 @@ def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
             assert torch.equal(getattr(found, name), getattr(expected, name))
     torch.testing.assert_close(stored.means(), together.distances.mean(0))
     assert torch.equal(stored.near_duplicates(), together.near_duplicates)
-    neighbours, distances = stored.explained(3)
-    assert torch.equal(neighbours, together.neighbours[12:, :3])
-    assert torch.equal(distances, together.neighbour_distances[12:, :3])
+    parts = list(
+        zip(
+            *(torch.split(v, counts) for v in (together.neighbours, together.neighbour_distances)),
+            strict=True,
+        )
+    )
+    for image in (0, 1, 2, 3, 1, 3, 0):  # within a batch, on to the next, and back
+        neighbours, distances = stored.explained(image)
+        assert torch.equal(neighbours, parts[image][0][:, :3])
+        assert torch.equal(distances, parts[image][1][:, :3])
 
 
 # --- whole scans --------------------------------------------------------------------------------

@@ -33,6 +33,14 @@ def test_a_level_is_the_lower_quartile_of_what_is_scored():
     assert find_level(np.append(frame, np.full((1, 50), np.nan, np.float32), 1)) == 25
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 64, 4097])
+def test_a_level_is_the_quantile_of_numpy_to_the_last_digit(count):
+    rng = np.random.default_rng(count)
+    for values in (rng.random(count), np.round(4 * rng.random(count)) / 4):  # with ties too
+        frame = values.astype(np.float32)[None]
+        assert find_level(frame) == float(np.quantile(frame, 0.25))
+
+
 def test_regions_are_where_a_map_exceeds_the_threshold_above_its_level():
     image = ImageRecord(0, "a.png", "", 1, 64, 64)
     framing = Framing(Path(), 64, None, "contrast", Levels(1, 3))

@@ -114,6 +114,9 @@ def read_comparison(path: Path) -> Comparison:
     return Comparison.of_tensors(storage.read_tensors(path)[0])
 
 
+_EXPLAINS = ("neighbours", "neighbour_distances")
+
+
 def name_batch(digest: str, batch: Sequence[int]) -> str:
     """What a file says that has the comparisons of some consecutive images of a set."""
     return f"{digest} {batch[0]}-{batch[-1]}"
@@ -165,10 +168,20 @@ class Comparisons:
     def explained(self, image: int) -> tuple[Tensor, Tensor]:
         """Rows of the bank, and their distances, that explain an image's patches, [p, j] each."""
         batch, start = self.places[image]
-        path, rows = self.paths[batch], slice(start, start + self.counts[image])
-        both = (storage.read_tensor(path, n, rows) for n in ("neighbours", "neighbour_distances"))
-        neighbours, distances = (values[:, :NEIGHBOURS_KEPT] for values in both)
-        return neighbours, distances
+        neighbours, distances = self._explained(batch)
+        rows = slice(start, start + self.counts[image])
+        return neighbours[rows], distances[rows]
+
+    @functools.cached_property
+    def _explained(self) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """The same of a batch; who asks for one image after the other reads each file once."""
+
+        def read(batch: int) -> tuple[Tensor, Tensor]:
+            both = (storage.read_tensor(self.paths[batch], name) for name in _EXPLAINS)
+            neighbours, distances = (values[:, :NEIGHBOURS_KEPT] for values in both)
+            return neighbours, distances
+
+        return functools.lru_cache(maxsize=1)(read)
 
     @functools.cached_property
     def places(self) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from .results import Scored, find_results, flag
 from .runinfo import ImageRecord, RunInfo
 from .settings import Settings
 from .thresholds import Flagging
+from .workers import spread
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,14 @@ class Finisher:
         for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
             shown = finest.explanations[i].image[int(np.nanargmax(grid))].tolist()
             nearest = copies[shown[0]][0].path if shown else ""
-            for record in records:
-                runfolder.write_map(self.folder, record.id, grid)
             scored.append(Scored(records, grid, runfolder.round_as_written(score), nearest))
+        for _ in spread(self._write_maps, scored, self.threads, "maps"):
+            pass
         return scored
+
+    def _write_maps(self, scored: Scored) -> None:
+        for record in scored.records:
+            runfolder.write_map(self.folder, record.id, scored.grid)
 
     def _image_scores(
         self, records: Sequence[ImageRecord], grids: Sequence[Floats], compared: list[Compared]
@@ -105,9 +109,8 @@ class Finisher:
         self, records: Sequence[ImageRecord], grids: Sequence[Floats]
     ) -> list[tuple[float, float]]:
         """Score by its map alone, and level, of each image."""
-        framing = self._framing()
-        with ThreadPoolExecutor(self.threads, "maps") as pool:
-            return list(pool.map(framing.measure, records, grids))
+        framing, both = self._framing(), list(zip(records, grids, strict=True))
+        return list(spread(lambda one: framing.measure(*one), both, self.threads, "maps"))
 
     def _framing(self) -> Framing:
         return Framing.of(self.folder, self.settings, self.info.levels)

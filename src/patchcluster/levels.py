@@ -32,7 +32,13 @@ class Levels:
 
 def find_level(frame_map: Floats) -> float:
     """The level of an image, from its smoothed map; NaN there is not of the region of interest."""
-    return float(np.quantile(frame_map[np.isfinite(frame_map)], _QUANTILE))
+    values = frame_map[np.isfinite(frame_map)]
+    place = _QUANTILE * (len(values) - 1)
+    below = int(place)
+    # The two values beside the quantile; np.quantile of all takes four times as long to find them.
+    values.partition(below)
+    pair = [values[below], values[below + 1 :].min(initial=np.inf)]
+    return float(np.quantile(pair if place > below else pair[:1], place - below))
 
 
 def describe_levels(levels: Sequence[float]) -> Levels:

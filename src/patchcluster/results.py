@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from .maps import Floats, Region
 from .runfolder import Result
 from .runinfo import ImageRecord
 from .thresholds import Flagging, Scores, Threshold, choose_threshold
+from .workers import spread
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ def find_results(
     describe: what the patches of a content look like, for the grouping of regions.
     """
     regions: list[list[Region]] = []
-    with ThreadPoolExecutor(threads, "regions") as pool:
-        for found in pool.map(lambda one: _find_regions(one, framing, threshold), scored):
-            regions.append(found)
-            step(len(regions), len(scored))
+    for found in spread(
+        lambda one: _find_regions(one, framing, threshold), scored, threads, "regions"
+    ):
+        regions.append(found)
+        step(len(regions), len(scored))
     regions = _group(scored, regions, describe)
     results = [
         Result(record, i, one.score, bool(flagged[i]), regions[i], one.nearest)

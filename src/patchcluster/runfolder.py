@@ -328,13 +328,14 @@ def write_neighbours(
     with storage.stream_tensors(folder / NEIGHBOURS_FILE, tensors) as add:
         add("ids", torch.tensor([result.record.id for result in results]))
         add("offsets", offsets)
-        for result in results:
-            part = explanations[result.content]
+        # In the order of the contents, as those of a batch are in one file.
+        for i in sorted(range(len(results)), key=lambda i: results[i].content):
+            part, row = explanations[results[i].content], int(offsets[i])
             image = part.image.long()
             known = torch.where(image < 0, -1, by_content[image])  # -1: a patch without a score
-            add("image", known.int())
-            add("patch", part.patch)
-            add("distance", part.distance.half())
+            add("image", known.int(), row)
+            add("patch", part.patch, row)
+            add("distance", part.distance.half(), row)
 
 
 def write_bank(

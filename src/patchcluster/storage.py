@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,9 +67,8 @@ def _replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """
     temporary = part_path(path)
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            with _create(temporary) as file:
                 yield file
                 if durable:
                     file.flush()
@@ -79,6 +78,15 @@ def _replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             with suppress(OSError):  # the first one says more
                 temporary.unlink()
             raise
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file, in a folder that is made if it is not there."""
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "wb")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -121,43 +129,53 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -
             add(name, tensor)
 
 
+class Add(Protocol):
+    """What `stream_tensors` gives."""
+
+    def __call__(self, name: str, part: Tensor, row: int | None = None) -> None: ...
+
+
 @contextmanager
 def stream_tensors(
     path: Path, shapes: Mapping[str, tuple[torch.dtype, Sequence[int]]], note: Any = None
-) -> Iterator[Callable[[str, Tensor], None]]:
+) -> Iterator["Add"]:
     """Write tensors as safetensors, part by part, so that they need not be in memory as a whole.
 
-    shapes: type and shape of each. Gives add(name, part): the next rows of a tensor, or all of it.
+    shapes: type and shape of each. Gives add(name, part): the next rows of a tensor, or all of it;
+    add(name, part, row): those from a row on, each once.
     Raises RunError if the file system refuses.
     """
     # Those of larger values first, so that all are aligned, as the library does.
     names = sorted(shapes, key=lambda name: (-shapes[name][0].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"note": json.dumps(note)}}
-    places, ends, end = {}, {}, 0
+    starts, sizes, end = {}, {}, 0
     for name in names:
         dtype, shape = shapes[name]
-        places[name], end = end, end + math.prod(shape) * dtype.itemsize
-        ends[name] = end
-        offsets = [places[name], end]
+        starts[name], sizes[name] = end, math.prod(shape) * dtype.itemsize
+        end += sizes[name]
+        offsets = [starts[name], end]
         header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": offsets}
+    written = dict.fromkeys(names, 0)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     with _replacing(path) as file:
 
-        def add(name: str, part: Tensor) -> None:
-            if part.dtype != shapes[name][0]:
-                raise ValueError(f"{name} is {shapes[name][0]}, not {part.dtype}")
+        def add(name: str, part: Tensor, row: int | None = None) -> None:
+            dtype, shape = shapes[name]
+            if part.dtype != dtype:
+                raise ValueError(f"{name} is {dtype}, not {part.dtype}")
             if not part.numel():  # its strides may be any, so that its bytes cannot be looked at
                 return
             data = part.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
-            file.seek(start + places[name])
+            before = written[name] if row is None else row * math.prod(shape[1:]) * dtype.itemsize
+            file.seek(start + starts[name] + before)
             file.write(data.data)
-            places[name] += len(data)
+            written[name] += len(data)
 
         file.write(len(text).to_bytes(8, "little") + text)
         yield add
-        if places != ends:
+        if written != sizes:
             raise ValueError("parts of a tensor are missing, or there are too many")
 
 

@@ -1,26 +1,38 @@
 """What the page says of a run's images: one list, most anomalous first, that report.js shows."""
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .. import runfolder, storage
 from ..labels import Label
 from ..maps import Floats
 from ..runs import Run
-from .pictures import colour_bounds, crop_jpeg, data_url, heat_png, read_thumbnail, shrink
+from ..workers import spread
+from .pictures import (
+    colour_bounds,
+    crop_jpeg,
+    data_url,
+    heat_png,
+    open_thumbnail,
+    read_thumbnail,
+    shrink,
+)
 
 MOST_EMBEDDED = 500  # images whose pictures are in the page; those of the others lie beside it
 MOST_COMPARED = 100  # images beside places that look as they should
 _COMPARED_WITH = 3
 _LEAST_CROP = 0.2  # of an image's shorter side
 _CROP_MARGIN = 1.6  # times the longer side of the region
+_THUMBNAILS = 64  # that are kept decoded: many places are near to one image
 
 Entry = dict[str, Any]
 Step = Callable[[int, int], None]  # done, total
+Given = TypeVar("Given")
 
 
 def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
@@ -32,9 +44,8 @@ def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
     entries = _describe(run, order)
     frames = _frames(run, order[:MOST_EMBEDDED])
     low, high = colour_bounds(run, frames)
-    for entry, i, frame in zip(entries, order, frames, strict=False):
-        entry["thumbnail"] = data_url("jpeg", read_thumbnail(run, run.images[i]))
-        entry["heat"] = data_url("png", heat_png(frame, low, high))
+    for entry, pictures in zip(entries, _embed(run, order, frames, low, high), strict=False):
+        entry |= pictures
     step(len(frames), len(order))
     _write_beside(run, order[MOST_EMBEDDED:], entries[MOST_EMBEDDED:], low, high, step)
     # The flagged ones first, which labels can set apart from the highest scores.
@@ -43,8 +54,12 @@ def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
         key=lambda n: not entries[n]["flagged"],
     )
     places = {image: n for n, image in enumerate(order)}
-    for n in marked[:MOST_COMPARED]:
-        entries[n]["similar"] = _compare(run, order[n], places)
+    thumbnails = functools.lru_cache(_THUMBNAILS)(lambda i: open_thumbnail(run, run.images[i]))
+    compared = _spread(
+        lambda n: _compare(run, order[n], places, thumbnails), marked[:MOST_COMPARED]
+    )
+    for n, crops in zip(marked, compared, strict=False):
+        entries[n]["similar"] = crops
     return entries, low, high
 
 
@@ -83,8 +98,24 @@ def _describe(run: Run, order: Sequence[int]) -> list[Entry]:
 
 def _frames(run: Run, order: Sequence[int]) -> list[Floats]:
     """Maps as they are drawn."""
-    with ThreadPoolExecutor(torch.get_num_threads(), "report") as pool:
-        return list(pool.map(lambda i: shrink(run.frame_map(run.paths[i])), order))
+    return list(_spread(lambda i: shrink(run.frame_map(run.paths[i])), order))
+
+
+def _embed(
+    run: Run, order: Sequence[int], frames: Sequence[Floats], low: float, high: float
+) -> Iterator[Entry]:
+    """The pictures of the first images, whose maps are `frames`."""
+
+    def embed(n: int) -> Entry:
+        thumbnail = read_thumbnail(run, run.images[order[n]])
+        heat = heat_png(frames[n], low, high)
+        return {"thumbnail": data_url("jpeg", thumbnail), "heat": data_url("png", heat)}
+
+    return _spread(embed, range(len(frames)))
+
+
+def _spread(work: Callable[[int], Given], items: Sequence[int]) -> Iterator[Given]:
+    return spread(work, items, torch.get_num_threads(), "report")
 
 
 def _write_beside(
@@ -98,8 +129,8 @@ def _write_beside(
     """Write heat maps beside the page, name them and the thumbnails, remove those of earlier."""
     written = set()
 
-    def write(i: int, entry: Entry) -> None:
-        image = run.images[i]
+    def write(n: int) -> None:
+        image, entry = run.images[order[n]], entries[n]
         path = runfolder.heat_path(run.folder, image.id)
         heat = heat_png(shrink(run.frame_map(image.path)), low, high)
         storage.write_bytes(path, heat, durable=False)
@@ -108,18 +139,20 @@ def _write_beside(
         entry["thumbnail"] = thumbnail.relative_to(run.folder).as_posix()
         entry["heat"] = path.relative_to(run.folder).as_posix()
 
-    with ThreadPoolExecutor(torch.get_num_threads(), "report") as pool:
-        for done, _ in enumerate(pool.map(write, order, entries), start=1):
-            step(len(run) - len(order) + done, len(run))
+    for done, _ in enumerate(_spread(write, range(len(order))), start=1):
+        step(len(run) - len(order) + done, len(run))
     for path in (run.folder / runfolder.HEAT_FOLDER).glob("*.png"):
         if path not in written:
             path.unlink()
 
 
-def _compare(run: Run, i: int, places: Mapping[int, int]) -> list[Entry]:
+def _compare(
+    run: Run, i: int, places: Mapping[int, int], thumbnails: Callable[[int], Image.Image]
+) -> list[Entry]:
     """The place of an image's highest value, then the places it was compared with, as crops.
 
-    Those in images that are not flagged come first. places: of images in the page, by index.
+    Those in images that are not flagged come first. places: of images in the page, by index;
+    thumbnails: of images, by index.
     """
     image = run.images[i]
     frame = run.frame_map(image.path)
@@ -141,9 +174,7 @@ def _compare(run: Run, i: int, places: Mapping[int, int]) -> list[Entry]:
     return [
         {
             "image": places[j],
-            "crop": data_url(
-                "jpeg", crop_jpeg(read_thumbnail(run, run.images[j]), at_x, at_y, share)
-            ),
+            "crop": data_url("jpeg", crop_jpeg(thumbnails(j), at_x, at_y, share)),
         }
         for j, at_x, at_y in crops
     ]

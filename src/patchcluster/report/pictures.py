@@ -69,13 +69,17 @@ def read_thumbnail(run: Run, image: ImageRecord) -> bytes:
         raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
 
 
-def crop_jpeg(jpeg: bytes, x: float, y: float, share: float) -> bytes:
+def open_thumbnail(run: Run, image: ImageRecord) -> Image.Image:
+    """The same, decoded."""
+    with Image.open(io.BytesIO(read_thumbnail(run, image))) as opened:
+        return opened.convert("RGB")
+
+
+def crop_jpeg(picture: Image.Image, x: float, y: float, share: float) -> bytes:
     """A square part of a picture as a JPEG, moved inwards where it would leave the picture.
 
     x, y: its centre, as shares of width and height; share: its side, of the shorter side.
     """
-    with Image.open(io.BytesIO(jpeg)) as opened:
-        picture = opened.convert("RGB")
     side = max(1.0, share * min(picture.size))
     left = min(max(0.0, x * picture.width - side / 2), picture.width - side)
     top = min(max(0.0, y * picture.height - side / 2), picture.height - side)
