@@ -69,6 +69,8 @@ from .workers import Devices, Here, Workers
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
+_FORMAT = 2  # of the files of comparisons
+
 
 def scan(
     inputs: Any,
@@ -696,7 +698,7 @@ class Scan:
 def name_comparison(info: RunInfo, image_set: ImageSet) -> str:
     """A name for all that the comparison of a set depends on."""
     labels = image_set.labels(info.labels)
-    identity = [__version__, info.settings, info.backbone["sha256"], image_set.shas, labels]
+    identity = [__version__, _FORMAT, info.settings, info.backbone["sha256"], image_set.shas, labels]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
