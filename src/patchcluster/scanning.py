@@ -698,7 +698,14 @@ class Scan:
 def name_comparison(info: RunInfo, image_set: ImageSet) -> str:
     """A name for all that the comparison of a set depends on."""
     labels = image_set.labels(info.labels)
-    identity = [__version__, _FORMAT, info.settings, info.backbone["sha256"], image_set.shas, labels]
+    identity = [
+        __version__,
+        _FORMAT,
+        info.settings,
+        info.backbone["sha256"],
+        image_set.shas,
+        labels,
+    ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
