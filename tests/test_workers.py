@@ -12,7 +12,7 @@ import patchcluster
 from patchcluster.devices import choose_device, choose_devices
 from patchcluster.errors import ClusterError
 from patchcluster.scanning import Scan, predict
-from patchcluster.workers import Devices, Here
+from patchcluster.workers import MOST_BESIDE, Devices, Here
 
 CPU = torch.device("cpu")
 
@@ -66,18 +66,19 @@ def test_each_device_has_a_copy_and_a_thread_of_its_own(ahead):
     assert sum(len(copy.finished) for copy in work.copies) == len(JOBS)
 
 
-def test_jobs_side_by_side_are_done_once_in_threads_of_one_thread_each():
-    threads = []
+@pytest.mark.parametrize(("threads", "each"), [(3, 1), (9, 2)])
+def test_jobs_side_by_side_are_done_once_with_a_share_of_the_threads(threads, each):
+    seen = []
 
     class Seen(Squares):
         def finish(self, ready):
-            threads.append(torch.get_num_threads())
+            seen.append(torch.get_num_threads())
             return super().finish(ready)
 
     work, usual = Seen(0, beside=True), torch.get_num_threads()
-    assert dict(Here(3).map(work, JOBS)) == EXPECTED
-    assert len(set(work.finished)) > 1
-    assert set(threads) == {1}
+    assert dict(Here(threads).map(work, JOBS)) == EXPECTED
+    assert 1 < len(set(work.finished)) <= MOST_BESIDE
+    assert set(seen) == {each}
     assert torch.get_num_threads() == usual
     with pytest.raises(ValueError, match="-1 is negative"):
         list(Here(3).map(work, [*JOBS[:5], (5, [-1]), *JOBS[6:]]))

@@ -28,6 +28,7 @@ _STAGE_BYTES, _JOINING_BYTES, _WAITING_BYTES = 4, 18, 8
 _INPUT_BYTES = 3  # of an image at the network's size, a pixel
 _PAIR_BYTES = 4  # of a patch that is compared and an image that it is compared with
 _QUERY_BYTES = 500  # a patch that is compared, beside its values
+_BESIDE_BYTES = 1_200  # of what is known of a patch that is compared again, beside its values
 _SLACK = 96 * MIB
 
 
@@ -46,6 +47,7 @@ class Workload:
     bank: int  # images that each is compared with
     extra: int = 0  # bytes that the method needs beside patches, bank and scores
     largest_grid: int = 0  # patches of the image that has most
+    beside: int = 1  # batches that are compared at a time
     streamed: bool = False  # whether patches are read image by image, but for those of the bank
 
 
@@ -66,6 +68,8 @@ def predict_memory(work: Workload, baseline: int) -> int:
     tiles = QUERY_TILE * 4 * (others + work.channels) + COMPARED_PATCHES * others * _PAIR_BYTES
     beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
     tiles += beyond * (work.channels * 12 + others + _QUERY_BYTES)
+    batch = max(COMPARED_PATCHES, work.largest_grid) * (work.channels * 12 + _BESIDE_BYTES)
+    tiles += (work.beside - 1) * batch
     left = work.threads * work.input_pixels * _LEFT_BYTES
     means = work.images * work.channels * _MEAN_BYTES
     compared = bank + sum(work.patches) * _GRID_BYTES + means + left

@@ -5,6 +5,7 @@ Not every machine can compile it (`hatch_build.py`): whoever calls it has anothe
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -51,14 +52,19 @@ def share_out(work: Callable[[int, int], None], count: int, step: int) -> None:
         if count:
             work(0, count)
         return
-    for _ in _threads(threads).map(lambda begin: work(begin, min(begin + step, count)), begins):
+    pool = _own_threads(threads)
+    for _ in pool.map(lambda begin: work(begin, min(begin + step, count)), begins):
         pass
 
 
-@cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    """Threads that wait for work: to start them takes longer than many a piece of it."""
-    return ThreadPoolExecutor(count, "search")
+def _own_threads(count: int) -> ThreadPoolExecutor:
+    """Threads of the calling thread, that wait for work: to start them takes longer than many a
+    piece of it. They end with it."""
+    owner = os.getpid(), count  # threads do not come along into a fork
+    if getattr(_local, "owner", None) != owner:
+        _local.pool, _local.owner = ThreadPoolExecutor(count, "search"), owner
+    pool: ThreadPoolExecutor = _local.pool
+    return pool
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)  # threads stay with the parent
+_local = threading.local()

@@ -36,7 +36,7 @@ class Planner:
     """What the survey of a set found, from which scans with any settings can be planned.
 
     settings: those that the candidates' network inputs were made for. memory: bytes that the
-    process holds with the network loaded.
+    process holds with the network loaded. beside: batches that are compared at a time.
     """
 
     candidates: Sequence[Candidate]
@@ -45,6 +45,7 @@ class Planner:
     backbone: Backbone
     threads: int
     memory: int
+    beside: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +99,7 @@ class Planner:
             bank=bank,
             extra=method.extra_memory(images, max(patches) // images, width),
             largest_grid=max(map(max, areas)) // stride**2,
+            beside=self.beside,
             streamed=method.streams,
         )
 

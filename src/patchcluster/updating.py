@@ -37,6 +37,7 @@ from .runs import Run, hold_run
 from .scanning import Limits, Progress, Scan, finish_held, name_comparison
 from .storage import write_tensors
 from .tiling import find_lattice
+from .workers import MOST_BESIDE
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
 
@@ -211,7 +212,8 @@ class Update(Scan):
             check_sizes(every, self.settings.method)
         self._describe(backbone)
         memory = costs.resident_memory()
-        planner = Planner(every, regions, self.settings, backbone, self.threads, memory)
+        beside = min(self.threads, MOST_BESIDE)
+        planner = Planner(every, regions, self.settings, backbone, self.threads, memory, beside)
         return planner, found, [*unread.values(), *self.regions.skipped.values()]
 
     def _check_mask(self) -> None:

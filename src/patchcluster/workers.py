@@ -15,6 +15,8 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
+MOST_BESIDE = 4  # jobs that are finished side by side: each needs memory
+
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 Result = TypeVar("Result")
@@ -28,8 +30,8 @@ class Work(Protocol[Taken, Ready, Given]):
     """What is done with each job; it can be pickled, with all that it needs.
 
     ahead: items a thread that may be prepared before they are needed; 0: `prepare` takes no time.
-    beside: whether jobs are finished side by side, one a thread, as each has steps that leave most
-    of the processor to others.
+    beside: whether some jobs are finished side by side, as each has steps that leave most of the
+    processor to others.
     """
 
     @property
@@ -189,8 +191,13 @@ def _run(
 def _run_beside(
     work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
 ) -> Iterator[tuple[int, Result]]:
-    """Finish jobs in threads, each by one of its own."""
-    with ThreadPoolExecutor(threads, "finish", lambda: torch.set_num_threads(1)) as pool:
+    """Finish jobs side by side, each with its share of the threads."""
+    jobs_at_once, usual = min(threads, MOST_BESIDE), torch.get_num_threads()
+
+    def share() -> None:
+        torch.set_num_threads(threads // jobs_at_once)
+
+    with ThreadPoolExecutor(jobs_at_once, "finish", share) as pool:
         waiting: deque[tuple[int, Future[Result]]] = deque()
 
         def do(items: Sequence[Item]) -> Result:
@@ -199,13 +206,14 @@ def _run_beside(
         try:
             for number, items in jobs:
                 waiting.append((number, pool.submit(do, items)))
-                if len(waiting) > threads:
+                if len(waiting) > jobs_at_once:
                     first, result = waiting.popleft()
                     yield first, result.result()
             for first, result in waiting:
                 yield first, result.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(usual)  # as in `_run`
 
 
 def _count(waiting: Iterable[tuple[int, Sequence[Item]]]) -> int:
