@@ -3,7 +3,8 @@
     python benchmarks/updates.py [IMAGES [CHANGED]]
 
 1,000 parts as in growth.py and 10 changed, by default; processes of their own, as a user starts
-them. The scores of the updated run are compared with those of the fresh scan.
+them. The scores of the updated run are compared with those of the fresh scan. What no update can be
+shorter than is the start: Python, PyTorch, timm and the network's weights.
 """
 
 import json
@@ -31,6 +32,14 @@ def run(*arguments: str | Path) -> tuple[float, dict[str, float]]:
     return wall, json.loads(done.stdout)["seconds"]
 
 
+def start() -> float:
+    """Wall seconds until the network could see the first image."""
+    program = "from patchcluster.backbones import load_backbone; load_backbone()"
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program], check=True)
+    return time.perf_counter() - begin
+
+
 def main() -> None:
     count, changed = (int(a) for a in (*sys.argv[1:], *("1000", "10")[len(sys.argv) - 1 :]))
     print(describe())
@@ -49,6 +58,7 @@ def main() -> None:
         removal = [argument for name in names for argument in ("--remove", name)]
         removed = run("update", root / "run", *removal)
         rows = {
+            "start": (sorted(start() for _ in range(3))[1], {}),
             f"scan of {count - changed}": scan_of_few,
             f"scan of {count}": fresh,
             f"update, {changed} added": added,
