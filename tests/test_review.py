@@ -573,6 +573,10 @@ def names(page) -> list[str]:
     return [by_place[place].split("/")[-1] for place in sorted(by_place)]
 
 
+def wait_for_current(page, name: str) -> None:
+    wait_for(page, "(name) => document.querySelector('#path').innerText.endsWith(name)", name)
+
+
 def current(page) -> str:
     return page.locator("#path").inner_text().split("/")[-1]
 
@@ -597,7 +601,7 @@ def test_labels_outlive_reload_undo_and_kill_of_the_server(browser, small_run, t
         wait_for_label(page, ranked[2], "")
         page.keyboard.press("Backspace")
         wait_for_label(page, ranked[1], "")
-        assert current(page) == ranked[1]
+        wait_for_current(page, ranked[1])  # the list is told first
         page.uncheck("#advance")
         page.click("#unsure")
         wait_for_label(page, ranked[1], "unsure")
