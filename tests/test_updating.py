@@ -15,7 +15,7 @@ import patchcluster
 from conftest import textured_image, write_set
 from patchcluster import runfolder, scanning
 from patchcluster.comparing import ImageSet, load_batches, read_comparison
-from patchcluster.errors import InputError, RunError, SettingError
+from patchcluster.errors import InputError, RunError, SettingError, WeightsError
 from patchcluster.inputs import hash_file
 from patchcluster.reflagging import reflag
 from patchcluster.thresholds import Flagging
@@ -171,6 +171,24 @@ def test_of_removed_images_no_patches_are_left(images, tmp_path):
     assert len(patchcluster.update(run, remove="part2.png")) == len(updated)  # it is gone already
     relabelled = scanning.rescore(run.folder, {updated.paths[0]: "normal"})
     assert relabelled.info.labels == {updated.paths[0]: "normal"}
+
+
+def test_a_removal_asks_nothing_of_the_network(images, tmp_path, monkeypatch):
+    """Not even that its weights are still there."""
+    run = scan_of(names_of(images, 0, 12), tmp_path / "run", BOUNDED)
+
+    def missing(*_):
+        raise WeightsError("no weights")
+
+    monkeypatch.setattr("patchcluster.scanning.load_backbone", missing)
+    updated = patchcluster.update(run.folder, remove=["part2.png"])
+    monkeypatch.undo()
+    assert updated.info.backbone == run.info.backbone
+    left = [file for file in names_of(images, 0, 12) if not file.endswith("part2.png")]
+    assert_equal(updated, scan_of(left, tmp_path / "fresh", BOUNDED))
+    monkeypatch.setattr("patchcluster.scanning.load_backbone", missing)
+    with pytest.raises(WeightsError):
+        patchcluster.update(run.folder, add=names_of(images, 2, 3))
 
 
 def test_what_the_run_has_is_left_as_it_is_but_for_other_contents(tmp_path):

@@ -107,10 +107,14 @@ class Backbone(nn.Module):
         )  # fmt: skip
         return [stage.float() for stage in stages]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.mean.device
+
     def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]:
         """Channels and strides of the stages that stand for some of the strides asked for."""
-        places = [self.wanted.index(stride) for stride in strides]
-        return [self.channels[i] for i in places], [self.strides[i] for i in places]
+        return take_stages(self.wanted, self.channels, self.strides, strides)
 
     def features(self, images: Sequence[Pixels]) -> list[Tensor]:
         """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w].
@@ -118,7 +122,7 @@ class Backbone(nn.Module):
         A GPU takes all at once, the CPU one after the other: what one image activates stays in its
         cache, and is given memory that was used before.
         """
-        device = self.mean.device
+        device = self.device
         if device.type != "cpu":
             pixels = torch.from_numpy(np.stack(images))
             if device.type == "cuda":  # memory that the GPU can read by itself
@@ -126,6 +130,14 @@ class Backbone(nn.Module):
             return self(pixels.to(device, non_blocking=True))  # type: ignore[no-any-return]
         parts = [self(torch.from_numpy(image[None].copy())) for image in images]
         return [torch.cat(stage) for stage in zip(*parts, strict=True)]
+
+
+def take_stages(
+    wanted: Sequence[int], channels: Sequence[int], strides: Sequence[int], some: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Of the stages that stand for the strides `wanted`, those for some: channels and strides."""
+    places = [wanted.index(stride) for stride in some]
+    return [channels[i] for i in places], [strides[i] for i in places]
 
 
 def load_backbone(

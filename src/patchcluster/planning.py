@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from . import costs
-from .backbones import Backbone
 from .costs import Workload
 from .errors import SettingError
 from .extraction import Candidate, Regions, at_sizes
@@ -31,6 +31,18 @@ def check_sizes(candidates: Sequence[Candidate], method: str) -> None:
         )
 
 
+class Network(Protocol):
+    """A backbone, as far as a plan needs it."""
+
+    @property
+    def strides(self) -> list[int]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]: ...
+
+
 @dataclass(frozen=True)
 class Planner:
     """What the survey of a set found, from which scans with any settings can be planned.
@@ -42,7 +54,7 @@ class Planner:
     candidates: Sequence[Candidate]
     regions: Regions
     settings: Settings
-    backbone: Backbone
+    backbone: Network
     threads: int
     memory: int
     beside: int = 1
@@ -50,7 +62,7 @@ class Planner:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.backbone.mean.device
+        return self.backbone.device
 
     def check(self, limit: int | None) -> int:
         """Peak memory in bytes that the scan is predicted to need.

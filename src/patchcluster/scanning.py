@@ -288,6 +288,8 @@ def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
 class Scan:
     """One scan of one set into one run folder."""
 
+    backbone: Backbone  # once it is loaded
+
     def __init__(
         self,
         folder: Path,
@@ -382,7 +384,7 @@ class Scan:
         for name, file in self.regions.files.items():
             runfolder.write_region(self.folder, name, roi.read_region(file))
 
-        extracted = self._extract_batches(planner.backbone, make_batches(planner.candidates))
+        extracted = self._extract_batches(make_batches(planner.candidates))
         skipped |= extracted.skipped
         image_set = self._image_set(extracted.images)
         if self.info.time_budget is not None and rates is not None and not resumed:
@@ -399,7 +401,8 @@ class Scan:
 
     def _survey(self, files: Sequence[str]) -> tuple[Planner, dict[int, Skipped]]:
         """Load the network and read all headers; what can be refused without a plan is refused."""
-        backbone = self._load_network()
+        self._begin()
+        self.backbone = backbone = self._load_network()
         with self._timed("survey"):
             candidates, skipped = survey_files(
                 files,
@@ -427,8 +430,6 @@ class Scan:
         return planner, skipped
 
     def _load_network(self) -> Backbone:
-        self.info.started = _now()
-        self.info.device = "ray" if self.ray else ",".join(map(str, self.devices))
         settings = self.settings
         with self._timed("network"):
             return load_backbone(
@@ -475,7 +476,7 @@ class Scan:
         if self.ray is not None:
             return None
         with self._timed("measure"):
-            trial = self._features(planner.backbone).try_out(planner.candidates, self.threads)
+            trial = self._features().try_out(planner.candidates, self.threads)
             if trial is None:
                 return None
             first, full, prepare = times.measure_search(trial.grids, planner.device)
@@ -566,6 +567,10 @@ class Scan:
             storage.remove(self.folder / runfolder.PATCHES_FOLDER)
             storage.remove(self.folder / runfolder.COMPARISONS_FOLDER)
 
+    def _begin(self) -> None:
+        self.info.started = _now()
+        self.info.device = "ray" if self.ray else ",".join(map(str, self.devices))
+
     def _describe(self, backbone: Backbone) -> None:
         self.info.backbone = {
             "name": backbone.name,
@@ -574,6 +579,9 @@ class Scan:
             "channels": backbone.channels,
             "strides": backbone.strides,
         }
+        self._describe_versions()
+
+    def _describe_versions(self) -> None:
         self.info.versions = {
             "patchcluster": __version__,
             "python": platform.python_version(),
@@ -593,17 +601,15 @@ class Scan:
             "region of interest each step averages what is inside it, and the rest is NaN",
         }
 
-    def _extract_batches(
-        self, backbone: Backbone, batches: Sequence[Sequence[Candidate]]
-    ) -> Extracted:
-        extractor = Extractor(self._features(backbone), self.folder, self.workers)
+    def _extract_batches(self, batches: Sequence[Sequence[Candidate]]) -> Extracted:
+        extractor = Extractor(self._features(), self.folder, self.workers)
         with self._timed("features"):
             return extractor.run(batches, self._step("features"))
 
-    def _features(self, backbone: Backbone) -> Features:
+    def _features(self) -> Features:
         settings = self.settings
         return Features(
-            backbone, settings.size, settings.layout, self.info.deep_range, settings.tile
+            self.backbone, settings.size, settings.layout, self.info.deep_range, settings.tile
         )
 
     @functools.cached_property

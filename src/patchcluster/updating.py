@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from . import costs, remote, roi, runfolder
+from .backbones import take_stages
 from .comparing import Comparisons, Earlier, ImageSet, Loaded, load_batches
 from .errors import InputError, RunError
 from .extraction import (
     Candidate,
+    Extracted,
     Regions,
     area_inside,
     input_sizes,
@@ -29,7 +31,7 @@ from .inputs import PathFinder, find_images, hash_file, is_url, natural_key
 from .methods import PatchClusterPlus
 from .methods.base import make_batches as compared_batches
 from .patches import block_side
-from .planning import Planner, check_sizes
+from .planning import Network, Planner, check_sizes
 from .reflagging import load_bank, load_method, load_patches
 from .runfolder import kept_comparison_path
 from .runinfo import ImageRecord, Skipped
@@ -145,6 +147,23 @@ def _fitting(pattern: str, paths: Sequence[str]) -> list[str]:
     return fnmatch.filter(paths, pattern) or fnmatch.filter(paths, f"*/{pattern}")
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """The network of a run, from run.json: one that is not asked for anything need not be loaded.
+
+    channels and strides: of the stages that stand for the strides that were wanted.
+    """
+
+    wanted: Sequence[int]
+    channels: list[int]
+    strides: list[int]
+    device: torch.device
+
+    def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]:
+        """As of `Backbone`."""
+        return take_stages(self.wanted, self.channels, self.strides, strides)
+
+
 class Update(Scan):
     """One change of the set of one run."""
 
@@ -167,7 +186,7 @@ class Update(Scan):
         for name, file in self.regions.files.items():
             runfolder.write_region(self.folder, name, roi.read_region(file))
         batches = make_batches(added)
-        extracted = self._extract_batches(planner.backbone, batches)
+        extracted = self._extract_batches(batches) if batches else Extracted([], {})
         every = sorted([*change.kept, *extracted.images], key=lambda one: natural_key(one.path))
         image_set = self._image_set(every)
         self._open_bank(change.kept, len(batches))
@@ -187,12 +206,8 @@ class Update(Scan):
 
     def _survey_change(self, change: Change) -> tuple[Planner, list[Candidate], list[Skipped]]:
         """Read the headers of what is added; what can be refused without work is refused."""
-        backbone = self._load_network()
-        if backbone.weights_hash != self.before.info.backbone["sha256"]:
-            raise RunError(
-                f"the weights of {backbone.name} are not those that {str(self.folder)!r} was "
-                "scanned with: scan again"
-            )
+        self._begin()
+        backbone = self._find_network(change)
         lattice = find_lattice(backbone.strides) if self.settings.tile else None
         with self._timed("survey"):
             found, unread = survey_files(
@@ -210,11 +225,25 @@ class Update(Scan):
         every = [*kept, *found]
         if every:
             check_sizes(every, self.settings.method)
-        self._describe(backbone)
+        self._describe_versions()
         memory = costs.resident_memory()
         beside = min(self.threads, MOST_BESIDE)
         planner = Planner(every, regions, self.settings, backbone, self.threads, memory, beside)
         return planner, found, [*unread.values(), *self.regions.skipped.values()]
+
+    def _find_network(self, change: Change) -> Network:
+        """What a plan needs of the network; loaded if there are images for it."""
+        recorded = self.before.info.backbone
+        if not change.files:
+            wanted, device = self.settings.strides, self.devices[0]
+            return _Recorded(wanted, recorded["channels"], recorded["strides"], device)
+        self.backbone = self._load_network()
+        if self.backbone.weights_hash != recorded["sha256"]:
+            raise RunError(
+                f"the weights of {self.backbone.name} are not those that {str(self.folder)!r} was "
+                "scanned with: scan again"
+            )
+        return self.backbone
 
     def _check_mask(self) -> None:
         """Raise RunError if the one mask of all images has changed; a folder of masks may grow."""
