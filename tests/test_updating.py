@@ -155,6 +155,27 @@ def test_of_comparisons_of_another_version_nothing_is_taken(images, tmp_path, mo
     assert_equal(patchcluster.update(run, add=added), fresh)
 
 
+@pytest.mark.parametrize("edit", ["blocks", "names", "rows", "type"])
+def test_comparisons_that_cannot_be_of_the_run_are_made_anew(edit, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("patchcluster.methods.patchcluster_plus._REFERENCES", 1)
+    every = names_of(images, 0, 12)
+    added = sorted(every, key=hash_file)[-1:]  # not the one that all are centred on
+    run = scan_of([file for file in every if file not in added], tmp_path / "run", BOUNDED)
+    for path in (run.folder / runfolder.COMPARISONS_FOLDER).iterdir():
+        tensors, note = runfolder.storage.read_tensors(path)
+        if edit == "blocks":
+            tensors["trace.0.blocks"] = torch.full_like(tensors["trace.0.blocks"], 200)
+        elif edit == "names":
+            tensors["trace.0.others"] = tensors.pop("trace.0.blocks")
+        elif edit == "rows":
+            tensors["trace.1.reach"] = tensors["trace.1.reach"][:-1]
+        else:
+            tensors["trace.2.before"] = tensors["trace.2.before"].int()
+        runfolder.storage.write_tensors(path, tensors, note)
+    fresh = scan_of(every, tmp_path / "fresh", BOUNDED)
+    assert_equal(patchcluster.update(run, add=added), fresh)
+
+
 def test_of_removed_images_no_patches_are_left(images, tmp_path):
     run = scan_of(names_of(images, 0, 12), tmp_path / "run", BOUNDED)
     gone = {run.images[run.index(name)].id for name in ("part2.png", "part7.png")}

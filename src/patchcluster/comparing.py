@@ -226,17 +226,32 @@ class Earlier:
         path, batch = self.comparisons.paths[number], self.comparisons.batches[number]
         if self._notes(path) != name_batch(self.digest, batch):
             return None
-        trace = self._read(path)
+        trace, at = self._read(number), image - batch[0]
         if trace is None:
             return None
-        at, counts = image - batch[0], self.comparisons.counts
-        every = zip(*(self.method.trace_rows(counts[i]) for i in batch), strict=True)
-        bounds = [np.cumsum([0, *of_stage]).tolist() for of_stage in every]
+        bounds = [np.cumsum([0, *of_stage]).tolist() for of_stage in self._rows(batch)]
         return trace.part(slice(at, at + 1), [slice(b[at], b[at + 1]) for b in bounds])
 
+    def _rows(self, batch: Sequence[int]) -> list[tuple[int, ...]]:
+        """Rows of each stage that the images of a batch have."""
+        counts = (self.method.trace_rows(self.comparisons.counts[image]) for image in batch)
+        return list(zip(*counts, strict=True))
+
     @functools.cached_property
-    def _read(self) -> Callable[[Path], Trace | None]:
-        return functools.lru_cache(maxsize=2)(lambda path: read_comparison(path).trace)
+    def _read(self) -> Callable[[int], Trace | None]:
+        """The trace of a batch; None: there is none, or none that can be of it."""
+
+        def read(number: int) -> Trace | None:
+            batch = self.comparisons.batches[number]
+            try:
+                trace = read_comparison(self.comparisons.paths[number]).trace
+            except (KeyError, TypeError):  # tensors of other names
+                return None
+            rows, bank = [sum(of_stage) for of_stage in self._rows(batch)], len(self.method.shapes_)
+            sound = trace is not None and trace.is_sound(len(batch), rows, bank)
+            return trace if sound else None
+
+        return functools.lru_cache(maxsize=2)(read)
 
     @functools.cached_property
     def _notes(self) -> Callable[[Path], Any]:

@@ -142,7 +142,7 @@ EXPORT int place_blocks(const Known *known, const Known *to, int64_t begin, int6
         int64_t after = last + 1 < united ? last + 1 : united - 1;
         float reach = known->reach[row];
         good[row] = known->before[row] + searched <= kept && before + searched <= kept &&
-                    is_certain(near, last, after, reach, k, most, gap, rounding);
+                    last < united && is_certain(near, last, after, reach, k, most, gap, rounding);
         if (!good[row])
             continue;
         to->before[row] = (int16_t)before;

@@ -23,6 +23,7 @@ from ..neighbors import BlockBank, Candidates, last_gap, most_before_gap
 SPARE = 6  # blocks kept beside those that a gap can be among
 _ROUNDING = 1e-5  # of a squared distance, which other products may round otherwise
 _PLACED = 1024  # rows that a thread takes at a time
+_SMALL = (torch.uint8, torch.int16, torch.int32)  # types of numbers of blocks, and of their rows
 _OF_IMAGES = ("typical", "left_out", "of_a_kind")  # what a trace has beside what is known of rows
 
 
@@ -89,6 +90,21 @@ class Known:
             known, blocks=known.blocks.to(_small(blocks - 1)), rows=known.rows.to(_small(largest))
         )
 
+    def is_sound(self, rows: int, bank: int) -> bool:
+        """Whether it can be of so many rows and of a bank of so many blocks: a file may have been
+        edited."""
+        kept, searched = (rows, *self.blocks.shape[1:]), (rows, *self.distances.shape[1:])
+        return (
+            (self.blocks.shape, self.squares.shape) == (kept, kept)
+            and (self.distances.shape, self.rows.shape) == (searched, searched)
+            and (self.before.shape, self.reach.shape) == ((rows,), (rows,))
+            and {self.blocks.dtype, self.rows.dtype} <= set(_SMALL)
+            and self.before.dtype == torch.int16
+            and {v.dtype for v in (self.squares, self.distances, self.reach)} == {torch.float32}
+            and len(kept) == len(searched) == 2
+            and (not rows or 0 <= int(self.blocks.min()) <= int(self.blocks.max()) < bank)
+        )
+
     def put(self, rows: Tensor, part: "Known") -> None:
         """Replace some of the rows, int64 [r]."""
         for mine, theirs in zip(self.values, part.values, strict=True):
@@ -102,8 +118,7 @@ def _places(before: Tensor, searched: Tensor, blocks: Tensor) -> Tensor:
 
 
 def _small(largest: int) -> torch.dtype:
-    types = (torch.uint8, torch.int16, torch.int32)
-    return next(t for t in types if largest <= torch.iinfo(t).max)
+    return next(t for t in _SMALL if largest <= torch.iinfo(t).max)
 
 
 class _Known(ctypes.Structure):
@@ -157,6 +172,15 @@ class Trace:
         return cls(
             [Known.join(of_stage) for of_stage in zip(*(t.known for t in traces), strict=True)],
             *whole,
+        )
+
+    def is_sound(self, images: int, rows: Sequence[int], bank: int) -> bool:
+        """Whether it can be of so many images with so many rows of each stage."""
+        return (
+            len(self.known) == len(rows)
+            and all(k.is_sound(n, bank) for k, n in zip(self.known, rows, strict=True))
+            and (self.typical.shape, self.left_out.shape) == ((images, bank), (images, bank))
+            and self.of_a_kind.shape == (images,)
         )
 
     def part(self, images: slice, rows: Sequence[slice]) -> "Trace":
