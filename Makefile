@@ -81,7 +81,7 @@ audit:
 clean:
 	rm -rf .venv .tools dist site sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard src/patchcluster/*.c)
+$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard src/patchcluster/*.[ch])
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

@@ -1,6 +1,7 @@
 """What is known of a bank's blocks, placed for a bank that has changed: by hand, and both ways."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,24 @@ def test_by_hand():
     # If nothing comes, it is not certain which is third: one of those that are not known may be.
     gone = BankChange(columns, torch.empty(0, dtype=torch.int64), [Squares(new)])
     assert gone.place(0, known, torch.zeros(1, 5), alike(1, 4), 1, math.inf)[1].tolist() == [False]
+
+
+def test_what_cannot_be_known_of_a_bank_is_told():
+    squares = torch.from_numpy(np.random.default_rng(0).random((7, 9))).float()
+    known = known_of(squares, kept=6, searched=3, before=torch.zeros(7))
+    assert known.is_sound(7, 9)
+    assert not known.is_sound(8, 9)
+    assert not known.is_sound(7, 8)  # it names block 8
+    for edit in (
+        {"squares": known.squares[:, :5]},
+        {"rows": known.rows[:, :2]},
+        {"reach": known.reach[:6]},
+        {"before": known.before.int()},
+        {"distances": known.distances.double()},
+        {"blocks": known.blocks.long()},
+        {"blocks": known.blocks.short() - 1},
+    ):
+        assert not replace(known, **edit).is_sound(7, 9), edit
 
 
 @needs_library

@@ -108,7 +108,7 @@ def test_the_wheel_has_the_package_and_nothing_else(packages: Packages) -> None:
     files = package_files(packages.of_tree)
     files.pop(KERNELS, None)
     sources = {name for name in find_sources() if name.startswith("src/patchcluster/")}
-    sources -= {name for name in sources if name.endswith(".c")}
+    sources -= {name for name in sources if name.endswith((".c", ".h"))}
     assert files == {name.removeprefix("src/"): (ROOT / name).read_bytes() for name in sources}
     assert "patchcluster/py.typed" in files
 

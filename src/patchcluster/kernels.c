@@ -20,6 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gaps.h"
+
 #define EXPORT __attribute__((visibility("default")))
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -458,6 +460,8 @@ typedef struct {
     int32_t block;
 } Near;
 
+enum { NEAR = sizeof(Near) / sizeof(float) }; /* floats from one square to the next */
+
 /* The `most` nearest of the blocks, ascending, blocks of equal distance in their order; returns how
  * many there are at a finite distance. */
 TARGET static int64_t nearest_blocks(const float *squares, int64_t blocks, int64_t most, Near *found)
@@ -482,21 +486,10 @@ TARGET static int64_t nearest_blocks(const float *squares, int64_t blocks, int64
     return count;
 }
 
-/* How many of the nearest lie before the last gap: where the next is more than `gap` times as large,
- * at least k and at most `most` lie before it and k of them behind it. */
-static int64_t before_gap(const Near *near, int64_t count, int64_t k, int64_t most, float gap)
-{
-    int64_t before = 0;
-    for (int64_t rank = k; rank <= most && rank + k <= count; rank++)
-        if (near[rank].square > gap * near[rank - 1].square)
-            before = rank;
-    return before;
-}
-
 /* For the queries begin..end the `count` blocks that are nearest by their nearest row, and the
  * squares of these distances: chosen, chosen_squares [q][count]; where fewer are left, block 0 at
  * infinity fills the rest. left_out [q][blocks] are not among them. before [q]: how many of them lie
- * before the last gap (k, most, gap: see above; count is most + k at least). Returns -1 if there is
+ * before the last gap (k, most, gap: see gaps.h; count is most + k at least). Returns -1 if there is
  * no memory. */
 TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_t begin,
                                 int64_t end, const int64_t *bounds, int64_t blocks,
@@ -523,7 +516,7 @@ TARGET EXPORT int choose_blocks(const Bank *bank, const Queries *queries, int64_
         }
         for (int64_t i = 0; i < here; i++) {
             int64_t found = nearest_blocks(squares + i * room, blocks, count, near);
-            before[base + i] = before_gap(near, found, k, most, gap);
+            before[base + i] = before_gap(&near->square, NEAR, found, k, most, gap);
             for (int64_t j = 0; j < count; j++) {
                 Near one = j < found ? near[j] : (Near){INFINITY, 0};
                 chosen[(base + i) * count + j] = one.block;

@@ -3,7 +3,8 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "gaps.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -42,6 +43,8 @@ typedef struct {
     int32_t block, place;
 } Near;
 
+enum { NEAR = sizeof(Near) / sizeof(float) }; /* floats from one square to the next */
+
 /* Those of a row that are left and those that were added, ascending; returns how many there are at
  * a finite distance. Of equal ones those that were there come first. columns [kept]: where the
  * row's blocks are in the new bank. */
@@ -76,16 +79,6 @@ static void find_columns(const Known *known, int64_t row, const int64_t *columns
     else
         for (int64_t i = 0; i < kept; i++)
             found[i] = (int32_t)columns[get(known->blocks, known->block_bytes, start + i)];
-}
-
-/* As in kernels.c. */
-static int64_t before_gap(const Near *near, int64_t count, int64_t k, int64_t most, float gap)
-{
-    int64_t before = 0;
-    for (int64_t rank = k; rank <= most && rank + k <= count; rank++)
-        if (near[rank].square > gap * near[rank - 1].square)
-            before = rank;
-    return before;
 }
 
 /* Whether it is certain, whatever was rounded, which blocks come before the last that decides and
@@ -137,7 +130,7 @@ EXPORT int place_blocks(const Known *known, const Known *to, int64_t begin, int6
         for (int64_t i = count; i <= united; i++)
             near[i] = (Near){INFINITY, 0, -1};
         int64_t most = of_a_kind[row] ? 0 : most_of_all;
-        int64_t before = before_gap(near, count < most + k ? count : most + k, k, most, gap);
+        int64_t before = before_gap(&near->square, NEAR, count, k, most, gap);
         int64_t last = before + searched > most + k ? before + searched - 1 : most + k - 1;
         int64_t after = last + 1 < united ? last + 1 : united - 1;
         float reach = known->reach[row];
@@ -190,7 +183,7 @@ EXPORT int rank_blocks(const float *distances, const int64_t *rows, int64_t begi
             count += isfinite(distance);
         }
         int64_t limit = most < searched ? most : searched - 1;
-        int64_t start = of_a_kind[row] ? 0 : before_gap(near, count, k, limit, gap);
+        int64_t start = of_a_kind[row] ? 0 : before_gap(&near->square, NEAR, count, k, limit, gap);
         for (int64_t i = 0; i < k; i++) {
             nearest[row * k + i] = near[start + i].square;
             nearest_rows[row * k + i] = rows[row * searched + near[start + i].place];
