@@ -39,7 +39,7 @@ from .runs import Run, hold_run
 from .scanning import Limits, Progress, Scan, finish_held, name_comparison
 from .storage import write_tensors
 from .tiling import find_lattice
-from .workers import MOST_BESIDE
+from .workers import count_beside
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
 
@@ -227,7 +227,7 @@ class Update(Scan):
             check_sizes(every, self.settings.method)
         self._describe_versions()
         memory = costs.resident_memory()
-        beside = min(self.threads, MOST_BESIDE)
+        beside = count_beside(self.threads)
         planner = Planner(every, regions, self.settings, backbone, self.threads, memory, beside)
         return planner, found, [*unread.values(), *self.regions.skipped.values()]
 

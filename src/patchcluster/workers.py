@@ -15,7 +15,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
-MOST_BESIDE = 4  # jobs that are finished side by side: each needs memory
+_MOST_BESIDE = 4  # jobs that are finished side by side: each needs memory
 
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
@@ -188,11 +188,16 @@ def _run(
             torch.set_num_threads(usual)  # new threads would otherwise take the pool's
 
 
+def count_beside(threads: int) -> int:
+    """How many jobs so many threads finish side by side, of a work that has them so."""
+    return min(threads, _MOST_BESIDE)
+
+
 def _run_beside(
     work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
 ) -> Iterator[tuple[int, Result]]:
     """Finish jobs side by side, each with its share of the threads."""
-    jobs_at_once, usual = min(threads, MOST_BESIDE), torch.get_num_threads()
+    jobs_at_once, usual = count_beside(threads), torch.get_num_threads()
 
     def share() -> None:
         torch.set_num_threads(threads // jobs_at_once)
