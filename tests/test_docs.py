@@ -503,7 +503,7 @@ def test_the_house_has_all_its_rooms():
     root, listed = entries_of(tree.text)
     package = [
         *(ROOT / root).glob("*.py"),
-        *(ROOT / root).glob("*.c"),
+        *(ROOT / root).glob("*.[ch]"),
         *(ROOT / root).glob("[!_]*/"),
     ]
     rooms = {f"{path.name}/" if path.is_dir() else path.name for path in package}

@@ -1,6 +1,7 @@
 """The pictures of the pages: heat maps on one colour scale, and crops of thumbnails."""
 
 import base64
+import functools
 import io
 from collections.abc import Sequence
 
@@ -38,14 +39,24 @@ def heat_png(frame: Floats, low: float, high: float) -> bytes:
 
     It is clear where there is no score (NaN).
     """
-    share = np.clip((np.nan_to_num(frame, nan=low) - low) / (high - low), 0, 1)
-    image = Image.fromarray(np.rint(share * (_LEVELS - 1)).astype(np.uint8), "P")
-    levels = np.linspace(0, 1, _LEVELS)
-    image.putpalette(colours(levels).astype(np.uint8).tobytes())
-    opacity = np.rint(_MOST_OPAQUE * levels**0.7).astype(np.uint8).tobytes()
+    levels = (frame - low) * ((_LEVELS - 1) / (high - low))
+    # Of a maximum of NaN and a number fmax takes the number.
+    levels = np.rint(np.fmin(np.fmax(levels, 0), _LEVELS - 1))
+    image = Image.fromarray(levels.astype(np.uint8), "P")
+    palette, opacity = _palette()
+    image.putpalette(palette)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", transparency=opacity)
+    # Half the time of the usual level 6, and 8 % more bytes.
+    image.save(buffer, "PNG", transparency=opacity, compress_level=3)
     return buffer.getvalue()
+
+
+@functools.cache
+def _palette() -> tuple[bytes, bytes]:
+    """Colours of the levels of a heat map, and how opaque they are."""
+    levels = np.linspace(0, 1, _LEVELS)
+    opacity = np.rint(_MOST_OPAQUE * levels**0.7)
+    return colours(levels).astype(np.uint8).tobytes(), opacity.astype(np.uint8).tobytes()
 
 
 def scale_png() -> bytes:
