@@ -157,18 +157,20 @@ def test_a_file_with_a_part_missing_does_not_come_to_be(tmp_path):
 def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
     counts, batches = [4, 6, 2, 5], [[0, 1], [2], [3]]
     parts = []
-    for number, batch in enumerate(batches):
+    for batch in batches:
         total = sum(counts[image] for image in batch)
         parts.append(
             Comparison(
                 torch.rand(total, 3, generator=rng),
                 torch.randint(0, 9, (total, 4), generator=rng),
                 torch.rand(total, 4, generator=rng),
-                torch.tensor([[number, 0]]),
+                torch.tensor([[batch[-1], 1], [batch[0], 3]]),
             )
         )
-        storage.write_tensors(tmp_path / str(number), parts[-1].tensors())
-    stored = Comparisons([tmp_path / str(n) for n in range(3)], batches, counts)
+    stored = Comparisons([tmp_path / str(n) for n in range(3)], batches, counts, [1, 3])
+    for number, part in enumerate(parts):
+        stored.write(number, part, f"note {number}")
+        assert storage.read_note(tmp_path / str(number)) == f"note {number}"
     together = join(parts)
     for rows in (torch.arange(17), torch.tensor([16, 0, 11, 3, 12, 9]), torch.tensor([1])):
         found, expected = stored.select(rows), together.select(rows)

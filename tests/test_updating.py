@@ -17,7 +17,7 @@ from patchcluster import runfolder, scanning
 from patchcluster.comparing import ImageSet, load_batches, read_comparison
 from patchcluster.errors import InputError, RunError, SettingError, WeightsError
 from patchcluster.inputs import hash_file
-from patchcluster.reflagging import reflag
+from patchcluster.reflagging import load_method, reflag
 from patchcluster.thresholds import Flagging
 
 SIZE = (128,)
@@ -174,6 +174,93 @@ def test_comparisons_that_cannot_be_of_the_run_are_made_anew(edit, images, tmp_p
         runfolder.storage.write_tensors(path, tensors, note)
     fresh = scan_of(every, tmp_path / "fresh", BOUNDED)
     assert_equal(patchcluster.update(run, add=added), fresh)
+
+
+def compare_one_by_one(patch):
+    """A batch for each image; all are centred on one."""
+    patch.setattr("patchcluster.methods.patchcluster_plus._REFERENCES", 1)
+    patch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 64)
+
+
+@pytest.fixture(scope="module")
+def scanned(images, tmp_path_factory):
+    """A run, an image to add to it that leaves its bank as it is, and a fresh scan of both."""
+    root, every = tmp_path_factory.mktemp("settled"), names_of(images, 0, 12)
+    with pytest.MonkeyPatch.context() as patch:
+        compare_one_by_one(patch)
+        fresh = scan_of(every, root / "fresh", BOUNDED)
+        for file in every:
+            run = scan_of([one for one in every if one != file], root / "run", BOUNDED)
+            if bank_of(run) == bank_of(fresh) and len(run.info.duplicates) == 2:
+                return run, file, fresh
+            shutil.rmtree(run.folder)
+    raise AssertionError("each image changes the bank")
+
+
+@pytest.fixture
+def settled(scanned, tmp_path, monkeypatch):
+    """The same, to be changed."""
+    compare_one_by_one(monkeypatch)
+    run, added, fresh = scanned
+    shutil.copytree(run.folder, tmp_path / "run")
+    return patchcluster.load_run(tmp_path / "run"), added, fresh
+
+
+def bank_of(run):
+    """Contents of the images that all are compared with."""
+    contents = ImageSet.of(run.images).shas
+    return [contents[image] for image in load_method(run, 128).members]
+
+
+def comparisons_of(folder):
+    return sorted((folder / runfolder.COMPARISONS_FOLDER).iterdir())
+
+
+def test_batches_that_nothing_has_changed_for_are_the_same_files(settled):
+    run, added, fresh = settled
+    before = {path.stat().st_ino for path in comparisons_of(run.folder)}
+    assert_equal(patchcluster.update(run, add=added), fresh)
+    after = {path.stat().st_ino for path in comparisons_of(run.folder)}
+    assert before < after
+    assert len(after) == len(before) + 1
+    for mine, theirs in zip(*map(comparisons_of, (run.folder, fresh.folder)), strict=True):
+        assert mine.read_bytes() == theirs.read_bytes()
+
+
+def test_they_are_copied_where_the_file_system_knows_no_links(settled, monkeypatch):
+    run, added, fresh = settled
+
+    def refused(*_):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    before = {path.stat().st_ino for path in comparisons_of(run.folder)}
+    assert_equal(patchcluster.update(run, add=added), fresh)
+    assert not before & {path.stat().st_ino for path in comparisons_of(run.folder)}
+
+
+@pytest.mark.parametrize(
+    "edit", ["distances", "kinds", "neighbours", "near_duplicates", "pairs", "explained", "trace"]
+)
+def test_they_are_made_anew_if_they_cannot_be_of_the_run(edit, settled):
+    run, added, fresh = settled
+    for path in comparisons_of(run.folder):
+        tensors, note = runfolder.storage.read_tensors(path)
+        edited = {
+            "distances": {"distances": tensors["distances"][:-1]},
+            "kinds": {"distances": tensors["distances"].double()},
+            "neighbours": {"neighbours": tensors["neighbours"] + len(load_method(run, 128).bank_)},
+            "near_duplicates": {"near_duplicates": torch.tensor([[1, 0]])},
+            "pairs": {"near_duplicates": torch.tensor([0, 1])},
+            "explained": {"neighbour_distances": tensors["neighbour_distances"][:, :-1]},
+            "trace": {name: None for name in tensors if name.startswith("trace.")},
+        }
+        tensors |= edited[edit]
+        left = {name: value for name, value in tensors.items() if value is not None}
+        runfolder.storage.write_tensors(path, left, note)
+    before = {path.stat().st_ino for path in comparisons_of(run.folder)}
+    assert_equal(patchcluster.update(run, add=added), fresh)
+    assert not before & {path.stat().st_ino for path in comparisons_of(run.folder)}
 
 
 def test_of_removed_images_no_patches_are_left(images, tmp_path):

@@ -7,9 +7,11 @@ the bank.
 
 import copy
 import functools
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -117,21 +119,35 @@ def read_comparison(path: Path) -> Comparison:
 _EXPLAINS = ("neighbours", "neighbour_distances")
 
 
-def name_batch(digest: str, batch: Sequence[int]) -> str:
-    """What a file says that has the comparisons of some consecutive images of a set."""
-    return f"{digest} {batch[0]}-{batch[-1]}"
+def name_basis(common: str, method: Method, contents: Sequence[str]) -> str:
+    """A name for all that the comparison of an image with a fitted method depends on.
+
+    common: what it depends on whatever the set; contents: of the images of the set.
+    """
+    return _name(common, method.basis(contents))
+
+
+def _name(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def name_batch(basis: str, contents: Sequence[str]) -> str:
+    """What a file says that has the comparisons of images with these contents."""
+    return _name(basis, contents)
 
 
 @dataclass(frozen=True)
 class Comparisons:
     """The comparisons of a set's patches, in files of a batch of images each.
 
-    counts: number of patches of each image.
+    counts: number of patches of each image. members: the images that all are compared with. A file
+    depends on these and on its own images alone: it tells images by their places among either.
     """
 
     paths: Sequence[Path]
     batches: Sequence[Sequence[int]]
     counts: Sequence[int]
+    members: Sequence[int]
 
     def __iter__(self) -> Iterator[Comparison]:
         for path in self.paths:
@@ -163,7 +179,19 @@ class Comparisons:
 
     def near_duplicates(self) -> Tensor:
         """As in `Comparison`, of all images."""
-        return torch.cat([storage.read_tensor(p, "near_duplicates") for p in self.paths])
+        members, parts = torch.tensor(self.members), []
+        for path, batch in zip(self.paths, self.batches, strict=True):
+            here, there = storage.read_tensor(path, "near_duplicates").unbind(1)
+            parts.append(torch.stack([torch.tensor(batch)[here], members[there]], 1))
+        return torch.cat(parts)
+
+    def write(self, number: int, comparison: Comparison, note: str) -> None:
+        """Write the comparison of a batch, with what its file says of it."""
+        image, other = comparison.near_duplicates.T.contiguous()
+        here = torch.searchsorted(torch.tensor(self.batches[number]), image)
+        there = torch.searchsorted(torch.tensor(self.members), other)
+        placed = replace(comparison, near_duplicates=torch.stack([here, there], 1))
+        storage.write_tensors(self.paths[number], placed.tensors(), note)
 
     def explained(self, image: int) -> tuple[Tensor, Tensor]:
         """Rows of the bank, and their distances, that explain an image's patches, [p, j] each."""
@@ -197,14 +225,14 @@ class Comparisons:
 class Earlier:
     """What is known of a set from a run of which it was a part, or whose part it is.
 
-    method: as it was fitted then; contents: the images of that set; comparisons: of these; digest:
-    what their files must be of.
+    method: as it was fitted then; contents: the images of that set; comparisons: of these; basis:
+    what their files must be of (`name_basis`).
     """
 
     method: PatchClusterPlus
     contents: Sequence[str]
     comparisons: Comparisons
-    digest: str
+    basis: str
 
     def places(self, contents: Sequence[str]) -> list[int]:
         """Where images were in that set; -1: nowhere."""
@@ -224,13 +252,32 @@ class Earlier:
         """The trace of the comparison of an image of that set; None: it is not kept."""
         number = self.comparisons.places[image][0]
         path, batch = self.comparisons.paths[number], self.comparisons.batches[number]
-        if self._notes(path) != name_batch(self.digest, batch):
+        if self._notes(path) != self._names[number]:
             return None
         trace, at = self._read(number), image - batch[0]
         if trace is None:
             return None
         bounds = [np.cumsum([0, *of_stage]).tolist() for of_stage in self._rows(batch)]
         return trace.part(slice(at, at + 1), [slice(b[at], b[at + 1]) for b in bounds])
+
+    def find(self, name: str) -> Path | None:
+        """The file that has the comparisons with that name; None: there is none that can be it."""
+        number = self._numbers.get(name)
+        if number is None or self._notes(self.comparisons.paths[number]) != name:
+            return None
+        return self.comparisons.paths[number] if self._read(number) is not None else None
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        """What the file of each batch must say."""
+        return [
+            name_batch(self.basis, [self.contents[image] for image in batch])
+            for batch in self.comparisons.batches
+        ]
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self._names)}
 
     def _rows(self, batch: Sequence[int]) -> list[tuple[int, ...]]:
         """Rows of each stage that the images of a batch have."""
@@ -244,11 +291,17 @@ class Earlier:
         def read(number: int) -> Trace | None:
             batch = self.comparisons.batches[number]
             try:
-                trace = read_comparison(self.comparisons.paths[number]).trace
+                found = read_comparison(self.comparisons.paths[number])
             except (KeyError, TypeError):  # tensors of other names
                 return None
             rows, bank = [sum(of_stage) for of_stage in self._rows(batch)], len(self.method.shapes_)
-            sound = trace is not None and trace.is_sound(len(batch), rows, bank)
+            trace, patches = found.trace, sum(self.comparisons.counts[i] for i in batch)
+            sound = (
+                trace is not None
+                and trace.is_sound(len(batch), rows, bank)
+                and found.is_sound(patches, len(rows), len(self.method.bank_))
+                and _lie_within(found.near_duplicates, len(batch), bank)
+            )
             return trace if sound else None
 
         return functools.lru_cache(maxsize=2)(read)
@@ -256,6 +309,15 @@ class Earlier:
     @functools.cached_property
     def _notes(self) -> Callable[[Path], Any]:
         return functools.cache(storage.read_note)
+
+
+def _lie_within(pairs: Tensor, *limits: int) -> bool:
+    """Whether pairs int64 [d, 2] can be of places among so many of either kind."""
+    return (
+        pairs.dtype == torch.int64
+        and pairs.shape[1:] == (2,)
+        and bool(((pairs >= 0) & (pairs < torch.tensor(limits))).all())
+    )
 
 
 def _restore(blank: Method, state: Mapping[str, Any]) -> "Search":
@@ -325,15 +387,15 @@ class Search:
 class Comparer:
     """Compares every image of a set with the set.
 
-    load: network size -> patches of each content, in the order of the set (see `Loaded`). digest
-    names all that the result depends on.
+    load: network size -> patches of each content, in the order of the set (see `Loaded`). common
+    names all that the result depends on beside the contents.
     """
 
     folder: Path
     image_set: ImageSet
     load: Callable[[int], Loaded]
     device: torch.device
-    digest: str
+    common: str
     progress: Callable[[str, int, int], None]
     workers: Workers
     earlier: Mapping[int, Earlier] = field(default_factory=dict)  # of network sizes
@@ -373,7 +435,8 @@ class Comparer:
 
     def _fit(self, size: int, method: Method, patches: Grids) -> None:
         path = runfolder.fitted_path(self.folder, size)
-        if storage.read_note(path) == self.digest:
+        name = _name(self.common, self.image_set.shas)
+        if storage.read_note(path) == name:
             state, _ = storage.read_tensors(path)
         else:
             if size in self.earlier:
@@ -385,7 +448,7 @@ class Comparer:
                 lambda done, total: self.progress("bank", done, total),
             )
             state = method.state()
-            storage.write_tensors(path, state, self.digest)
+            storage.write_tensors(path, state, name)
             return
         method.restore({name: tensor.to(self.device) for name, tensor in state.items()})
 
@@ -396,16 +459,27 @@ class Comparer:
         patches: Grids,
         packings: list[Packing | None],
     ) -> Comparisons:
-        batches = list(make_batches(patches.counts))
+        contents, known = self.image_set.shas, self.earlier.get(size)
+        batches = list(make_batches(patches.counts, self.image_set.keys))
         paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
-        notes = [name_batch(self.digest, batch) for batch in batches]
-        pending = [n for n, path in enumerate(paths) if storage.read_note(path) != notes[n]]
+        compared = Comparisons(paths, batches, patches.counts, search.method.members)
+        basis = name_basis(self.common, search.method, contents)
+        names = [name_batch(basis, [contents[image] for image in batch]) for batch in batches]
+        pending = []
+        for n, path in enumerate(paths):
+            if storage.read_note(path) == names[n]:
+                continue
+            same = None if known is None else known.find(names[n])
+            if same is None:
+                pending.append(n)
+            else:
+                storage.share(same, path)
         finished = len(patches) - sum(len(batches[n]) for n in pending)
         self.progress("compare", finished, len(patches))
 
         places = [-1] * len(patches)
         if search.change is not None:
-            places = self.earlier[size].places(self.image_set.shas)
+            places = self.earlier[size].places(contents)
 
         def queries(batch: Sequence[int]) -> list[Query]:
             masks = [packings[i] for i in batch]  # of all images, or of none
@@ -417,10 +491,10 @@ class Comparer:
 
         jobs = ((n, queries(batches[n])) for n in pending)
         for n, comparison in self.workers.map(search, jobs):
-            storage.write_tensors(paths[n], comparison.tensors(), notes[n])
+            compared.write(n, comparison, names[n])
             finished += len(batches[n])
             self.progress("compare", finished, len(patches))
-        return Comparisons(paths, batches, patches.counts)
+        return compared
 
     def _explain(
         self,

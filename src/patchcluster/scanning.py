@@ -69,7 +69,7 @@ from .workers import Devices, Here, Workers
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
-_FORMAT = 2  # of the files of comparisons
+_FORMAT = 3  # of the files of comparisons
 
 
 def scan(
@@ -651,9 +651,9 @@ class Scan:
         load: Callable[[int], Loaded],
         device: torch.device,
     ) -> list[Compared]:
-        labels, digest = image_set.labels(self.info.labels), name_comparison(self.info, image_set)
+        labels, common = image_set.labels(self.info.labels), name_common(self.info, image_set)
         comparer = Comparer(
-            self.folder, image_set, load, device, digest, self.progress, self.workers, self.earlier
+            self.folder, image_set, load, device, common, self.progress, self.workers, self.earlier
         )
         compared = []
         for size in self.settings.size:
@@ -701,16 +701,15 @@ class Scan:
         self.info.seconds[name] = round(self.info.seconds.get(name, 0.0) + spent, 3)
 
 
-def name_comparison(info: RunInfo, image_set: ImageSet) -> str:
-    """A name for all that the comparison of a set depends on."""
+def name_common(info: RunInfo, image_set: ImageSet) -> str:
+    """A name for all that comparisons of a set depend on beside the contents of its images."""
     labels = image_set.labels(info.labels)
     identity = [
         __version__,
         _FORMAT,
         info.settings,
         info.backbone["sha256"],
-        image_set.shas,
-        labels,
+        labels if any(labels) else [],
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 

@@ -12,7 +12,7 @@ import torch
 
 from . import costs, remote, roi, runfolder
 from .backbones import take_stages
-from .comparing import Comparisons, Earlier, ImageSet, Loaded, load_batches
+from .comparing import Comparisons, Earlier, ImageSet, Loaded, load_batches, name_basis
 from .errors import InputError, RunError
 from .extraction import (
     Candidate,
@@ -36,7 +36,7 @@ from .reflagging import load_bank, load_method, load_patches
 from .runfolder import kept_comparison_path
 from .runinfo import ImageRecord, Skipped
 from .runs import Run, hold_run
-from .scanning import Limits, Progress, Scan, finish_held, name_comparison
+from .scanning import Limits, Progress, Scan, finish_held, name_common
 from .storage import write_tensors
 from .tiling import find_lattice
 from .workers import count_beside
@@ -293,15 +293,16 @@ class Update(Scan):
         if self.before.info.labels or self.devices != [torch.device("cpu")]:
             return {}
         before, folder = ImageSet.of(self.before.images), self.folder
-        digest, found = name_comparison(self.before.info, before), {}
+        common, found = name_common(self.before.info, before), {}
         for size in self.settings.size:
             method = load_method(self.before, size)
             if isinstance(method, PatchClusterPlus) and method.bounded:
                 shapes = load_patches(self.before, before, size)[0]
-                batches = list(compared_batches(shapes.counts))
+                batches = list(compared_batches(shapes.counts, before.keys))
                 paths = [kept_comparison_path(folder, size, n) for n in range(len(batches))]
-                comparisons = Comparisons(paths, batches, shapes.counts)
-                found[size] = Earlier(method, before.shas, comparisons, digest)
+                comparisons = Comparisons(paths, batches, shapes.counts, method.members)
+                basis = name_basis(common, method, before.shas)
+                found[size] = Earlier(method, before.shas, comparisons, basis)
         return found
 
     def _open_bank(self, kept: Sequence[ImageRecord], first: int) -> None:

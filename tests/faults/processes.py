@@ -4,6 +4,7 @@ A start takes seconds, nearly all of them imports. So most commands run in a pro
 from one that has imported everything and built nothing; `anew` starts one as a user does.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -32,9 +33,15 @@ _FORKS.set_forkserver_preload(
         "pytest",
     ]
 )
-_LOGS = tempfile.TemporaryDirectory(prefix="patchcluster-faults-")  # never on a full disk
 LONGEST = 300  # seconds, of any command here
 _started: list["Command"] = []
+
+
+@functools.cache
+def _logs() -> tempfile.TemporaryDirectory[str]:
+    """Where commands print to, never on a full disk; forked processes, which may be killed before
+    they could remove it, have none of their own."""
+    return tempfile.TemporaryDirectory(prefix="patchcluster-faults-")
 
 
 class Command:
@@ -48,7 +55,7 @@ class Command:
         first: Callable[[], None] | None = None,
     ) -> None:
         """Start it. first: is called in a forked process before the command."""
-        descriptor, name = tempfile.mkstemp(dir=_LOGS.name)
+        descriptor, name = tempfile.mkstemp(dir=_logs().name)
         self._log = Path(name)
         self._started = time.monotonic()
         self._process: subprocess.Popen[bytes] | BaseProcess

@@ -33,7 +33,8 @@ from .tracing import Trace
 Progress = Callable[[int, int], None]  # done, total
 Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
 NEIGHBOURS_KEPT = 3
-COMPARED_PATCHES = 12_544  # at least, a batch of comparisons; enough to keep matrix products busy
+COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matrix products busy
+_ENDS = 4  # one image in so many may end a batch by its key
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,19 @@ class Comparison:
         own: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
         traced = {n.partition(".")[2]: value for n, value in tensors.items() if "." in n}
         return cls(**own, trace=Trace.of_tensors(traced) if traced else None)
+
+    def is_sound(self, patches: int, stages: int, bank: int) -> bool:
+        """Whether it can be of so many patches, by so many distances each, and of a bank of so many
+        rows: a file may have been edited."""
+        shape, among = (patches, *self.neighbours.shape[1:]), self.neighbours
+        return (
+            self.distances.shape == (patches, stages)
+            and (among.shape, self.neighbour_distances.shape) == (shape, shape)
+            and len(shape) == 2
+            and among.dtype == torch.int64
+            and {self.distances.dtype, self.neighbour_distances.dtype} == {torch.float32}
+            and (not among.numel() or 0 <= int(among.min()) <= int(among.max()) < bank)
+        )
 
     def select(self, rows: Tensor) -> "Comparison":
         """The comparisons of some of the patches; rows int64 [r]."""
@@ -234,6 +248,16 @@ class Method(ABC):
         del patches
         return images
 
+    @property
+    def members(self) -> Sequence[int]:
+        """The images of the fitted set that the others are compared with, ascending."""
+        return range(self.image_count_)
+
+    def basis(self, contents: Sequence[str]) -> list[Any]:
+        """What a comparison depends on beside the method's parameters and the patches that are
+        compared, as JSON; contents: a name for that of each image of the fitted set."""
+        return [contents[image] for image in self.members]
+
     def count_products(self, images: int, patches: float, channels: int) -> Products | None:
         """What `fit` and `compare` of a set have to do; None: that is not known.
 
@@ -391,14 +415,19 @@ def compare_bank(method: Method) -> Comparison:
     return join([method.compare([images[i] for i in b], b) for b in make_batches(counts)])
 
 
-def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
-    """Cut images of so many patches each into consecutive batches of about equal work."""
+def make_batches(counts: Sequence[int], keys: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Cut images of so many patches each into consecutive batches of about equal work.
+
+    keys: one an image, which say where batches of 5/8 of it or more end, so that an image more or
+    less moves few ends.
+    """
     batch: list[int] = []
     patches = 0
     for image, count in enumerate(counts):
         batch.append(image)
         patches += count
-        if patches >= COMPARED_PATCHES:
+        chosen = keys is not None and keys[image] % _ENDS == 0
+        if patches >= COMPARED_PATCHES or (chosen and 8 * patches >= 5 * COMPARED_PATCHES):
             yield batch
             batch, patches = [], 0
     if batch:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -336,6 +336,13 @@ class PatchClusterPlus(WholeBank):
     def bounded(self) -> bool:
         return self.chosen_ is not None
 
+    @property
+    def members(self) -> Sequence[int]:
+        return super().members if self.chosen_ is None else self.chosen_.tolist()
+
+    def basis(self, contents: Sequence[str]) -> list[Any]:
+        return [*super().basis(contents), self.mean_.tolist(), self.energies_.tolist()]
+
     def describe(self, image: int) -> Tensor | None:
         column = self._columns([image])[0]
         return None if column < 0 else self.describe_grid(self._bank_grid(column))
@@ -430,10 +437,6 @@ class PatchClusterPlus(WholeBank):
             means = (images.means - self.mean_).mul_(scales)
             usable = usable[cover_in_order(means[usable], size)]
         return usable.sort().values
-
-    def _bank_members(self) -> list[int]:
-        """The images that others are compared with, ascending."""
-        return list(range(self.image_count_)) if self.chosen_ is None else self.chosen_.tolist()
 
     def _columns(self, images: Sequence[int]) -> list[int]:
         """Where images of the set are among those of the bank; -1: they are not."""
@@ -640,7 +643,7 @@ class PatchClusterPlus(WholeBank):
             pairs = pairs[:0]
         else:
             pairs[:, 0] = torch.as_tensor(own, device=pairs.device)[pairs[:, 0]]
-            pairs[:, 1] = torch.tensor(self._bank_members(), device=pairs.device)[pairs[:, 1]]
+            pairs[:, 1] = torch.tensor(self.members, device=pairs.device)[pairs[:, 1]]
         duplicates[:, self._marked(1)] = False
         duplicates &= others - duplicates.sum(1, keepdim=True) >= needed
         return Alike(duplicates | typical.isinf(), pairs, of_a_kind)
