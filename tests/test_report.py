@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchcluster import runfolder
 from patchcluster.errors import PatchclusterError, RunError
 from patchcluster.report import content, island, write_report
 from patchcluster.report.pictures import colour_bounds, crop_jpeg, heat_png
@@ -413,6 +414,38 @@ def test_colours_do_not_end_below_the_threshold(drawn):
     dull = np.full((8, 8), 0.5, np.float32)
     low, high = colour_bounds(drawn, [dull])
     assert (low, high) == (0.5, THRESHOLD)
+
+
+def test_colour_bounds_have_two_digits_and_stay_when_little_changes(drawn):
+    frames = [np.linspace(0, 3.21 + shift, 5000, dtype=np.float32)[None] for shift in (0, 0.001)]
+    bounds = [colour_bounds(drawn, [frame]) for frame in frames]
+    assert bounds[0] == bounds[1] == (2.9, 3.3)  # 0.9 * 3.21 = 2.889, 0.999 * 3.21 = 3.207
+    low, high = colour_bounds(drawn, [np.full((8, 8), 3.96, np.float32)])
+    assert (low, high) == (4.0, 4.000001)
+
+
+def test_heat_maps_beside_the_page_are_drawn_again_only_if_they_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "MOST_EMBEDDED", 2)
+    run = write_run(tmp_path / "run", [f"{n}.png" for n in range(6)], defective=1)
+    write_report(run)
+    first = {path: path.stat().st_ino for path in (run.folder / "report").glob("*.png")}
+    assert len(first) == 4
+    write_report(run)
+    again = {path: path.stat().st_ino for path in (run.folder / "report").glob("*.png")}
+    assert again == first
+    last = run.images[int(run.ranking[-1])]
+    changed, cut = runfolder.heat_path(run.folder, last.id), min(first)
+    assert changed != cut
+    runfolder.write_map(run.folder, last.id, run.grid(last.path) * 1.01)
+    pixels = cut.read_bytes()
+    cut.write_bytes(pixels[:100])
+    write_report(run)
+    for path, number in first.items():
+        assert (path.stat().st_ino == number) == (path not in (changed, cut))
+    assert cut.read_bytes() == pixels
+    monkeypatch.setattr("patchcluster.report.pictures.__version__", "another")
+    write_report(run)
+    assert all(path.stat().st_ino != number for path, number in first.items())
 
 
 def test_a_missing_thumbnail_is_one_line(tmp_path):

@@ -227,6 +227,25 @@ def test_batches_that_nothing_has_changed_for_are_the_same_files(settled):
         assert mine.read_bytes() == theirs.read_bytes()
 
 
+def test_maps_that_nothing_has_changed_for_stay(settled):
+    run, added, fresh = settled
+    first, *others = sorted((run.folder / "maps").iterdir())
+    before = {path: path.stat().st_ino for path in others}
+    first.unlink()  # so that it must be written
+    assert_equal(patchcluster.update(run, add=added), fresh)
+    assert {path: path.stat().st_ino for path in others} == before
+
+
+def test_they_are_written_anew_if_the_bank_has_changed(images, scanned, tmp_path):
+    run, added, _ = scanned
+    shutil.copytree(run.folder, tmp_path / "run")
+    member = bank_of(run)[0]
+    gone = next(image.path for image in run.images if image.sha256 == member)
+    updated = patchcluster.update(tmp_path / "run", remove=[gone])
+    left = [file for file in names_of(images, 0, 12) if file not in (gone, added)]
+    assert_equal(updated, scan_of(left, tmp_path / "fresh", BOUNDED))
+
+
 def test_they_are_copied_where_the_file_system_knows_no_links(settled, monkeypatch):
     run, added, fresh = settled
 

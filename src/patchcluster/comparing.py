@@ -105,6 +105,7 @@ class Compared:
     image_scores: list[float] | None  # by a rule of the method's own, if one was asked for
     packings: list[Packing | None]
     near_duplicates: list[list[int]]  # groups of images, ascending
+    settled: bool  # whether images that an earlier run had have the grids that they had there
 
     def describe(self, image: int) -> Tensor | None:
         """See `groups.Describe`."""
@@ -171,11 +172,6 @@ class Comparisons:
                     found[name] = values.new_empty(len(rows), values.shape[1])
                 found[name][at] = values[these]
         return Comparison.of_tensors(found)
-
-    def means(self) -> Tensor:
-        """Mean of the distances of all patches, float32 [d]."""
-        totals = [part.distances.double().sum(0) for part in self]
-        return (torch.stack(totals).sum(0) / sum(self.counts)).float()
 
     def near_duplicates(self) -> Tensor:
         """As in `Comparison`, of all images."""
@@ -409,10 +405,9 @@ class Comparer:
         known = self.earlier.get(size)
         change = None if known is None else known.find_change(method, self.image_set.shas)
         search = Search(method, blank, self.device, change)
-        compared = self._compare(size, search, patches, packings)
-        method.calibrate(
-            compared.select(method.bank_rows(counts)), compared.means() if method.bounded else None
-        )
+        basis = name_basis(self.common, method, self.image_set.shas)
+        compared = self._compare(size, search, basis, patches, packings)
+        method.calibrate(compared.select(method.bank_rows(counts)))
         scores: list[Tensor] = []
         for part, batch in zip(compared, compared.batches, strict=True):
             scores += torch.split(method.grade(part), [counts[image] for image in batch])
@@ -431,6 +426,7 @@ class Comparer:
             image_scores,
             packings,
             _group(compared.near_duplicates(), len(counts)),
+            known is not None and known.basis == basis,
         )
 
     def _fit(self, size: int, method: Method, patches: Grids) -> None:
@@ -456,6 +452,7 @@ class Comparer:
         self,
         size: int,
         search: Search,
+        basis: str,
         patches: Grids,
         packings: list[Packing | None],
     ) -> Comparisons:
@@ -463,7 +460,6 @@ class Comparer:
         batches = list(make_batches(patches.counts, self.image_set.keys))
         paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
         compared = Comparisons(paths, batches, patches.counts, search.method.members)
-        basis = name_basis(self.common, search.method, contents)
         names = [name_batch(basis, [contents[image] for image in batch]) for batch in batches]
         pending = []
         for n, path in enumerate(paths):

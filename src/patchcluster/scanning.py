@@ -308,6 +308,7 @@ class Scan:
         self.ray = ray
         self.cache = cache
         self.earlier: Mapping[int, Earlier] = {}  # what is known of each network size
+        self.kept: frozenset[int] = frozenset()  # ids of images that the run has
         self.hired = ExitStack()  # workers that are not of this process
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
@@ -670,7 +671,10 @@ class Scan:
 
     def _write_results(self, image_set: ImageSet, compared: list[Compared]) -> list[ImageRecord]:
         """Write everything that a finished run holds but run.json; gives the images in it."""
-        finisher = Finisher(self.folder, self.info, self.settings, self.threads, self._step("maps"))
+        mapped = self.kept if all(one.settled for one in compared) else frozenset()
+        finisher = Finisher(
+            self.folder, self.info, self.settings, self.threads, self._step("maps"), mapped
+        )
         with self._timed("maps"):
             records = finisher.write(image_set, compared)
         self.info.finished = _now()

@@ -193,6 +193,7 @@ class Update(Scan):
         side = block_side(planner.backbone.strides, self.settings.layout)
         load = functools.partial(load_batches, self.folder, image_set, side)
         self.earlier = self._find_earlier()
+        self.kept = frozenset(image.id for image in change.kept)
         paths = {image.path for image in every}
         gone = {*self.info.removed, *change.gone} - paths
         self.info.removed = sorted(gone, key=natural_key)

@@ -176,12 +176,9 @@ class Method(ABC):
         """Raise SettingError, before any work, if a set of so many images is too small."""
 
     def calibrate(  # noqa: B027 (not every method has constants)
-        self, bank: Comparison, means: Tensor | None = None
+        self, bank: Comparison
     ) -> None:
-        """Learn the set's constants from the comparison of the bank's own rows, in their order.
-
-        means float32 [d]: of the distances of all patches of the set; None: the bank has all.
-        """
+        """Learn the set's constants from the comparison of the bank's own rows, in their order."""
 
     @property
     def bounded(self) -> bool:
@@ -312,8 +309,7 @@ class Method(ABC):
         comparison = join(
             [self.compare([grids[i] for i in batch], batch) for batch in make_batches(counts)]
         )
-        means = comparison.distances.double().mean(0).float() if self.bounded else None
-        self.calibrate(comparison.select(self.bank_rows(counts)), means)
+        self.calibrate(comparison.select(self.bank_rows(counts)))
         scores = torch.split(self.grade(comparison), counts)
         pairs = zip(grids, scores, strict=True)
         return like(patches, [score.view(grid.shape[:2]) for grid, score in pairs])

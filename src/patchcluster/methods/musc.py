@@ -110,8 +110,7 @@ class MuSc(WholeBank):
                 shown = neighbours, distances
         return Comparison(torch.stack(parts).mean(0)[:, None], *shown)
 
-    def calibrate(self, bank: Comparison, means: Tensor | None = None) -> None:
-        del means  # the bank has all images
+    def calibrate(self, bank: Comparison) -> None:
         parts = torch.split(self.grade(bank), self._counts(1))
         self.peaks_ = torch.stack([part.max() for part in parts])
 

@@ -77,8 +77,8 @@ class PatchClusterPlus(WholeBank):
        out, up to an eighth of all. (Not where the image as a whole is of a kind of its own.)
     5. Only k + `margin` images are searched in full for a patch: those that are nearest by a
        `ratio` of each image's patches, spread evenly over its grid.
-    6. A stage's scores are divided by their mean over the set; the stages are averaged with
-       `stage_weights`.
+    6. A stage's scores are divided by their mean over the images that all are compared with; the
+       stages are averaged with `stage_weights`.
     7. Places that are rare but ordinary are lowered: from the score d of a patch `local_weight`
        times the mean of min(d, 1.5) over its 3 nearest patches (by the stage of the patches' grid,
        of 3 images that were not left out) is taken. The limit keeps a defect that is nearest to
@@ -303,9 +303,8 @@ class PatchClusterPlus(WholeBank):
             torch.stack(base, 1), shown.neighbours, shown.distances, alike.near_duplicates
         )
 
-    def calibrate(self, bank: Comparison, means: Tensor | None = None) -> None:
-        means = bank.distances.mean(0) if means is None else means
-        self.stage_means_ = means.clamp_min(torch.finfo(torch.float32).tiny)
+    def calibrate(self, bank: Comparison) -> None:
+        self.stage_means_ = bank.distances.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
         self.bank_scores_ = self._base(bank)
 
     def grade(self, comparison: Comparison) -> Tensor:

@@ -74,8 +74,7 @@ class PatchCoreLOF(NeighbourMethod):
         del channels
         return images * patches * self.k * 24  # distances and neighbours, in parts and joined
 
-    def calibrate(self, bank: Comparison, means: Tensor | None = None) -> None:
-        del means  # the bank has all images
+    def calibrate(self, bank: Comparison) -> None:
         self.reach_ = bank.distances[:, -1].clone()
         self.density_ = self._density(bank)
 

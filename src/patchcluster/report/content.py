@@ -17,9 +17,11 @@ from .pictures import (
     colour_bounds,
     crop_jpeg,
     data_url,
+    heat_note,
     heat_png,
     open_thumbnail,
     read_thumbnail,
+    says,
     shrink,
 )
 
@@ -132,8 +134,11 @@ def _write_beside(
     def write(n: int) -> None:
         image, entry = run.images[order[n]], entries[n]
         path = runfolder.heat_path(run.folder, image.id)
-        heat = heat_png(shrink(run.frame_map(image.path)), low, high)
-        storage.write_bytes(path, heat, durable=False)
+        grid = run.grid(image.path)
+        note = heat_note(grid, low, high)
+        if not says(path, note):  # that of an earlier page may
+            heat = heat_png(shrink(run.framing.smooth(image, grid)), low, high, note)
+            storage.write_bytes(path, heat, durable=False)
         written.add(path)
         thumbnail = runfolder.thumbnail_path(run.folder, image.id)
         entry["thumbnail"] = thumbnail.relative_to(run.folder).as_posix()
