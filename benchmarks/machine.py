@@ -61,10 +61,15 @@ def alternate(runs: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dic
 def run_scan(inputs: Sequence[str | Path], *options: str) -> dict[str, Any]:
     """Scan in a process of its own: what `--json` prints, and `wall`, the seconds of it all."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "patchcluster", "scan", *map(str, inputs), "-o", out]
-        start = time.perf_counter()
-        done = subprocess.run([*command, *options, "--json", "--quiet"], capture_output=True)
-        wall = time.perf_counter() - start
+        return run_command("scan", *inputs, "-o", out, *options)
+
+
+def run_command(*arguments: str | Path) -> dict[str, Any]:
+    """The same of any command."""
+    command = [sys.executable, "-m", "patchcluster", *map(str, arguments), "--json", "--quiet"]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True)
+    wall = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(done.stderr.decode())
     result: dict[str, Any] = json.loads(done.stdout)

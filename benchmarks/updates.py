@@ -7,7 +7,6 @@ them. The scores of the updated run are compared with those of the fresh scan. W
 shorter than is the start: Python, PyTorch, timm and the network's weights.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -16,20 +15,15 @@ from pathlib import Path
 
 import numpy as np
 from growth import write_many
-from machine import describe
+from machine import describe, run_command
 
 from patchcluster import load_run
 
 
 def run(*arguments: str | Path) -> tuple[float, dict[str, float]]:
     """Wall seconds of a command, and of its steps."""
-    command = [sys.executable, "-m", "patchcluster", *map(str, arguments), "--quiet", "--json"]
-    start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
-    wall = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return wall, json.loads(done.stdout)["seconds"]
+    result = run_command(*arguments)
+    return result["wall"], result["seconds"]
 
 
 def start() -> float:
