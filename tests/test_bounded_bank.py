@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import patchcluster
@@ -20,7 +22,7 @@ from patchcluster.errors import RunError
 from patchcluster.lazy import Grids
 from patchcluster.maps import round_as_stored
 from patchcluster.methods import Comparison, PatchClusterPlus
-from patchcluster.methods.base import join
+from patchcluster.methods.base import join, make_batches
 from patchcluster.reflagging import reflag
 from patchcluster.settings import resolve
 from patchcluster.thresholds import Flagging
@@ -152,6 +154,34 @@ def test_a_file_with_a_part_missing_does_not_come_to_be(tmp_path):
     ):
         add("rows", torch.zeros(3, 2))
     assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 900), st.integers(0, 2**64 - 1)), max_size=60),
+    st.booleans(),
+)
+def test_batches_are_all_images_in_order_and_of_about_equal_work(images, keyed):
+    counts, keys = [count for count, _ in images], [key for _, key in images]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1000)
+        batches = list(make_batches(counts, keys if keyed else None))
+    assert [image for batch in batches for image in batch] == list(range(len(images)))
+    for batch in batches:
+        assert sum(counts[image] for image in batch[:-1]) < 1000
+    for batch in batches[:-1]:
+        assert sum(counts[image] for image in batch) >= (625 if keyed else 1000)
+
+
+def test_an_image_more_changes_few_batches(rng):
+    """By their keys; without, all that come after it are others."""
+    keys = torch.randint(2**62, (4000,), generator=rng).sort().values.tolist()
+    more = sorted([*keys, 12345678901234567])
+    counts = [784] * 4001
+    cut = [
+        {tuple(k[i] for i in b) for b in make_batches(counts[: len(k)], k)} for k in (keys, more)
+    ]
+    assert len(cut[0]) > 300
+    assert len(cut[1] - cut[0]) <= 8
 
 
 def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):

@@ -364,7 +364,7 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None):
         order = minima.argsort(1)
         score = np.take_along_axis(minima, order, 1)[:, k - 1].reshape(n, h // r, w // r)
         score = F.interpolate(torch.from_numpy(score)[None], scale_factor=r, mode="bilinear")[0]
-        total += shares[s] * (score / score.mean()).numpy() / sum(shares)
+        total += shares[s] * (score / score[bank].mean()).numpy() / sum(shares)
         if s == shown:
             nearest = np.take_along_axis(places, order[:, :3], 1)
     flat = total.ravel()
