@@ -236,6 +236,14 @@ def test_maps_that_nothing_has_changed_for_stay(settled):
     assert {path: path.stat().st_ino for path in others} == before
 
 
+def test_those_of_another_version_are_written_anew(settled, monkeypatch):
+    run, added, fresh = settled
+    for image in run.images:
+        runfolder.write_map(run.folder, image.id, 2 * run.grid(image.path))
+    monkeypatch.setattr("patchcluster.scanning.__version__", "another")
+    assert_equal(patchcluster.update(run, add=added), fresh)
+
+
 def test_they_are_written_anew_if_the_bank_has_changed(images, scanned, tmp_path):
     run, added, _ = scanned
     shutil.copytree(run.folder, tmp_path / "run")

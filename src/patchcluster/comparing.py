@@ -263,6 +263,12 @@ class Earlier:
             return None
         return self.comparisons.paths[number] if self._read(number) is not None else None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all files say what they must: those of another version do not."""
+        pairs = zip(self.comparisons.paths, self._names, strict=True)
+        return all(self._notes(path) == name for path, name in pairs)
+
     @functools.cached_property
     def _names(self) -> list[str]:
         """What the file of each batch must say."""
@@ -305,6 +311,16 @@ class Earlier:
     @functools.cached_property
     def _notes(self) -> Callable[[Path], Any]:
         return functools.cache(storage.read_note)
+
+
+def _is_there(path: Path, name: str, earlier: Earlier | None) -> bool:
+    """Whether a file has the comparisons with a name; if an earlier run has them, it gets them."""
+    if storage.read_note(path) == name:
+        return True
+    same = None if earlier is None else earlier.find(name)
+    if same is not None:
+        storage.share(same, path)
+    return same is not None
 
 
 def _lie_within(pairs: Tensor, *limits: int) -> bool:
@@ -426,7 +442,7 @@ class Comparer:
             image_scores,
             packings,
             _group(compared.near_duplicates(), len(counts)),
-            known is not None and known.basis == basis,
+            known is not None and known.basis == basis and known.is_whole,
         )
 
     def _fit(self, size: int, method: Method, patches: Grids) -> None:
@@ -456,20 +472,12 @@ class Comparer:
         patches: Grids,
         packings: list[Packing | None],
     ) -> Comparisons:
-        contents, known = self.image_set.shas, self.earlier.get(size)
+        contents, earlier = self.image_set.shas, self.earlier.get(size)
         batches = list(make_batches(patches.counts, self.image_set.keys))
         paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
         compared = Comparisons(paths, batches, patches.counts, search.method.members)
         names = [name_batch(basis, [contents[image] for image in batch]) for batch in batches]
-        pending = []
-        for n, path in enumerate(paths):
-            if storage.read_note(path) == names[n]:
-                continue
-            same = None if known is None else known.find(names[n])
-            if same is None:
-                pending.append(n)
-            else:
-                storage.share(same, path)
+        pending = [n for n, path in enumerate(paths) if not _is_there(path, names[n], earlier)]
         finished = len(patches) - sum(len(batches[n]) for n in pending)
         self.progress("compare", finished, len(patches))
 
