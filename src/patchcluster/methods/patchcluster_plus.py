@@ -493,16 +493,22 @@ class PatchClusterPlus(WholeBank):
 
     def _summarise(self, grids: Grids) -> _Summaries:
         """What is kept of the images of a set, each of which is read once, or known."""
-        means, squares = [], []
+        # Into one tensor: small ones that stay, made between large ones that go, would lie where
+        # the next large ones could, and memory would grow by the patches of all images.
+        every: _Summaries | None = None
         for image in range(len(grids)):
-            known = self._recalled.get(image)
-            if known is None:
-                stages = [self._take(grids[image], s).double() for s in range(self._stage_count)]
-                mean = torch.cat([rows.mean(0) for rows in stages]).float()
-                known = mean, torch.stack([rows.square().sum(1).mean() for rows in stages])
-            means.append(known[0])
-            squares.append(known[1])
-        return _Summaries(torch.stack(means), torch.stack(squares))
+            known = self._recalled.get(image) or self._summary(grids[image])
+            if every is None:
+                every = _Summaries(*(one.new_empty(len(grids), len(one)) for one in known))
+            every.means[image], every.squares[image] = known
+        assert every is not None
+        return every
+
+    def _summary(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of one image."""
+        stages = [self._take(grid, stage).double() for stage in range(self._stage_count)]
+        mean = torch.cat([rows.mean(0) for rows in stages]).float()
+        return mean, torch.stack([rows.square().sum(1).mean() for rows in stages])
 
     def _fit_normalisation(self, grids: Grids, images: _Summaries, order: Sequence[int]) -> None:
         """Mean [c] of each stage, one after the other, and s^2 m of each."""
