@@ -19,6 +19,7 @@ from machine import describe, run_command
 from PIL import Image
 
 from patchcluster import load_run
+from patchcluster.comparing import ImageSet
 from patchcluster.demo import write_parts
 from patchcluster.reflagging import load_method
 
@@ -54,10 +55,10 @@ def link(files: list[Path], folder: Path) -> None:
 
 
 def bank_of(run: Path) -> set[str]:
-    """Names of the images that all are compared with."""
+    """Contents of the images that all are compared with."""
     found = load_run(run)
-    contents = sorted(found.images, key=lambda image: image.sha256)
-    return {contents[image].path for image in load_method(found).members}
+    contents = ImageSet.of(found.images).shas
+    return {contents[image] for image in load_method(found).members}
 
 
 def main() -> None:

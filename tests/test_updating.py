@@ -244,12 +244,11 @@ def test_those_of_another_version_are_written_anew(settled, monkeypatch):
     assert_equal(patchcluster.update(run, add=added), fresh)
 
 
-def test_they_are_written_anew_if_the_bank_has_changed(images, scanned, tmp_path):
-    run, added, _ = scanned
-    shutil.copytree(run.folder, tmp_path / "run")
+def test_they_are_written_anew_if_the_bank_has_changed(images, settled, tmp_path):
+    run, added, _ = settled
     member = bank_of(run)[0]
     gone = next(image.path for image in run.images if image.sha256 == member)
-    updated = patchcluster.update(tmp_path / "run", remove=[gone])
+    updated = patchcluster.update(run, remove=[gone])
     left = [file for file in names_of(images, 0, 12) if file not in (gone, added)]
     assert_equal(updated, scan_of(left, tmp_path / "fresh", BOUNDED))
 

@@ -89,17 +89,17 @@ def _create(path: Path) -> BinaryIO:
         return open(path, "wb")
 
 
-def share(path: Path, name: Path) -> None:
+def share(path: Path, also: Path) -> None:
     """Have what a file holds under another name too, without copying it where that can be.
 
     Files are replaced, never changed, so that neither changes with the other. Raises RunError.
     """
-    with writing(name):
-        name.unlink(missing_ok=True)
+    with writing(also):
+        also.unlink(missing_ok=True)
         try:
-            os.link(path, name)
+            os.link(path, also)
         except OSError:  # not every file system knows links
-            with _replacing(name) as file:
+            with _replacing(also) as file:
                 file.write(path.read_bytes())
 
 

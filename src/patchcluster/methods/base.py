@@ -414,8 +414,8 @@ def compare_bank(method: Method) -> Comparison:
 def make_batches(counts: Sequence[int], keys: Sequence[int] | None = None) -> Iterator[list[int]]:
     """Cut images of so many patches each into consecutive batches of about equal work.
 
-    keys: one an image, which say where batches of 5/8 of it or more end, so that an image more or
-    less moves few ends.
+    keys: one an image; a batch that has 5/8 of the work ends at the first key divisible by 4, so
+    that an image more or less moves few ends.
     """
     batch: list[int] = []
     patches = 0

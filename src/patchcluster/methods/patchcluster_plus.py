@@ -505,7 +505,7 @@ class PatchClusterPlus(WholeBank):
         return every
 
     def _summary(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of one image."""
+        """The same of one image [h, w, c]: means float32 [c], squares float64 [stages]."""
         stages = [self._take(grid, stage).double() for stage in range(self._stage_count)]
         mean = torch.cat([rows.mean(0) for rows in stages]).float()
         return mean, torch.stack([rows.square().sum(1).mean() for rows in stages])

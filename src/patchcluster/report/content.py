@@ -17,11 +17,11 @@ from .pictures import (
     colour_bounds,
     crop_jpeg,
     data_url,
+    has_note,
     heat_note,
     heat_png,
     open_thumbnail,
     read_thumbnail,
-    says,
     shrink,
 )
 
@@ -136,7 +136,7 @@ def _write_beside(
         path = runfolder.heat_path(run.folder, image.id)
         grid = run.grid(image.path)
         note = heat_note(grid, low, high)
-        if not says(path, note):  # that of an earlier page may
+        if not has_note(path, note):  # that of an earlier page may
             heat = heat_png(shrink(run.framing.smooth(image, grid)), low, high, note)
             storage.write_bytes(path, heat, durable=False)
         written.add(path)

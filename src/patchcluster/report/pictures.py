@@ -79,13 +79,13 @@ def _palette() -> tuple[bytes, bytes]:
 
 
 def heat_note(grid: Floats, low: float, high: float) -> str:
-    """A name for all that the heat map of an image depends on, once it is in a run."""
+    """A name for all that the heat map of an image with a score grid [h, w] depends on."""
     what = hashlib.sha256(f"{__version__} {low!r} {high!r} {grid.shape}".encode())
     what.update(grid.tobytes())
     return what.hexdigest()
 
 
-def says(path: Path, note: str) -> bool:
+def has_note(path: Path, note: str) -> bool:
     """Whether a file is a whole PNG that begins with a note."""
     try:
         data = path.read_bytes()
