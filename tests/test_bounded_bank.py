@@ -1,5 +1,6 @@
 """Scans whose bank has some of the images: patches are read when they are needed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -383,3 +384,35 @@ def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path):
     )
     patches = 20 * 20 * (40 + 112 + 320 // 4) * 2  # bytes of those of an image, as float16
     assert many - few < 260 * patches
+
+
+FIT = """
+import sys, torch
+from patchcluster import storage
+from patchcluster.lazy import Grids
+from patchcluster.methods import PatchClusterPlus
+def own():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon:"))
+path, stored, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+method = PatchClusterPlus(stages=(40, 112, 320), strides=(8, 16, 32), bank_images=20)
+with torch.inference_mode():
+    for images in (20, count):  # the first time libraries take what they keep
+        before = own()
+        read = lambda image: storage.read_tensor(path, str(image % stored))
+        method.fit(Grids([(14, 14, 232)] * images, read))
+print(own() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what is held is Linux's to say")
+def test_the_fit_holds_no_more_for_more_images(tmp_path, rng):
+    grids = {str(i): torch.randn(14, 14, 232, generator=rng).half() for i in range(16)}
+    storage.write_tensors(tmp_path / "patches.safetensors", grids)
+    arguments = (tmp_path / "patches.safetensors", str(len(grids)), "600")
+    grown = int(
+        subprocess.check_output(
+            [sys.executable, "-c", FIT, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+    )
+    assert grown < 600 * 14 * 14 * 232 * 2 / 2  # half of their patches, as float16

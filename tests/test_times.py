@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from patchcluster import times
 from patchcluster.errors import SettingError
 from patchcluster.methods import METHODS, PatchClusterPlus
 from patchcluster.methods.base import Products
@@ -8,6 +9,7 @@ from patchcluster.times import (
     Labour,
     Rates,
     format_seconds,
+    measure_for,
     measure_maps,
     measure_search,
     parse_seconds,
@@ -107,3 +109,24 @@ def test_what_is_measured_are_amounts_of_time():
     grids = [torch.randn(8, 8, 20), torch.randn(4, 8, 20)]
     measured = [*measure_search(grids, torch.device("cpu")), *measure_maps(64)]
     assert all(0 < seconds < 1e-1 for seconds in measured)
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(10, 1), (24, 1), (60, 3), (101, 5), (9000, 6)])
+def test_the_longer_the_work_the_more_is_measured(seconds, count, monkeypatch):
+    clock = [100.0]
+    made = []
+
+    def measure():
+        clock[0] += 0.5
+        made.append(RATES.slower(len(made) + 1))
+        return made[-1]
+
+    monkeypatch.setattr(times.time, "perf_counter", lambda: clock[0])
+    rates = measure_for(measure, lambda _: seconds)
+    assert len(made) == count
+    mean = (count + 1) / 2  # of 1, 2, ... count
+    assert vars(rates) == pytest.approx({name: mean * rate for name, rate in vars(RATES).items()})
+
+
+def test_where_nothing_can_be_measured_nothing_is_said():
+    assert measure_for(lambda: None, lambda _: 1000.0) is None

@@ -476,12 +476,19 @@ class Scan:
         """
         if self.ray is not None:
             return None
+
+        def predict(rates: times.Rates) -> float:
+            return sum(Chooser(planner, rates).predict(self.settings).values())
+
         with self._timed("measure"):
-            trial = self._features().try_out(planner.candidates, self.threads)
-            if trial is None:
-                return None
-            first, full, prepare = times.measure_search(trial.grids, planner.device)
-            smooth, regions = times.measure_maps(self.settings.frame)
+            return times.measure_for(lambda: self._measure_once(planner), predict)
+
+    def _measure_once(self, planner: Planner) -> times.Rates | None:
+        trial = self._features().try_out(planner.candidates, self.threads)
+        if trial is None:
+            return None
+        first, full, prepare = times.measure_search(trial.grids, planner.device)
+        smooth, regions = times.measure_maps(self.settings.frame)
         share = len(self.devices)
         return times.Rates(
             trial.load, trial.network / share, first / share, full / share, prepare, smooth, regions

@@ -8,9 +8,9 @@ benchmarks/predictions.py.
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import median
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from statistics import fmean, median
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ _NEAREST = 3
 _IN_FULL = 19
 _QUERIES = 768  # equal parts for several threads
 _REPEATS = 2
+# Within seconds, a machine that is shared gets faster and slower by a fifth. One measurement will
+# do for a short scan; for a long one there are more, until they took
+_SHARE = 0.02  # of the time that is foreseen, and
+_MOST = 6  # at most
 
 Result = TypeVar("Result")
 
@@ -49,6 +53,10 @@ class Rates:
     prepare: float  # a value of a patch that is brought into a bank
     smooth: float  # a map on its frame, and what it says of its image
     regions: float  # a pixel of an image whose map regions are looked for in
+
+    @classmethod
+    def mean(cls, several: Sequence[Self]) -> Self:
+        return cls(*(fmean(getattr(one, f.name) for one in several) for f in fields(cls)))
 
     def slower(self, factor: float) -> "Rates":
         """The same on a machine that takes `factor` times as long."""
@@ -83,6 +91,25 @@ def predict_seconds(labour: Labour, rates: Rates) -> dict[str, float]:
         )
     regions = _FLAGGED * labour.pixels * rates.regions / labour.threads
     return seconds | {"maps": smooth * _MAPPING + regions, "report": smooth * _REPORTING}
+
+
+def measure_for(
+    measure: Callable[[], Rates | None], predict: Callable[[Rates], float]
+) -> Rates | None:
+    """The mean of one or several measurements; None if nothing can be measured.
+
+    predict: rates -> seconds of the work that they are for.
+    """
+    begin = time.perf_counter()
+    several: list[Rates] = []
+    while len(several) < _MOST:
+        rates = measure()
+        if rates is None:
+            return None
+        several.append(rates)
+        if time.perf_counter() - begin > _SHARE * predict(Rates.mean(several)):
+            break
+    return Rates.mean(several)
 
 
 def measure_search(grids: Sequence[Tensor], device: torch.device) -> tuple[float, float, float]:
