@@ -386,33 +386,52 @@ def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path):
     assert many - few < 260 * patches
 
 
-FIT = """
-import sys, torch
+HELD = """
+import sys
+import numpy as np, torch
 from patchcluster import storage
 from patchcluster.lazy import Grids
+from patchcluster.maps import Region
 from patchcluster.methods import PatchClusterPlus
+from patchcluster.results import Scored, _group
+from patchcluster.runinfo import ImageRecord
+
 def own():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon:"))
-path, stored, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def read(image):
+    return storage.read_tensor(path, str(image % int(stored)))
+
+def fit(images):
+    method.fit(Grids([(14, 14, 232)] * images, read))
+
+def group(images):
+    record = ImageRecord(0, "a.png", "", 0, 224, 224, None)
+    scored = [Scored([record], np.ones((14, 14), np.float32), 1.0, "")] * images
+    regions = [[Region(9, 9, 99, 99, 999, 1.0)]] * images
+    _group(scored, regions, lambda image: method.describe_grid(read(image)))
+
+what, path, stored, images = sys.argv[1:]
 method = PatchClusterPlus(stages=(40, 112, 320), strides=(8, 16, 32), bank_images=20)
 with torch.inference_mode():
-    for images in (20, count):  # the first time libraries take what they keep
-        before = own()
-        read = lambda image: storage.read_tensor(path, str(image % stored))
-        method.fit(Grids([(14, 14, 232)] * images, read))
+    fit(20)
+    step = {"fit": fit, "group": group}[what]
+    step(20)  # the first time libraries take what they keep
+    before = own()
+    step(int(images))
 print(own() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what is held is Linux's to say")
-def test_the_fit_holds_no_more_for_more_images(tmp_path, rng):
+@pytest.mark.parametrize("step", ["fit", "group"])
+def test_what_is_read_image_by_image_leaves_no_memory_behind(step, tmp_path, rng):
     grids = {str(i): torch.randn(14, 14, 232, generator=rng).half() for i in range(16)}
-    storage.write_tensors(tmp_path / "patches.safetensors", grids)
-    arguments = (tmp_path / "patches.safetensors", str(len(grids)), "600")
-    grown = int(
-        subprocess.check_output(
-            [sys.executable, "-c", FIT, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+    path, images = tmp_path / "patches.safetensors", 1500
+    storage.write_tensors(path, grids)
+    grown = subprocess.check_output(
+        [sys.executable, "-c", HELD, step, path, str(len(grids)), str(images)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    assert grown < 600 * 14 * 14 * 232 * 2 / 2  # half of their patches, as float16
+    assert int(grown) < images * grids["0"].nbytes / 4

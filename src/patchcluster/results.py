@@ -87,18 +87,20 @@ def _group(
     scored: Sequence[Scored], regions: Sequence[list[Region]], describe: Describe
 ) -> list[list[Region]]:
     """The same regions with the number of their group, if they can be described."""
-    described = []
+    # Into one tensor: see `PatchClusterPlus._summarise`.
+    described, count = None, 0
     for i, (one, found) in enumerate(zip(scored, regions, strict=True)):
         if not found:
             continue
         vectors = describe(i)
         if vectors is None or len(vectors) != one.grid.size:
             return list(regions)
-        record = one.records[0]
-        described.append(
-            describe_regions(vectors, one.grid, found, record.width, record.height).cpu()
-        )
-    if not described:
+        if described is None:
+            described = torch.empty(sum(map(len, regions)), vectors.shape[1])
+        record, rows = one.records[0], slice(count, count + len(found))
+        described[rows] = describe_regions(vectors, one.grid, found, record.width, record.height)
+        count = rows.stop
+    if described is None:
         return list(regions)
-    numbers = iter(group_regions(torch.cat(described).numpy()).tolist())
+    numbers = iter(group_regions(described.numpy()).tolist())
     return [[dataclasses.replace(r, group=next(numbers)) for r in found] for found in regions]
