@@ -53,7 +53,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bank.py
 	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
 
-# Growth to 10,000 images, updates, and banks of fewer images: half an hour, and 6 GB of disk.
+# Growth to 10,000 images, updates, and banks of fewer images: 45 minutes, and 11 GB of disk.
 bench-scale: $(READY)
 	$(BIN)/python benchmarks/growth.py 100 300 1000 10000
 	$(BIN)/python benchmarks/updates.py
