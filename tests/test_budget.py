@@ -207,6 +207,23 @@ def test_features_that_take_longer_leave_a_smaller_bank(images, tmp_path, monkey
     assert told[-1].startswith("slower than predicted; now for the time budget of 500 s: ratio 0.1")
 
 
+def test_the_machine_is_measured_for_no_longer_than_the_budget_allows(
+    images, tmp_path, monkeypatch
+):
+    asked = []
+
+    def measure_for(_, predict):
+        asked.append(predict(STEADY))
+        return STEADY
+
+    monkeypatch.setattr(scanning.times, "measure_for", measure_for)
+    run = patchcluster.scan(images, tmp_path / "run", size=(64,))
+    steps = sum(run.info.predicted_seconds.values()) - run.info.predicted_seconds["start"]
+    with pytest.raises(SettingError, match="over --time-budget"):
+        patchcluster.scan(images, tmp_path / "short", size=(64,), time_budget=7)
+    assert asked == [pytest.approx(steps, abs=0.01), 7]
+
+
 def test_methods_whose_time_is_not_known_take_no_budget(images, tmp_path, monkeypatch):
     with pytest.raises(SettingError, match="the time of padim is not known: leave --time-budget"):
         scan(images, tmp_path / "run", monkeypatch, STEADY, time_budget="1h", method="padim")

@@ -478,7 +478,8 @@ class Scan:
             return None
 
         def predict(rates: times.Rates) -> float:
-            return sum(Chooser(planner, rates).predict(self.settings).values())
+            seconds = sum(Chooser(planner, rates).predict(self.settings).values())
+            return min(seconds, self.info.time_budget or seconds)
 
         with self._timed("measure"):
             return times.measure_for(lambda: self._measure_once(planner), predict)
