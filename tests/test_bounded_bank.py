@@ -1,6 +1,6 @@
 """Scans whose bank has some of the images: patches are read when they are needed."""
 
-import os
+import gc
 import shutil
 import subprocess
 import sys
@@ -21,10 +21,12 @@ from patchcluster import runfolder, scanning, storage
 from patchcluster.comparing import Comparisons, ImageSet, load_batches
 from patchcluster.errors import RunError
 from patchcluster.lazy import Grids
-from patchcluster.maps import round_as_stored
+from patchcluster.maps import Region, round_as_stored
 from patchcluster.methods import Comparison, PatchClusterPlus
 from patchcluster.methods.base import join, make_batches
 from patchcluster.reflagging import reflag
+from patchcluster.results import Scored, _group
+from patchcluster.runinfo import ImageRecord
 from patchcluster.settings import resolve
 from patchcluster.thresholds import Flagging
 
@@ -85,6 +87,33 @@ def test_patches_that_are_read_when_needed_give_the_same_bank_and_none_is_kept(b
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     assert watched.most <= 2  # one, and the next while it is taken
+
+
+def fit(grids):
+    PatchClusterPlus(bank_images=4).fit(grids, keys=list(range(len(grids))))
+
+
+def group(grids):
+    image = ImageRecord(0, "a.png", "", 0, 64, 64)
+    scored = [Scored([image], np.ones((4, 4), np.float32), 1.0, "")] * len(grids)
+    regions = [[Region(8, 8, 40, 40, 900, 1.0)] for _ in range(len(grids))]
+    found = _group(scored, regions, lambda i: grids[i].flatten(0, 1).float())
+    assert all(region.group for of_image in found for region in of_image)
+
+
+@pytest.mark.parametrize("step", [fit, group])
+def test_nothing_small_is_kept_between_patches_that_go(step, rng):
+    # It would lie where the next patches could, and memory would grow by those of all images.
+    alive = []
+
+    def read(_):
+        if len(alive) < 24:
+            alive.append(sum(type(one) is torch.Tensor for one in gc.get_objects()))
+        return torch.randn(4, 4, 7, generator=rng).half()
+
+    step(Grids([(4, 4, 7)] * 24, read))
+    assert len(alive) == 24
+    assert alive[-1] <= alive[4]
 
 
 def test_a_bank_holds_its_own_images_alone_and_knows_how_many_the_set_has(rng):
@@ -384,54 +413,3 @@ def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path):
     )
     patches = 20 * 20 * (40 + 112 + 320 // 4) * 2  # bytes of those of an image, as float16
     assert many - few < 260 * patches
-
-
-HELD = """
-import sys
-import numpy as np, torch
-from patchcluster import storage
-from patchcluster.lazy import Grids
-from patchcluster.maps import Region
-from patchcluster.methods import PatchClusterPlus
-from patchcluster.results import Scored, _group
-from patchcluster.runinfo import ImageRecord
-
-def own():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon:"))
-
-def read(image):
-    return storage.read_tensor(path, str(image % int(stored)))
-
-def fit(images):
-    method.fit(Grids([(14, 14, 232)] * images, read))
-
-def group(images):
-    record = ImageRecord(0, "a.png", "", 0, 224, 224, None)
-    scored = [Scored([record], np.ones((14, 14), np.float32), 1.0, "")] * images
-    regions = [[Region(9, 9, 99, 99, 999, 1.0)]] * images
-    _group(scored, regions, lambda image: method.describe_grid(read(image)))
-
-what, path, stored, images = sys.argv[1:]
-method = PatchClusterPlus(stages=(40, 112, 320), strides=(8, 16, 32), bank_images=20)
-with torch.inference_mode():
-    fit(20)
-    step = {"fit": fit, "group": group}[what]
-    step(20)  # the first time libraries take what they keep
-    before = own()
-    step(int(images))
-print(own() - before)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what is held is Linux's to say")
-@pytest.mark.parametrize("step", ["fit", "group"])
-def test_what_is_read_image_by_image_leaves_no_memory_behind(step, tmp_path, rng):
-    grids = {str(i): torch.randn(14, 14, 232, generator=rng).half() for i in range(16)}
-    path, images = tmp_path / "patches.safetensors", 1500
-    storage.write_tensors(path, grids)
-    grown = subprocess.check_output(
-        [sys.executable, "-c", HELD, step, path, str(len(grids)), str(images)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert int(grown) < images * grids["0"].nbytes / 4
