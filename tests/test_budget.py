@@ -212,11 +212,11 @@ def test_the_machine_is_measured_for_no_longer_than_the_budget_allows(
 ):
     asked = []
 
-    def measure_for(_, predict):
+    def measure_repeatedly(_, predict):
         asked.append(predict(STEADY))
         return STEADY
 
-    monkeypatch.setattr(scanning.times, "measure_for", measure_for)
+    monkeypatch.setattr(scanning.times, "measure_repeatedly", measure_repeatedly)
     run = patchcluster.scan(images, tmp_path / "run", size=(64,))
     steps = sum(run.info.predicted_seconds.values()) - run.info.predicted_seconds["start"]
     with pytest.raises(SettingError, match="over --time-budget"):

@@ -9,8 +9,8 @@ from patchcluster.times import (
     Labour,
     Rates,
     format_seconds,
-    measure_for,
     measure_maps,
+    measure_repeatedly,
     measure_search,
     parse_seconds,
     predict_seconds,
@@ -122,11 +122,11 @@ def test_the_longer_the_work_the_more_is_measured(seconds, count, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(times.time, "perf_counter", lambda: clock[0])
-    rates = measure_for(measure, lambda _: seconds)
+    rates = measure_repeatedly(measure, lambda _: seconds)
     assert len(made) == count
     mean = (count + 1) / 2  # of 1, 2, ... count
     assert vars(rates) == pytest.approx({name: mean * rate for name, rate in vars(RATES).items()})
 
 
 def test_where_nothing_can_be_measured_nothing_is_said():
-    assert measure_for(lambda: None, lambda _: 1000.0) is None
+    assert measure_repeatedly(lambda: None, lambda _: 1000.0) is None

@@ -476,15 +476,17 @@ class Scan:
         """
         if self.ray is not None:
             return None
+        labour = planner.labour(self.settings)
 
         def predict(rates: times.Rates) -> float:
-            seconds = sum(Chooser(planner, rates).predict(self.settings).values())
+            seconds = sum(times.predict_seconds(labour, rates).values())
             return min(seconds, self.info.time_budget or seconds)
 
         with self._timed("measure"):
-            return times.measure_for(lambda: self._measure_once(planner), predict)
+            return times.measure_repeatedly(lambda: self._measure_once(planner), predict)
 
     def _measure_once(self, planner: Planner) -> times.Rates | None:
+        """The same by one measurement, of about half a second."""
         trial = self._features().try_out(planner.candidates, self.threads)
         if trial is None:
             return None

@@ -34,10 +34,10 @@ _NEAREST = 3
 _IN_FULL = 19
 _QUERIES = 768  # equal parts for several threads
 _REPEATS = 2
-# Within seconds, a machine that is shared gets faster and slower by a fifth. One measurement will
-# do for a short scan; for a long one there are more, until they took
-_SHARE = 0.02  # of the time that is foreseen, and
-_MOST = 6  # at most
+# A machine that is shared gets faster and slower by a fifth within seconds: for a long scan it is
+# measured more than once,
+_MEASURING = 0.02  # of the seconds that are foreseen, and
+_MEASUREMENTS = 6  # times at most
 
 Result = TypeVar("Result")
 
@@ -56,6 +56,7 @@ class Rates:
 
     @classmethod
     def mean(cls, several: Sequence[Self]) -> Self:
+        """The mean of each rate over several measurements."""
         return cls(*(fmean(getattr(one, f.name) for one in several) for f in fields(cls)))
 
     def slower(self, factor: float) -> "Rates":
@@ -93,7 +94,7 @@ def predict_seconds(labour: Labour, rates: Rates) -> dict[str, float]:
     return seconds | {"maps": smooth * _MAPPING + regions, "report": smooth * _REPORTING}
 
 
-def measure_for(
+def measure_repeatedly(
     measure: Callable[[], Rates | None], predict: Callable[[Rates], float]
 ) -> Rates | None:
     """The mean of one or several measurements; None if nothing can be measured.
@@ -102,12 +103,12 @@ def measure_for(
     """
     begin = time.perf_counter()
     several: list[Rates] = []
-    while len(several) < _MOST:
+    while len(several) < _MEASUREMENTS:
         rates = measure()
         if rates is None:
             return None
         several.append(rates)
-        if time.perf_counter() - begin > _SHARE * predict(Rates.mean(several)):
+        if time.perf_counter() - begin > _MEASURING * predict(Rates.mean(several)):
             break
     return Rates.mean(several)
 
