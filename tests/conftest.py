@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner, Result
 
 import patchcluster
 from faults.watching import die, watch
+from patchcluster import cli
 from patchcluster.backbones import Backbone, random_backbone
 from patchcluster.costs import GIB
 from patchcluster.extraction import Regions, survey_files, take_regions
@@ -51,6 +53,11 @@ def write_set(folder: Path, count: int = 8, blots: int = 1, size: int = 96) -> l
     for i, path in enumerate(paths):
         Image.fromarray(textured_image(i, size, size, i >= count - blots)).save(path)
     return paths
+
+
+def run_command(*words: object) -> Result:
+    """The command in this process, which has torch already; what it does not catch is raised."""
+    return CliRunner().invoke(cli.app, [*map(str, words)], catch_exceptions=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The command as a user runs it: a process of its own, its output and its exit code."""
+"""The command: its output and its exit code, in a process of its own where that matters."""
 
 import json
 import os
@@ -6,30 +6,36 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 import patchcluster
-from conftest import write_set
-from patchcluster import cli
+from conftest import run_command, write_set
 from patchcluster.cli import parsing
 from patchcluster.demo import write_parts
 from patchcluster.methods import METHODS
 from patchcluster.settings import PRESETS
 
 
-def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_apart(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it: a process of its own, which costs seconds."""
     command = [sys.executable, "-m", "patchcluster", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Drawn parts with truth, of which 4 are ordinary. Do not change them."""
+    folder = tmp_path_factory.mktemp("drawn") / "parts"
+    write_parts(folder, good=4)
+    return folder
+
+
 def test_help_names_every_command_with_an_example():
-    top = run("--help").stdout
+    top = run_command("--help").stdout
     for name in (
         "scan",
         "score",
@@ -45,11 +51,11 @@ def test_help_names_every_command_with_an_example():
         "backbones",
     ):
         assert name in top
-        assert f"Example: patchcluster {name}" in run(name, "--help").stdout
+        assert f"Example: patchcluster {name}" in run_command(name, "--help").stdout
 
 
 def test_help_names_every_method_and_preset():
-    text = " ".join(run("scan", "--help").stdout.split())
+    text = " ".join(run_command("scan", "--help").stdout.split())
     for name in [*METHODS, *PRESETS]:
         assert name in text
 
@@ -58,21 +64,21 @@ def test_tiles_and_a_mask(tmp_path):
     write_set(tmp_path / "images", 4, size=160)
     Image.fromarray(np.arange(160)[None].repeat(160, 0) < 80).save(tmp_path / "mask.png")
     chosen = ("--size", 64, "--tile", "--roi", tmp_path / "mask.png", "--json")
-    result = run("scan", tmp_path / "images", "-o", tmp_path / "run", *chosen)
-    assert result.returncode == 0, result.stderr
+    result = run_command("scan", tmp_path / "images", "-o", tmp_path / "run", *chosen)
+    assert result.exit_code == 0, result.stderr
     scanned = patchcluster.load_run(json.loads(result.stdout)["run"])
     assert scanned.grid("part0.png").shape == (10, 10)
     assert np.isfinite(scanned.map("part0.png")).sum() == 160 * 80
-    result = run("scan", tmp_path / "images", "-o", tmp_path / "other", "--roi", "none.png")
-    assert result.returncode == 1
+    result = run_command("scan", tmp_path / "images", "-o", tmp_path / "other", "--roi", "none.png")
+    assert result.exit_code == 1
     assert result.stderr.strip().splitlines()[-1].startswith("patchcluster: no region of interest")
 
 
 def test_methods_lists_every_method_with_its_parameters():
-    rows = json.loads(run("methods", "--json").stdout)
+    rows = json.loads(run_command("methods", "--json").stdout)
     assert [row["name"] for row in rows] == list(METHODS)
     assert {row["name"]: row["parameters"] for row in rows}["patchcore-lof"] == {"k": 100}
-    text = run("methods").stdout
+    text = run_command("methods").stdout
     assert all(row["does"] in text and row["does"].endswith(".") for row in rows)
 
 
@@ -83,23 +89,22 @@ def test_help_does_not_load_torch():
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_threads_leave_the_cores_to_others_while_they_wait(given, expected):
-    code = "import patchcluster.scanning, os; print(os.environ['OMP_WAIT_POLICY'])"
+    code = "import patchcluster, os; print(os.environ['OMP_WAIT_POLICY'])"
     env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     env |= {"OMP_WAIT_POLICY": given} if given else {}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.stdout == f"{expected}\n"
 
 
-def test_benchmark_prints_where_the_tables_are_and_says_each_cell(tmp_path):
-    write_parts(tmp_path / "parts", good=4)
-    command = ("benchmark", tmp_path / "parts", "-o", tmp_path / "out", "--size", 64)
+def test_benchmark_prints_where_the_tables_are_and_says_each_cell(parts, tmp_path):
+    command = ("benchmark", parts, "-o", tmp_path / "out", "--size", 64)
     chosen = ("--tables", "2,7", "--methods", "padim,patchcore", "--setting", "test")
-    result = run(*command, *chosen)
-    assert result.returncode == 0
+    result = run_command(*command, *chosen)
+    assert result.exit_code == 0
     assert result.stdout == f"{tmp_path / 'out' / 'report.md'}\n"
     for cell in ("padim", "patchcore-10%", "patchcore-25%", "patchcore-100%"):
         assert f"test parts {cell}: " in result.stderr
-    again = run(*command, *chosen, "--json", "--quiet")
+    again = run_command(*command, *chosen, "--json", "--quiet")
     assert again.stderr == ""
     cells = json.loads(again.stdout)["cells"]
     assert cells[0]["variant"] == "padim"
@@ -115,22 +120,21 @@ def test_benchmark_prints_where_the_tables_are_and_says_each_cell(tmp_path):
         (["--setting", "blind"], 1, "no setting 'blind': choose from mix"),
     ],
 )
-def test_benchmark_says_what_is_wrong(tmp_path, options, code, words):
-    write_parts(tmp_path / "parts", good=1)
-    result = run("benchmark", tmp_path / "parts", "-o", tmp_path / "out", *options)
-    assert result.returncode == code
+def test_benchmark_says_what_is_wrong(parts, tmp_path, options, code, words):
+    result = run_command("benchmark", parts, "-o", tmp_path / "out", *options)
+    assert result.exit_code == code
     assert words in " ".join(result.stderr.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
 
 
 def test_version():
-    assert run("--version").stdout == f"patchcluster {patchcluster.__version__}\n"
+    assert run_apart("--version").stdout == f"patchcluster {patchcluster.__version__}\n"
 
 
 def test_scan_prints_results_and_only_these_on_standard_output(tmp_path):
     write_set(tmp_path / "photos")
     (tmp_path / "photos" / "notes.txt").write_text("x")
-    result = run("scan", "photos", "--size", 128, cwd=tmp_path)
+    result = run_apart("scan", "photos", "--size", 64, cwd=tmp_path)
     assert result.returncode == 0
     lines = result.stdout.splitlines()
     assert lines[1].split()[0] == "1"
@@ -148,7 +152,7 @@ def test_a_dry_run_says_what_a_scan_needs_and_writes_nothing(tmp_path, monkeypat
     (tmp_path / "photos" / "notes.txt").write_text("x")
     monkeypatch.chdir(tmp_path)
     command = ["scan", "photos", "--size", "128", "--dry-run"]
-    shown = CliRunner().invoke(cli.app, command)
+    shown = run_command(*command)
     assert shown.exit_code == 0
     first, skipped = shown.stdout.splitlines()
     assert re.fullmatch(
@@ -157,7 +161,7 @@ def test_a_dry_run_says_what_a_scan_needs_and_writes_nothing(tmp_path, monkeypat
         first,
     )
     assert skipped == "1 files cannot be read"
-    value = json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).stdout)
+    value = json.loads(run_command(*command, "--json").stdout)
     assert (value["images"], value["skipped"], value["patches"]) == (5, 1, 320)
     assert value["memory"] > 1 << 20
     assert sum(value["seconds"].values()) > 0
@@ -166,7 +170,7 @@ def test_a_dry_run_says_what_a_scan_needs_and_writes_nothing(tmp_path, monkeypat
 
 def test_scan_as_json_and_quiet(tmp_path):
     write_set(tmp_path / "photos")
-    result = run("scan", tmp_path / "photos", "-o", tmp_path / "out", "--size", 128, "--json", "-q")
+    result = run_command("scan", tmp_path / "photos", "-o", tmp_path / "out", "--size", 128, "--json", "-q")
     assert result.stderr == ""
     value = json.loads(result.stdout)
     assert value["images"] == 8
@@ -193,10 +197,11 @@ def test_scan_as_json_and_quiet(tmp_path):
         (["evaluate", "nowhere", "--truth", "."], 1, "not a run"),
     ],
 )
-def test_errors_are_one_line_with_the_right_exit_code(tmp_path, args, code, words):
+def test_errors_are_one_line_with_the_right_exit_code(tmp_path, monkeypatch, args, code, words):
     write_set(tmp_path, 2)
-    result = run(*args, cwd=tmp_path)
-    assert result.returncode == code
+    monkeypatch.chdir(tmp_path)
+    result = run_command(*args)
+    assert result.exit_code == code
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
@@ -204,17 +209,38 @@ def test_errors_are_one_line_with_the_right_exit_code(tmp_path, args, code, word
         assert len(result.stderr.splitlines()) == 1 + result.stderr.count(" done\n")
 
 
+def test_an_error_ends_the_process_with_its_exit_code(tmp_path):
+    result = run_apart("scan", "nowhere", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+
+
+# Stands still when the first features are written, until it is interrupted.
+STOPPED = """
+import time
+from patchcluster import cli, storage
+write = storage.write_tensors
+def write_and_stop(*given):
+    write(*given)
+    print("reached", flush=True)
+    time.sleep(600)
+storage.write_tensors = write_and_stop
+cli.main()
+"""
+
+
 def test_interrupted_it_says_that_it_resumes_and_exits_with_130(tmp_path):
-    write_set(tmp_path / "photos", 30, size=400)
-    command = [sys.executable, "-m", "patchcluster", "scan", "photos", "--size", "640", "-q"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("photos-run/.work/features-*")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    write_set(tmp_path / "photos")
+    command = [sys.executable, "-c", STOPPED, "scan", "photos", "--size", "64", "-q"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "reached\n"
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate()
     assert process.returncode == 130
-    assert errors == "patchcluster: interrupted; the same command resumes\n"
+    assert (printed, errors) == ("", "patchcluster: interrupted; the same command resumes\n")
+    assert list(tmp_path.glob("photos-run/.work/features-*"))
 
 
 def test_what_does_not_resume_does_not_say_so_when_interrupted(monkeypatch):
@@ -222,30 +248,30 @@ def test_what_does_not_resume_does_not_say_so_when_interrupted(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("patchcluster.scoring.score", interrupt)
-    result = CliRunner().invoke(cli.app, ["score", "RUN", "image.png"])
+    result = run_command("score", "RUN", "image.png")
     assert (result.exit_code, result.stderr) == (130, "patchcluster: interrupted\n")
 
 
 def test_evaluate_and_report_on_drawn_parts(tmp_path):
     write_parts(tmp_path / "parts", good=8, defective=4)
     out = tmp_path / "run"
-    run("scan", tmp_path / "parts" / "test", "-o", out, "--size", 256, "-q")
-    result = run("evaluate", out, "--truth", tmp_path / "parts", "--json", "-q")
+    run_command("scan", tmp_path / "parts" / "test", "-o", out, "--size", 128, "-q")
+    result = run_command("evaluate", out, "--truth", tmp_path / "parts", "--json", "-q")
     figures = json.loads(result.stdout)
     assert set(figures) == {
         "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pro",
     }  # fmt: skip
     assert figures["pixel_auroc"] > 0.9
-    text = run("evaluate", out, "--truth", tmp_path / "parts" / "ground_truth", "-q").stdout
+    text = run_command("evaluate", out, "--truth", tmp_path / "parts" / "ground_truth", "-q").stdout
     assert f"pixel AUROC {100 * figures['pixel_auroc']:.1f}" in text
     (out / "report.html").unlink()
-    assert run("report", out).stdout == f"{out / 'report.html'}\n"
+    assert run_command("report", out).stdout == f"{out / 'report.html'}\n"
     assert (out / "report.html").is_file()
 
 
 def test_evaluate_without_truth_says_where_it_should_lie(small_run, tmp_path):
-    result = run("evaluate", small_run.folder, "--truth", tmp_path, "-q")
-    assert result.returncode == 1
+    result = run_command("evaluate", small_run.folder, "--truth", tmp_path, "-q")
+    assert result.exit_code == 1
     assert "8 of 8 images have no truth" in result.stderr
     assert "_mask.png" in result.stderr
 
@@ -264,8 +290,8 @@ def test_names_cannot_harm_the_terminal_the_report_or_the_tables(tmp_path):
         noise = np.random.default_rng(i).integers(0, 256, (96, 96, 3), np.uint8)
         Image.fromarray(noise).save(photos / "new.png")
         (photos / "new.png").rename(photos / name)
-    result = run("scan", photos, "-o", tmp_path / "out", "--size", 128, "-q")
-    assert result.returncode == 0, result.stderr
+    result = run_command("scan", photos, "-o", tmp_path / "out", "--size", 128, "-q")
+    assert result.exit_code == 0, result.stderr
     assert "\x1b" not in result.stdout
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<img src=x" not in page
