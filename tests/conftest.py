@@ -2,6 +2,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from patchcluster.runs import Run
 from patchcluster.settings import resolve
 from patchcluster.tiling import find_lattice
 
+PATIENCE = 300.0  # seconds that what must come about may take, however much else runs
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -58,6 +60,14 @@ def write_set(folder: Path, count: int = 8, blots: int = 1, size: int = 96) -> l
 def run_command(*words: object) -> Result:
     """The command in this process, which has torch already; what it does not catch is raised."""
     return CliRunner().invoke(cli.app, [*map(str, words)], catch_exceptions=False)
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait for what another thread or process does."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

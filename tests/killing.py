@@ -14,7 +14,7 @@ stop, images, out, given = sys.argv[1:]
 def progress(step, done, total):
     if step == stop and 0 < done < total:
         print("reached", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 patchcluster.scan(images, out, size=(128,), progress=progress, **json.loads(given))
 """
 

@@ -170,7 +170,9 @@ def test_a_dry_run_says_what_a_scan_needs_and_writes_nothing(tmp_path, monkeypat
 
 def test_scan_as_json_and_quiet(tmp_path):
     write_set(tmp_path / "photos")
-    result = run_command("scan", tmp_path / "photos", "-o", tmp_path / "out", "--size", 128, "--json", "-q")
+    result = run_command(
+        "scan", tmp_path / "photos", "-o", tmp_path / "out", "--size", 128, "--json", "-q"
+    )
     assert result.stderr == ""
     value = json.loads(result.stdout)
     assert value["images"] == 8

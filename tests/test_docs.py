@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import test_methods
-from conftest import textured_image
+from conftest import PATIENCE, textured_image
 from docblocks import (
     Block,
     commands_of,
@@ -205,7 +205,7 @@ class Services:
         for process, _ in self.running.values():
             process.send_signal(signal.SIGINT)
         for words, (process, _) in self.running.items():
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=PATIENCE)
             assert "Traceback" not in errors, (words, errors)
 
 
@@ -327,7 +327,7 @@ def send(words, address):
             url = word
     assert url.startswith("http://127.0.0.1:8000/")
     at, asked = urlsplit(address), urlsplit(url)
-    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=60)
+    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=PATIENCE)
     target = asked.path + (f"?{asked.query}" if asked.query else "")
     connection.request("GET" if body is None else "POST", target, body, headers)
     answer = connection.getresponse()

@@ -343,7 +343,7 @@ def test_a_run_can_be_read_while_another_process_holds_its_copy(small_run):
     hold = (
         "import fcntl, os, sys, time; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
         "f.truncate(); f.write(str(os.getpid())); f.flush(); "
-        "print('held', flush=True); time.sleep(60)"
+        "print('held', flush=True); time.sleep(600)"
     )
     line = [sys.executable, "-c", hold, str(folder.parent / ".lock")]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:

@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import patchcluster
-from conftest import textured_image, write_set
+from conftest import PATIENCE, textured_image, wait_until, write_set
 from patchcluster.errors import RunError
 from patchcluster.labels import read_labels
 from patchcluster.review.group_names import find_names
@@ -191,7 +190,7 @@ class Server:
             sent["X-Patchcluster"] = "review"
             sent["Content-Type"] = "application/json"
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         data = b"" if body is None else json.dumps(body).encode()
         for name, value in sent.items():
@@ -215,7 +214,7 @@ class Server:
 
     def interrupt(self) -> tuple[int, str]:
         self.process.send_signal(signal.SIGINT)
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, errors
 
 
@@ -457,10 +456,7 @@ def test_the_token_is_on_no_command_line(small_run, tmp_path):
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "BROWSER": str(script)}
     ) as review:
         address = review.stdout.readline().strip()
-        for _ in range(200):
-            if seen.exists():
-                break
-            time.sleep(0.05)
+        wait_until(seen.exists)
         review.send_signal(signal.SIGINT)
     asked, listed, content = seen.read_text().split("\n", 2)
     assert asked == (folder / "review.html").as_uri()
@@ -521,6 +517,7 @@ def open_page(browser, server: Server, problems: bool = True) -> Iterator:
     context.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     context.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
     context.on("weberror", lambda error: said.append(str(error.error)))
+    context.set_default_timeout(1000 * PATIENCE)
     page = context.new_page()
     go_to(page, server)
     yield page
@@ -552,7 +549,7 @@ def label_of(page, name: str) -> str:
 
 
 def wait_for(page, script: str, argument: object = None) -> None:
-    page.wait_for_function(script, arg=argument, timeout=20_000)
+    page.wait_for_function(script, arg=argument)
 
 
 def wait_for_label(page, name: str, label: str) -> None:

@@ -6,8 +6,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 from PIL import Image
 
 import patchcluster
-from conftest import textured_image, write_set
+from conftest import run_command, textured_image, write_set
 from patchcluster import storage
 from patchcluster.backbones import load_backbone
 from patchcluster.errors import InputError, RunError
@@ -289,17 +287,12 @@ def test_labels_do_not_shift_new_images(images, tmp_path):
 # --- the command --------------------------------------------------------------------------------
 
 
-def command(*args):
-    line = [sys.executable, "-m", "patchcluster", "score", *map(str, args)]
-    return subprocess.run(line, capture_output=True, text=True)
-
-
 def test_the_command_prints_a_table_and_writes_it(ordinary, images, tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     out = tmp_path / "scores.csv"
     chosen = (images[0], images[7], tmp_path / "notes.txt")
-    result = command(ordinary.folder, *chosen, "-o", out)
-    assert result.returncode == 0, result.stderr
+    result = run_command("score", ordinary.folder, *chosen, "-o", out)
+    assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["score", "flagged", "regions", "image"]
     assert sum("part7.png" in line for line in lines) == 1
@@ -318,7 +311,7 @@ def test_the_command_prints_a_table_and_writes_it(ordinary, images, tmp_path):
 
 
 def test_the_command_as_json(ordinary, images):
-    result = command(ordinary.folder, images[7], "--json", "-q")
+    result = run_command("score", ordinary.folder, images[7], "--json", "-q")
     assert result.stderr == ""
     value = json.loads(result.stdout)
     assert value["skipped"] == []
@@ -329,9 +322,9 @@ def test_the_command_as_json(ordinary, images):
 
 def test_the_command_fails_if_nothing_can_be_scored(ordinary, tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    result = command(ordinary.folder, tmp_path / "notes.txt", "-q")
-    assert result.returncode == 1
+    result = run_command("score", ordinary.folder, tmp_path / "notes.txt", "-q")
+    assert result.exit_code == 1
     assert "0 scored, 0 flagged, 1 skipped" in result.stdout
-    result = command(tmp_path, tmp_path / "notes.txt", "-q")
-    assert result.returncode == 1
+    result = run_command("score", tmp_path, tmp_path / "notes.txt", "-q")
+    assert result.exit_code == 1
     assert "is not a run" in result.stderr

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,14 +25,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import patchcluster
-from conftest import textured_image
+from conftest import PATIENCE, textured_image, wait_until
 from patchcluster.errors import RunError
 from patchcluster.scoring import Scorer, score
 from patchcluster.serving import Limits, create_app
 from patchcluster.serving.counters import Counters
 
 BYTES = {"content-type": "application/octet-stream"}
-LIMITS = Limits(workers=2, queue=20, body=200_000, pixels=1_000_000, seconds=30)
+LIMITS = Limits(workers=2, queue=20, body=200_000, pixels=1_000_000, seconds=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +313,7 @@ class Held:
 
     def score(self, data, path="", max_pixels=None):
         self.begun.release()
-        assert self.go.wait(60)
+        assert self.go.wait(PATIENCE)
         return self._scorer.score(data, path, max_pixels)
 
 
@@ -332,12 +331,11 @@ def test_parallel_requests_each_get_their_own_score(client, scorer):
 
 def test_a_full_queue_refuses_and_recovers(scorer, fits):
     held = Held(scorer)
-    limits = Limits(workers=1, queue=2, body=200_000, pixels=1_000_000, seconds=60)
+    limits = Limits(workers=1, queue=2, body=200_000, pixels=1_000_000, seconds=PATIENCE)
     with client_of(held, limits) as client, ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(post, client, seed) for seed in range(3)]
-        assert held.begun.acquire(timeout=30)
-        while "queue_length 2" not in client.get("/metrics").text:
-            time.sleep(0.01)
+        assert held.begun.acquire(timeout=PATIENCE)
+        wait_until(lambda: "queue_length 2" in client.get("/metrics").text)
         assert "images_in_flight 1" in client.get("/metrics").text
         refused = post(client)
         assert refused.status_code == 503
@@ -359,13 +357,9 @@ def test_what_takes_too_long_gets_an_answer_and_keeps_its_place(scorer, fits):
         fits(late)
         assert post(client).status_code == 503  # a thread cannot be stopped
         held.go.set()
-        for _ in range(1000):  # the thread ends a moment before its place is free
-            metrics = client.get("/metrics").text
-            if "images_in_flight 0" in metrics and "queue_length 0" in metrics:
-                break
-            time.sleep(0.01)
-        else:
-            pytest.fail("its place is kept from others")
+        # The thread ends a moment before its place is free.
+        free = {"images_in_flight 0", "queue_length 0"}
+        wait_until(lambda: all(one in client.get("/metrics").text for one in free))
 
 
 @pytest.mark.parametrize(
@@ -426,7 +420,7 @@ def service(small_run):
 
 def test_the_service_scores_and_ends_quietly(service, scorer):
     address, process = service
-    with httpx.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(10) as pool:
+    with httpx.Client(base_url=address, timeout=PATIENCE) as client, ThreadPoolExecutor(10) as pool:
         send = lambda seed: client.post("/score", content=png(seed), headers=BYTES)  # noqa: E731
         answers = list(pool.map(send, range(10)))
         for seed, answer in enumerate(answers):
@@ -435,7 +429,7 @@ def test_the_service_scores_and_ends_quietly(service, scorer):
         assert 'status="200"} 10' in client.get("/metrics").text
 
     host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as raw:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as raw:
         raw.sendall(
             b"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
             b"Content-Length: 99999999999\r\n\r\n"
@@ -447,5 +441,5 @@ def test_the_service_scores_and_ends_quietly(service, scorer):
     assert json.loads(answer.split(b"\r\n\r\n")[1])["error"].endswith("1048576 bytes")
 
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors) == (0, "", "")

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from PIL import Image
 
-from conftest import textured_image, write_set
+from conftest import PATIENCE, textured_image, wait_until, write_set
 from patchcluster import runfolder, watching
 from patchcluster.errors import InputError, RunError, SettingError, UnreadableImage
 from patchcluster.inputs import find_images
@@ -428,7 +428,7 @@ def test_what_was_there_may_be_left_out(quick, incoming):
     }
     ready = threading.Event()
     with closing(watch(quick, incoming, tell=lambda _: ready.set(), **options)) as rows:
-        threading.Thread(target=lambda: ready.wait(30) and new.write_bytes(b"2")).start()
+        threading.Thread(target=lambda: ready.wait(PATIENCE) and new.write_bytes(b"2")).start()
         assert next(rows).path == str(new)
         old.write_bytes(b"3")
         assert next(rows).path == str(old)
@@ -608,7 +608,7 @@ def test_a_command_is_told_of_flagged_images_whatever_their_names(quick, incomin
     assert not (incoming / "pwned").exists()
 
 
-def test_a_command_that_fails_or_hangs_is_told_and_ends_nothing(quick, incoming):
+def test_a_command_that_fails_or_hangs_is_told_and_ends_nothing(quick, incoming, monkeypatch):
     (incoming / "a.png").write_bytes(b"9")
     (incoming / "b.png").write_bytes(b"99")
     told = []
@@ -621,9 +621,16 @@ def test_a_command_that_fails_or_hangs_is_told_and_ends_nothing(quick, incoming)
     pid = incoming.parent / "pid"
     # What it starts is ended with it.
     line = f"sh -c 'sleep 600 & echo $! > {shlex.quote(str(pid))}; wait'"
-    take(quick, incoming, on_flagged=line, timeout=1, tell=told.append)
-    assert told[-1] == f"command for {str(incoming / 'c.png')!r}: not done within 1 s: ended"
-    assert has_ended(int(pid.read_text()))
+    usual = notices.Command._wait
+
+    def wait_when_it_hangs(self, process):
+        wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+        return usual(self, process)
+
+    monkeypatch.setattr(notices.Command, "_wait", wait_when_it_hangs)
+    take(quick, incoming, on_flagged=line, timeout=0.1, tell=told.append)
+    assert told[-1] == f"command for {str(incoming / 'c.png')!r}: not done within 0.1 s: ended"
+    wait_until(lambda: has_ended(int(pid.read_text())))
 
 
 def has_ended(pid):
@@ -649,7 +656,7 @@ class Receiver(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
-        self.server.free.wait(30)
+        self.server.free.wait(PATIENCE)
         body = self.rfile.read(int(self.headers["Content-Length"]))
         assert self.headers["Content-Type"] == "application/json"
         status = self.server.answers.pop(0) if self.server.answers else 200
@@ -779,7 +786,7 @@ class Watching:
 
     def end(self, number):
         self.process.send_signal(number)
-        out, errors = self.process.communicate(timeout=60)
+        out, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out, errors
 
 
@@ -805,8 +812,7 @@ def test_the_command_is_killed_and_goes_on(small_run, incoming, receiver):
     assert "was torn, and was taken off" in second.process.stderr.readline()
     second.wait_until_ready()
     assert second.row()["path"] == str(incoming / "2.png")
-    while len(taken(receiver)) < 2:
-        assert second.process.poll() is None
+    wait_until(lambda: len(taken(receiver)) == 2 or second.process.poll() is not None)
     code, out, errors = second.end(signal.SIGTERM)
     assert (code, out) == (0, "")
     assert "Traceback" not in errors

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import patchcluster
+from conftest import PATIENCE
 from patchcluster.devices import choose_device, choose_devices
 from patchcluster.errors import ClusterError
 from patchcluster.scanning import Scan, predict
@@ -40,7 +41,7 @@ class Squares:
 
     def on(self, device):
         assert device == CPU
-        return Squares(self.ahead, self.copies)
+        return type(self)(self.ahead, self.copies)
 
 
 JOBS = [(number, range(number % 4 + 1)) for number in range(60)]
@@ -57,7 +58,15 @@ def test_every_job_is_done_once(workers, ahead):
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_each_device_has_a_copy_and_a_thread_of_its_own(ahead):
-    work = Squares(ahead)
+    begun = threading.Barrier(3)
+
+    class Meeting(Squares):
+        def finish(self, ready):
+            if not self.finished:
+                begun.wait(PATIENCE)  # or two might do all before the third begins
+            return super().finish(ready)
+
+    work = Meeting(ahead)
     list(Devices([CPU, CPU, CPU], 3).map(work, JOBS))
     assert len(work.copies) == 3
     for copy in work.copies:
@@ -68,12 +77,16 @@ def test_each_device_has_a_copy_and_a_thread_of_its_own(ahead):
 
 @pytest.mark.parametrize(("threads", "each"), [(3, 1), (9, 2)])
 def test_jobs_side_by_side_are_done_once_with_a_share_of_the_threads(threads, each):
-    seen = []
+    seen, beside = [], threading.Event()
 
     class Seen(Squares):
         def finish(self, ready):
             seen.append(torch.get_num_threads())
-            return super().finish(ready)
+            found = super().finish(ready)
+            if len(set(self.finished)) > 1:
+                beside.set()
+            assert beside.wait(PATIENCE)  # or one thread might be done before another begins
+            return found
 
     work, usual = Seen(0, beside=True), torch.get_num_threads()
     assert dict(Here(threads).map(work, JOBS)) == EXPECTED

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
+from conftest import PATIENCE
 from faults.commands import RUN, use_small_batches
 from faults.processes import Command
 from faults.watching import in_order
@@ -76,7 +77,7 @@ class Reviewing:
             "X-Patchcluster": "review",
             "Content-Type": "application/json",
         }
-        connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=PATIENCE)
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import patchcluster
-from conftest import write_set
+from conftest import PATIENCE, write_set
 from faults.outcomes import Outcome, assert_one_line, invoke
 from patchcluster.errors import PatchclusterError
 
@@ -295,7 +295,7 @@ LABELS = {
 def test_damaged_labels_are_one_line(place, name):
     LABELS[name](place / "run")
     command = [sys.executable, "-m", "patchcluster", "review", "run", "--no-browser"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert_one_line(Outcome(done.returncode, done.stdout, done.stderr), "labels.sqlite")
 
 
