@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import patchcluster
-from conftest import PATIENCE, textured_image, wait_until, write_set
+from conftest import PATIENCE, run_command, textured_image, wait_until, write_set
+from faults.processes import Command
 from patchcluster.errors import RunError
 from patchcluster.labels import read_labels
 from patchcluster.review.group_names import find_names
@@ -169,13 +170,11 @@ def test_names_go_with_the_regions_of_a_group(tmp_path):
 class Server:
     """A review in a process of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "patchcluster", "review", str(folder), "--no-browser"]
-        self.process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.address = self.process.stdout.readline().strip()
-        assert self.address, self.process.stderr.read()
+    def __init__(self, folder: Path) -> None:
+        self.command = Command(("review", str(folder), "--no-browser"), folder.parent)
+        wait_until(lambda: "\n" in self.command.printed or self.command.has_ended())
+        assert self.command.printed.startswith("http"), self.command.printed
+        self.address = self.command.printed.splitlines()[0]
         self.port = urlsplit(self.address).port
         self.token = parse_qs(urlsplit(self.address).query)["token"][0]
 
@@ -209,18 +208,12 @@ class Server:
         return json.loads(content)
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def interrupt(self) -> tuple[int, str]:
-        self.process.send_signal(signal.SIGINT)
-        _, errors = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, errors
+        self.command.kill()
 
 
 @contextmanager
-def serve(folder: Path, *options: str) -> Iterator[Server]:
-    server = Server(folder, *options)
+def serve(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
     try:
         yield server
     finally:
@@ -419,26 +412,18 @@ def test_labels_as_csv_are_what_scan_reads(odd_run, tmp_path):
 def test_one_review_of_a_run_at_a_time_and_a_clean_end(small_run, tmp_path):
     folder = copy_of(small_run, tmp_path)
     with serve(folder) as running:
-        command = [sys.executable, "-m", "patchcluster", "review", str(folder), "--no-browser"]
-        second = subprocess.run(command, capture_output=True, text=True)
-        assert second.returncode == 1
-        assert f"is being reviewed by process {running.process.pid}" in second.stderr
-        taken = subprocess.run(
-            [*command[:4], str(small_run.folder), "--no-browser", "--port", str(running.port)],
-            capture_output=True,
-            text=True,
-        )
-        assert taken.returncode == 1
+        second = run_command("review", folder, "--no-browser")
+        assert second.exit_code == 1
+        assert f"is being reviewed by process {running.command.pid}" in second.stderr
+        taken = run_command("review", small_run.folder, "--no-browser", "--port", running.port)
+        assert taken.exit_code == 1
         assert "cannot listen on port" in taken.stderr
         assert running.get("/api/run")["version"] == 0
-        code, errors = running.interrupt()
-    assert code == 0
-    assert "Traceback" not in errors
+        running.command.interrupt()
+        assert "Traceback" not in running.command.printed
     (tmp_path / "photos").mkdir()
-    missing = subprocess.run(
-        [*command[:4], str(tmp_path / "photos")], capture_output=True, text=True
-    )
-    assert missing.returncode == 1
+    missing = run_command("review", tmp_path / "photos")
+    assert missing.exit_code == 1
     assert missing.stderr.startswith("patchcluster: ")
     assert not list((tmp_path / "photos").iterdir())
 
@@ -468,8 +453,8 @@ def test_the_token_is_on_no_command_line(small_run, tmp_path):
 def test_it_follows_what_another_process_does_to_the_run(small_run, tmp_path):
     folder = copy_of(small_run, tmp_path)
     with serve(folder) as running:
-        command = [sys.executable, "-m", "patchcluster", "report", str(folder), "--flag-top", "5"]
-        subprocess.run(command, check=True, capture_output=True)
+        command = Command(("report", str(folder), "--flag-top", "5"), tmp_path)
+        command.finish()
         assert running.get("/api/changes?since=0")["version"] == 1
         assert sum(one["flagged"] for one in running.get("/api/run")["images"]) == 5
         (folder / "run.json").rename(folder / "away.json")  # as if in the middle of a change
