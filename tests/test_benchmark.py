@@ -308,6 +308,7 @@ def test_figures_are_drawn(whole):
 # --- a start after a kill, and other starts -----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(dataset, tmp_path):
     undisturbed = benchmark(dataset, tmp_path / "undisturbed", **QUICK)
     told = []

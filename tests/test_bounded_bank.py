@@ -101,6 +101,7 @@ def group(grids):
     assert all(region.group for of_image in found for region in of_image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [fit, group])
 def test_nothing_small_is_kept_between_patches_that_go(step, rng):
     # It would lie where the next patches could, and memory would grow by those of all images.
@@ -372,6 +373,7 @@ def test_killed_while_its_patches_were_kept_it_takes_them_up_again(bounded, tmp_
     assert names == [path.name for path in runfolder.kept_paths(bounded.folder)]
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
     images = tmp_path / "images"
     write_set(images, 10)
@@ -401,6 +403,7 @@ patchcluster.scan(images, out, size=(320,), bank_images=20, progress=progress)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is Linux's")
 def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path):
     write_set(tmp_path / "many", 300)

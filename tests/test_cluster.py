@@ -26,9 +26,12 @@ import ray  # isort: skip
 from ray.cluster_utils import Cluster  # isort: skip
 
 # Ray's own: sockets and files of what it starts are left to the end of the process.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 SIZE = (64,)
 IDLE, AT_WORK = "ray::_Worker", "ray::_Worker.do"  # how Ray names the process of a worker

@@ -9,6 +9,8 @@ from PIL import Image
 
 from conftest import textured_image, write_set
 
+pytestmark = pytest.mark.slow
+
 # A process that starts one: the peak of a child is at least that of who started it.
 MEASURE = """
 import resource, subprocess, sys

@@ -259,6 +259,7 @@ def test_reverse_distillation_is_the_sum_of_cosine_distances_over_the_stages():
     np.testing.assert_allclose(method.score(patches[:3]), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_reverse_distillation_learns_to_give_back_and_an_odd_image_is_not_given_back():
     patches, _ = stage_patches(20)
     new, _ = stage_patches(20)
@@ -273,6 +274,7 @@ def test_reverse_distillation_learns_to_give_back_and_an_odd_image_is_not_given_
     assert inside > 3 * scores[[0, 1, 2, 3]].mean()
 
 
+@pytest.mark.slow
 def test_reverse_distillation_stops_early_and_keeps_the_best_state():
     patches, _ = stage_patches(20)
     epochs = []
@@ -482,6 +484,7 @@ def similar_patches(count, seed=0):
     return torch.from_numpy((common + 0.5 * rng.normal(size=(count, 4, 6, 13))).astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("gap", [1.35, 1.02, math.inf])
 def test_plus_compares_again_as_if_anew(kernels, gap, monkeypatch):

@@ -82,6 +82,7 @@ def test_where_nothing_fits_it_says_what_the_least_needs(paths, backbone):
     assert parse_bytes(amount) == pytest.approx(least, rel=0.05)
 
 
+@pytest.mark.slow
 def test_of_very_many_images_a_bank_of_some_is_what_fits(paths, backbone):
     """By the prediction; docs/scale.md has how it compares with what scans took."""
     one = make_planner(paths, backbone).candidates[0]

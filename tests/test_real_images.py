@@ -10,6 +10,8 @@ from scipy.stats import spearmanr
 
 import patchcluster
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bottle(shared_data, tmp_path_factory):
