@@ -107,7 +107,7 @@ def test_metrics_that_the_truth_does_not_allow_are_none():
     assert image_metrics(np.array([1.0, 2.0]), np.array([True, True])) == (None, None, None)
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31))
 def test_image_metrics_agree_with_scikit_learn(seed):
     rng = np.random.default_rng(seed)
