@@ -6,15 +6,23 @@ READY := .venv/.ready
 # As patchcluster sets it for itself: see src/patchcluster/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-faults test-wheel test-datasets docs lint bench bench-scale quality sbom audit clean
+.PHONY: demo test test-all test-faults test-wheel test-datasets docs lint bench bench-scale quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
 
+# The tests to run after each change. Two processes, of one thread each: with more, two cores would
+# be shared by four threads. ARGS='-n 0 FILE' runs in this process, for a debugger.
+ON_TWO_CORES := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(ON_TWO_CORES) $(ARGS)
 
-# Hostile files, and what `make test` leaves out: kills, full disks, two processes on one run.
+# What must pass before a change lands.
+test-all: $(READY)
+	$(ON_TWO_CORES) -m 'not faults and not wheel'
+	$(MAKE) test-faults test-wheel test-datasets
+
+# Kills, full disks, hostile files, two processes on one run.
 test-faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m '' -rs
 

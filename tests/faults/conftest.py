@@ -1,7 +1,6 @@
 """Counts what the tests of faults found: one case a test; a test that fails is a case lost."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("faults.commands")  # which is imported when it is needed
 
-_HERE = Path(__file__).parent
 _outcomes: dict[str, str] = {}  # of the tests in this folder that were tried, by id
 
 
@@ -30,17 +28,12 @@ def _nothing_left_running() -> Iterator[None]:
     processes.end_all()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Iterator[None]:
-    report = yield
-    if _HERE in item.path.parents:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "faults/" in report.nodeid.partition("::")[0]:
         if report.failed:
-            _outcomes[item.nodeid] = "lost"
+            _outcomes[report.nodeid] = "lost"
         elif report.passed and report.when == "call":
-            _outcomes.setdefault(item.nodeid, "survived")
-    return report
+            _outcomes.setdefault(report.nodeid, "survived")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,6 +11,8 @@ import patchcluster
 from conftest import write_set
 from faults.decoding import make_cases
 
+pytestmark = pytest.mark.faults
+
 CASES = make_cases()
 
 

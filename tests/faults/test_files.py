@@ -24,6 +24,8 @@ from faults.outcomes import (
 )
 from patchcluster.errors import InputError, RunError
 
+pytestmark = pytest.mark.faults
+
 CASES = make_cases()
 SMALL = ("--size", 64, "--quiet")
 

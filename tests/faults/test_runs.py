@@ -21,6 +21,8 @@ from conftest import PATIENCE, write_set
 from faults.outcomes import Outcome, assert_one_line, invoke
 from patchcluster.errors import PatchclusterError
 
+pytestmark = pytest.mark.faults
+
 SECRET = b"what nobody has asked for"
 # Every command that reads a run, on the run "run" beside new images in "images".
 READERS = (

@@ -16,6 +16,8 @@ from conftest import textured_image, write_set
 from faults.outcomes import assert_one_line, invoke
 from patchcluster.methods import METHODS
 
+pytestmark = pytest.mark.faults
+
 SMALL = ("--size", 64, "--quiet")
 
 

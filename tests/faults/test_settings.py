@@ -15,6 +15,8 @@ import patchcluster
 from conftest import write_set
 from faults.outcomes import Outcome, assert_one_line, assert_usage, invoke
 
+pytestmark = pytest.mark.faults
+
 SCAN = ("scan", "images", "-o", "run", "--quiet")
 
 
