@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -141,10 +142,18 @@ def test_labels_that_do_not_fit_the_set_are_refused():
 # --- a run --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 10 images, of which the last 3 have a blot. Do not change it."""
+    root = tmp_path_factory.mktemp("labels")
+    write_set(root / "images", 10, 3)
+    return patchcluster.scan(root / "images", root / "run", size=SIZE)
+
+
 @pytest.fixture
-def run(tmp_path):
-    write_set(tmp_path / "images", 10, 3)
-    return patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+def run(finished, tmp_path):
+    """The same, to be changed."""
+    return patchcluster.load_run(shutil.copytree(finished.folder, tmp_path / "run"))
 
 
 def fresh(run, folder, **given):

@@ -640,6 +640,7 @@ def test_a_scan_from_s3_to_s3_is_that_of_local_folders(s3, images, local, reques
     assert [line for line in changes if ".writable" not in line] == []
 
 
+@pytest.mark.slow
 def test_a_scan_that_is_killed_twice_ends_as_if_undisturbed(s3, local):
     out, small = "s3://bucket/runs/killed", "import patchcluster.remote as r; r._AT_A_TIME = 4\n"
     kill_scan("features", "s3://bucket/a set", out)

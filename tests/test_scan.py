@@ -425,12 +425,21 @@ def test_a_scan_interrupted_as_it_began_goes_on(tmp_path, finished):
     assert names[0] == names[1]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The run of a scan that is not killed, of images that lie beside it."""
+    root = tmp_path_factory.mktemp("killed")
+    write_set(root / "images", 10)
+    scan_apart(root / "images", root / "undisturbed")
+    return root / "undisturbed"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["features", "compare", "maps"])
-def test_killed_and_started_again_it_goes_on_and_the_scores_are_identical(tmp_path, step):
-    images = tmp_path / "images"
-    write_set(images, 10)
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    scan_apart(images, undisturbed)
+def test_killed_and_started_again_it_goes_on_and_the_scores_are_identical(
+    undisturbed, tmp_path, step
+):
+    images, killed = undisturbed.parent / "images", tmp_path / "killed"
     kill_scan(step, images, killed)
     with pytest.raises(RunError, match="not finished"):
         patchcluster.load_run(killed)

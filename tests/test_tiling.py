@@ -253,6 +253,7 @@ def test_a_tiled_run_is_read_back_by_its_rule(tiled):
     assert tiled.scores[tiled.index("7.png")] == pytest.approx(top.mean() - offset, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_of_a_tiled_scan_is_predicted(folder, tmp_path):
     """In a process of its own, as the peak of this one is not that of the scan."""
     code = (
