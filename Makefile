@@ -6,7 +6,7 @@ READY := .venv/.ready
 # As patchcluster sets it for itself: see src/patchcluster/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-all test-faults test-wheel test-datasets docs lint bench bench-scale quality sbom audit clean
+.PHONY: demo test test-all test-slow test-faults test-wheel test-datasets docs lint bench bench-scale quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -17,14 +17,16 @@ ON_TWO_CORES := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(READY)
 	$(ON_TWO_CORES) $(ARGS)
 
-# What must pass before a change lands.
-test-all: $(READY)
-	$(ON_TWO_CORES) -m 'not faults and not wheel'
-	$(MAKE) test-faults test-wheel test-datasets
+# What must pass before a change lands; make -k goes on after a failure.
+test-all: test test-slow test-faults test-wheel test-datasets
+
+# What takes too long to run after each change.
+test-slow: $(READY)
+	$(ON_TWO_CORES) -m slow -rs
 
 # Kills, full disks, hostile files, two processes on one run.
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults -m '' -rs
+	$(ON_TWO_CORES) tests/faults -m '' -rs
 
 # The packages are built, the wheel is installed into an empty environment (of WHEEL_PYTHON, if it is
 # set) and used there: 7 GB for a while, and the package index.

@@ -96,7 +96,13 @@ WRONG_TOKENS = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+HEAVY = 40  # GMAC: seconds a network; most have a smaller one of their kind in the table
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(row.name, marks=pytest.mark.slow if row.gmacs > HEAVY else ()) for row in ROWS],
+)
 def test_a_dot_lights_the_map_where_it_is(name):
     if name.removesuffix(".in1k") in EMBEDDED:
         # Without their weights the norms of EfficientNets leave little of what is in a picture.
