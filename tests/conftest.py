@@ -2,6 +2,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -57,6 +58,13 @@ def write_set(folder: Path, count: int = 8, blots: int = 1, size: int = 96) -> l
     return paths
 
 
+def pytest_configure() -> None:
+    # Whatever a shell script starts in the background ignores SIGINT, and so would all that the
+    # tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_command(*words: object) -> Result:
     """The command in this process, which has torch already; what it does not catch is raised."""
     return CliRunner().invoke(cli.app, [*map(str, words)], catch_exceptions=False)
@@ -68,6 +76,11 @@ def wait_until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < end, "it has not come about"
         time.sleep(0.01)
+
+
+def wait_for_the_hub() -> None:
+    """Wait for threads of earlier tests that ask whether the hub can be reached."""
+    wait_until(lambda: not any("(_ask)" in thread.name for thread in threading.enumerate()))
 
 
 @pytest.fixture(scope="session")

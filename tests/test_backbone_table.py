@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 import patchcluster
-from conftest import textured_image
+from conftest import textured_image, wait_for_the_hub
 from patchcluster.backbone_table import COST_SIZE, ROWS
 from patchcluster.backbones import EMBEDDED, Backbone, _build, describe, load_backbone
 from patchcluster.cli import app
@@ -182,6 +182,7 @@ def test_a_tag_that_does_not_exist_is_an_error_that_names_those_that_do(tmp_path
 @pytest.fixture
 def offline(monkeypatch):
     """Whoever asks for the network fails at once; the places that were asked for."""
+    wait_for_the_hub()
     asked = []
 
     def refuse(*given, **_):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from PIL import Image
 
-from conftest import PATIENCE, textured_image, wait_until, write_set
+from conftest import PATIENCE, textured_image, wait_for_the_hub, wait_until, write_set
 from patchcluster import runfolder, watching
 from patchcluster.errors import InputError, RunError, SettingError, UnreadableImage
 from patchcluster.inputs import find_images
@@ -754,6 +754,7 @@ def test_scoring_does_not_wait_for_a_webhook(quick, incoming, receiver):
 
 
 def test_nothing_is_sent_unless_asked(quick, incoming, monkeypatch):
+    wait_for_the_hub()
     events = []
     monkeypatch.setattr("socket.socket.connect", lambda *args: events.append(args))
     put(incoming, b"9")
