@@ -27,6 +27,7 @@ from patchcluster.benchmark.tables import (
 from patchcluster.datasets import SETTINGS, read_dataset
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import METHODS, MuSc, PaDiM, PatchCluster, PatchCoreLOF, SpadeCluster
+from patchcluster.metrics import PixelMetrics
 from patchcluster.patches import patch_grid
 
 SIZE = 64  # of the network's input; images are 96 pixels wide
@@ -51,6 +52,14 @@ def write_category(root, name, train=5, good=3, bad=4, first=0):
         path = root / name / part / kind / f"{i:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_histograms():
+    """Bins of pixel metrics for images of 64 pixels: a million would cost more than the methods."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PixelMetrics.__init__, "__defaults__", (1 << 14,))
+        yield
 
 
 @pytest.fixture(scope="module")
