@@ -56,6 +56,7 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 }
+LONG = {"README.md", "docs/cli.md", "docs/presets.md"}  # take seconds to follow
 SIZE = 64
 SIDE = 160  # of the drawn images
 DEFECTIVE = (3, 8)  # of the photos, by number
@@ -357,7 +358,10 @@ def imports_of(code):
             yield node.module
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in PAGES],
+)
 def test_what_a_page_says_works(name, workshop, services, tmp_path, monkeypatch):
     shutil.copytree(workshop, tmp_path / "here", symlinks=True)
     monkeypatch.chdir(tmp_path / "here")
