@@ -285,7 +285,9 @@ def test_a_token_is_asked_for_by_all_but_health(scorer, fits):
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 def test_no_body_brings_it_down(client, fits, data):
