@@ -184,6 +184,7 @@ def score():
     return score
 
 
+@pytest.mark.slow
 def test_a_defect_that_is_moved_across_a_border_keeps_its_score(score):
     def peaks(centre_x, tiled):
         """Highest scores near the defect, in the middle row of the image."""
@@ -199,6 +200,7 @@ def test_a_defect_that_is_moved_across_a_border_keeps_its_score(score):
     np.testing.assert_allclose(across, peaks(SIDE // 2, False), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_maps_of_ordinary_surfaces_are_those_of_the_image_in_one_piece(score):
     images = [surface(seed, SIDE) for seed in (96, 97, 98)]
     tiled, whole = ([score(image, which) for image in images] for which in (True, False))
