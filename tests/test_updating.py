@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import patchcluster
-from conftest import textured_image, write_set
+from conftest import run_command, textured_image, write_set
 from patchcluster import runfolder, scanning
 from patchcluster.comparing import ImageSet, load_batches, read_comparison
 from patchcluster.errors import InputError, RunError, SettingError, WeightsError
@@ -413,6 +413,7 @@ patchcluster.update(run, add=added, remove="part3.png", progress=progress)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [WHOLE, BOUNDED], ids=["whole", "bounded"])
 def test_killed_at_any_step_the_run_is_the_old_one_or_can_be_finished(images, tmp_path, given):
     run = scan_of(names_of(images, 0, 9), tmp_path / "run", given)
@@ -442,13 +443,10 @@ def test_killed_at_any_step_the_run_is_the_old_one_or_can_be_finished(images, tm
 
 def test_on_the_command_line(images, tmp_path):
     run = scan_of(names_of(images, 0, 8), tmp_path / "run", WHOLE)
-    command = [sys.executable, "-m", "patchcluster", "update", str(run.folder)]
-    nothing = subprocess.run(command, capture_output=True, text=True)
-    assert nothing.returncode == 2
+    nothing = run_command("update", run.folder)
+    assert nothing.exit_code == 2
     assert "nothing to do: give --add INPUT or --remove NAME" in nothing.stderr
-    done = subprocess.run(
-        [*command, "--add", names_of(images, 9, 10)[0], "--remove", "part0.png", "--json"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    added = names_of(images, 9, 10)[0]
+    done = run_command("update", run.folder, "--add", added, "--remove", "part0.png", "--json")
     assert json.loads(done.stdout)["images"] == len(run)
     assert "1 images to add, 1 to remove" in done.stderr
