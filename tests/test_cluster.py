@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import patchcluster
-from conftest import write_set
+from conftest import PATIENCE, write_set
 from killing import kill_scan
 from patchcluster import runfolder, storage
 from patchcluster.errors import ClusterError, InputError, SettingError
@@ -44,6 +44,7 @@ def small_batches():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("patchcluster.extraction.BATCH_PIXELS", 64 * 64)
         patch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1)
+        patch.setattr(product, "_PATIENCE", PATIENCE)
         yield
 
 
@@ -63,11 +64,11 @@ def local(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A cluster with one node; a dead node is noticed after seconds, not half a minute."""
+    """A cluster with one node; that a node has ended is noticed after seconds."""
     config = {
         "health_check_initial_delay_ms": 1000,
         "health_check_period_ms": 500,
-        "health_check_timeout_ms": 1000,
+        "health_check_timeout_ms": 60_000,  # or one that others keep from answering is dead too
         "health_check_failure_threshold": 3,
     }
     with pytest.MonkeyPatch.context() as patch:
