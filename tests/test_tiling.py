@@ -232,6 +232,7 @@ def tiled(folder, tmp_path_factory):
     return patchcluster.scan(folder, tmp_path_factory.mktemp("run") / "run", size=(256,), tile=True)
 
 
+@pytest.mark.slow
 def test_a_small_defect_in_a_large_image_is_found_with_tiles_only(folder, tiled, tmp_path):
     def margin(run):
         """How far the defect stands out of the others, in units of their spread."""
@@ -245,6 +246,7 @@ def test_a_small_defect_in_a_large_image_is_found_with_tiles_only(folder, tiled,
     assert margin(tiled) > 3 * margin(plain)
 
 
+@pytest.mark.slow
 def test_a_tiled_run_is_read_back_by_its_rule(tiled):
     assert tiled.grid("7.png").shape == (64, 64)
     assert tiled.info.map_rule["native_from"] == 256

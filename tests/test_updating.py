@@ -79,6 +79,7 @@ def assert_equal(run, fresh):
     assert thumbnails[0] == thumbnails[1] == len(run.paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [WHOLE, BOUNDED, ROI, {**ROI, **BOUNDED}, SIZES, OTHER],
@@ -155,6 +156,7 @@ def test_of_comparisons_of_another_version_nothing_is_taken(images, tmp_path, mo
     assert_equal(patchcluster.update(run, add=added), fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", ["blocks", "names", "rows", "type"])
 def test_comparisons_that_cannot_be_of_the_run_are_made_anew(edit, images, tmp_path, monkeypatch):
     monkeypatch.setattr("patchcluster.methods.patchcluster_plus._REFERENCES", 1)
@@ -265,6 +267,7 @@ def test_they_are_copied_where_the_file_system_knows_no_links(settled, monkeypat
     assert not before & {path.stat().st_ino for path in comparisons_of(run.folder)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "edit", ["distances", "kinds", "neighbours", "near_duplicates", "pairs", "explained", "trace"]
 )
