@@ -70,6 +70,7 @@ def nodes():
         "health_check_period_ms": 500,
         "health_check_timeout_ms": 60_000,  # or one that others keep from answering is dead too
         "health_check_failure_threshold": 3,
+        "worker_register_timeout_seconds": 600,  # a start imports much, beside whatever else runs
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
