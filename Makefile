@@ -43,14 +43,13 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks examples experiments hatch_build.py docs
-	$(BIN)/ruff format --check src tests benchmarks examples experiments hatch_build.py docs
+	$(BIN)/ruff check src tests benchmarks examples experiments docs
+	$(BIN)/ruff format --check src tests benchmarks examples experiments docs
 	$(BIN)/mypy
 
 # PEER=python of an environment with anomalib, see benchmarks/peers/anomalib_peer.py.
 MVTEC := $(wildcard ../shared/data/mvtec)
 bench: $(READY)
-	$(BIN)/python -m pip install --quiet 'faiss-cpu>=1.9'
 	$(BIN)/python benchmarks/neighbours.py $(MVTEC)
 	$(BIN)/python benchmarks/coreset.py $(PEER)
 	$(BIN)/python benchmarks/features.py
@@ -58,7 +57,6 @@ bench: $(READY)
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/predictions.py
-	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/bank.py
 	$(if $(and $(PEER),$(MVTEC)),$(BIN)/python benchmarks/patchcore.py $(MVTEC)/bottle $(PEER))
@@ -91,7 +89,7 @@ audit:
 clean:
 	rm -rf .venv .tools dist site sbom.json demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard src/patchcluster/*.[ch])
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

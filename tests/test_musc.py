@@ -1,19 +1,14 @@
 """MuSc and its search against float64 evaluations of their formulas."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import patchcluster
 from conftest import write_set
 from patchcluster.errors import SettingError
 from patchcluster.methods import MuSc
-from patchcluster.neighbors import nearest_per_block
 from patchcluster.patches import patch_grid
 
 SHAPES = ((4, 5), (3, 3), (6, 2), (5, 5), (2, 4))
@@ -247,83 +242,6 @@ def test_predicted_memory_covers_the_banks(channels, strides):
     rng = torch.Generator().manual_seed(0)
     patches = torch.randn(6, 8, 8, sum(channels), generator=rng)
     method = MuSc(stages=channels, strides=strides).fit(patches)
-    held = 0
-    for bank in method._banks:
-        held += bank.blocks.rows.nbytes
-        if bank.blocks.screen is not None:
-            screen = bank.blocks.screen
-            held += screen.words.nbytes + sum(numbers.nbytes for numbers in screen._numbers)
+    held = sum(bank.blocks.rows.nbytes for bank in method._banks)
     counted = 8 * patches.numel()  # what costs.predict_memory allows for banks and samples
     assert held <= counted + method.extra_memory(6, 64, sum(channels))
-
-
-# --- nearest_per_block --------------------------------------------------------------------------
-
-
-def per_block64(queries, bank, offsets):
-    """All minima [q, blocks] in float64, by the definition."""
-    q, b = queries.astype(np.float64), bank.astype(np.float64)
-    distances = np.sqrt(((q[:, None] - b[None]) ** 2).sum(-1))
-    return np.stack([distances[:, start:stop].min(1) for start, stop in pairwise(offsets)], 1)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    q=st.integers(1, 30),
-    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=9),
-    c=st.integers(1, 20),
-    offset=st.sampled_from([0.0, 1000.0]),
-    kernels=st.booleans(),
-    pairs=st.sampled_from([1, 40, 1 << 19]),
-    seed=st.integers(0, 2**31),
-)
-def test_nearest_per_block_equals_direct_float64_search(q, sizes, c, offset, kernels, pairs, seed):
-    rng = np.random.default_rng(seed)
-    offsets = [0, *np.cumsum(sizes).tolist()]
-    queries = (offset + rng.normal(size=(q, c))).astype(np.float32)
-    bank = (offset + rng.normal(size=(offsets[-1], c))).astype(np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("patchcluster.neighbors._PAIRS", pairs)
-        if not kernels:
-            patch.setattr("patchcluster.kernels.library", lambda: None)
-        distances = nearest_per_block(queries, bank, offsets)
-    assert distances.dtype == np.float32
-    # float32 holds a value near 1000 to 6e-5: what the input cannot hold cannot be asked for.
-    expected = per_block64(queries, bank, offsets)
-    np.testing.assert_allclose(distances, expected, rtol=2e-5, atol=1e-6 + 2e-6 * offset)
-
-
-@pytest.mark.parametrize("kernels", [True, False])
-def test_nearest_per_block_of_rows_much_alike(monkeypatch, kernels):
-    """Rows of length 1 that differ by a thousandth: squares of float32 do not tell them apart."""
-    if not kernels:
-        monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
-    rng = np.random.default_rng(0)
-    noise = 1e-3 * rng.normal(size=(2, 8, 50, 24))
-    rows = rng.normal(size=(8, 1, 24)) + noise
-    rows = (rows / np.linalg.norm(rows, axis=3, keepdims=True)).astype(np.float32)
-    queries, bank = rows.reshape(2, 400, 24)
-    offsets = list(range(0, 401, 25))
-    distances = nearest_per_block(queries, bank, offsets)
-    expected = per_block64(queries, bank, offsets)
-    assert expected.min() < 1e-3
-    np.testing.assert_allclose(distances, expected, rtol=1e-3)
-
-
-def test_nearest_per_block_takes_tensors_and_float64():
-    rng = np.random.default_rng(0)
-    queries, bank = rng.normal(size=(9, 5)), rng.normal(size=(12, 5))
-    distances = nearest_per_block(torch.from_numpy(queries), torch.from_numpy(bank), [0, 4, 5, 12])
-    assert distances.dtype == torch.float64
-    np.testing.assert_allclose(distances, per_block64(queries, bank, [0, 4, 5, 12]), rtol=1e-12)
-
-
-@pytest.mark.parametrize("offsets", [[], [0], [0, 4], [1, 5], [0, 3, 3, 5], [0, 6], [0, 4, 2, 5]])
-def test_blocks_that_do_not_cover_the_bank_are_an_error(offsets):
-    with pytest.raises(SettingError, match="ascend from 0 to 5"):
-        nearest_per_block(np.zeros((2, 3)), np.zeros((5, 3)), offsets)
-
-
-def test_wrong_shapes_are_an_error_that_shows_them():
-    with pytest.raises(SettingError, match=r"\(1, 2\).*\(3, 4\)"):
-        nearest_per_block(torch.zeros(1, 2), torch.zeros(3, 4), [0, 3])

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcluster import screening
+from patchcluster import neighbors
 from patchcluster.errors import SettingError
-from patchcluster.neighbors import QUERY_TILE, BlockBank, nearest
+from patchcluster.neighbors import Blocks, nearest
 
 
 def distances64(queries: np.ndarray, bank: np.ndarray) -> np.ndarray:
@@ -41,17 +41,33 @@ def test_nearest_equals_direct_float64_search(q, m, c, offset, seed, data):
     assert all(len(set(row)) == k for row in indices.tolist())
 
 
-def test_nearest_over_several_tiles_of_queries_and_bank(monkeypatch):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])  # by faiss, and by torch
+def test_nearest_over_several_tiles_of_queries_and_bank(dtype, monkeypatch):
     monkeypatch.setattr("patchcluster.neighbors._BANK_TILE", 100)
     monkeypatch.setattr("patchcluster.neighbors.QUERY_TILE", 30)
     monkeypatch.setattr("patchcluster.neighbors._GATHER", 500)
     rng = np.random.default_rng(0)
-    queries, bank = rng.normal(size=(70, 16)), rng.normal(size=(350, 16))
+    queries = rng.normal(size=(70, 16)).astype(dtype)
+    bank = rng.normal(size=(350, 16)).astype(dtype)
     distances, indices = nearest(queries, bank, 12)
     truth = distances64(queries, bank)
     np.testing.assert_array_equal(indices, truth.argsort(1)[:, :12])
-    np.testing.assert_allclose(distances, np.sort(truth, 1)[:, :12], rtol=1e-12)
-    assert distances.dtype == np.float64
+    rtol = 1e-12 if dtype == np.float64 else 1e-6
+    np.testing.assert_allclose(distances, np.sort(truth, 1)[:, :12], rtol=rtol)
+    assert distances.dtype == dtype
+
+
+def test_both_ways_of_search_find_the_same():
+    """As on the CPU and on a GPU; rows much alike, far from the origin."""
+    generator = torch.Generator().manual_seed(0)
+    bank = 30 + torch.randn(2000, 24, generator=generator)
+    queries = bank[::7] + 0.01 * torch.randn(286, 24, generator=generator)
+    centre = bank.mean(0)
+    by_faiss, by_torch = (
+        find(queries - centre, bank - centre, 9).sort(1).values
+        for find in (neighbors._find_by_faiss, neighbors._find_by_torch)
+    )
+    assert (by_faiss == by_torch).float().mean() > 0.999
 
 
 def test_identical_rows_have_distance_zero():
@@ -79,96 +95,55 @@ def test_wrong_shapes_are_an_error_that_shows_them():
         nearest(torch.zeros(1, 2), torch.zeros(3, 4), 1)
 
 
-def block_minima64(queries: np.ndarray, rows: np.ndarray, offsets: list[int]) -> np.ndarray:
-    all_distances = distances64(queries, rows)
-    return np.stack([all_distances[:, a:b].min(1) for a, b in pairwise(offsets)], 1)
+# --- blocks -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
-@given(sizes=st.lists(st.integers(1, 12), min_size=2, max_size=8), seed=st.integers(0, 2**31))
-def test_blocks_of_a_complete_bank_equal_direct_search(sizes, seed):
+def per_block64(queries, bank, offsets):
+    """All minima [q, blocks] in float64, by the definition."""
+    distances = distances64(queries, bank)
+    return np.stack([distances[:, start:stop].min(1) for start, stop in pairwise(offsets)], 1)
+
+
+def nearest_of_each(queries, bank, offsets):
+    """Of arrays, centred as `Blocks` asks for."""
+    rows, asked = torch.from_numpy(bank), torch.from_numpy(queries)
+    centre = rows.mean(0)
+    distances, found = Blocks(rows - centre, offsets).nearest_of_each(asked - centre)
+    return distances.numpy(), found.numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    q=st.integers(1, 30),
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=9),
+    c=st.integers(1, 20),
+    offset=st.sampled_from([0.0, 1000.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_nearest_of_each_block_equals_direct_float64_search(q, sizes, c, offset, seed):
     rng = np.random.default_rng(seed)
     offsets = [0, *np.cumsum(sizes).tolist()]
-    rows = rng.normal(size=(offsets[-1], 6)).astype(np.float32)
-    own = np.repeat(np.arange(len(sizes)), sizes)
-    bank = BlockBank(torch.from_numpy(rows), offsets, torch.arange(len(rows)))
-    k = len(sizes) - 1
-    left_out = torch.from_numpy(own[:, None] == np.arange(len(sizes)))
-    distances, found, _ = bank.nearest_blocks(torch.from_numpy(rows), k, k, left_out)
-    minima = block_minima64(rows, rows, offsets)
-    minima[np.arange(len(rows)), own] = np.inf
-    np.testing.assert_allclose(distances, np.sort(minima, 1)[:, :k], rtol=1e-5, atol=1e-6)
-    blocks = own[found.numpy()]
-    every = [sorted({*row, mine}) for row, mine in zip(blocks, own, strict=True)]
-    assert every == [list(range(len(sizes)))] * len(rows)
-    exact = np.take_along_axis(distances64(rows, rows), found.numpy(), 1)
-    np.testing.assert_allclose(distances, exact, rtol=1e-5, atol=1e-6)
+    queries = (offset + rng.normal(size=(q, c))).astype(np.float32)
+    bank = (offset + rng.normal(size=(offsets[-1], c))).astype(np.float32)
+    distances, rows = nearest_of_each(queries, bank, offsets)
+    assert distances.dtype == np.float32
+    # float32 holds a value near 1000 to 6e-5: what the input cannot hold cannot be asked for.
+    close = {"rtol": 2e-5, "atol": 1e-6 + 2e-6 * offset}
+    np.testing.assert_allclose(distances, per_block64(queries, bank, offsets), **close)
+    named = np.take_along_axis(distances64(queries, bank), rows, 1)
+    np.testing.assert_allclose(distances, named, **close)
+    assert (rows >= offsets[:-1]).all()
+    assert (rows < offsets[1:]).all()
 
 
-def test_candidates_are_searched_in_full():
-    """Block 1 has the nearest row outside the sample, and is found through a sampled one."""
-    rows = torch.tensor([[5.0], [9.0], [2.0], [0.1], [4.0], [8.0]])
-    bank = BlockBank(rows, [0, 2, 4, 6], torch.tensor([0, 2, 4]))
-    distances, found, _ = bank.nearest_blocks(torch.zeros(1, 1), 1, candidates=1)
-    assert found.tolist() == [[3]]
-    assert distances[0, 0] == pytest.approx(0.1)
-
-
-@pytest.mark.skipif(not screening.available(), reason="the 8-bit kernels are not there")
-@pytest.mark.parametrize("spread", [0.02, 1.0])
-def test_all_machines_choose_the_same_blocks(monkeypatch, spread):
-    rng = np.random.default_rng(3)
-    centres = rng.normal(size=(30, 1, 20))  # 30 blocks that differ hardly or much within
-    rows = (centres + spread * rng.normal(size=(30, 40, 20))).reshape(-1, 20).astype(np.float32)
-    bank, sample = torch.from_numpy(rows), torch.arange(0, len(rows), 3)
-    offsets, queries = list(range(0, 1201, 40)), torch.from_numpy(rows[::7] + np.float32(0.01))
-    with_kernels = BlockBank(bank, offsets, sample).nearest_blocks(queries, 3, 4)
-    monkeypatch.setattr("patchcluster.kernels.library", lambda: None)
-    without = BlockBank(bank, offsets, sample).nearest_blocks(queries, 3, 4)
-    torch.testing.assert_close(with_kernels[0], without[0])
-    assert with_kernels[1].tolist() == without[1].tolist()
-    assert with_kernels[2].blocks.tolist() == without[2].blocks.tolist()
-    assert with_kernels[2].before.tolist() == without[2].before.tolist()
-
-
-def test_queries_over_several_tiles_agree_with_one_at_a_time():
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(60, 8, generator=generator)
-    queries = torch.randn(QUERY_TILE + 5, 8, generator=generator)
-    bank = BlockBank(rows, [0, 20, 40, 60], torch.arange(0, 60, 2))
-    together = bank.nearest_blocks(queries, 2, 3)[0]
-    last = bank.nearest_blocks(queries[-3:], 2, 3)[0]
-    torch.testing.assert_close(together[-3:], last)
-
-
-def test_too_few_other_blocks_are_an_error():
-    bank = BlockBank(torch.zeros(2, 1), [0, 1, 2], torch.arange(2))
-    with pytest.raises(SettingError, match="there are 1 others"):
-        bank.nearest_blocks(torch.zeros(1, 1), 2, 2, torch.tensor([[True, False]]))
-
-
-def test_blocks_before_the_last_gap_are_left_out():
-    """16 blocks of a row each, at these distances; up to two may lie before a gap."""
-    rows = torch.tensor([1.0, 1.1, 3.0, 3.3, *range(4, 16)])[:, None]
-    offsets, query = list(range(17)), torch.zeros(1, 1)
-    bank = BlockBank(rows, offsets, torch.arange(16))
-    distances, found, _ = bank.nearest_blocks(query, 2, 4, gap=1.5)
-    assert found.tolist() == [[2, 3]]
-    torch.testing.assert_close(distances, torch.tensor([[3.0, 3.3]]))
-    assert bank.nearest_blocks(query, 2, 4, gap=3.0)[1].tolist() == [[0, 1]]  # 3 / 1.1 is no gap
-    assert bank.nearest_blocks(query, 3, 4, gap=1.5)[1].tolist() == [[0, 1, 2]]  # 16 / 8 < k
-    nearest_left_out = torch.zeros(1, 16, dtype=torch.bool).index_fill_(1, torch.tensor(0), True)
-    # With the first left out, one block lies before the gap: it is within the k.
-    assert bank.nearest_blocks(query, 2, 4, nearest_left_out, 1.5)[1].tolist() == [[1, 2]]
-
-
-def test_a_gap_that_the_sample_hides_is_found_among_the_candidates():
-    """Blocks of two rows: the sample lacks the near rows of two blocks."""
-    far = torch.arange(5.0, 21.0)
-    near = far.clone()
-    near[:2] = torch.tensor([1.0, 1.2])
-    rows = torch.stack([far, near], 1).reshape(-1, 1)
-    bank = BlockBank(rows, list(range(0, 34, 2)), torch.arange(0, 32, 2))
-    distances, found, _ = bank.nearest_blocks(torch.zeros(1, 1), 2, 8, gap=1.5)
-    assert (found // 2).tolist() == [[2, 3]]
-    assert distances.tolist() == [[7.0, 8.0]]
+def test_nearest_of_each_block_of_rows_much_alike():
+    """Rows of length 1 that differ by a thousandth: squares of float32 do not tell them apart."""
+    rng = np.random.default_rng(0)
+    noise = 1e-3 * rng.normal(size=(2, 8, 50, 24))
+    rows = rng.normal(size=(8, 1, 24)) + noise
+    rows = (rows / np.linalg.norm(rows, axis=3, keepdims=True)).astype(np.float32)
+    queries, bank = rows.reshape(2, 400, 24)
+    offsets = list(range(0, 401, 25))
+    expected = per_block64(queries, bank, offsets)
+    assert expected.min() < 1e-3
+    np.testing.assert_allclose(nearest_of_each(queries, bank, offsets)[0], expected, rtol=1e-3)

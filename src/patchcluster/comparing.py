@@ -11,7 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,9 +28,8 @@ from .halving import in_halves
 from .labels import Label, Labels
 from .lazy import Grids, Lazy
 from .maps import Floats, ImageScore
-from .methods import Comparison, Method, PatchClusterPlus
+from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT, join, make_batches
-from .methods.tracing import BankChange, Trace
 from .roi import Packing
 from .runinfo import ImageRecord
 from .workers import Workers
@@ -105,7 +104,6 @@ class Compared:
     image_scores: list[float] | None  # by a rule of the method's own, if one was asked for
     packings: list[Packing | None]
     near_duplicates: list[list[int]]  # groups of images, ascending
-    settled: bool  # whether images that an earlier run had have the grids that they had there
 
     def describe(self, image: int) -> Tensor | None:
         """See `groups.Describe`."""
@@ -114,41 +112,22 @@ class Compared:
 
 def read_comparison(path: Path) -> Comparison:
     """The comparison of a batch of images. Raises RunError."""
-    return Comparison.of_tensors(storage.read_tensors(path)[0])
+    return Comparison(**storage.read_tensors(path)[0])
 
 
 _EXPLAINS = ("neighbours", "neighbour_distances")
-
-
-def name_basis(common: str, method: Method, contents: Sequence[str]) -> str:
-    """A name for all that the comparison of an image with a fitted method depends on.
-
-    common: what it depends on whatever the set; contents: of the images of the set.
-    """
-    return _name(common, method.basis(contents))
-
-
-def _name(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
-
-def name_batch(basis: str, contents: Sequence[str]) -> str:
-    """What a file says that has the comparisons of images with these contents."""
-    return _name(basis, contents)
 
 
 @dataclass(frozen=True)
 class Comparisons:
     """The comparisons of a set's patches, in files of a batch of images each.
 
-    counts: number of patches of each image. members: the images that all are compared with. A file
-    depends on these and on its own images alone: it tells images by their places among either.
+    counts: number of patches of each image.
     """
 
     paths: Sequence[Path]
     batches: Sequence[Sequence[int]]
     counts: Sequence[int]
-    members: Sequence[int]
 
     def __iter__(self) -> Iterator[Comparison]:
         for path in self.paths:
@@ -171,23 +150,11 @@ class Comparisons:
                 if name not in found:
                     found[name] = values.new_empty(len(rows), values.shape[1])
                 found[name][at] = values[these]
-        return Comparison.of_tensors(found)
+        return Comparison(**found)
 
     def near_duplicates(self) -> Tensor:
-        """As in `Comparison`, of all images."""
-        members, parts = torch.tensor(self.members), []
-        for path, batch in zip(self.paths, self.batches, strict=True):
-            here, there = storage.read_tensor(path, "near_duplicates").unbind(1)
-            parts.append(torch.stack([torch.tensor(batch)[here], members[there]], 1))
-        return torch.cat(parts)
-
-    def write(self, number: int, comparison: Comparison, note: str) -> None:
-        """Write the comparison of a batch, with what its file says of it."""
-        image, other = comparison.near_duplicates.T.contiguous()
-        here = torch.searchsorted(torch.tensor(self.batches[number]), image)
-        there = torch.searchsorted(torch.tensor(self.members), other)
-        placed = replace(comparison, near_duplicates=torch.stack([here, there], 1))
-        storage.write_tensors(self.paths[number], placed.tensors(), note)
+        """Return the pairs of near-duplicates of all images, int64 [d, 2]."""
+        return torch.cat([storage.read_tensor(path, "near_duplicates") for path in self.paths])
 
     def explained(self, image: int) -> tuple[Tensor, Tensor]:
         """Rows of the bank, and their distances, that explain an image's patches, [p, j] each."""
@@ -217,121 +184,6 @@ class Comparisons:
         return places
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """What is known of a set from a run of which it was a part, or whose part it is.
-
-    method: as it was fitted then; contents: the images of that set; comparisons: of these; basis:
-    what their files must be of (`name_basis`).
-    """
-
-    method: PatchClusterPlus
-    contents: Sequence[str]
-    comparisons: Comparisons
-    basis: str
-
-    def places(self, contents: Sequence[str]) -> list[int]:
-        """Where images were in that set; -1: nowhere."""
-        place = {content: i for i, content in enumerate(self.contents)}
-        return [place.get(content, -1) for content in contents]
-
-    def find_change(self, method: Method, contents: Sequence[str]) -> BankChange | None:
-        """How the bank of a method fitted on a set came from the earlier one; None: in no way."""
-        assert isinstance(method, PatchClusterPlus)  # as it was then
-        if method.chosen_ is None or self.method.chosen_ is None:
-            return None
-        new = {contents[image]: column for column, image in enumerate(method.chosen_.tolist())}
-        old = [self.contents[image] for image in self.method.chosen_.tolist()]
-        return method.change_from(self.method, torch.tensor([new.get(one, -1) for one in old]))
-
-    def read(self, image: int) -> Trace | None:
-        """The trace of the comparison of an image of that set; None: it is not kept."""
-        number = self.comparisons.places[image][0]
-        path, batch = self.comparisons.paths[number], self.comparisons.batches[number]
-        if self._notes(path) != self._names[number]:
-            return None
-        trace, at = self._read(number), image - batch[0]
-        if trace is None:
-            return None
-        bounds = [np.cumsum([0, *of_stage]).tolist() for of_stage in self._rows(batch)]
-        return trace.part(slice(at, at + 1), [slice(b[at], b[at + 1]) for b in bounds])
-
-    def find(self, name: str) -> Path | None:
-        """The file that has the comparisons with that name; None: there is none that can be it."""
-        number = self._numbers.get(name)
-        if number is None or self._notes(self.comparisons.paths[number]) != name:
-            return None
-        return self.comparisons.paths[number] if self._read(number) is not None else None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all files say what they must: those of another version do not."""
-        pairs = zip(self.comparisons.paths, self._names, strict=True)
-        return all(self._notes(path) == name for path, name in pairs)
-
-    @functools.cached_property
-    def _names(self) -> list[str]:
-        """What the file of each batch must say."""
-        return [
-            name_batch(self.basis, [self.contents[image] for image in batch])
-            for batch in self.comparisons.batches
-        ]
-
-    @functools.cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self._names)}
-
-    def _rows(self, batch: Sequence[int]) -> list[tuple[int, ...]]:
-        """Rows of each stage that the images of a batch have."""
-        counts = (self.method.trace_rows(self.comparisons.counts[image]) for image in batch)
-        return list(zip(*counts, strict=True))
-
-    @functools.cached_property
-    def _read(self) -> Callable[[int], Trace | None]:
-        """The trace of a batch; None: there is none, or none that can be of it."""
-
-        def read(number: int) -> Trace | None:
-            batch = self.comparisons.batches[number]
-            try:
-                found = read_comparison(self.comparisons.paths[number])
-            except (KeyError, TypeError):  # tensors of other names
-                return None
-            rows, bank = [sum(of_stage) for of_stage in self._rows(batch)], len(self.method.shapes_)
-            trace, patches = found.trace, sum(self.comparisons.counts[i] for i in batch)
-            sound = (
-                trace is not None
-                and trace.is_sound(len(batch), rows, bank)
-                and found.is_sound(patches, len(rows), len(self.method.bank_))
-                and _lie_within(found.near_duplicates, len(batch), bank)
-            )
-            return trace if sound else None
-
-        return functools.lru_cache(maxsize=2)(read)
-
-    @functools.cached_property
-    def _notes(self) -> Callable[[Path], Any]:
-        return functools.cache(storage.read_note)
-
-
-def _is_there(path: Path, name: str, earlier: Earlier | None) -> bool:
-    """Whether a file has the comparisons with a name; if an earlier run has them, it gets them."""
-    if storage.read_note(path) == name:
-        return True
-    same = None if earlier is None else earlier.find(name)
-    if same is not None:
-        storage.share(same, path)
-    return same is not None
-
-
-def _lie_within(pairs: Tensor, *limits: int) -> bool:
-    """Whether pairs int64 [d, 2] can be of places among so many of either kind."""
-    return (
-        pairs.dtype == torch.int64
-        and pairs.shape[1:] == (2,)
-        and bool(((pairs >= 0) & (pairs < torch.tensor(limits))).all())
-    )
-
-
 def _restore(blank: Method, state: Mapping[str, Any]) -> "Search":
     with warnings.catch_warnings():
         # Shared arrays cannot be written to; nor does anything write to what was learned.
@@ -342,30 +194,24 @@ def _restore(blank: Method, state: Mapping[str, Any]) -> "Search":
 
 @dataclass(frozen=True)
 class Query:
-    """An image of the set: its patches, where its blocks lie, how it was compared before."""
+    """An image of the set: its patches, and where its blocks lie."""
 
     image: int
     grid: Tensor
     blocks: Tensor | None
-    earlier: Trace | None = None
 
 
 @dataclass(frozen=True)
 class Search:
     """Patches against the bank of a fitted method; the work of a batch of images (see `Work`).
 
-    blank: the method before it was fitted. change: how its bank came from an earlier one.
+    blank: the method before it was fitted.
     """
 
     method: Method
     blank: Method
     device: torch.device
-    change: BankChange | None = None
     ahead: ClassVar[int] = 0  # a batch at a time: the patches of large images take memory
-
-    @property
-    def beside(self) -> bool:
-        return self.change is not None
 
     def prepare(self, item: Query) -> Query:
         return item
@@ -377,13 +223,8 @@ class Search:
         grids = [query.grid.to(self.device) for query in queries]
         images = [query.image for query in queries]
         blocks = [query.blocks for query in queries if query.blocks is not None]  # of all or none
-        earlier = [query.earlier for query in queries]
-        if self.change is not None and any(trace is not None for trace in earlier):
-            assert isinstance(self.method, PatchClusterPlus)
-            part = self.method.compare_again(grids, images, blocks or None, earlier, self.change)
-        else:
-            part = self.method.compare(grids, images, blocks or None)
-        return Comparison.of_tensors({n: tensor.cpu() for n, tensor in part.tensors().items()})
+        part = self.method.compare(grids, images, blocks or None)
+        return Comparison(**{name: tensor.cpu() for name, tensor in part.tensors().items()})
 
     def on(self, device: torch.device) -> Self:
         state = {name: tensor.to(device) for name, tensor in self.method.state().items()}
@@ -410,7 +251,6 @@ class Comparer:
     common: str
     progress: Callable[[str, int, int], None]
     workers: Workers
-    earlier: Mapping[int, Earlier] = field(default_factory=dict)  # of network sizes
 
     def run(self, size: int, method: Method, rule: ImageScore) -> Compared:
         """Fit the method on the patches of one network size and score every image."""
@@ -418,11 +258,8 @@ class Comparer:
         blank = copy.copy(method)
         self._fit(size, method, patches)
         counts = patches.counts
-        known = self.earlier.get(size)
-        change = None if known is None else known.find_change(method, self.image_set.shas)
-        search = Search(method, blank, self.device, change)
-        basis = name_basis(self.common, method, self.image_set.shas)
-        compared = self._compare(size, search, basis, patches, packings)
+        search = Search(method, blank, self.device)
+        compared = self._compare(size, search, patches, packings)
         method.calibrate(compared.select(method.bank_rows(counts)))
         scores: list[Tensor] = []
         for part, batch in zip(compared, compared.batches, strict=True):
@@ -442,63 +279,47 @@ class Comparer:
             image_scores,
             packings,
             _group(compared.near_duplicates(), len(counts)),
-            known is not None and known.basis == basis and known.is_whole,
         )
+
+    @functools.cached_property
+    def _key(self) -> str:
+        """What the files of this comparison are named by: all that they depend on."""
+        contents = json.dumps([self.common, self.image_set.shas])
+        return hashlib.sha256(contents.encode()).hexdigest()
 
     def _fit(self, size: int, method: Method, patches: Grids) -> None:
         path = runfolder.fitted_path(self.folder, size)
-        name = _name(self.common, self.image_set.shas)
-        if storage.read_note(path) == name:
+        if storage.read_note(path) == self._key:
             state, _ = storage.read_tensors(path)
-        else:
-            if size in self.earlier:
-                known = self.earlier[size]
-                method.recall(known.method, known.places(self.image_set.shas))
-            method.fit(
-                Grids(patches.shapes, lambda image: patches[image].to(self.device)),
-                self.image_set.keys,
-                lambda done, total: self.progress("bank", done, total),
-            )
-            state = method.state()
-            storage.write_tensors(path, state, name)
+            method.restore({name: tensor.to(self.device) for name, tensor in state.items()})
             return
-        method.restore({name: tensor.to(self.device) for name, tensor in state.items()})
+        method.fit(
+            Grids(patches.shapes, lambda image: patches[image].to(self.device)),
+            self.image_set.keys,
+            lambda done, total: self.progress("bank", done, total),
+        )
+        storage.write_tensors(path, method.state(), self._key)
 
     def _compare(
-        self,
-        size: int,
-        search: Search,
-        basis: str,
-        patches: Grids,
-        packings: list[Packing | None],
+        self, size: int, search: Search, patches: Grids, packings: list[Packing | None]
     ) -> Comparisons:
-        contents, earlier = self.image_set.shas, self.earlier.get(size)
-        batches = list(make_batches(patches.counts, self.image_set.keys))
+        batches = list(make_batches(patches.counts))
         paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
-        compared = Comparisons(paths, batches, patches.counts, search.method.members)
-        names = [name_batch(basis, [contents[image] for image in batch]) for batch in batches]
-        pending = [n for n, path in enumerate(paths) if not _is_there(path, names[n], earlier)]
+        pending = [n for n, path in enumerate(paths) if storage.read_note(path) != self._key]
         finished = len(patches) - sum(len(batches[n]) for n in pending)
         self.progress("compare", finished, len(patches))
-
-        places = [-1] * len(patches)
-        if search.change is not None:
-            places = self.earlier[size].places(contents)
 
         def queries(batch: Sequence[int]) -> list[Query]:
             masks = [packings[i] for i in batch]  # of all images, or of none
             blocks = [None if mask is None else mask.blocks for mask in masks]
-            known = [self.earlier[size].read(places[i]) if places[i] >= 0 else None for i in batch]
-            return [
-                Query(i, patches[i], b, k) for i, b, k in zip(batch, blocks, known, strict=True)
-            ]
+            return [Query(i, patches[i], b) for i, b in zip(batch, blocks, strict=True)]
 
         jobs = ((n, queries(batches[n])) for n in pending)
         for n, comparison in self.workers.map(search, jobs):
-            compared.write(n, comparison, names[n])
+            storage.write_tensors(paths[n], comparison.tensors(), self._key)
             finished += len(batches[n])
             self.progress("compare", finished, len(patches))
-        return compared
+        return Comparisons(paths, batches, patches.counts)
 
     def _explain(
         self,

@@ -26,9 +26,11 @@ _DRAWN = 500  # which are so many at most
 # Of the grid that a thread makes, a value: the stages, patches joined of them, grids that wait.
 _STAGE_BYTES, _JOINING_BYTES, _WAITING_BYTES = 4, 18, 8
 _INPUT_BYTES = 3  # of an image at the network's size, a pixel
-_PAIR_BYTES = 4  # of a patch that is compared and an image that it is compared with
-_QUERY_BYTES = 500  # a patch that is compared, beside its values
-_BESIDE_BYTES = 1_200  # of what is known of a patch that is compared again, beside its values
+# Of a bank that is searched by images, a value: as float16; in the index as float32; and the rows
+# of a stage, half of all at most, from which the index is made.
+_INDEXED_BYTES = 2 + 4 + 2
+_ROW_BYTES = 40  # of the index, and of what is known of its rows, a patch
+_QUERY_BYTES = 8_000  # of what is found for a patch that is compared, beside its values
 _SLACK = 96 * MIB
 
 
@@ -43,33 +45,30 @@ class Workload:
     input_pixels: int  # at most that the network sees at a time: of an image, or of a tile
     input_shapes: int  # how many different ones
     threads: int
-    ratio: float  # share of the patches in the first pass, or in the coreset
+    ratio: float  # share of the patches in the coreset
     bank: int  # images that each is compared with
     extra: int = 0  # bytes that the method needs beside patches, bank and scores
     largest_grid: int = 0  # patches of the image that has most
-    beside: int = 1  # batches that are compared at a time
     streamed: bool = False  # whether patches are read image by image, but for those of the bank
 
 
 def predict_memory(work: Workload, baseline: int) -> int:
-    """Peak resident memory in bytes. `baseline` is what the process holds with the network loaded.
+    """Predict the peak resident memory in bytes.
 
-    For one network size at a time, a value of a patch takes 4 bytes as float16 (the patches and the
-    bank) and 4 while the bank is being normalised or written; or 2 if it is streamed, and if the
-    bank has it. Of the images that are compared with 4 as float32 (the bank's stages), 4 more in
-    the sample or coreset, 1 in the 8-bit copy of each.
+    baseline: what the process holds with the network loaded. For one network size at a time, a
+    method that is given all patches holds them as float16, as its bank, and while that is being
+    written; one that reads them image by image has only those of its bank.
     """
     share = work.bank / work.images
-    values = max(work.patches) * work.channels
-    held = 2 * share if work.streamed else 8
-    bank = int(values * (held + share * (5 + 5 * work.ratio)))
-    bank += int(max(work.patches) * share * _COMPARISON_BYTES)
-    others = work.bank
-    tiles = QUERY_TILE * 4 * (others + work.channels) + COMPARED_PATCHES * others * _PAIR_BYTES
-    beyond = max(0, work.largest_grid - COMPARED_PATCHES)  # an image is compared as a whole
-    tiles += beyond * (work.channels * 12 + others + _QUERY_BYTES)
-    batch = max(COMPARED_PATCHES, work.largest_grid) * (work.channels * 12 + _BESIDE_BYTES)
-    tiles += (work.beside - 1) * batch
+    values, patches = max(work.patches) * work.channels, max(work.patches)
+    if work.streamed:
+        bank = int(share * (values * _INDEXED_BYTES + patches * _ROW_BYTES))
+    else:
+        bank = int(values * (8 + share * (5 + 5 * work.ratio)))
+    bank += int(patches * share * _COMPARISON_BYTES)
+    compared_patches = max(COMPARED_PATCHES, work.largest_grid)  # an image is compared as a whole
+    tiles = QUERY_TILE * 4 * work.channels
+    tiles += compared_patches * (work.channels * 12 + _QUERY_BYTES)
     left = work.threads * work.input_pixels * _LEFT_BYTES
     means = work.images * work.channels * _MEAN_BYTES
     compared = bank + sum(work.patches) * _GRID_BYTES + means + left

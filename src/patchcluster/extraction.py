@@ -98,7 +98,6 @@ class Features:
     ranges: dict[str, list[float]]
     tile: bool = False  # images larger than the network's size are cut into tiles of about that
     ahead: ClassVar[int] = _AHEAD
-    beside: ClassVar[bool] = False
 
     def prepare(self, item: Candidate) -> Made | str:
         """An image, on the CPU with its patches, or the reason why it cannot be read."""

@@ -1,7 +1,7 @@
 """What a comparison found -> everything in the run folder but run.json and the report."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,6 @@ class Finisher:
     settings: Settings
     threads: int
     step: Callable[[int, int], None]
-    mapped: Collection[int] = ()  # ids of images whose maps are there already
 
     def write(self, image_set: ImageSet, compared: list[Compared]) -> list[ImageRecord]:
         """Write what the module says; gives the images, in input order."""
@@ -89,8 +88,6 @@ class Finisher:
 
     def _write_maps(self, scored: Scored) -> None:
         for record in scored.records:
-            if record.id in self.mapped and runfolder.map_path(self.folder, record.id).is_file():
-                continue
             runfolder.write_map(self.folder, record.id, scored.grid)
 
     def _image_scores(

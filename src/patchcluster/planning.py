@@ -15,7 +15,7 @@ from .methods import METHODS
 from .patches import grid_channels, grid_stride
 from .settings import PRESETS, Settings
 from .tiling import find_lattice, largest_tile, seen_pixels
-from .times import Labour
+from .times import Work
 
 _SIZES = (384, 320, 256, 192, 128, 96, 64)  # that are tried instead of a larger one
 
@@ -48,7 +48,7 @@ class Planner:
     """What the survey of a set found, from which scans with any settings can be planned.
 
     settings: those that the candidates' network inputs were made for. memory: bytes that the
-    process holds with the network loaded. beside: batches that are compared at a time.
+    process holds with the network loaded.
     """
 
     candidates: Sequence[Candidate]
@@ -57,7 +57,6 @@ class Planner:
     backbone: Network
     threads: int
     memory: int
-    beside: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -111,29 +110,27 @@ class Planner:
             bank=bank,
             extra=method.extra_memory(images, max(patches) // images, width),
             largest_grid=max(map(max, areas)) // stride**2,
-            beside=self.beside,
             streamed=method.streams,
         )
 
-    def labour(self, settings: Settings) -> Labour:
-        """What a scan with other settings has to do, as far as time goes."""
-        candidates, _ = self.at(settings)
-        work = self.plan(settings)
+    def count_work(self) -> Work:
+        """Count what the scan has to do, as far as time goes."""
+        settings, work = self.settings, self.plan(self.settings)
         channels, strides = self.backbone.stages(settings.strides)
         method = settings.make_method(channels, strides)
-        products = [
-            method.count_products(work.images, patches / work.images, work.channels)
+        costs = [
+            method.search_costs(work.images, patches / work.images, work.channels)
             for patches in work.patches
         ]
-        return Labour(
+        return Work(
             images=work.images,
-            pixels=sum(one.header.width * one.header.height for one in candidates),
+            pixels=sum(one.header.width * one.header.height for one in self.candidates),
             seen_pixels=sum(
-                self._seen(shape, settings) for one in candidates for shape in one.inputs
+                self._seen(shape, settings) for one in self.candidates for shape in one.inputs
             ),
             threads=self.threads,
             parallel=self.device.type == "cpu",
-            products=None if None in products else [one for one in products if one is not None],
+            searches=None if None in costs else [one for of_size in costs for one in of_size or ()],
         )
 
     def at(self, settings: Settings) -> tuple[Sequence[Candidate], Regions]:

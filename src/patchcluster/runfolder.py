@@ -12,7 +12,6 @@ RUN/
   bank.safetensors       the fitted methods, one a network size
   patches/000012.safetensors  patches of some images as the network gave them, where the bank has
                          only some of the set; the run can do without (--no-cache)
-  comparisons/           and how they were compared, so that an update need not do it all again
   report.html
   report/000012.png      heat maps that report.html does not hold
   inputs/000012.png      images that were no files before the scan: see spooling.py
@@ -49,7 +48,6 @@ REPORT_FILE = "report.html"
 LABELS_FILE = "labels.sqlite"
 HEAT_FOLDER = "report"
 PATCHES_FOLDER = "patches"
-COMPARISONS_FOLDER = "comparisons"
 WORK_FOLDER = ".work"
 INPUTS_FOLDER = "inputs"
 MARKER_FILE = ".uploading"  # of a remote run: see remote.py
@@ -57,7 +55,7 @@ MARKER_FILE = ".uploading"  # of a remote run: see remote.py
 _FILES = {
     RUN_FILE, SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, REPORT_FILE, LABELS_FILE,
 }  # fmt: skip
-_FOLDERS = {"maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER, COMPARISONS_FOLDER}
+_FOLDERS = {"maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER}
 
 SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
 REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
@@ -195,19 +193,6 @@ def drop_patches(folder: Path, wanted: Collection[int]) -> None:
 
 def comparison_path(folder: Path, size: int, batch: int) -> Path:
     return folder / WORK_FOLDER / f"comparison-{size}-{batch:06d}.safetensors"
-
-
-def kept_comparison_path(folder: Path, size: int, batch: int) -> Path:
-    return folder / COMPARISONS_FOLDER / comparison_path(folder, size, batch).name
-
-
-def keep_comparisons(folder: Path) -> None:
-    """Have a run keep the comparisons of a scan in progress, instead of others."""
-    storage.remove(folder / COMPARISONS_FOLDER)
-    with storage.writing(folder):
-        (folder / COMPARISONS_FOLDER).mkdir(exist_ok=True)
-        for path in sorted((folder / WORK_FOLDER).glob("comparison-*.safetensors")):
-            path.rename(folder / COMPARISONS_FOLDER / path.name)
 
 
 def fitted_path(folder: Path, size: int) -> Path:
@@ -423,11 +408,10 @@ def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
         return None
     earlier, _, _ = read_info(folder)
     # tuples become lists
-    asked = json.loads(json.dumps([info.inputs, info.settings, info.time_budget, info.roi_sha256]))
-    settings = earlier.settings | earlier.instead_of
-    known = [earlier.inputs, settings, earlier.time_budget, earlier.roi_sha256]
+    asked = json.loads(json.dumps([info.inputs, info.settings, info.roi_sha256]))
+    known = [earlier.inputs, earlier.settings, earlier.roi_sha256]
     if known != asked:
-        what = "masks" if known[:3] == asked[:3] else "settings"
+        what = "masks" if known[:2] == asked[:2] else "settings"
         raise RunError(
             f"{str(folder)!r} holds a scan of other inputs or {what}: choose another -o, or add "
             "--overwrite"

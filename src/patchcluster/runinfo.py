@@ -76,8 +76,6 @@ class RunInfo:
     levels: dict[str, float] = field(default_factory=dict)  # see `levels.Levels`; empty: not heeded
     seconds: dict[str, float] = field(default_factory=dict)
     predicted_seconds: dict[str, float] = field(default_factory=dict)
-    time_budget: Annotated[float, Gt(0)] | None = None  # seconds
-    instead_of: dict[str, Any] = field(default_factory=dict)  # settings that it changed, as asked
     memory: dict[str, int] = field(default_factory=dict)
     duplicates: list[list[str]] = field(default_factory=list)  # paths of files of equal content
     # Paths of images that the method takes for the same, of which one would hide another's defect.
@@ -86,26 +84,6 @@ class RunInfo:
     flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
     roi_sha256: str = ""  # of the masks that were named
     removed: list[str] = field(default_factory=list)  # paths that updates took out of the set
-
-    def kept_budget(self) -> str:
-        """What the time budget changed, in words; "": nothing, or there is none."""
-        if self.time_budget is None or not self.instead_of:
-            return ""
-        changed = (
-            f"{name.replace('_', ' ')} {_plain(self.settings[name])} instead of "
-            f"{_plain(asked) or 'the default'}"
-            for name, asked in self.instead_of.items()
-        )
-        return f"for the time budget of {self.time_budget:g} s: {', '.join(changed)}"
-
-
-_CHANGED = ("ratio", "bank_images", "size")  # by a time budget
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return "" if value is None else f"{value:g}"
 
 
 @dataclass
@@ -151,7 +129,6 @@ def parse(value: Any) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
     skipped = _check("skipped", _SKIPPED, rest.pop("skipped", None))
     info = _check("", _INFO, rest)
     info.settings = _check_settings(info.settings)
-    info.instead_of = _check_changed(info)
     if info.levels:
         info.levels = _check_part("levels", _LEVELS, info.levels)
     for name, part in _PARTS.items():
@@ -196,12 +173,3 @@ def _check_settings(given: dict[str, Any], name: str = "settings") -> dict[str, 
     except SettingError as error:
         raise ValueError(f"{name}: {error}") from error
     return checked
-
-
-def _check_changed(info: RunInfo) -> dict[str, Any]:
-    """Settings that a time budget changed, as they were asked for."""
-    unknown = [name for name in info.instead_of if name not in _CHANGED]
-    if unknown:
-        raise ValueError(f"instead_of: {unknown[0]!r} is not changed by a time budget")
-    asked = _check_settings(info.settings | info.instead_of, "instead_of")
-    return {name: asked[name] for name in info.instead_of}

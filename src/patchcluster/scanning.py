@@ -1,7 +1,7 @@
 """The pipeline: the only file that knows the order of the steps.
 
     survey     headers of all files: size, depth, or why a file cannot be read
-    measure    a few images and a small search: what the rest will take, and what to do of it
+    measure    a few images and a small search: how long the rest will take
     features   batches of files of one network size -> patches, thumbnails
     compare    the bank is fitted, and every image compared with it
     finish     scores, maps, regions, flags; run.json says "complete"; report
@@ -35,10 +35,9 @@ import torch
 
 from . import __version__, costs, maps, remote, roi, runfolder, storage, times
 from .backbones import Backbone, load_backbone
-from .budget import Chooser, changes
-from .comparing import Compared, Comparer, Earlier, ImageSet, Loaded, load_batches
+from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
 from .devices import choose_devices
-from .errors import InputError, RunError, SettingError, UnreadableImage
+from .errors import InputError, RunError, UnreadableImage
 from .extraction import (
     Candidate,
     Extracted,
@@ -60,7 +59,7 @@ from .reflagging import flag_again, load_patches
 from .report import write_report
 from .runinfo import ImageRecord, RunInfo, Skipped
 from .runs import Run, check_run, hold_run
-from .settings import Settings, resolve
+from .settings import resolve
 from .sources import Source, open_inputs
 from .spooling import check_place, spool
 from .thresholds import Flagging
@@ -69,7 +68,7 @@ from .workers import Devices, Here, Workers
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
-_FORMAT = 3  # of the files of comparisons
+_FORMAT = 4  # of the files of comparisons
 
 
 def scan(
@@ -78,7 +77,6 @@ def scan(
     *,
     overwrite: bool = False,
     max_memory: int | str | None = None,
-    time_budget: float | str | None = None,
     since: float | None = None,
     labels: str | os.PathLike[str] | Labels = MappingProxyType({}),
     expect: float | None = None,
@@ -98,22 +96,21 @@ def scan(
     unfinished scan of the same, that goes on; if the finished one, it is returned as it is; if
     anything else, RunError. With `overwrite` a finished scan, or one of something else, is replaced
     once the new one can start.
-    max_memory: bytes, or text such as "8GB". time_budget: seconds, or text such as "10m", from
-    `since` on (of `time.monotonic`; None: now); what is named in `settings` stays, and of the rest
-    that is given up which loses least (see budget.py). labels: what a person said of some images,
-    by path, or a CSV file (`read_labels`); a finished scan is then compared again, without its
-    images. expect, flag_top: see `choose_threshold`; a finished scan is then flagged again.
-    ray: the address of a Ray cluster whose workers make the features and compare
-    (`cluster.RayWorkers`); no score depends on it, and a scan may go on with or without. cache:
-    whether a run whose bank has only some of the images keeps the patches of all, by which it can
-    be scored again and updated. progress(step, done, total) is called as work gets done, tell(line)
-    with what is predicted and chosen. settings: the fields of `Settings`.
+    max_memory: bytes, or text such as "8GB". since: when the work began, of `time.monotonic`; None:
+    now. labels: what a person said of some images, by path, or a CSV file (`read_labels`); a
+    finished scan is then compared again, without its images. expect, flag_top: see
+    `choose_threshold`; a finished scan is then flagged again. ray: the address of a Ray cluster
+    whose workers make the features and compare (`cluster.RayWorkers`); no score depends on it, and
+    a scan may go on with or without. cache: whether a run whose bank has only some of the images
+    keeps the patches of all, by which it can be scored again and updated. progress(step, done,
+    total) is called as work gets done, tell(line) with what is predicted. settings: the fields of
+    `Settings`.
 
     Raises InputError, SettingError, WeightsError, ClusterError or RunError.
     """
-    limits = Limits.of(max_memory, since, settings)
+    limits = Limits.of(max_memory, since)
     given = open_inputs(inputs)
-    info = _asked(given if isinstance(given, list) else [], settings, time_budget)
+    info = _asked(given if isinstance(given, list) else [], settings)
     info.labels = dict(labels) if isinstance(labels, Mapping) else read_labels(labels)
     info.flagging = dataclasses.asdict(Flagging(expect, flag_top))
     step = progress or (lambda *_: None)
@@ -156,7 +153,6 @@ class Forecast:
     seconds: dict[str, float]
     memory: int  # bytes
     settings: dict[str, Any]
-    changed: str  # what the time budget changed, in words
 
     def describe(self) -> str:
         """The forecast in one line."""
@@ -179,7 +175,6 @@ def predict(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     max_memory: int | str | None = None,
-    time_budget: float | str | None = None,
     since: float | None = None,
     ray: str | None = None,
     progress: Progress | None = None,
@@ -190,47 +185,33 @@ def predict(
     Parameters and errors as in `scan`; nothing is written, and no cluster asked: with `ray` the
     time is not known.
     """
-    limits = Limits.of(max_memory, since, settings)
+    limits = Limits.of(max_memory, since)
     given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    info = _asked([os.fspath(item) for item in given], settings, time_budget)
+    info = _asked([os.fspath(item) for item in given], settings)
     return Scan(Path(), info, limits, progress or (lambda *_: None), ray=ray).predict()
 
 
-def _asked(
-    inputs: list[str], settings: Mapping[str, Any], time_budget: float | str | None
-) -> RunInfo:
-    if isinstance(time_budget, str):
-        time_budget = times.parse_seconds(time_budget)
-    if time_budget is not None and not 0 < time_budget < float("inf"):
-        raise SettingError(f"time_budget {time_budget}: choose more than 0 seconds")
+def _asked(inputs: list[str], settings: Mapping[str, Any]) -> RunInfo:
     known = resolve(**settings)
     return RunInfo(
         inputs=inputs,
         settings=dataclasses.asdict(known),
         version=__version__,
-        time_budget=time_budget,
         roi_sha256="" if known.roi is None else roi.hash_masks(known.roi),
     )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a scan must keep within, beside its time budget, which is part of what is asked.
-
-    memory: bytes. since: when the budget began. fixed: settings that were given by name.
-    """
+    """What a scan must keep within (memory, in bytes), and when it began."""
 
     memory: int | None = None
     since: float = 0.0
-    fixed: frozenset[str] = frozenset()
 
     @classmethod
-    def of(
-        cls, max_memory: int | str | None, since: float | None, settings: Mapping[str, Any]
-    ) -> Self:
+    def of(cls, max_memory: int | str | None, since: float | None) -> Self:
         memory = costs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-        fixed = frozenset(name for name, value in settings.items() if value is not None)
-        return cls(memory, time.monotonic() if since is None else since, fixed)
+        return cls(memory, time.monotonic() if since is None else since)
 
 
 def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> Run:
@@ -307,8 +288,6 @@ class Scan:
         self.tell = tell
         self.ray = ray
         self.cache = cache
-        self.earlier: Mapping[int, Earlier] = {}  # what is known of each network size
-        self.kept: frozenset[int] = frozenset()  # ids of images that the run has
         self.hired = ExitStack()  # workers that are not of this process
         self.settings = resolve(**info.settings)
         self.threads = torch.get_num_threads()
@@ -318,23 +297,17 @@ class Scan:
         files = find_images(self.info.inputs, runfolder.is_run, runfolder.find_runs)
         matched = match_labels(self.info.labels, files)
         self.info.labels = {files[i]: label for i, label in sorted(matched.items())}
-        stale, resumed = False, False
+        stale = False
         try:
             earlier = runfolder.read_earlier(self.folder, self.info)
         except RunError:
             if not overwrite:
                 raise
             earlier, stale = None, True
-        if earlier is not None and not overwrite:
-            resumed = self._take_choice(earlier)
-        if self.ray is not None and self.info.time_budget is not None and not resumed:
-            raise SettingError(
-                "the time of a cluster is not known: leave --time-budget or --ray out"
-            )
         with self.hired:
             if earlier is None or earlier.state == "running" or overwrite:
                 replace = stale or (earlier is not None and earlier.state != "running")
-                self._scan(files, resumed, replace)
+                self._scan(files, replace)
             else:
                 self._check_unchanged(files)
                 if earlier.labels != self.info.labels or earlier.state == "rescoring":
@@ -357,30 +330,13 @@ class Scan:
         planner, skipped = self._survey(
             find_images(self.info.inputs, runfolder.is_run, runfolder.find_runs)
         )
-        planner, _ = self._plan(planner, len(skipped), chosen=False)
-        return self._forecast(planner, len(skipped))
+        return self._plan(planner, len(skipped))
 
-    def _take_choice(self, earlier: RunInfo) -> bool:
-        """Take what an earlier start chose to keep the time budget; whether there was a choice."""
-        if earlier.time_budget is None:
-            return False
-        self.info.instead_of = earlier.instead_of
-        self.info.settings = earlier.settings
-        self.settings = resolve(**earlier.settings)
-        if earlier.state == "running":
-            chosen = earlier.kept_budget() or "nothing was given up for the time budget"
-            self.tell(f"as chosen when this scan was begun, {chosen}")
-        return True
-
-    def _scan(self, files: Sequence[str], resumed: bool, replace: bool) -> None:
-        """Do all the work.
-
-        resumed: what the time budget leaves was chosen before. replace: clear what the folder
-        holds, once nothing can be refused.
-        """
+    def _scan(self, files: Sequence[str], replace: bool) -> None:
+        """Do all the work; replace: clear what the folder holds, once nothing can be refused."""
         self._hire()
         planner, skipped = self._survey(files)
-        planner, rates = self._plan(planner, len(skipped), resumed)
+        self._plan(planner, len(skipped))
         runfolder.begin(self.folder, self.info, replace)
         for name, file in self.regions.files.items():
             runfolder.write_region(self.folder, name, roi.read_region(file))
@@ -388,8 +344,6 @@ class Scan:
         extracted = self._extract_batches(make_batches(planner.candidates))
         skipped |= extracted.skipped
         image_set = self._image_set(extracted.images)
-        if self.info.time_budget is not None and rates is not None and not resumed:
-            self._shrink_bank(planner, rates)
         side = block_side(planner.backbone.strides, self.settings.layout)
         load = functools.partial(load_batches, self.folder, image_set, side)
         compared = self._compare(image_set, load, planner.device)
@@ -437,87 +391,41 @@ class Scan:
                 settings.backbone, settings.weights, self.devices[0], settings.strides
             )
 
-    def _plan(
-        self, planner: Planner, skipped: int, chosen: bool
-    ) -> tuple[Planner, times.Rates | None]:
-        """Check memory, measure the machine, choose what the time budget leaves, say what comes.
-
-        chosen: an earlier start chose. Returns the plan as it is to be done, and the rates.
-        """
-        planner.check(self.limits.memory)
-        rates = self._measure(planner)
-        budget = self.info.time_budget
-        if budget is not None and rates is not None and not chosen:
-            if planner.labour(self.settings).products is None:
-                raise SettingError(
-                    f"the time of {self.settings.method} is not known: leave --time-budget out, or "
-                    "choose patchcluster-plus"
-                )
-            chooser = Chooser(planner, rates, self.limits.fixed)
-            asked = self.settings
-            self._change(asked, chooser.choose(asked, self._time_left(budget), budget))
-            candidates, self.regions = planner.at(self.settings)
-            planner = dataclasses.replace(
-                planner, candidates=candidates, regions=self.regions, settings=self.settings
-            )
+    def _plan(self, planner: Planner, skipped: int) -> Forecast:
+        """Check the memory, measure the machine, and say what the scan will take."""
         self.info.memory["predicted"] = planner.check(self.limits.memory)
+        rates = self._measure(planner)
         if rates is not None:
             seconds = {"start": time.monotonic() - self.limits.since}
-            seconds |= Chooser(planner, rates).predict(self.settings)
+            seconds |= times.predict_seconds(planner.count_work(), rates)
             self.info.predicted_seconds = {name: round(s, 3) for name, s in seconds.items()}
-        self.tell(self._forecast(planner, skipped).describe())
-        if self.info.instead_of and not chosen:
-            self.tell(self.info.kept_budget())
-        return planner, rates
+        forecast = self._forecast(planner, skipped)
+        self.tell(forecast.describe())
+        return forecast
 
     def _measure(self, planner: Planner) -> times.Rates | None:
-        """How fast this machine is now; None if no image that was tried can be read, or if it is
-        not this machine that will do the work.
+        """Measure this machine; None if no image that was tried can be read, or if it is not this
+        machine that will do the work.
         """
         if self.ray is not None:
             return None
-        labour = planner.labour(self.settings)
-
-        def predict(rates: times.Rates) -> float:
-            seconds = sum(times.predict_seconds(labour, rates).values())
-            return min(seconds, self.info.time_budget or seconds)
-
         with self._timed("measure"):
-            return times.measure_repeatedly(lambda: self._measure_once(planner), predict)
+            return times.measure_repeatedly(
+                lambda: self._measure_once(planner),
+                lambda rates: sum(times.predict_seconds(planner.count_work(), rates).values()),
+            )
 
     def _measure_once(self, planner: Planner) -> times.Rates | None:
         """The same by one measurement, of about half a second."""
         trial = self._features().try_out(planner.candidates, self.threads)
         if trial is None:
             return None
-        first, full, prepare = times.measure_search(trial.grids, planner.device)
+        build, scan, rank = times.measure_search(planner.device)
         smooth, regions = times.measure_maps(self.settings.frame)
         share = len(self.devices)
         return times.Rates(
-            trial.load, trial.network / share, first / share, full / share, prepare, smooth, regions
+            trial.load, trial.network / share, build, scan / share, rank / share, smooth, regions
         )
-
-    def _shrink_bank(self, planner: Planner, rates: times.Rates) -> None:
-        """Choose the search again, now that it is known how long the features took."""
-        budget = self.info.time_budget
-        assert budget is not None
-        predicted = Chooser(planner, rates).predict(self.settings)["features"]
-        slower = self.info.seconds["features"] / predicted
-        chooser = Chooser(planner, rates.slower(max(1.0, slower)), self.limits.fixed)
-        chosen = chooser.shrink(self.settings, self._time_left(budget))
-        if chosen != self.settings:
-            self._change(self.settings, chosen)
-            self.tell(f"slower than predicted; now {self.info.kept_budget()}")
-            runfolder.write_info(self.folder, self.info, [], [])
-
-    def _change(self, asked: Settings, chosen: Settings) -> None:
-        """Go on with other settings; run.json keeps what was asked for."""
-        self.info.instead_of = changes(asked, chosen) | self.info.instead_of
-        self.info.settings = dataclasses.asdict(chosen)
-        self.settings = chosen
-
-    def _time_left(self, budget: float) -> float:
-        return budget - (time.monotonic() - self.limits.since)
 
     def _forecast(self, planner: Planner, skipped: int) -> Forecast:
         work = planner.plan(self.settings)
@@ -529,7 +437,6 @@ class Scan:
             self.info.predicted_seconds,
             self.info.memory["predicted"],
             self.info.settings,
-            self.info.kept_budget(),
         )
 
     def compare_again(self, run: Run) -> None:
@@ -573,10 +480,8 @@ class Scan:
         """Keep the patches that the bank does not have, unless they are not wanted."""
         if self.cache and not compared[0].method.whole:
             runfolder.keep_batches(self.folder)
-            runfolder.keep_comparisons(self.folder)
         else:
             storage.remove(self.folder / runfolder.PATCHES_FOLDER)
-            storage.remove(self.folder / runfolder.COMPARISONS_FOLDER)
 
     def _begin(self) -> None:
         self.info.started = _now()
@@ -664,7 +569,7 @@ class Scan:
     ) -> list[Compared]:
         labels, common = image_set.labels(self.info.labels), name_common(self.info, image_set)
         comparer = Comparer(
-            self.folder, image_set, load, device, common, self.progress, self.workers, self.earlier
+            self.folder, image_set, load, device, common, self.progress, self.workers
         )
         compared = []
         for size in self.settings.size:
@@ -681,10 +586,7 @@ class Scan:
 
     def _write_results(self, image_set: ImageSet, compared: list[Compared]) -> list[ImageRecord]:
         """Write everything that a finished run holds but run.json; gives the images in it."""
-        mapped = self.kept if all(one.settled for one in compared) else frozenset()
-        finisher = Finisher(
-            self.folder, self.info, self.settings, self.threads, self._step("maps"), mapped
-        )
+        finisher = Finisher(self.folder, self.info, self.settings, self.threads, self._step("maps"))
         with self._timed("maps"):
             records = finisher.write(image_set, compared)
         self.info.finished = _now()

@@ -8,7 +8,6 @@ A start that goes on compares each image with its file and writes what is missin
 stays whole until the new one can start.
 """
 
-import dataclasses
 import os
 import re
 import shutil
@@ -126,8 +125,7 @@ class Spool:
         """Put the images into the run; the same call takes up from any kill."""
         if self._overwrite:
             check([str(self._aside)])
-            begun = dataclasses.replace(self._info, time_budget=None)  # it has chosen nothing yet
-            runfolder.begin(self._folder, begun, replace=True)
+            runfolder.begin(self._folder, self._info, replace=True)
         storage.remove(self._known)
         with storage.writing(self._folder):
             self._aside.rename(self._known)

@@ -89,20 +89,6 @@ def _create(path: Path) -> BinaryIO:
         return open(path, "wb")
 
 
-def share(path: Path, also: Path) -> None:
-    """Have what a file holds under another name too, without copying it where that can be.
-
-    Files are replaced, never changed, so that neither changes with the other. Raises RunError.
-    """
-    with writing(also):
-        also.unlink(missing_ok=True)
-        try:
-            os.link(path, also)
-        except OSError:  # not every file system knows links
-            with _replacing(also) as file:
-                file.write(path.read_bytes())
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in ASCII: file names that are not valid UTF-8 survive as escapes."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode("ascii"))

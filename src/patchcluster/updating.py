@@ -12,7 +12,7 @@ import torch
 
 from . import costs, remote, roi, runfolder
 from .backbones import take_stages
-from .comparing import Comparisons, Earlier, ImageSet, Loaded, load_batches, name_basis
+from .comparing import ImageSet, Loaded, load_batches
 from .errors import InputError, RunError
 from .extraction import (
     Candidate,
@@ -28,18 +28,14 @@ from .extraction import (
 from .finishing import name_near_duplicates
 from .images import Header, deep_range
 from .inputs import PathFinder, find_images, hash_file, is_url, natural_key
-from .methods import PatchClusterPlus
-from .methods.base import make_batches as compared_batches
 from .patches import block_side
 from .planning import Network, Planner, check_sizes
-from .reflagging import load_bank, load_method, load_patches
-from .runfolder import kept_comparison_path
+from .reflagging import load_bank
 from .runinfo import ImageRecord, Skipped
 from .runs import Run, hold_run
-from .scanning import Limits, Progress, Scan, finish_held, name_common
+from .scanning import Limits, Progress, Scan, finish_held
 from .storage import write_tensors
 from .tiling import find_lattice
-from .workers import count_beside
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
 
@@ -76,7 +72,7 @@ def update(
             found = Run(folder)
         change = find_change(found, _listed(add), _listed(remove))
         if change.files or change.gone:
-            limits = Limits.of(max_memory, since, {})
+            limits = Limits.of(max_memory, since)
             Update(found, limits, step, tell).run_change(change)
         return Run(folder)
 
@@ -192,8 +188,6 @@ class Update(Scan):
         self._open_bank(change.kept, len(batches))
         side = block_side(planner.backbone.strides, self.settings.layout)
         load = functools.partial(load_batches, self.folder, image_set, side)
-        self.earlier = self._find_earlier()
-        self.kept = frozenset(image.id for image in change.kept)
         paths = {image.path for image in every}
         gone = {*self.info.removed, *change.gone} - paths
         self.info.removed = sorted(gone, key=natural_key)
@@ -228,8 +222,7 @@ class Update(Scan):
             check_sizes(every, self.settings.method)
         self._describe_versions()
         memory = costs.resident_memory()
-        beside = count_beside(self.threads)
-        planner = Planner(every, regions, self.settings, backbone, self.threads, memory, beside)
+        planner = Planner(every, regions, self.settings, backbone, self.threads, memory)
         return planner, found, [*unread.values(), *self.regions.skipped.values()]
 
     def _find_network(self, change: Change) -> Network:
@@ -288,23 +281,6 @@ class Update(Scan):
                 areas[image.id] = [area_inside(mask, shape) for shape in candidate.inputs]
         every = [*kept, *self.regions.candidates]
         return dataclasses.replace(self.regions, candidates=every, areas=areas)
-
-    def _find_earlier(self) -> dict[int, Earlier]:
-        """What the run keeps of its comparisons, by network size."""
-        if self.before.info.labels or self.devices != [torch.device("cpu")]:
-            return {}
-        before, folder = ImageSet.of(self.before.images), self.folder
-        common, found = name_common(self.before.info, before), {}
-        for size in self.settings.size:
-            method = load_method(self.before, size)
-            if isinstance(method, PatchClusterPlus) and method.bounded:
-                shapes = load_patches(self.before, before, size)[0]
-                batches = list(compared_batches(shapes.counts, before.keys))
-                paths = [kept_comparison_path(folder, size, n) for n in range(len(batches))]
-                comparisons = Comparisons(paths, batches, shapes.counts, method.members)
-                basis = name_basis(common, method, before.shas)
-                found[size] = Earlier(method, before.shas, comparisons, basis)
-        return found
 
     def _open_bank(self, kept: Sequence[ImageRecord], first: int) -> None:
         """Write patches that only the bank has to files like those of a scan, from a number on."""

@@ -15,8 +15,6 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
-_MOST_BESIDE = 4  # jobs that are finished side by side: each needs memory
-
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 Result = TypeVar("Result")
@@ -30,15 +28,10 @@ class Work(Protocol[Taken, Ready, Given]):
     """What is done with each job; it can be pickled, with all that it needs.
 
     ahead: items a thread that may be prepared before they are needed; 0: `prepare` takes no time.
-    beside: whether some jobs are finished side by side, as each has steps that leave most of the
-    processor to others.
     """
 
     @property
     def ahead(self) -> int: ...
-
-    @property
-    def beside(self) -> bool: ...
 
     def prepare(self, item: Taken) -> Ready: ...
 
@@ -161,9 +154,6 @@ def _run(
     work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
 ) -> Iterator[tuple[int, Result]]:
     """Finish job after job in this thread, while others prepare the items of the next ones."""
-    if work.beside and threads > 1:
-        yield from _run_beside(work, jobs, threads)
-        return
     if not work.ahead:
         for number, items in jobs:
             yield number, work.finish([work.prepare(item) for item in items])
@@ -186,39 +176,6 @@ def _run(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(usual)  # new threads would otherwise take the pool's
-
-
-def count_beside(threads: int) -> int:
-    """How many jobs so many threads finish side by side, of a work that has them so."""
-    return min(threads, _MOST_BESIDE)
-
-
-def _run_beside(
-    work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
-) -> Iterator[tuple[int, Result]]:
-    """Finish jobs side by side, each with its share of the threads."""
-    jobs_at_once, usual = count_beside(threads), torch.get_num_threads()
-
-    def share() -> None:
-        torch.set_num_threads(threads // jobs_at_once)
-
-    with ThreadPoolExecutor(jobs_at_once, "finish", share) as pool:
-        waiting: deque[tuple[int, Future[Result]]] = deque()
-
-        def do(items: Sequence[Item]) -> Result:
-            return work.finish([work.prepare(item) for item in items])
-
-        try:
-            for number, items in jobs:
-                waiting.append((number, pool.submit(do, items)))
-                if len(waiting) > jobs_at_once:
-                    first, result = waiting.popleft()
-                    yield first, result.result()
-            for first, result in waiting:
-                yield first, result.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(usual)  # as in `_run`
 
 
 def _count(waiting: Iterable[tuple[int, Sequence[Item]]]) -> int:

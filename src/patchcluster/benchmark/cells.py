@@ -233,7 +233,7 @@ class CategoryRunner:
             for part, comparison in zip(parts, found, strict=True):
                 # A copy, since a view would keep the whole search in memory.
                 copied = {name: value.clone() for name, value in comparison.tensors().items()}
-                kept = Comparison.of_tensors(copied)
+                kept = Comparison(**copied)
                 part.append(kept)
             advance((batch[-1] + 1) / len(patches))
         return [join(part) for part in parts]

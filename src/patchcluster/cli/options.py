@@ -66,10 +66,6 @@ Ray = Annotated[
 MaxMemory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Refuse to start if more is needed: 8GB.")
 ]
-TimeBudget = Annotated[
-    str | None,
-    typer.Option(metavar="TIME", help="Choose what fits in 90s, 10m, 2h; run.json says what."),
-]
 Expect = Annotated[
     str | None,
     typer.Option(metavar="SHARE", help="Flag the share you expect to be anomalous: 5% or 0.05."),

@@ -29,7 +29,6 @@ from .options import (
     Seed,
     Size,
     Tile,
-    TimeBudget,
     Weights,
 )
 from .parsing import default_output, parse_share, parse_sizes
@@ -72,7 +71,6 @@ def scan(
         ),
     ] = False,
     max_memory: MaxMemory = None,
-    time_budget: TimeBudget = None,
     expect: Expect = None,
     flag_top: FlagTop = None,
     labels: Annotated[
@@ -98,7 +96,6 @@ def scan(
 
         asked: dict[str, Any] = {
             "max_memory": max_memory,
-            "time_budget": time_budget,
             "since": STARTED,
             "ray": ray,
             "progress": progress,

@@ -126,8 +126,6 @@ def print_run(run: "Run", as_json: bool) -> None:
             "seconds": run.info.seconds,
             "predicted_seconds": run.info.predicted_seconds,
             "memory": run.info.memory,
-            "time_budget": run.info.time_budget,
-            "changed": run.info.kept_budget(),
         }
         print(json.dumps(totals))
         return
@@ -143,8 +141,6 @@ def print_run(run: "Run", as_json: bool) -> None:
         f"{len(run)} images scored, {run.flagged.sum()} flagged, {len(run.skipped)} skipped; "
         f"report: {run.folder / 'report.html'}"
     )
-    if run.info.instead_of:
-        print(run.info.kept_budget())
     print(printable(f"flagged: {run.threshold.meaning}"), file=sys.stderr)
 
 
@@ -153,8 +149,6 @@ def print_forecast(forecast: "Forecast", as_json: bool) -> None:
         print(json.dumps(dataclasses.asdict(forecast)))
         return
     print(forecast.describe())
-    if forecast.changed:
-        print(forecast.changed)
     if forecast.skipped:
         print(f"{forecast.skipped} files cannot be read")
 

@@ -28,13 +28,11 @@ from ..errors import SettingError
 from ..lazy import Grids
 from ..neighbors import to_float
 from ..patches import Layout
-from .tracing import Trace
 
 Progress = Callable[[int, int], None]  # done, total
 Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
 NEIGHBOURS_KEPT = 3
 COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matrix products busy
-_ENDS = 4  # one image in so many may end a batch by its key
 
 
 @dataclass(frozen=True)
@@ -44,42 +42,17 @@ class Comparison:
     distances float32 [p, d]: what the method grades. neighbours int64 [p, j]: the rows of the bank
     that explain the patch, nearest first, and their distances float32 [p, j]; j is 3 or what the
     method needs. near_duplicates int64 [d, 2]: pairs of images of the fitted set, the first among
-    those that were compared. trace: by what can be told whether all that holds with another bank,
-    if it is kept.
+    those that were compared.
     """
 
     distances: Tensor
     neighbours: Tensor
     neighbour_distances: Tensor
     near_duplicates: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
-    trace: Trace | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, by name."""
-        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        if self.trace is None:
-            return own
-        return own | {f"trace.{name}": value for name, value in self.trace.tensors().items()}
-
-    @classmethod
-    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """What `tensors` gave."""
-        own: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
-        traced = {n.partition(".")[2]: value for n, value in tensors.items() if "." in n}
-        return cls(**own, trace=Trace.of_tensors(traced) if traced else None)
-
-    def is_sound(self, patches: int, stages: int, bank: int) -> bool:
-        """Whether it can be of so many patches, by so many distances each, and of a bank of so many
-        rows: a file may have been edited."""
-        shape, among = (patches, *self.neighbours.shape[1:]), self.neighbours
-        return (
-            self.distances.shape == (patches, stages)
-            and (among.shape, self.neighbour_distances.shape) == (shape, shape)
-            and len(shape) == 2
-            and among.dtype == torch.int64
-            and {self.distances.dtype, self.neighbour_distances.dtype} == {torch.float32}
-            and (not among.numel() or 0 <= int(among.min()) <= int(among.max()) < bank)
-        )
+        """Return all of it by name, as the constructor takes it."""
+        return dict(vars(self))
 
     def select(self, rows: Tensor) -> "Comparison":
         """The comparisons of some of the patches; rows int64 [r]."""
@@ -92,12 +65,12 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Products:
-    """What a comparison of a set with its bank has to do: multiplications, and values prepared."""
+class SearchCost:
+    """What it takes to search one stage of a bank: so many queries among so many rows [., c]."""
 
-    first: float  # in a first pass over a part of the bank's patches
-    full: float  # in the search of images in full
-    values: float  # of patches that the bank is made of
+    queries: float
+    rows: float
+    channels: int
 
 
 class Method(ABC):
@@ -163,14 +136,6 @@ class Method(ABC):
         """
         if any(labels):
             raise SettingError(f"{self.name} does not learn from labels: use patchcluster-plus")
-
-    def recall(  # noqa: B027 (most methods learn nothing of single images)
-        self, before: "Method", images: Sequence[int]
-    ) -> None:
-        """Take what was learned of the images of an earlier set that `fit` will see again.
-
-        before: fitted on that set; images: where each of the new set was in it, -1: nowhere.
-        """
 
     def check_count(self, images: int) -> None:  # noqa: B027 (most methods take any set)
         """Raise SettingError, before any work, if a set of so many images is too small."""
@@ -250,13 +215,8 @@ class Method(ABC):
         """The images of the fitted set that the others are compared with, ascending."""
         return range(self.image_count_)
 
-    def basis(self, contents: Sequence[str]) -> list[Any]:
-        """What a comparison depends on beside the method's parameters and the patches that are
-        compared, as JSON; contents: a name for that of each image of the fitted set."""
-        return [contents[image] for image in self.members]
-
-    def count_products(self, images: int, patches: float, channels: int) -> Products | None:
-        """What `fit` and `compare` of a set have to do; None: that is not known.
+    def search_costs(self, images: int, patches: float, channels: int) -> list[SearchCost] | None:
+        """Count what `compare` of a whole set takes, stage by stage; None: that is not known.
 
         images of so many patches each, on average, of so many channels.
         """
@@ -382,13 +342,11 @@ def check_k(k: int, left: int) -> int:
 
 def join(comparisons: Sequence[Comparison]) -> Comparison:
     """The comparisons of several sets of patches as one, in order."""
-    traces = [c.trace for c in comparisons]
     return Comparison(
         torch.cat([c.distances for c in comparisons]),
         torch.cat([c.neighbours for c in comparisons]),
         torch.cat([c.neighbour_distances for c in comparisons]),
         torch.cat([c.near_duplicates for c in comparisons]),
-        None if None in traces else Trace.join([trace for trace in traces if trace is not None]),
     )
 
 
@@ -411,19 +369,14 @@ def compare_bank(method: Method) -> Comparison:
     return join([method.compare([images[i] for i in b], b) for b in make_batches(counts)])
 
 
-def make_batches(counts: Sequence[int], keys: Sequence[int] | None = None) -> Iterator[list[int]]:
-    """Cut images of so many patches each into consecutive batches of about equal work.
-
-    keys: one an image; a batch that has 5/8 of the work ends at the first key divisible by 4, so
-    that an image more or less moves few ends.
-    """
+def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
+    """Cut images of so many patches each into consecutive batches of about equal work."""
     batch: list[int] = []
     patches = 0
     for image, count in enumerate(counts):
         batch.append(image)
         patches += count
-        chosen = keys is not None and keys[image] % _ENDS == 0
-        if patches >= COMPARED_PATCHES or (chosen and 8 * patches >= 5 * COMPARED_PATCHES):
+        if patches >= COMPARED_PATCHES:
             yield batch
             batch, patches = [], 0
     if batch:

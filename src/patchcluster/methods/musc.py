@@ -22,9 +22,8 @@ from .base import (
 )
 from .whole_bank import WholeBank
 
-_VALUE_BYTES = 5  # of a normalised bank: as float32 and rounded to 8 bits
-_ROW_BYTES = 24  # what is known of a row beside its values
-_COUNTED_BYTES = 8  # a value of a patch, that a prediction allows for normalised banks and samples
+_VALUE_BYTES = 4  # of a normalised bank, as float32
+_COUNTED_BYTES = 8  # a value of a patch, that a prediction allows for normalised banks
 _SEARCH_BYTES = 48 << 20  # of the distances to all images, a batch of queries at a time
 
 
@@ -152,7 +151,7 @@ class MuSc(WholeBank):
 
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
         normalised = sum(
-            (width * _VALUE_BYTES + _ROW_BYTES) * patches // ratio**2
+            width * _VALUE_BYTES * patches // ratio**2
             for width, ratio in zip(self._widths(channels), self._ratios(), strict=True)
         ) * len(self.neighbourhoods)
         counted = channels * patches * _COUNTED_BYTES

@@ -83,8 +83,6 @@ def _settings(run: Run) -> dict[str, str]:
     rows: dict[str, Any] = {
         "inputs": info.inputs,
         **info.settings,
-        "time_budget": info.time_budget and f"{info.time_budget:g} s",
-        "changed": info.kept_budget() or None,
         "flagging": {name: value for name, value in info.flagging.items() if value is not None},
         "backbone": info.backbone["name"],
         "weights": f"{info.backbone['weights']}, SHA-256 {info.backbone['sha256'][:12]}",

@@ -1,0 +1,116 @@
+"""The images that are nearest to each patch, by the nearest of their patches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RankedImages:
+    """The nearest images of q patches, in the order of their distances.
+
+    images int64 [q, j]: columns of the bank's images, -1 where fewer were found; distances float32
+    [q, j], ascending: to the nearest row of each image, and `bound` where there is none; rows int64
+    [q, j]: that row of the bank; bound float32 [q]: all other images are at least so far.
+    """
+
+    images: Tensor
+    distances: Tensor
+    rows: Tensor
+    bound: Tensor
+
+    @classmethod
+    def of_rows(
+        cls, distances: Tensor, rows: Tensor, owners: Tensor, own: Tensor, j: int
+    ) -> "RankedImages":
+        """Keep of the nearest rows the first of each image.
+
+        distances [q, K] ascending and rows int64 [q, K] of the bank, -1 where there is none; owners
+        int64 [m]: the image of each row; own int64 [q]: the patch's own image, which is left out,
+        or -1; j: how many images are kept.
+        """
+        missing = rows < 0
+        bound = distances.masked_fill(missing, 0).amax(1)
+        images = owners[rows.clamp_min(0)]
+        ordered, order = images.sort(dim=1, stable=True)
+        repeated = torch.zeros_like(missing)
+        repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+        left_out = torch.zeros_like(missing).scatter_(1, order, repeated)
+        left_out |= missing | (images == own[:, None])
+        return cls(images, distances, rows, bound)._keep(~left_out, j)
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Join what was found for several lots of patches."""
+        return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
+
+    @property
+    def known(self) -> Tensor:
+        """How many images were found for each patch, int64 [q]."""
+        return (self.images >= 0).sum(1)
+
+    def without(self, left_out: Tensor) -> "RankedImages":
+        """Leave out some of the bank's images, bool [q, b]."""
+        out = left_out.gather(1, self.images.clamp_min(0))
+        return self._keep((self.images >= 0) & ~out, out.shape[1])
+
+    def _keep(self, wanted: Tensor, j: int) -> "RankedImages":
+        """Move what is not wanted, bool [q, K], behind the rest, and keep the first j columns."""
+        place = torch.arange(wanted.shape[1], dtype=torch.int32, device=wanted.device)
+        order = torch.where(wanted, place, wanted.shape[1]).argsort(dim=1, stable=True)[:, :j]
+        wanted = wanted.gather(1, order)
+        return RankedImages(
+            torch.where(wanted, self.images.gather(1, order), -1),
+            torch.where(wanted, self.distances.gather(1, order), self.bound[:, None]),
+            self.rows.gather(1, order),
+            self.bound,
+        )
+
+    def replace(self, which: Tensor, others: "RankedImages") -> None:
+        """Replace what was found for the patches at `which`, int64 [r]."""
+        for mine, new in zip(vars(self).values(), vars(others).values(), strict=True):
+            mine[which] = new
+
+    def last_gap(self, gap: float, least: int, most: int, left: int, excused: Tensor) -> Tensor:
+        """Count the images before the last gap, int64 [q]; 0 if there is none.
+
+        A gap: the next image is more than `gap` times as far. At least `least` and at most `most`
+        images lie before it, and `left` that were found behind it. excused float32 [q, j]: how far
+        each image is to be excused; a mean above 0 of those before it makes it no gap.
+        """
+        ranks = torch.arange(1, self.images.shape[1], device=self.images.device)
+        gaps = self.distances[:, 1:] > gap * self.distances[:, :-1]
+        gaps &= (ranks >= least) & (ranks <= most) & (ranks + left <= self.known[:, None])
+        gaps &= excused.cumsum(1)[:, :-1] <= 0
+        return torch.where(gaps, ranks, 0).amax(1) if len(ranks) else self.known * 0
+
+    def from_rank(self, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return distances and rows [q, count] of the images from rank `start` int64 [q] on.
+
+        Beyond those that were found the distance is the bound, and the row that of the last one.
+        """
+        places = start[:, None] + torch.arange(count, device=start.device)
+        last = (self.known - 1).clamp_min(0)[:, None]
+        beyond, places = places > last, places.minimum(last)
+        distances = torch.where(beyond, self.bound[:, None], self.distances.gather(1, places))
+        return distances, self.rows.gather(1, places)
+
+    def closeness(self, image: Tensor, count: int, columns: int) -> Tensor:
+        """Measure how close images of the bank are to `count` others as wholes, float32 [count, b].
+
+        image int64 [q]: of which of them each patch is; columns: b. Closeness is 1 less the mean of
+        min(distance, limit) over the mean limit, the distance of a patch's median image or of the
+        last that is kept: 0 if no patch of an image is nearer, 1 if all are at no distance.
+        """
+        middle = max(0, (columns - 1) // 2 - 1)
+        limit = self.distances[:, min(middle, self.distances.shape[1] - 1)]
+        gains = (limit[:, None] - self.distances).clamp_min(0)
+        places = image[:, None] * columns + self.images.clamp_min(0)
+        close = gains.new_zeros(count * columns)
+        close.scatter_add_(0, places.flatten(), gains.flatten())
+        whole = gains.new_zeros(count).scatter_add_(0, image, limit)
+        whole = whole.clamp_min(torch.finfo(torch.float32).tiny)
+        return close.view(count, columns) / whole[:, None]

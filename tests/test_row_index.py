@@ -1,0 +1,78 @@
+"""Searches of K nearest rows, exact in small banks, by an inverted file in large ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from patchcluster import row_index
+from patchcluster.neighbors import nearest
+from patchcluster.row_index import RowIndex
+
+
+def patches(rows, seed=0, kinds=40, channels=16):
+    """Rows [rows, channels] that come in kinds, as patches of images do."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(kinds, channels))
+    values = centres[rng.integers(kinds, size=rows)] + 0.3 * rng.normal(size=(rows, channels))
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """A bank that is large enough for an inverted file, which small ones are said to be."""
+    monkeypatch.setattr(row_index, "_EXACT_ROWS", 1000)
+    return patches(6000)
+
+
+def test_a_small_bank_is_searched_exactly():
+    rows, queries = patches(500), patches(50, seed=1)
+    found, expected = RowIndex(rows).search(queries, 7), nearest(queries, rows, 7)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_an_inverted_file_finds_nearly_all_neighbours_at_their_distances(large):
+    queries = patches(400, seed=1)
+    distances, rows = RowIndex(large).search(queries, 20)
+    expected, neighbours = nearest(queries, large, 20)
+    hits = (rows[:, :, None] == neighbours[:, None, :]).any(2).float().mean()
+    assert 0.8 < hits < 1  # or it was searched exactly
+    assert float(distances.mean()) < 1.01 * float(expected.mean())
+    named = (large[rows] - queries[:, None]).norm(dim=2)
+    torch.testing.assert_close(distances, named, rtol=1e-4, atol=1e-5)
+    assert bool((distances[:, 1:] >= distances[:, :-1]).all())
+    assert bool((distances >= expected * (1 - 1e-4)).all())
+
+
+def test_more_effort_finds_more(large):
+    queries, index = patches(400, seed=1), RowIndex(large)
+    expected = nearest(queries, large, 200)[0]
+    excess = [
+        float((index.search(queries, 200, effort)[0].clamp_max(9) - expected).mean())
+        for effort in (1, 4, 100)
+    ]
+    assert excess[0] > excess[1] > abs(excess[2])
+    assert excess[2] == pytest.approx(0, abs=1e-5)  # all lists: an exact search
+
+
+def test_what_the_lists_do_not_hold_is_marked(large):
+    index = RowIndex(large)
+    distances, rows = index.search(patches(10, seed=1), 5000)
+    missing = rows < 0
+    assert bool(missing.any())
+    assert bool(distances[missing].isinf().all())
+    assert bool(distances[~missing].isfinite().all())
+    assert RowIndex(large[:3]).search(large[:2], 5)[0].shape == (2, 3)  # there are not more rows
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_same_rows_give_the_same_neighbours_by_any_number_of_threads(large, threads):
+    queries = patches(300, seed=1)
+    expected = RowIndex(large).search(queries, 10)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        distances, rows = RowIndex(large).search(queries, 10)
+    finally:
+        torch.set_num_threads(usual)
+    assert (rows == expected[1]).float().mean() > 0.999
+    torch.testing.assert_close(distances.mean(), expected[0].mean(), rtol=1e-4, atol=0)
