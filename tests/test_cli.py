@@ -187,7 +187,6 @@ def test_scan_as_json_and_quiet(tmp_path):
         (["scan", ".", "--method", "nope"], 1, "choose from patchcluster-plus"),
         (["scan", ".", "--backbone", "nope"], 1, "timm has no network"),
         (["scan", ".", "--max-memory", "lots"], 1, "write 8GB"),
-        (["scan", ".", "--time-budget", "soon"], 1, "write 90s, 10m or 2h"),
         (["scan", ".", "--device", "warp"], 1, "choose cpu or auto"),
         (["scan", ".", "--size", "big"], 2, "write 448"),
         (["scan"], 2, "Missing argument"),

@@ -237,5 +237,3 @@ def test_a_cluster_that_cannot_be_reached_is_one_line(images, tmp_path, monkeypa
 def test_what_a_cluster_cannot_keep_is_refused(images, tmp_path):
     with pytest.raises(SettingError, match="choose auto, cpu or cuda"):
         patchcluster.scan(images, tmp_path / "run", ray="local", device="cuda:1")
-    with pytest.raises(SettingError, match="leave --time-budget or --ray out"):
-        patchcluster.scan(images, tmp_path / "run", ray="local", time_budget="10m")

@@ -61,6 +61,20 @@ def test_prediction_grows_with_what_costs_memory():
         assert predict_memory(workload(**larger), GIB) > base
 
 
+def test_a_set_that_is_read_image_by_image_needs_memory_for_its_bank_alone():
+    needs = {
+        bank: predict_memory(
+            workload(patches=[10_000 * 784], images=10_000, bank=bank, streamed=True), GIB
+        )
+        for bank in (1000, 2000, 3000)
+    }
+    values = 1000 * 784 * 152
+    assert needs[2000] - needs[1000] == pytest.approx(needs[3000] - needs[2000], rel=1e-6)
+    assert needs[2000] - needs[1000] > values * 6  # as float16, and as float32 in the index
+    whole = workload(patches=[10_000 * 784], images=10_000, bank=10_000)
+    assert predict_memory(whole, GIB) > 2 * needs[3000]
+
+
 def test_limit():
     check_memory(5 * GIB, None, str)
     check_memory(5 * GIB, 5 * GIB, str)

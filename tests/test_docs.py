@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from functools import partial
 from glob import glob
@@ -366,8 +365,6 @@ def test_what_a_page_says_works(name, workshop, services, tmp_path, monkeypatch)
     shutil.copytree(workshop, tmp_path / "here", symlinks=True)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    # A budget counts from the start of the process, which here has run other tests.
-    monkeypatch.setattr("patchcluster.cli.sets.STARTED", time.monotonic())
     cheap(monkeypatch)
     page = Page(services)
     blocks = read_blocks(PAGES[name])

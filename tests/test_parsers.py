@@ -30,7 +30,6 @@ from patchcluster.roi import name_region, read_region, to_png
 from patchcluster.runs import load_run
 from patchcluster.settings import resolve
 from patchcluster.thresholds import Flagging
-from patchcluster.times import parse_seconds
 from synthetic import write_run
 from test_images import deep_png
 
@@ -96,12 +95,11 @@ def spliced(draw, *files):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run whose names are hard to write, with labels, skipped files and a time budget."""
+    """A run whose names are hard to write, with labels and skipped files."""
     folder = tmp_path_factory.mktemp("parsers") / "run"
     skipped = [runfolder.Skipped("notes.txt", "not an image")]
     labels = {NAMES[0]: "normal", NAMES[1]: "anomalous"}
     run = write_run(folder, NAMES, 3, skipped, labels, [[3, 4]])
-    run.info.time_budget, run.info.instead_of = 60.0, {"ratio": None, "size": [448]}
     run.info.levels = {"typical": 0.25, "limit": 0.5}
     run.info.deep_range = {"integer": [0, 4095]}
     run.info.map_rule = {"frame": 256, "native_from": None, "sigma": 4.0, "steps": "bilinear"}
@@ -168,7 +166,6 @@ def use(run):
     assert np.isfinite(run.scores).all()
     assert run.flagged.dtype == bool
     assert all(isinstance(path, str) for path in run.nearest)
-    run.info.kept_budget()
     assert len(run.doubtful) == len(run) - sum(path in run.info.labels for path in run.paths)
     first = run.images[0]
     if first.width * first.height <= MOST_PIXELS:
@@ -542,8 +539,6 @@ TEXTS = st.one_of(
 @fuzz(400)
 @given(TEXTS)
 def test_texts_of_options_are_valid_or_refused(text):
-    seconds = attempt(lambda: parse_seconds(text))
-    assert seconds is None or 0 < seconds < np.inf
     count = attempt(lambda: parse_bytes(text))
     assert count is None or (isinstance(count, int) and count >= 1)
     sizes = attempt(lambda: parsing.parse_sizes(text), typer.BadParameter)

@@ -12,6 +12,14 @@ from patchcluster.costs import GIB, MIB, parse_bytes
 from patchcluster.errors import SettingError
 from patchcluster.settings import PRESETS
 
+FAST = {"size": (320,), "stage_weights": (1.0, 1.5)}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """A fast preset that these figures are of."""
+    monkeypatch.setitem(PRESETS, "fast", FAST)
+
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
@@ -33,9 +41,9 @@ def test_a_plan_for_other_settings_is_that_of_a_survey_for_them(paths, tmp_path,
         assert dataclasses.replace(planned, patches=surveyed.patches, extra=0) == surveyed
 
 
-def test_the_fast_preset_is_planned_with_its_stages_only(paths, backbone):
+def test_stages_without_a_weight_are_not_planned(paths, backbone):
     there = make_planner(paths, backbone)
-    work = there.plan(dataclasses.replace(there.settings, **PRESETS["fast"]))
+    work = there.plan(dataclasses.replace(there.settings, **FAST))
     assert work.channels == 40 + 112
     assert work.patches == [6 * 20 * 20]
     assert there.plan(there.settings).channels == 40 + 112 + 80
@@ -53,7 +61,7 @@ def test_what_does_not_fit_says_what_does_by_the_same_prediction(paths, backbone
     assert there.check(needed) == needed
     said = refusal(there, needed - 1)
     assert "choose --preset fast (about" in said
-    fast = there.predict_memory(dataclasses.replace(there.settings, **PRESETS["fast"]))
+    fast = there.predict_memory(dataclasses.replace(there.settings, **FAST))
     assert fast < needed
     limit = there.predict_memory(dataclasses.replace(there.settings, size=(192,)))
     assert "choose --size 192 (about" in refusal(there, limit)
@@ -66,9 +74,16 @@ def test_tiles_are_the_first_to_go(tmp_path, backbone):
     there = make_planner([path, path], backbone, tile=True)
     without = there.predict_memory(dataclasses.replace(there.settings, tile=False))
     assert "choose a scan without --tile (about" in refusal(there, without)
-    fast = dataclasses.replace(there.settings, tile=False, **PRESETS["fast"])
-    less = there.predict_memory(fast) - 1
-    assert "choose --size 256 without --tile (about" in refusal(there, less)
+    fast = dataclasses.replace(there.settings, tile=False, **FAST)
+    assert "choose --preset fast without --tile (about" in refusal(there, without - 1)
+    limit = there.predict_memory(fast) - 1
+    largest = next(
+        size
+        for size in (384, 320, 256, 192, 128, 96, 64)
+        if limit
+        >= there.predict_memory(dataclasses.replace(there.settings, tile=False, size=(size,)))
+    )
+    assert f"choose --size {largest} without --tile (about" in refusal(there, limit)
 
 
 def test_where_nothing_fits_it_says_what_the_least_needs(paths, backbone):

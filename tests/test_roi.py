@@ -144,7 +144,7 @@ def test_pixels_without_a_score_are_left_out_of_the_metrics():
 
 
 def plus():
-    return PatchClusterPlus(stages=[4, 6, 8], strides=[8, 16, 32], ratio=1.0)
+    return PatchClusterPlus(stages=[4, 6, 8], strides=[8, 16, 32])
 
 
 def scored(grids, masks):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from patchcluster.errors import SettingError
@@ -12,9 +14,10 @@ def test_nothing_given_is_the_default_preset():
 
 def test_preset_then_what_was_given():
     fast = resolve(preset="fast")
-    assert (fast.size, fast.local_weight) == ((320,), 0.0)
-    assert resolve(preset="fast", size=(320,)).size == (320,)
-    assert resolve(preset="fast", size=(320,)).local_weight == 0.0
+    assert {name: getattr(fast, name) for name in PRESETS["fast"]} == PRESETS["fast"]
+    assert fast != resolve()
+    given = resolve(preset="fast", size=(96,), k=7)
+    assert given == dataclasses.replace(fast, size=(96,), k=7)
 
 
 def test_a_method_brings_its_own_settings_and_not_the_presets_of_another():
@@ -33,12 +36,14 @@ def test_every_method_has_settings_and_every_preset_resolves():
 
 
 def test_what_is_given_reaches_the_method():
-    method = resolve(k=5, ratio=0.7, local_weight=0.1).make_method([2, 3], [8, 16])
-    assert (method.k, method.ratio, method.local_weight) == (5, 0.7, 0.1)
+    method = resolve(k=5, saturation=3.0, local_weight=0.1).make_method([2, 3], [8, 16])
+    assert (method.k, method.saturation, method.local_weight) == (5, 3.0, 0.1)
     assert (list(method.stages), list(method.stage_strides)) == ([2, 3], [8, 16])
     assert resolve(method="padim", seed=3).make_method([2, 3], [8, 16]).seed == 3
     paper = resolve(method="patchcluster", k=5).make_method([2, 3], [8, 16])
     assert (paper.k, paper.ratio) == (5, METHODS["patchcluster"]().ratio)
+    paper = resolve(method="patchcluster", ratio=0.7).make_method([2, 3], [8, 16])
+    assert paper.ratio == 0.7
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,7 @@ def test_what_is_given_reaches_the_method():
         ({"size": ()}, "32 to 4096"),
         ({"ratio": 0.0}, "ratio"),
         ({"ratio": 2.0}, "ratio"),
+        ({"ratio": 0.5}, "patchcluster-plus has no setting ratio"),
         ({"k": 0}, "at least 1"),
         ({"seed": -1}, "seed"),
         ({"image_score": "nope"}, "choose from contrast, top1%, max"),

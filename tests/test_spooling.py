@@ -120,10 +120,9 @@ def test_overwriting_the_same_keeps_the_files(copy):
     assert state(copy.folder / "inputs") == before
 
 
-@pytest.mark.parametrize("budget", [None, "1h"])
-def test_overwriting_with_others_replaces_the_files(copy, budget):
+def test_overwriting_with_others_replaces_the_files(copy):
     images = [*draw()[:2], *draw(3, seed=50)]
-    run = rescan(images, copy, overwrite=True, time_budget=budget)
+    run = rescan(images, copy, overwrite=True)
     assert len(run) == 5
     assert sorted(path.name for path in (copy.folder / "inputs").iterdir()) == [
         f"00000{i}.png" for i in range(5)

@@ -2,44 +2,37 @@ import pytest
 import torch
 
 from patchcluster import times
-from patchcluster.errors import SettingError
 from patchcluster.methods import METHODS, PatchClusterPlus
-from patchcluster.methods.base import Products
+from patchcluster.methods.base import SearchCost
+from patchcluster.row_index import RowIndex
 from patchcluster.times import (
-    Labour,
     Rates,
+    Work,
     format_seconds,
     measure_maps,
     measure_repeatedly,
     measure_search,
-    parse_seconds,
     predict_seconds,
 )
 
 RATES = Rates(
-    load=1e-8, network=1e-7, first=1e-12, full=1e-11, prepare=1e-8, smooth=1e-3, regions=1e-9
+    load=1e-8, network=1e-7, build=1e-10, scan=1e-10, rank=1e-6, smooth=1e-3, regions=1e-9
 )
+SEARCH = SearchCost(queries=80_000, rows=80_000, channels=100)
 
 
-def labour(**changes):
+def make_work(**changes):
     usual = {
         "images": 100, "pixels": 10**8, "seen_pixels": 2 * 10**7, "threads": 2, "parallel": True,
-        "products": [Products(10**12, 10**11, 10**7)],
+        "searches": [SEARCH],
     }  # fmt: skip
-    return Labour(**{**usual, **changes})
+    return Work(**{**usual, **changes})
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("90s", 90), ("10m", 600), ("2h", 7200), ("1.5 M", 90), ("45", 45)]
-)
-def test_amounts_of_time(text, expected):
-    assert parse_seconds(text) == expected
-
-
-@pytest.mark.parametrize("text", ["soon", "", "s", "-1s", "0", "1d", "nan", "1e400s"])
-def test_what_is_no_amount_is_an_error(text):
-    with pytest.raises(SettingError, match="write 90s, 10m or 2h"):
-        parse_seconds(text)
+def slowed(factor, *names):
+    """The rates times a factor; those that are named, or all."""
+    slower = {name: factor * vars(RATES)[name] for name in names or vars(RATES)}
+    return Rates(**{**vars(RATES), **slower})
 
 
 def test_times_are_written_for_people():
@@ -50,30 +43,68 @@ def test_times_are_written_for_people():
     ("change", "step", "factor"),
     [
         ({"pixels": 2 * 10**8, "seen_pixels": 4 * 10**7}, "features", 2),
+        ({"seen_pixels": 3 * 10**7}, "features", (10**8 * 1e-8 + 3) / (10**8 * 1e-8 + 2)),
         ({"threads": 4}, "features", 0.5),
-        ({"products": [Products(2 * 10**12, 2 * 10**11, 2 * 10**7)]}, "compare", 2),
-        ({"products": [Products(10**12, 10**11, 10**7)] * 3}, "compare", 3),
+        ({"searches": [SEARCH] * 3}, "compare", 3),
+        ({"searches": []}, "compare", 0),
         ({"images": 300}, "report", 3),
     ],
 )
 def test_time_grows_with_the_work_of_its_step_alone(change, step, factor):
-    before, after = (predict_seconds(one, RATES) for one in (labour(), labour(**change)))
+    before, after = (predict_seconds(one, RATES) for one in (make_work(), make_work(**change)))
     assert after[step] == pytest.approx(factor * before[step])
-    if step == "compare":
-        assert {**after, step: 0} == {**before, step: 0}
+    concerned = {  # pixels are loaded, and looked at for regions; threads do all but the search
+        "pixels": {"features", "maps"},
+        "threads": {"features", "maps", "report"},
+        "images": {"maps", "report"},
+    }
+    changed = set().union({step}, *(concerned.get(name, ()) for name in change))
+    for other in before.keys() - changed:
+        assert after[other] == before[other]
+
+
+def compare_seconds(rates, **changes):
+    search = SearchCost(**{**vars(SEARCH), **changes})
+    return predict_seconds(make_work(searches=[search]), rates)["compare"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "change", "factor"),
+    [
+        ("build", {"rows": 4 * SEARCH.rows}, 8),  # rows, and lists that each is compared with
+        ("build", {"queries": 2 * SEARCH.queries}, 1),
+        ("build", {"channels": 2 * SEARCH.channels}, 2),
+        ("scan", {"rows": 4 * SEARCH.rows}, 2),
+        ("scan", {"queries": 2 * SEARCH.queries}, 2),
+        ("scan", {"channels": 2 * SEARCH.channels}, 2),
+        ("rank", {"rows": 4 * SEARCH.rows}, 1),
+        ("rank", {"queries": 2 * SEARCH.queries}, 2),
+        ("rank", {"channels": 2 * SEARCH.channels}, 1),
+    ],
+)
+def test_a_search_takes_more_for_more_queries_rows_and_channels(rate, change, factor):
+    others = {"build", "scan", "rank"} - {rate}
+    rates = slowed(0, *others)
+    assert compare_seconds(rates, **change) == pytest.approx(factor * compare_seconds(rates))
 
 
 def test_each_rate_counts():
-    before = sum(predict_seconds(labour(), RATES).values())
+    steps = {
+        "load": {"features"}, "network": {"features"}, "build": {"compare"}, "scan": {"compare"},
+        "rank": {"compare"}, "smooth": {"maps", "report"}, "regions": {"maps"},
+    }  # fmt: skip
+    before = predict_seconds(make_work(), RATES)
     for name in vars(RATES):
-        slower = Rates(**{**vars(RATES), name: 2 * vars(RATES)[name]})
-        assert sum(predict_seconds(labour(), slower).values()) > before
-    assert sum(predict_seconds(labour(), RATES.slower(3)).values()) == pytest.approx(3 * before)
+        after = predict_seconds(make_work(), slowed(2, name))
+        assert {step for step in before if after[step] > before[step]} == steps[name]
+        assert all(after[step] == before[step] for step in before.keys() - steps[name])
+    after = predict_seconds(make_work(), slowed(3))
+    assert after == pytest.approx({step: 3 * seconds for step, seconds in before.items()})
 
 
 def test_a_gpu_works_while_the_threads_decode():
     seconds = [
-        predict_seconds(labour(parallel=False, seen_pixels=seen), RATES)["features"]
+        predict_seconds(make_work(parallel=False, seen_pixels=seen), RATES)["features"]
         for seen in (1, 10**6, 10**8)
     ]
     assert seconds[0] == seconds[1]
@@ -81,34 +112,76 @@ def test_a_gpu_works_while_the_threads_decode():
 
 
 def test_a_comparison_whose_time_is_not_known_is_left_out():
-    assert "compare" not in predict_seconds(labour(products=None), RATES)
+    known, unknown = (
+        predict_seconds(make_work(searches=searches), RATES) for searches in ([SEARCH], None)
+    )
+    assert known.keys() - unknown.keys() == {"compare"}
+    assert unknown.items() <= known.items()
 
 
-def test_products_are_those_of_a_search_that_is_counted():
+def test_a_search_is_counted_in_patches_and_values_of_each_stage():
     """96 images of 6 x 6 patches, of two stages on one grid and one on cells of 2 x 2."""
-    method = PatchClusterPlus(ratio=0.5, margin=5, stages=(3, 4, 8), strides=(8, 16, 32))
-    counted = method.count_products(96, 36, 3 + 4 + 2)
-    fine, coarse = 96 * 36 * 36, 96 * 9 * 9
-    assert counted.first == 96 * (fine * (3 + 4) * 0.5 + coarse * 8)
-    assert counted.full == (3 + 5) * (fine * (3 + 4) + coarse * 8)
-    assert counted.values == 2 * 96 * 36 * 9
+    method = PatchClusterPlus(stages=(3, 4, 8), strides=(8, 16, 32))
+    channels = 3 + 4 + 8 // 4
+    fine, coarse = 96 * 36, 96 * 9
+    expected = [(fine, fine, 3), (fine, fine, 4), (coarse, coarse, 8)]
+    counted = method.search_costs(96, 36, channels)
+    assert [(one.queries, one.rows, one.channels) for one in counted] == expected
     method.bank_images = 24
-    fewer = method.count_products(96, 36, 3 + 4 + 2)
-    assert fewer.first == counted.first / 4
-    assert fewer.full == counted.full
-    method.bank_images = 4
-    assert method.count_products(96, 36, 9).full == counted.full / 2
+    fewer = method.search_costs(96, 36, channels)
+    assert [one.rows for one in fewer] == [fine / 4, fine / 4, coarse / 4]
+    assert [one.queries for one in fewer] == [fine, fine, coarse]
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """Queries, rows and channels of each search that is done."""
+    seen = []
+
+    class Watched(RowIndex):
+        def __init__(self, rows):
+            super().__init__(rows)
+            self.shape = tuple(rows.shape)
+
+        def search(self, queries, k, effort=1):
+            seen.append((len(queries), *self.shape))
+            return super().search(queries, k, effort)
+
+    monkeypatch.setattr("patchcluster.methods.patchcluster_plus.RowIndex", Watched)
+    monkeypatch.setattr(times, "RowIndex", Watched)
+    return seen
+
+
+def test_what_is_counted_is_what_is_searched(rng, searched):
+    method = PatchClusterPlus(stages=(3, 4, 8), strides=(8, 16, 32), bank_images=8)
+    grids = torch.randn(12, 6, 6, 3 + 4 + 8 // 4, generator=rng)
+    method.fit(grids)
+    method.compare(list(grids), range(12))
+    counted = method.search_costs(12, 36, grids.shape[3])
+    assert searched[:3] == [(one.queries, one.rows, one.channels) for one in counted]
 
 
 def test_methods_that_do_not_know_say_so():
-    known = [name for name, method in METHODS.items() if method().count_products(9, 9, 9)]
+    known = [name for name, method in METHODS.items() if method().search_costs(9, 9, 9)]
     assert known == ["patchcluster-plus"]
 
 
 def test_what_is_measured_are_amounts_of_time():
-    grids = [torch.randn(8, 8, 20), torch.randn(4, 8, 20)]
-    measured = [*measure_search(grids, torch.device("cpu")), *measure_maps(64)]
+    measured = [*measure_search(torch.device("cpu")), *measure_maps(64)]
     assert all(0 < seconds < 1e-1 for seconds in measured)
+
+
+def test_a_search_is_predicted_as_it_was_measured(searched, monkeypatch):
+    spent = iter([8.0, 2.0, 0.5])
+    monkeypatch.setattr(times, "clock", lambda work, _: (next(spent), work()))
+    for name in ("_BUILDING", "_SCANNING", "_RANKING"):
+        monkeypatch.setattr(times, name, 1.0)
+    measured = measure_search(torch.device("cpu"))
+    search = SearchCost(*searched[0])
+    for name, rate, seconds in zip(("build", "scan", "rank"), measured, (8, 2, 0.5), strict=True):
+        rates = Rates(**{**dict.fromkeys(vars(RATES), 0.0), name: rate})
+        found = predict_seconds(make_work(searches=[search]), rates)["compare"]
+        assert found == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(10, 1), (24, 1), (60, 3), (101, 5), (9000, 6)])
@@ -118,7 +191,7 @@ def test_the_longer_the_work_the_more_is_measured(seconds, count, monkeypatch):
 
     def measure():
         clock[0] += 0.5
-        made.append(RATES.slower(len(made) + 1))
+        made.append(slowed(len(made) + 1))
         return made[-1]
 
     monkeypatch.setattr(times.time, "perf_counter", lambda: clock[0])

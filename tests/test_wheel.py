@@ -8,7 +8,6 @@ empty folder; WHEEL_PYTHON names the interpreter of this environment, if it is n
 import csv
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -28,17 +27,16 @@ from patchcluster import __version__
 pytestmark = pytest.mark.wheel
 
 ROOT = Path(__file__).parents[1]
-KERNELS = "patchcluster/_kernels.so"  # compiled of the C files, so that wheels have it instead
 
 
-def run(*command: object, cwd: Path, **variables: str) -> str:
+def run(*command: object, cwd: Path) -> str:
     """What a command prints; nothing of this process's Python reaches it."""
     hidden = ("PYTHON", "VIRTUAL_ENV", "MYPY")
     environment = {name: v for name, v in os.environ.items() if not name.startswith(hidden)}
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
-        env=environment | variables,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -53,8 +51,8 @@ def find_sources() -> list[str]:
     return sorted(name for name in listed if (ROOT / name).is_file())
 
 
-def build(source: Path, to: Path, *options: str, **variables: str) -> list[Path]:
-    run(sys.executable, "-m", "build", *options, "-o", to, source, cwd=to.parent, **variables)
+def build(source: Path, to: Path, *options: str) -> list[Path]:
+    run(sys.executable, "-m", "build", *options, "-o", to, source, cwd=to.parent)
     return sorted(to.iterdir())
 
 
@@ -63,21 +61,19 @@ class Packages:
     sdist: Path
     of_sdist: Path
     of_tree: Path
-    without_compiler: Path
 
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """Each way to build them; from a copy, so that other tests keep the kernels they run on."""
+    """Each way to build them, from a copy of the tree."""
     root = tmp_path_factory.mktemp("packages")
     tree = root / "tree"
     for name in find_sources():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
-    without = build(tree, root / "without", "--wheel", CC="no-compiler")
     of_tree = build(tree, root / "of_tree", "--wheel")
     of_sdist, sdist = build(tree, root / "of_sdist")
-    return Packages(sdist, of_sdist, *of_tree, *without)
+    return Packages(sdist, of_sdist, *of_tree)
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -100,15 +96,13 @@ def test_the_sdist_has_all_that_the_wheel_and_the_tests_are_made_of(packages: Pa
     sources = set(find_sources())
     assert names <= sources
     needed = {name for name in sources if name.startswith(("src/", "tests/", "docs/"))}
-    assert needed | {"pyproject.toml", "hatch_build.py", "constraints.txt", "Makefile"} <= names
+    assert needed | {"pyproject.toml", "constraints.txt", "Makefile"} <= names
     assert {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"} <= names
 
 
 def test_the_wheel_has_the_package_and_nothing_else(packages: Packages) -> None:
     files = package_files(packages.of_tree)
-    files.pop(KERNELS, None)
     sources = {name for name in find_sources() if name.startswith("src/patchcluster/")}
-    sources -= {name for name in sources if name.endswith((".c", ".h"))}
     assert files == {name.removeprefix("src/"): (ROOT / name).read_bytes() for name in sources}
     assert "patchcluster/py.typed" in files
 
@@ -118,23 +112,10 @@ def test_the_wheel_of_the_sdist_is_that_of_the_tree(packages: Packages) -> None:
     assert contents(packages.of_sdist) == contents(packages.of_tree)
 
 
-def test_a_wheel_with_the_kernels_is_for_one_platform(packages: Packages) -> None:
-    has_compiler = shutil.which(os.environ.get("CC", "cc").split()[0]) is not None
-    if not (has_compiler and sys.platform == "linux" and platform.machine() == "x86_64"):
-        pytest.skip("the kernels are compiled on Linux x86_64 with a C compiler")
-    assert contents(packages.of_tree)[KERNELS].startswith(b"\x7fELF")
+def test_the_wheel_is_for_all_platforms(packages: Packages) -> None:
     tags = dict(read_metadata(packages.of_tree, "WHEEL"))
-    assert (tags["Root-Is-Purelib"], tags["Tag"]) == ("false", "py3-none-linux_x86_64")
-    assert packages.of_tree.name.endswith("-py3-none-linux_x86_64.whl")
-
-
-def test_a_wheel_without_them_is_for_all(packages: Packages) -> None:
-    files = package_files(packages.of_tree)
-    files.pop(KERNELS, None)
-    assert package_files(packages.without_compiler) == files
-    tags = dict(read_metadata(packages.without_compiler, "WHEEL"))
     assert (tags["Root-Is-Purelib"], tags["Tag"]) == ("true", "py3-none-any")
-    assert packages.without_compiler.name.endswith("-py3-none-any.whl")
+    assert packages.of_tree.name.endswith("-py3-none-any.whl")
 
 
 def test_the_wheel_says_what_it_is(packages: Packages) -> None:

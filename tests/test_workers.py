@@ -13,7 +13,7 @@ from conftest import PATIENCE
 from patchcluster.devices import choose_device, choose_devices
 from patchcluster.errors import ClusterError
 from patchcluster.scanning import Scan, predict
-from patchcluster.workers import Devices, Here, count_beside
+from patchcluster.workers import Devices, Here
 
 CPU = torch.device("cpu")
 
@@ -21,9 +21,8 @@ CPU = torch.device("cpu")
 class Squares:
     """Sums of squares of a job's numbers; which threads and which copies made them."""
 
-    def __init__(self, ahead, copies=None, beside=False):
+    def __init__(self, ahead, copies=None):
         self.ahead = ahead
-        self.beside = beside
         self.copies = [] if copies is None else copies
         self.copies.append(self)
         self.prepared, self.finished = set(), []
@@ -73,28 +72,6 @@ def test_each_device_has_a_copy_and_a_thread_of_its_own(ahead):
         assert len(set(copy.finished)) == 1
     assert len({copy.finished[0] for copy in work.copies}) == 3
     assert sum(len(copy.finished) for copy in work.copies) == len(JOBS)
-
-
-@pytest.mark.parametrize(("threads", "each"), [(3, 1), (9, 2)])
-def test_jobs_side_by_side_are_done_once_with_a_share_of_the_threads(threads, each):
-    seen, beside = [], threading.Event()
-
-    class Seen(Squares):
-        def finish(self, ready):
-            seen.append(torch.get_num_threads())
-            found = super().finish(ready)
-            if len(set(self.finished)) > 1:
-                beside.set()
-            assert beside.wait(PATIENCE)  # or one thread might be done before another begins
-            return found
-
-    work, usual = Seen(0, beside=True), torch.get_num_threads()
-    assert dict(Here(threads).map(work, JOBS)) == EXPECTED
-    assert 1 < len(set(work.finished)) <= count_beside(threads)
-    assert set(seen) == {each}
-    assert torch.get_num_threads() == usual
-    with pytest.raises(ValueError, match="-1 is negative"):
-        list(Here(3).map(work, [*JOBS[:5], (5, [-1]), *JOBS[6:]]))
 
 
 @pytest.mark.parametrize("workers", [Here(2), Devices([CPU, CPU], 2)])

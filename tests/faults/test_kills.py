@@ -85,10 +85,7 @@ DEADLY = {
         "rename report.html 1",
         "rename run.json 2",
     ],
-    "bounded scan": [
-        "rename patches/N.safetensors 2",
-        "rename comparisons/comparison-N-N.safetensors 2",
-    ],
+    "bounded scan": ["rename patches/N.safetensors 2"],
     "update": [
         "rename .work/features-N.safetensors 3",
         "rename .work/comparison-N-N.safetensors 2",
@@ -105,8 +102,6 @@ DEADLY = {
         "rename run.json 1",
         "rename bank.safetensors 1",
         "rename patches/N.safetensors 1",
-        "rmdir comparisons 1",
-        "rename comparisons/comparison-N-N.safetensors 2",
         "remove maps/N.npy 1",
         "rename run.json 2",
         "rename report.html 1",

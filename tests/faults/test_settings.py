@@ -66,6 +66,7 @@ def ask(place: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> Outco
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ("--ratio 0.5", "patchcluster-plus has no setting ratio"),
         ("--ratio 0", "share of the patches in (0, 1]"),
         ("--ratio 2", "share of the patches in (0, 1]"),
         ("--ratio -0.5", "share of the patches in (0, 1]"),
@@ -101,12 +102,6 @@ def ask(place: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> Outco
         ("--max-memory lots", "write 8GB"),
         ("--max-memory -1GB", "write 8GB"),
         ("--max-memory 1MB", "over --max-memory"),
-        ("--time-budget soon", "write 90s, 10m or 2h"),
-        ("--time-budget 0", "write 90s, 10m or 2h"),
-        ("--time-budget -5s", "write 90s, 10m or 2h"),
-        ("--time-budget 1ms", "write 90s, 10m or 2h"),
-        ("--time-budget 0.01s", "over --time-budget"),
-        ("--time-budget 10m --method musc", "the time of musc is not known"),
         ("--expect 5% --flag-top 3", "give one of the two"),
         ("--expect 101%", "share of the images"),
         ("--expect -1", "share of the images"),
@@ -191,7 +186,6 @@ def test_weights_of_another_network_are_one_line(place, monkeypatch):
         "--expect 100%",
         "--flag-top 500",
         "--local-weight 1000",
-        "--time-budget 1000h",
         "--max-memory 1000TB",
         "--roi images/part1.png",
     ],
