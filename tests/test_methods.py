@@ -340,7 +340,8 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None, gap=1.3
         rows = centred / np.sqrt((centred**2).sum(2, keepdims=True) + energy)
         found[s] = nearest_images64(rows, bank)
     shown = max(s for s in found if ratios[s] == 1)
-    far, left_out = wholes64(*found[shown][::2], bank)
+    left_out = left_out64(*found[shown][::2], bank)
+    excess = excess64(*found[shown][::2], bank, left_out, k, gap)
     for s, (distances, rows, bound) in found.items():
         r, cells = ratios[s], distances.shape[1]
         score, nearest = np.zeros((n, cells)), np.zeros((n, cells, 3), int)
@@ -348,11 +349,9 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None, gap=1.3
             others = np.flatnonzero(~left_out[i])
             order = others[np.argsort(distances[i, c, others], kind="stable")]
             known = np.minimum(distances[i, c, order], bound[i, c])
-            middle = np.sort(far[i, np.isfinite(far[i])])
-            excess = middle[(len(middle) - 1) // 2] - far[i, order]
             ranks = np.arange(1, len(order))
             gaps = (known[1:] > gap * known[:-1]) & (ranks >= k) & (ranks <= len(bank) // 8)
-            gaps &= (ranks + 3 <= len(order)) & (np.cumsum(excess - 0.12)[:-1] <= 0)
+            gaps &= (ranks + 3 <= len(order)) & (np.cumsum(excess[i, order] - 0.12)[:-1] <= 0)
             first = ranks[gaps].max(initial=0)
             weights = (1 - 1 / k) ** np.arange(min(4 * k, len(order) - first))
             score[i, c] = known[first:][: len(weights)] @ weights / weights.sum()
@@ -381,24 +380,41 @@ def nearest_images64(rows, bank, count=128):
     return distances, places + bank * p, last
 
 
-def wholes64(distances, bound, bank):
-    """How far images are from those of a bank as wholes, [n, b]; which are left out, [n, b]."""
-    own = np.arange(len(distances))[:, None] == bank
+def closeness64(distances, bound, size):
+    """How close images are to others as wholes, [n, b], by patches [n, p]; size: of the bank."""
     known = np.minimum(distances, bound[..., None])
-    limit = np.sort(known, 2)[:, :, [max(0, (len(bank) - 1) // 2 - 1)]]  # of the median image
-    far = np.minimum(known, limit).mean(1) / limit.mean(1)
-    far[own] = np.inf
-    left_out = own.copy()
-    for i in range(len(far)):
-        others = np.sort(far[i, ~own[i]])
-        most, near = min(max(2, len(others) // 16), 16), own[i] & False
-        for count, (nearer, farther) in enumerate(pairwise(others), 1):
-            close = 1 - nearer
-            if close > max(0.05, 2 * (1 - farther)) and count <= most:
-                near = far[i] <= nearer
+    limit = np.sort(known, 2)[:, :, [max(0, (size - 1) // 2 - 1)]]  # of the median image
+    return 1 - np.minimum(known, limit).mean(1) / limit.mean(1)
+
+
+def left_out64(distances, bound, bank):
+    """Which images of a bank each is not compared with, bool [n, b]: itself, near-duplicates."""
+    own = np.arange(len(distances))[:, None] == bank
+    close, left_out = closeness64(distances, bound, len(bank)), own.copy()
+    for i in range(len(close)):
+        others, near = np.sort(close[i, ~own[i]])[::-1], own[i] & False
+        most = min(max(2, len(others) // 16), 16)
+        for count, (nearer, farther) in enumerate(pairwise(others[: most + 1]), 1):
+            if nearer > max(0.05, 2 * farther):
+                near = near | (~own[i] & (close[i] >= nearer))
+                assert near.sum() >= count
         if len(others) - near.sum() >= min(3, len(others)):
             left_out[i] |= near
-    return far, left_out
+    return left_out
+
+
+def excess64(distances, bound, bank, left_out, k, gap):
+    """Closeness above that of the median image by the patches without a gap, [n, b]."""
+    excess = np.zeros(left_out.shape)
+    for i in range(len(distances)):
+        known = np.sort(np.minimum(distances[i], bound[i][:, None]), 1)
+        ranks = np.arange(1, known.shape[1])
+        gaps = (known[:, 1:] > gap * known[:, :-1]) & (ranks >= k) & (ranks <= len(bank) // 8)
+        even = ~gaps.any(1)
+        close = closeness64(distances[i, even][None], bound[i, even][None], len(bank))[0]
+        middle = np.sort(close[~left_out[i]])
+        excess[i] = close - middle[(len(middle) - 1) // 2]
+    return excess
 
 
 @pytest.mark.parametrize(
@@ -522,8 +538,8 @@ def test_plus_does_not_compare_near_duplicates():
     patches = random_patches(1, 12, 12) + 0.2 * random_patches(8, 12, 12, seed=1)
     patches[3, 1, 1] = 4.0
     patches[4] = patches[3] + 0.01
-    alone = PatchClusterPlus(duplicate=math.inf, k=1).fit_score(patches)
-    apart = PatchClusterPlus(k=1).fit_score(patches)
+    alone = PatchClusterPlus(duplicate=math.inf, gap=math.inf, k=1).fit_score(patches)
+    apart = PatchClusterPlus(gap=math.inf, k=1).fit_score(patches)
     assert np.unravel_index(apart.argmax(), apart.shape)[0] in (3, 4)
     assert apart[3:5, 1, 1].min() > 3 * alone[3:5, 1, 1].max()
 

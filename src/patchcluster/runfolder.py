@@ -210,11 +210,15 @@ def write_info(
 
 
 def read_info(folder: Path) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
-    """Read run.json. Raises RunError if it is missing, damaged or of a newer format."""
+    """Read run.json. Raises RunError if it is missing, damaged or of another format."""
     value = storage.read_json(folder / RUN_FILE)
     written = value.get("format") if isinstance(value, dict) else None
     if isinstance(written, int) and written > FORMAT:
         raise RunError(f"{str(folder)!r} is of a newer patchcluster: upgrade to read it")
+    if isinstance(written, int) and written < FORMAT:
+        raise RunError(
+            f"{str(folder)!r} is of an earlier patchcluster: scan again into another folder"
+        )
     try:
         return parse(value)
     except ValueError as error:

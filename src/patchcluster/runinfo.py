@@ -18,7 +18,7 @@ from .levels import Levels
 from .settings import Settings, resolve
 from .thresholds import Flagging, Threshold
 
-FORMAT = 1
+FORMAT = 2  # of run.json, and of what the other files of a run hold
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 State = Literal["running", "flagging", "rescoring", "complete"]

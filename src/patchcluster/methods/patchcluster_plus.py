@@ -99,8 +99,8 @@ class PatchClusterPlus(WholeBank):
        that are alike are a kind of their own in a mixed set. (But for k others they are needed.)
     5. A defect that many images share does not hide itself if it is far from everything else: of
        the images in order of distance those before the last gap, where the next is `gap` times as
-       far, are left out, up to an eighth of all and 32. (Unless these images are also close as a
-       whole: then they show the same pose or kind of object, not the same defect.)
+       far, are left out, up to an eighth of all and 32. (Unless they are also close elsewhere, at
+       the patches without a gap: then they show the same pose or kind of object.)
     6. A stage's scores are divided by their mean over the bank's images; the stages are averaged
        with `stage_weights`.
     7. Places that are rare but ordinary are lowered: from the score d of a patch `local_weight`
@@ -189,14 +189,12 @@ class PatchClusterPlus(WholeBank):
         asked = [self._queries(stage, grids, columns) for stage in range(self._stage_count)]
         found = [self._search(stage, queries, 1) for stage, queries in enumerate(asked)]
         shown = self._shown
-        close = found[shown].closeness(asked[shown].image, len(grids), self._bank_size())
-        left_out, excess, pairs = self._compare_wholes(close, columns)
+        left_out, pairs = self._leave_out(found[shown], asked[shown], columns)
+        excess = self._find_excess(found[shown], asked[shown], left_out)
         base = []
         for stage, queries in enumerate(asked):
-            ranked = self._without(stage, queries, found[stage], left_out)
-            start = self._start(ranked, excess[queries.image])
-            others = (~left_out).sum(1)[queries.image]
-            values = self._weigh(ranked, start, others)
+            ranked, start = self._rank(stage, queries, found[stage], left_out, excess)
+            values = self._weigh(ranked, start, (~left_out).sum(1)[queries.image])
             base.append(spread_cells(values, shapes, self._ratios()[stage], blocks))
             if stage == shown:
                 kept = min(NEIGHBOURS_KEPT, self._others(own is not None))
@@ -453,31 +451,48 @@ class PatchClusterPlus(WholeBank):
             parts.append(RankedImages.of_rows(distances, rows, bank.owners, some.own, kept))
         return RankedImages.join(parts)
 
-    def _without(
-        self, stage: int, queries: _Queries, found: RankedImages, left_out: Tensor
-    ) -> RankedImages:
-        """Leave out images, bool [i, b]; where too few are left, look for more.
+    def _rank(
+        self,
+        stage: int,
+        queries: _Queries,
+        found: RankedImages,
+        left_out: Tensor,
+        excess: Tensor,
+    ) -> tuple[RankedImages, Tensor]:
+        """Rank the images that patches are compared with; where too few were found, find more.
 
-        found: what `_search` gave for the queries.
+        found: what `_search` gave; left_out bool [i, b]: see `_leave_out`; excess float32
+        [i, b]: see `_find_excess`.
+        -> the images, and how many of them, nearest first, share a defect with each patch, int64
+        [q].
         """
+        others = (~left_out).sum(1)[queries.image]
+        enough = others.clamp_max(_FEW * self._order())
         ranked = found.without(left_out[queries.image])
-        needed = (~left_out).sum(1).clamp_max(_FEW * self._order())[queries.image]
+        start = self._shared(ranked, others, excess[queries.image])
         for effort in _RETRIES:
-            few = (ranked.known < needed).nonzero()[:, 0]
-            if len(few):
-                some = queries.select(few)
-                again = self._search(stage, some, effort)
-                ranked.replace(few, again.without(left_out[some.image]))
-        return ranked
+            lacking = (ranked.known < enough) | (ranked.known < start + NEIGHBOURS_KEPT) & (
+                start > 0
+            )
+            which = lacking.nonzero()[:, 0]
+            if len(which):
+                some = queries.select(which)
+                again = self._search(stage, some, effort).without(left_out[some.image])
+                ranked.replace(which, again)
+                start[which] = self._shared(again, others[which], excess[some.image])
+        return ranked, start
 
-    def _start(self, ranked: RankedImages, excess: Tensor) -> Tensor:
-        """Count the images that share a defect with each patch, nearest first, int64 [q].
+    def _shared(self, ranked: RankedImages, others: Tensor, excess: Tensor) -> Tensor:
+        """Count the images that share a defect with each patch, int64 [q].
 
-        excess float32 [q, b]: closeness of the bank's images above that of the median image.
+        others int64 [q]: how many there are in all; excess float32 [q, b].
         """
-        most = min(self._bank_size() // _GAP_SHARE, _GAP_IMAGES)
-        alike = excess.gather(1, ranked.images.clamp_min(0)) - _ALIKE
-        return ranked.last_gap(self.gap, self._order(), most, NEIGHBOURS_KEPT, alike)
+        most = (others - NEIGHBOURS_KEPT).clamp_max(self._most_before_gap())
+        excused = excess.gather(1, ranked.images.clamp_min(0)) - _ALIKE
+        return ranked.last_gap(self.gap, self._order(), most, excused)
+
+    def _most_before_gap(self) -> int:
+        return min(self._bank_size() // _GAP_SHARE, _GAP_IMAGES)
 
     def _weigh(self, ranked: RankedImages, start: Tensor, others: Tensor) -> Tensor:
         """Average the distances of images from a rank on, [q]; others int64 [q]: all there are."""
@@ -487,20 +502,22 @@ class PatchClusterPlus(WholeBank):
         weights = (1 - 1 / k) ** ranks * (start[:, None] + ranks < others[:, None])
         return (distances * weights).sum(1) / weights.sum(1)
 
-    def _compare_wholes(self, close: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compare images as wholes, from their closeness [i, b]; columns int64 [i] in the bank.
+    def _leave_out(
+        self, shown: RankedImages, queries: _Queries, columns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Say which of the bank's images each of i images is not compared with, bool [i, b].
 
-        -> which of the bank's images each is not compared with, bool [i, b]: itself, those that are
-        marked anomalous, and near-duplicates, unless too few others would remain; closeness above
-        that of the median image [i, b]; all pairs that are near-duplicates, int64 [d, 2].
+        They are the image itself, those that are marked anomalous, and near-duplicates, unless too
+        few others would remain. shown: what `_search` gave for the queries, by the stage that is
+        shown; columns int64 [i]: of the images in the bank. Beside them all pairs that are
+        near-duplicates, int64 [d, 2].
         """
-        close = close.clone()
+        close = shown.closeness(queries.image, len(columns), self._bank_size())
         member = columns >= 0
         close[member.nonzero()[:, 0], columns[member]] = -torch.inf
         close[:, self._marked(-1)] = -torch.inf
         others = close.isfinite().sum(1, keepdim=True)
         values = close.sort(1, descending=True).values
-        middle = values.gather(1, (others - 1).clamp_min(0) // 2)
         before = torch.arange(1, values.shape[1], device=values.device)
         gaps = (values[:, :-1] > self.duplicate * values[:, 1:]) & (before < others)
         gaps &= values[:, :-1] > _DUPLICATE_CLOSENESS
@@ -510,8 +527,19 @@ class PatchClusterPlus(WholeBank):
         near[:, self._marked(1)] = False
         needed = others.clamp_max(max(self._order(), NEIGHBOURS_KEPT))
         near &= others - near.sum(1, keepdim=True) >= needed
-        excess = torch.where(close.isinf(), 0, close - middle)
-        return near | close.isinf(), excess, pairs
+        return near | close.isinf(), pairs
+
+    def _find_excess(self, shown: RankedImages, queries: _Queries, left_out: Tensor) -> Tensor:
+        """Compare closeness with that of the median image, float32 [i, b]; 0 for those left out.
+
+        By patches without a gap: where images share a defect says nothing of the rest.
+        """
+        most = torch.full_like(queries.image, self._most_before_gap())
+        excused = torch.zeros_like(shown.distances)
+        even = shown.last_gap(self.gap, self._order(), most, excused) == 0
+        close = shown.select(even).closeness(queries.image[even], *left_out.shape)
+        values = close.masked_fill(left_out, torch.nan)
+        return (close - values.nanmedian(1, keepdim=True).values).masked_fill(left_out, 0)
 
     def _base(self, comparison: Comparison) -> Tensor:
         assert self.stage_means_ is not None

@@ -47,6 +47,10 @@ class RankedImages:
         """Join what was found for several lots of patches."""
         return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
+    def select(self, which: Tensor) -> "RankedImages":
+        """Return what was found for some of the patches, int64 [r] or bool [q]."""
+        return RankedImages(*(values[which] for values in vars(self).values()))
+
     @property
     def known(self) -> Tensor:
         """How many images were found for each patch, int64 [q]."""
@@ -74,17 +78,16 @@ class RankedImages:
         for mine, new in zip(vars(self).values(), vars(others).values(), strict=True):
             mine[which] = new
 
-    def last_gap(self, gap: float, least: int, most: int, left: int, excused: Tensor) -> Tensor:
+    def last_gap(self, gap: float, least: int, most: Tensor, excused: Tensor) -> Tensor:
         """Count the images before the last gap, int64 [q]; 0 if there is none.
 
-        A gap: the next image is more than `gap` times as far. At least `least` and at most `most`
-        images lie before it, and `left` that were found behind it. excused float32 [q, j]: how far
-        each image is to be excused; a mean above 0 of those before it makes it no gap.
+        A gap: the next image, or the bound, is more than `gap` times as far. At least `least` and
+        at most `most` int64 [q] images lie before it. excused float32 [q, j]: how far each image is
+        to be excused; a mean above 0 of those before it makes it no gap.
         """
         ranks = torch.arange(1, self.images.shape[1], device=self.images.device)
         gaps = self.distances[:, 1:] > gap * self.distances[:, :-1]
-        gaps &= (ranks >= least) & (ranks <= most) & (ranks + left <= self.known[:, None])
-        gaps &= excused.cumsum(1)[:, :-1] <= 0
+        gaps &= (ranks >= least) & (ranks <= most[:, None]) & (excused.cumsum(1)[:, :-1] <= 0)
         return torch.where(gaps, ranks, 0).amax(1) if len(ranks) else self.known * 0
 
     def from_rank(self, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
