@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .neighbors import nearest, use_torch_threads
 
-_EXACT_ROWS = 25_000  # of a bank up to which an inverted file saves nothing (32 images of 784 rows)
+_EXACT_ROWS = 8_000  # of a bank up to which an inverted file saves little (10 images of 784 rows)
 _LISTS = 4  # of the inverted file, times the square root of the number of rows
 _PROBES = 8  # lists that are searched for a query
 _TRAINED = 16  # rows a list from which the centres of the lists are learnt, in so many

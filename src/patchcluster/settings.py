@@ -30,12 +30,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {
         "size": (320,),
-        "ratio": 0.5,
         "local_weight": 0.0,
         "saturation": 4.0,
         "stage_weights": (1.0, 1.5),
     },
-    "best": {"ratio": 1.0},
+    "best": {"size": (448, 640)},
     "paper": {"method": "patchcluster", "backbone": "wide_resnet50_2.tv_in1k"},
 }
 

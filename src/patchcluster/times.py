@@ -117,7 +117,7 @@ def measure_search(device: torch.device) -> tuple[float, float, float]:
     own = torch.full((len(queries),), -1, device=device)
     build, index = clock(lambda: RowIndex(rows), device)
     scan, found = clock(lambda: index.search(queries, _NEAREST), device)
-    rank, _ = clock(lambda: RankedImages.of_rows(*found, owners, own, _OWNERS), device)
+    rank, _ = clock(lambda: RankedImages.of_rows(*found, owners, _OWNERS, own, _OWNERS), device)
     values = math.sqrt(_ROWS) * _CHANNELS
     return build / (_ROWS * values), scan / (len(queries) * values), rank / len(queries)
 

@@ -443,12 +443,13 @@ class PatchClusterPlus(WholeBank):
 
     def _search(self, stage: int, queries: _Queries, effort: int) -> RankedImages:
         """Find the nearest images by the nearest rows; effort: how many times the usual number."""
-        bank, kept = self._banks[stage], _GAP_IMAGES + _DUPLICATES[1] + _RANKS * self._order()
+        bank, size = self._banks[stage], self._bank_size()
+        kept = _GAP_IMAGES + _DUPLICATES[1] + _RANKS * self._order()
         parts = []
         for part in torch.split(torch.arange(len(queries.rows)), _AT_A_TIME // effort):
             some = queries.select(part.to(queries.own.device))
             distances, rows = bank.index.search(some.rows, effort * _ROWS, effort)
-            parts.append(RankedImages.of_rows(distances, rows, bank.owners, some.own, kept))
+            parts.append(RankedImages.of_rows(distances, rows, bank.owners, size, some.own, kept))
         return RankedImages.join(parts)
 
     def _rank(

@@ -24,23 +24,23 @@ class RankedImages:
 
     @classmethod
     def of_rows(
-        cls, distances: Tensor, rows: Tensor, owners: Tensor, own: Tensor, j: int
+        cls, distances: Tensor, rows: Tensor, owners: Tensor, columns: int, own: Tensor, j: int
     ) -> "RankedImages":
         """Keep of the nearest rows the first of each image.
 
         distances [q, K] ascending and rows int64 [q, K] of the bank, -1 where there is none; owners
-        int64 [m]: the image of each row; own int64 [q]: the patch's own image, which is left out,
-        or -1; j: how many images are kept.
+        int64 [m]: the image of each row, of so many columns; own int64 [q]: the patch's own image,
+        which is left out, or -1; j: how many images are kept.
         """
         missing = rows < 0
         bound = distances.masked_fill(missing, 0).amax(1)
         images = owners[rows.clamp_min(0)]
-        ordered, order = images.sort(dim=1, stable=True)
-        repeated = torch.zeros_like(missing)
-        repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-        left_out = torch.zeros_like(missing).scatter_(1, order, repeated)
-        left_out |= missing | (images == own[:, None])
-        return cls(images, distances, rows, bound)._keep(~left_out, j)
+        # Where each image comes first, by a table of all images: sorting takes five times as long.
+        place = torch.arange(rows.shape[1], dtype=torch.int32, device=rows.device).expand_as(images)
+        first = place.new_full((len(rows), columns), rows.shape[1])
+        first.scatter_reduce_(1, images, place, "amin")
+        wanted = (first.gather(1, images) == place) & ~missing & (images != own[:, None])
+        return cls(images, distances, rows, bound)._keep(wanted, j)
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
@@ -62,10 +62,14 @@ class RankedImages:
         return self._keep((self.images >= 0) & ~out, out.shape[1])
 
     def _keep(self, wanted: Tensor, j: int) -> "RankedImages":
-        """Move what is not wanted, bool [q, K], behind the rest, and keep the first j columns."""
-        place = torch.arange(wanted.shape[1], dtype=torch.int32, device=wanted.device)
-        order = torch.where(wanted, place, wanted.shape[1]).argsort(dim=1, stable=True)[:, :j]
-        wanted = wanted.gather(1, order)
+        """Keep the first j of the columns that are wanted, bool [q, K]."""
+        count = wanted.shape[1]
+        place = torch.where(wanted, wanted.cumsum(1) - 1, count)
+        order = place.new_zeros(len(place), count + 1)
+        order.scatter_(1, place, torch.arange(count, device=place.device).expand_as(place))
+        order = order[:, : min(j, count)]
+        there = torch.arange(order.shape[1], device=order.device)
+        wanted = there < wanted.sum(1, keepdim=True)
         return RankedImages(
             torch.where(wanted, self.images.gather(1, order), -1),
             torch.where(wanted, self.distances.gather(1, order), self.bound[:, None]),
