@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-from patchcluster import screening
-
 REPEATS = 3
 
 
@@ -37,13 +35,10 @@ def describe() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     rates = [product_rate(dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)]
-    eight = "AVX512-VNNI" if screening.available() else "no 8-bit products"
-    if screening.use_tiles(True):
-        eight = "AMX"
     return (
         f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}, torch "
-        f"{torch.__version__}; matrix products {rates[0]:.0f} GFLOP/s in float32, {rates[1]:.0f} "
-        f"in bfloat16; {eight}"
+        f"{torch.__version__} with {torch.backends.cpu.get_cpu_capability()}; matrix products "
+        f"{rates[0]:.0f} GFLOP/s in float32, {rates[1]:.0f} in bfloat16"
     )
 
 

@@ -15,9 +15,11 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,10 +100,16 @@ def load_network() -> Backbone:
     return load_backbone(strides=(8, 16, 32))
 
 
-def score(images: Images, chosen: Sequence[int], settings: Settings) -> list[maps.Floats]:
-    """Score grids [h, w] of a set, as a scan with these settings stores them."""
+def score(
+    images: Images, chosen: Sequence[int], settings: Settings, change: Mapping[str, Any]
+) -> list[maps.Floats]:
+    """Score grids [h, w] of a set, as a scan with these settings stores them.
+
+    change: parameters of the method that no setting names.
+    """
     network, count = load_network(), len(settings.strides)
     method = settings.make_method(network.channels[:count], network.strides[:count])
+    method = type(method)(**{**method.parameters(), **change})
     widths = [40, 112, 80]  # of each stage in the patches; the last is dealt out to four
     fused = []
     for size in settings.size:
@@ -109,13 +117,20 @@ def score(images: Images, chosen: Sequence[int], settings: Settings) -> list[map
         grids = [every[i][..., : sum(widths[:count])] for i in chosen]
         with torch.inference_mode():
             fused.append([grid.numpy() for grid in method.fit_score(grids)])
-    return [maps.round_as_stored(maps.fuse(list(of_image))) for of_image in zip(*fused, strict=True)]
+    return [
+        maps.round_as_stored(maps.fuse(list(of_image))) for of_image in zip(*fused, strict=True)
+    ]
 
 
-def measure(images: Images, chosen: Indices, settings: Settings) -> Figures:
+def measure(
+    images: Images,
+    chosen: Indices,
+    settings: Settings,
+    change: Mapping[str, Any] = MappingProxyType({}),
+) -> Figures:
     """Measure the scores of some of the images, scored as one set; to a tenth, in %."""
     frames = []
-    for i, grid in zip(chosen, score(images, chosen.tolist(), settings), strict=True):
+    for i, grid in zip(chosen, score(images, chosen.tolist(), settings, change), strict=True):
         header = images.headers[i]
         frames.append(maps.smooth(grid, settings.frame, header.width, header.height))
     found = [find_level(frame) for frame in frames]
@@ -146,7 +161,7 @@ def measure(images: Images, chosen: Indices, settings: Settings) -> Figures:
 
 
 def cells(images: Images, name: str, presets: Sequence[str]) -> Iterator[tuple[str, Figures]]:
-    """Measure the test part by each preset, and the draws (the mean of each rate) by the default."""
+    """Measure the test part by each preset, and the mean of the draws of each rate by the default."""
     for preset in presets:
         yield f"{name} test {preset}", measure(images, images.test, resolve(preset=preset))
     if "default" not in presets:
