@@ -161,7 +161,7 @@ def measure(
 
 
 def cells(images: Images, name: str, presets: Sequence[str]) -> Iterator[tuple[str, Figures]]:
-    """Measure the test part by each preset, and the mean of the draws of each rate by the default."""
+    """Measure the test part by each preset, and the mean of each rate's draws by the default."""
     for preset in presets:
         yield f"{name} test {preset}", measure(images, images.test, resolve(preset=preset))
     if "default" not in presets:
