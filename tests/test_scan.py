@@ -496,6 +496,16 @@ def test_comparisons_of_other_batches_are_not_taken_up(tmp_path, monkeypatch):
     np.testing.assert_array_equal(resumed.scores, fresh.scores)
 
 
+@pytest.mark.parametrize(("written", "words"), [(1, "of an earlier"), (99, "of a newer")])
+def test_a_run_of_another_version_is_told_from_a_damaged_one(tmp_path, small_run, written, words):
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["format"] not in (written, None)
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info | {"format": written, "new": 1}))
+    with pytest.raises(RunError, match=f"is {words} patchcluster"):
+        patchcluster.load_run(tmp_path / "run")
+
+
 def test_a_run_that_is_not_there_or_damaged_is_an_error(tmp_path, small_run):
     with pytest.raises(RunError, match="not a run"):
         patchcluster.load_run(tmp_path)

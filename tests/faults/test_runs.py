@@ -141,6 +141,7 @@ DAMAGED_INFO = {
     "unknown key": put("surprise", 1),
     "state unknown": put("state", "perfect"),
     "newer format": put("format", 99),
+    "earlier format": put("format", 1),
     "format text": put("format", "newest"),
     "settings no settings": put("settings", 5),
     "setting unknown": put("settings.surprise", 5),
