@@ -350,7 +350,7 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None, gap=1.3
             order = others[np.argsort(distances[i, c, others], kind="stable")]
             known = np.minimum(distances[i, c, order], bound[i, c])
             ranks = np.arange(1, len(order))
-            gaps = (known[1:] > gap * known[:-1]) & (ranks >= k) & (ranks <= len(bank) // 8)
+            gaps = (known[1:] > gap * known[:-1]) & (ranks <= max(k - 1, len(bank) // 8))
             gaps &= (ranks + 3 <= len(order)) & (np.cumsum(excess[i, order] - 0.12)[:-1] <= 0)
             first = ranks[gaps].max(initial=0)
             weights = (1 - 1 / k) ** np.arange(min(4 * k, len(order) - first))
@@ -380,17 +380,18 @@ def nearest_images64(rows, bank, count=128):
     return distances, places + bank * p, last
 
 
-def closeness64(distances, bound, size):
-    """How close images are to others as wholes, [n, b], by patches [n, p]; size: of the bank."""
+def closeness64(distances, bound, own):
+    """How close images are to those of a bank as wholes, [n, b], by patches [n, p]; own [n, b]."""
     known = np.minimum(distances, bound[..., None])
-    limit = np.sort(known, 2)[:, :, [max(0, (size - 1) // 2 - 1)]]  # of the median image
+    middle = max(0, (own.shape[1] - 1) // 2 - 1) + ~own.any(1)  # that of a twin in the bank
+    limit = np.take_along_axis(np.sort(known, 2), middle[:, None, None], 2)
     return 1 - np.minimum(known, limit).mean(1) / limit.mean(1)
 
 
 def left_out64(distances, bound, bank):
     """Which images of a bank each is not compared with, bool [n, b]: itself, near-duplicates."""
     own = np.arange(len(distances))[:, None] == bank
-    close, left_out = closeness64(distances, bound, len(bank)), own.copy()
+    close, left_out = closeness64(distances, bound, own), own.copy()
     for i in range(len(close)):
         others, near = np.sort(close[i, ~own[i]])[::-1], own[i] & False
         most = min(max(2, len(others) // 16), 16)
@@ -405,13 +406,14 @@ def left_out64(distances, bound, bank):
 
 def excess64(distances, bound, bank, left_out, k, gap):
     """Closeness above that of the median image by the patches without a gap, [n, b]."""
-    excess = np.zeros(left_out.shape)
+    excess, own = np.zeros(left_out.shape), np.arange(len(distances))[:, None] == bank
     for i in range(len(distances)):
         known = np.sort(np.minimum(distances[i], bound[i][:, None]), 1)
         ranks = np.arange(1, known.shape[1])
-        gaps = (known[:, 1:] > gap * known[:, :-1]) & (ranks >= k) & (ranks <= len(bank) // 8)
+        gaps = (known[:, 1:] > gap * known[:, :-1]) & (ranks <= max(k - 1, len(bank) // 8))
         even = ~gaps.any(1)
-        close = closeness64(distances[i, even][None], bound[i, even][None], len(bank))[0]
+        even |= even.mean() < 0.5
+        close = closeness64(distances[i, even][None], bound[i, even][None], own[[i]])[0]
         middle = np.sort(close[~left_out[i]])
         excess[i] = close - middle[(len(middle) - 1) // 2]
     return excess

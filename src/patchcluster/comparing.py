@@ -305,7 +305,9 @@ class Comparer:
     ) -> Comparisons:
         batches = list(make_batches(patches.counts))
         paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
-        pending = [n for n, path in enumerate(paths) if storage.read_note(path) != self._key]
+        # A file says of which images it is too: another version may cut other batches.
+        notes = [f"{self._key} {batch[0]}-{batch[-1]}" for batch in batches]
+        pending = [n for n, path in enumerate(paths) if storage.read_note(path) != notes[n]]
         finished = len(patches) - sum(len(batches[n]) for n in pending)
         self.progress("compare", finished, len(patches))
 
@@ -316,7 +318,7 @@ class Comparer:
 
         jobs = ((n, queries(batches[n])) for n in pending)
         for n, comparison in self.workers.map(search, jobs):
-            storage.write_tensors(paths[n], comparison.tensors(), self._key)
+            storage.write_tensors(paths[n], comparison.tensors(), notes[n])
             finished += len(batches[n])
             self.progress("compare", finished, len(patches))
         return Comparisons(paths, batches, patches.counts)

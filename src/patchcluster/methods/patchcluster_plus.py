@@ -99,8 +99,8 @@ class PatchClusterPlus(WholeBank):
        that are alike are a kind of their own in a mixed set. (But for k others they are needed.)
     5. A defect that many images share does not hide itself if it is far from everything else: of
        the images in order of distance those before the last gap, where the next is `gap` times as
-       far, are left out, up to an eighth of all and 32. (Unless they are also close elsewhere, at
-       the patches without a gap: then they show the same pose or kind of object.)
+       far, are left out: up to an eighth of all and 32, or k - 1. (Unless they are also close
+       elsewhere, at the patches without a gap: then they show the same pose or kind of object.)
     6. A stage's scores are divided by their mean over the bank's images; the stages are averaged
        with `stage_weights`.
     7. Places that are rare but ordinary are lowered: from the score d of a patch `local_weight`
@@ -490,10 +490,10 @@ class PatchClusterPlus(WholeBank):
         """
         most = (others - NEIGHBOURS_KEPT).clamp_max(self._most_before_gap())
         excused = excess.gather(1, ranked.images.clamp_min(0)) - _ALIKE
-        return ranked.last_gap(self.gap, self._order(), most, excused)
+        return ranked.last_gap(self.gap, most, excused)
 
     def _most_before_gap(self) -> int:
-        return min(self._bank_size() // _GAP_SHARE, _GAP_IMAGES)
+        return max(self._order() - 1, min(self._bank_size() // _GAP_SHARE, _GAP_IMAGES))
 
     def _weigh(self, ranked: RankedImages, start: Tensor, others: Tensor) -> Tensor:
         """Average the distances of images from a rank on, [q]; others int64 [q]: all there are."""
@@ -513,7 +513,7 @@ class PatchClusterPlus(WholeBank):
         shown; columns int64 [i]: of the images in the bank. Beside them all pairs that are
         near-duplicates, int64 [d, 2].
         """
-        close = shown.closeness(queries.image, len(columns), self._bank_size())
+        close = shown.closeness(queries.image, queries.own, len(columns), self._bank_size())
         member = columns >= 0
         close[member.nonzero()[:, 0], columns[member]] = -torch.inf
         close[:, self._marked(-1)] = -torch.inf
@@ -533,12 +533,18 @@ class PatchClusterPlus(WholeBank):
     def _find_excess(self, shown: RankedImages, queries: _Queries, left_out: Tensor) -> Tensor:
         """Compare closeness with that of the median image, float32 [i, b]; 0 for those left out.
 
-        By patches without a gap: where images share a defect says nothing of the rest.
+        By patches without a gap: where images share a defect says nothing of the rest. By all of
+        them if most have a gap, since a defect is a small part of an image.
         """
         most = torch.full_like(queries.image, self._most_before_gap())
         excused = torch.zeros_like(shown.distances)
-        even = shown.last_gap(self.gap, self._order(), most, excused) == 0
-        close = shown.select(even).closeness(queries.image[even], *left_out.shape)
+        even = shown.last_gap(self.gap, most, excused) == 0
+        every = torch.bincount(queries.image, minlength=len(left_out))
+        left = torch.bincount(queries.image[even], minlength=len(left_out))
+        even |= (2 * left < every)[queries.image]
+        close = shown.select(even).closeness(
+            queries.image[even], queries.own[even], *left_out.shape
+        )
         values = close.masked_fill(left_out, torch.nan)
         return (close - values.nanmedian(1, keepdim=True).values).masked_fill(left_out, 0)
 

@@ -82,16 +82,16 @@ class RankedImages:
         for mine, new in zip(vars(self).values(), vars(others).values(), strict=True):
             mine[which] = new
 
-    def last_gap(self, gap: float, least: int, most: Tensor, excused: Tensor) -> Tensor:
+    def last_gap(self, gap: float, most: Tensor, excused: Tensor) -> Tensor:
         """Count the images before the last gap, int64 [q]; 0 if there is none.
 
-        A gap: the next image, or the bound, is more than `gap` times as far. At least `least` and
-        at most `most` int64 [q] images lie before it. excused float32 [q, j]: how far each image is
+        A gap: the next image, or the bound, is more than `gap` times as far. At most `most` int64
+        [q] images lie before it. excused float32 [q, j]: how far each image is
         to be excused; a mean above 0 of those before it makes it no gap.
         """
         ranks = torch.arange(1, self.images.shape[1], device=self.images.device)
         gaps = self.distances[:, 1:] > gap * self.distances[:, :-1]
-        gaps &= (ranks >= least) & (ranks <= most[:, None]) & (excused.cumsum(1)[:, :-1] <= 0)
+        gaps &= (ranks <= most[:, None]) & (excused.cumsum(1)[:, :-1] <= 0)
         return torch.where(gaps, ranks, 0).amax(1) if len(ranks) else self.known * 0
 
     def from_rank(self, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -105,15 +105,18 @@ class RankedImages:
         distances = torch.where(beyond, self.bound[:, None], self.distances.gather(1, places))
         return distances, self.rows.gather(1, places)
 
-    def closeness(self, image: Tensor, count: int, columns: int) -> Tensor:
+    def closeness(self, image: Tensor, own: Tensor, count: int, columns: int) -> Tensor:
         """Measure how close images of the bank are to `count` others as wholes, float32 [count, b].
 
-        image int64 [q]: of which of them each patch is; columns: b. Closeness is 1 less the mean of
-        min(distance, limit) over the mean limit, the distance of a patch's median image or of the
-        last that is kept: 0 if no patch of an image is nearer, 1 if all are at no distance.
+        image int64 [q]: of which of them each patch is; own int64 [q]: as in `of_rows`; columns: b.
+        Closeness is 1 less the mean of min(distance, limit) over the mean limit, the distance of a
+        patch's median image or of the last that is kept: 0 if no patch of an image is nearer, 1 if
+        all are at no distance.
         """
-        middle = max(0, (columns - 1) // 2 - 1)
-        limit = self.distances[:, min(middle, self.distances.shape[1] - 1)]
+        # An image that is not in the bank may have a twin there: then both have one limit.
+        middle = max(0, (columns - 1) // 2 - 1) + (own < 0).long()
+        middle = middle.clamp_max(self.distances.shape[1] - 1)
+        limit = self.distances.gather(1, middle[:, None])[:, 0]
         gains = (limit[:, None] - self.distances).clamp_min(0)
         places = image[:, None] * columns + self.images.clamp_min(0)
         close = gains.new_zeros(count * columns)
