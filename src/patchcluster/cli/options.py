@@ -39,7 +39,10 @@ Roi = Annotated[
     typer.Option("--roi", metavar="MASK", help="Score only inside: a mask, or a folder of masks."),
 ]
 K = Annotated[int | None, typer.Option("--k", help="Neighbours of a patch.")]
-Ratio = Annotated[float | None, typer.Option(help="Share of the patches in the bank, 0 to 1.")]
+Ratio = Annotated[
+    float | None,
+    typer.Option(help="Share of the patches in the bank, 0 to 1 (patchcluster, patchcore)."),
+]
 BankImages = Annotated[
     int | None,
     typer.Option(metavar="N", help="Compare with so many images only, chosen to cover the set."),
