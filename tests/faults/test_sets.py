@@ -267,7 +267,8 @@ def test_a_scan_that_goes_on_and_one_that_scores_again_know_the_near_duplicates(
         patchcluster.scan(images, out, size=(64,), progress=stop)
     resumed = patchcluster.scan(images, out, size=(64,)).info.near_duplicates
     assert resumed == patchcluster.scan(images, size=(64,)).info.near_duplicates
-    assert [str(images / "again.png"), str(images / "part7.png")] in resumed
+    pair = {str(images / "again.png"), str(images / "part7.png")}
+    assert any(pair <= set(group) for group in resumed)
     labels = {"part7.png": "anomalous", "again.png": "normal"}
     labelled = patchcluster.scan(images, out, size=(64,), labels=labels)
     assert labelled.info.labels
