@@ -325,7 +325,7 @@ def test_reverse_distillation_refuses_stages_that_do_not_add_up():
 # --- PatchClusterPlus ---------------------------------------------------------------------------
 
 
-def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None, gap=1.35):
+def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None, gap=1.25):
     """The docstring's formulas in float64; bank: images that are compared with, None: all."""
     n, h, w, _ = patches.shape
     bank = np.arange(n) if bank is None else bank
@@ -351,7 +351,7 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None, gap=1.3
             known = np.minimum(distances[i, c, order], bound[i, c])
             ranks = np.arange(1, len(order))
             gaps = (known[1:] > gap * known[:-1]) & (ranks <= max(k - 1, len(bank) // 8))
-            gaps &= (ranks + 3 <= len(order)) & (np.cumsum(excess[i, order] - 0.12)[:-1] <= 0)
+            gaps &= (ranks > 1) & (ranks + 3 <= len(order)) & (np.cumsum(excess[i, order] - 0.12)[:-1] <= 0)
             first = ranks[gaps].max(initial=0)
             weights = (1 - 1 / k) ** np.arange(min(4 * k, len(order) - first))
             score[i, c] = known[first:][: len(weights)] @ weights / weights.sum()
@@ -366,7 +366,7 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None, gap=1.3
     return (flat - weight * lowered.ravel()).reshape(n, h, w)
 
 
-def nearest_images64(rows, bank, count=128):
+def nearest_images64(rows, bank, count=96):
     """Of rows [n, p, c]: distances [n, p, b] to the images of a bank, infinite where none of their
     rows is among the `count` nearest of the bank; those rows, of all; the last distance [n, p]."""
     n, p, _ = rows.shape
@@ -396,7 +396,7 @@ def left_out64(distances, bound, bank):
         others, near = np.sort(close[i, ~own[i]])[::-1], own[i] & False
         most = min(max(2, len(others) // 16), 16)
         for count, (nearer, farther) in enumerate(pairwise(others[: most + 1]), 1):
-            if nearer > max(0.05, 2 * farther):
+            if nearer > max(0.05, 2.5 * farther):
                 near = near | (~own[i] & (close[i] >= nearer))
                 assert near.sum() >= count
         if len(others) - near.sum() >= min(3, len(others)):
@@ -411,6 +411,7 @@ def excess64(distances, bound, bank, left_out, k, gap):
         known = np.sort(np.minimum(distances[i], bound[i][:, None]), 1)
         ranks = np.arange(1, known.shape[1])
         gaps = (known[:, 1:] > gap * known[:, :-1]) & (ranks <= max(k - 1, len(bank) // 8))
+        gaps &= ranks > 1
         even = ~gaps.any(1)
         even |= even.mean() < 0.5
         close = closeness64(distances[i, even][None], bound[i, even][None], own[[i]])[0]

@@ -38,9 +38,9 @@ def test_an_inverted_file_finds_nearly_all_neighbours_at_their_distances(large):
     assert 0.8 < hits < 1  # or it was searched exactly
     assert float(distances.mean()) < 1.01 * float(expected.mean())
     named = (large[rows] - queries[:, None]).norm(dim=2)
-    torch.testing.assert_close(distances, named, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(distances, named, rtol=1e-3, atol=1e-5)  # rows are float16
     assert bool((distances[:, 1:] >= distances[:, :-1]).all())
-    assert bool((distances >= expected * (1 - 1e-4)).all())
+    assert bool((distances >= expected * (1 - 1e-3)).all())
 
 
 def test_more_effort_finds_more(large):

@@ -17,7 +17,7 @@ from . import maps
 from .levels import find_level
 from .methods.base import SearchCost
 from .methods.ranked_images import RankedImages
-from .row_index import RowIndex
+from .row_index import NEAREST_ROWS, RowIndex
 
 # What a scan takes, in units of what is measured:
 _EXTRACTING = 1.1  # writing the patches, and what is done once a batch
@@ -27,7 +27,6 @@ _REPORTING = 5.0  # and until the page is written
 _BUILDING, _SCANNING, _RANKING = 0.6, 0.6, 1.2
 _ROWS, _CHANNELS = 32_768, 64  # of the bank in the search that is timed
 _QUERIES = 768
-_NEAREST = 128
 _OWNERS = 42  # images that the rows are said to be of
 _SIDE = 512  # pixels, of the image in which regions are found
 _REPEATS = 2
@@ -116,7 +115,7 @@ def measure_search(device: torch.device) -> tuple[float, float, float]:
     owners = torch.arange(_ROWS, device=device) % _OWNERS
     own = torch.full((len(queries),), -1, device=device)
     build, index = clock(lambda: RowIndex(rows), device)
-    scan, found = clock(lambda: index.search(queries, _NEAREST), device)
+    scan, found = clock(lambda: index.search(queries, NEAREST_ROWS), device)
     rank, _ = clock(lambda: RankedImages.of_rows(*found, owners, _OWNERS, own, _OWNERS), device)
     values = math.sqrt(_ROWS) * _CHANNELS
     return build / (_ROWS * values), scan / (len(queries) * values), rank / len(queries)

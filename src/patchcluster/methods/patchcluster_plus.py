@@ -12,8 +12,9 @@ from ..errors import SettingError
 from ..lazy import Grids
 from ..neighbors import to_float
 from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
-from ..row_index import RowIndex
+from ..row_index import NEAREST_ROWS, RowIndex
 from .base import (
+    COMPARED_PATCHES,
     NEIGHBOURS_KEPT,
     Comparison,
     Patches,
@@ -26,10 +27,9 @@ from .base import (
 from .ranked_images import RankedImages
 from .whole_bank import WholeBank
 
-_ROWS = 128  # nearest rows of the bank that are found for a patch
 _RETRIES = (4, 16)  # times as many rows, for patches whose nearest lie in too few images:
-_FEW = 2  # less than so many times k
-_AT_A_TIME = 4096  # patches, since each takes memory for all its rows
+_FEW = 3  # less than so many times k
+_AT_A_TIME = COMPARED_PATCHES  # since each takes memory for all its rows
 _RANKS = 4  # times k images make the score; those beyond would weigh less than 2 %
 _DUPLICATE_CLOSENESS = 0.05  # of near-duplicates, at least
 _DUPLICATES = (2, 16)  # near-duplicates of an image, at most, in a small and in a large set;
@@ -89,8 +89,8 @@ class PatchClusterPlus(WholeBank):
        of |x|^2 over the set and s `saturation`: a place that is strongly textured or lit is not
        anomalous by its contrast alone.
     2. The distance to an image is that to its nearest patch. It is known of the images in which the
-       128 nearest rows of the bank lie; the others are taken to be as far as the last of these
-       rows. Where they lie in fewer than 2 k images, more rows are searched.
+       96 nearest rows of the bank lie; the others are taken to be as far as the last of these
+       rows. Where they lie in fewer than 3 k images, more rows are searched.
     3. The score of a patch is the mean of the distances d(i) to the i-th nearest image with weights
        (1 - 1/k)^(i-1): a few images that share a defect do not hide it.
     4. An image is not compared with itself, nor with near-duplicates: images that are more than
@@ -138,8 +138,8 @@ class PatchClusterPlus(WholeBank):
         bank_images: int | None = None,
         local_weight: float = 0.5,
         saturation: float = 2.0,
-        duplicate: float = 2.0,
-        gap: float = 1.35,
+        duplicate: float = 2.5,
+        gap: float = 1.25,
         stages: Sequence[int] | None = None,
         stage_weights: Sequence[float] = (1.0, 2.0, 0.5),
         strides: Sequence[int] | None = None,
@@ -444,11 +444,13 @@ class PatchClusterPlus(WholeBank):
     def _search(self, stage: int, queries: _Queries, effort: int) -> RankedImages:
         """Find the nearest images by the nearest rows; effort: how many times the usual number."""
         bank, size = self._banks[stage], self._bank_size()
-        kept = _GAP_IMAGES + _DUPLICATES[1] + _RANKS * self._order()
+        kept = min(size, _GAP_IMAGES + _DUPLICATES[1] + _RANKS * self._order())
+        # How close images are as wholes is told by the stage that is shown, from more of them.
+        nearest = effort * (NEAREST_ROWS if stage == self._shown else NEAREST_ROWS // 2)
         parts = []
         for part in torch.split(torch.arange(len(queries.rows)), _AT_A_TIME // effort):
             some = queries.select(part.to(queries.own.device))
-            distances, rows = bank.index.search(some.rows, effort * _ROWS, effort)
+            distances, rows = bank.index.search(some.rows, nearest, effort)
             parts.append(RankedImages.of_rows(distances, rows, bank.owners, size, some.own, kept))
         return RankedImages.join(parts)
 

@@ -7,6 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+_BEFORE_GAP = 2  # images at least: of a few in the same pose one is often closer than all others
+
 
 @dataclass(frozen=True)
 class RankedImages:
@@ -62,13 +64,13 @@ class RankedImages:
         return self._keep((self.images >= 0) & ~out, out.shape[1])
 
     def _keep(self, wanted: Tensor, j: int) -> "RankedImages":
-        """Keep the first j of the columns that are wanted, bool [q, K]."""
+        """Keep the first j of the columns that are wanted, bool [q, K]; fewer leave some empty."""
         count = wanted.shape[1]
         place = torch.where(wanted, wanted.cumsum(1) - 1, count)
-        order = place.new_zeros(len(place), count + 1)
+        order = place.new_zeros(len(place), max(j, count) + 1)
         order.scatter_(1, place, torch.arange(count, device=place.device).expand_as(place))
-        order = order[:, : min(j, count)]
-        there = torch.arange(order.shape[1], device=order.device)
+        order = order[:, :j]
+        there = torch.arange(j, device=order.device)
         wanted = there < wanted.sum(1, keepdim=True)
         return RankedImages(
             torch.where(wanted, self.images.gather(1, order), -1),
@@ -85,13 +87,14 @@ class RankedImages:
     def last_gap(self, gap: float, most: Tensor, excused: Tensor) -> Tensor:
         """Count the images before the last gap, int64 [q]; 0 if there is none.
 
-        A gap: the next image, or the bound, is more than `gap` times as far. At most `most` int64
-        [q] images lie before it. excused float32 [q, j]: how far each image is
-        to be excused; a mean above 0 of those before it makes it no gap.
+        A gap: the next image, or the bound, is more than `gap` times as far. Before it lie 2 images
+        at least and `most` int64 [q] at most. excused float32 [q, j]: how far each image is to be
+        excused; a mean above 0 of those before it makes it no gap.
         """
         ranks = torch.arange(1, self.images.shape[1], device=self.images.device)
         gaps = self.distances[:, 1:] > gap * self.distances[:, :-1]
-        gaps &= (ranks <= most[:, None]) & (excused.cumsum(1)[:, :-1] <= 0)
+        gaps &= (ranks >= _BEFORE_GAP) & (ranks <= most[:, None])
+        gaps &= excused.cumsum(1)[:, :-1] <= 0
         return torch.where(gaps, ranks, 0).amax(1) if len(ranks) else self.known * 0
 
     def from_rank(self, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
