@@ -351,7 +351,8 @@ def plus64(patches, k, weight, stages=(7,), ratios=(1, 1, 1), bank=None, gap=1.2
             known = np.minimum(distances[i, c, order], bound[i, c])
             ranks = np.arange(1, len(order))
             gaps = (known[1:] > gap * known[:-1]) & (ranks <= max(k - 1, len(bank) // 8))
-            gaps &= (ranks > 1) & (ranks + 3 <= len(order)) & (np.cumsum(excess[i, order] - 0.12)[:-1] <= 0)
+            gaps &= (ranks > 1) & (ranks + 3 <= len(order))
+            gaps &= np.cumsum(excess[i, order] - 0.12)[:-1] <= 0
             first = ranks[gaps].max(initial=0)
             weights = (1 - 1 / k) ** np.arange(min(4 * k, len(order) - first))
             score[i, c] = known[first:][: len(weights)] @ weights / weights.sum()

@@ -89,8 +89,9 @@ class PatchClusterPlus(WholeBank):
        of |x|^2 over the set and s `saturation`: a place that is strongly textured or lit is not
        anomalous by its contrast alone.
     2. The distance to an image is that to its nearest patch. It is known of the images in which the
-       96 nearest rows of the bank lie; the others are taken to be as far as the last of these
-       rows. Where they lie in fewer than 3 k images, more rows are searched.
+       96 nearest rows of the bank lie (48 of other stages than the patches'); the others are taken
+       to be as far as the last of these rows. Where they lie in fewer than 3 k images, more rows
+       are searched.
     3. The score of a patch is the mean of the distances d(i) to the i-th nearest image with weights
        (1 - 1/k)^(i-1): a few images that share a defect do not hide it.
     4. An image is not compared with itself, nor with near-duplicates: images that are more than
@@ -99,7 +100,7 @@ class PatchClusterPlus(WholeBank):
        that are alike are a kind of their own in a mixed set. (But for k others they are needed.)
     5. A defect that many images share does not hide itself if it is far from everything else: of
        the images in order of distance those before the last gap, where the next is `gap` times as
-       far, are left out: up to an eighth of all and 32, or k - 1. (Unless they are also close
+       far, are left out: 2 at least, up to an eighth of all and 32, or k - 1. (Unless they are also close
        elsewhere, at the patches without a gap: then they show the same pose or kind of object.)
     6. A stage's scores are divided by their mean over the bank's images; the stages are averaged
        with `stage_weights`.
