@@ -371,3 +371,15 @@ def test_flagging_keeps_labels(run):
     assert np.flatnonzero(again.flagged).tolist() == [0]
     assert again.info.labels == {again.paths[0]: "anomalous"}
     assert again.info.flagging == dataclasses.asdict(Flagging(flag_top=0))
+
+
+def test_many_images_marked_anomalous_do_not_hide_the_defect_that_they_share(monkeypatch):
+    """More of them than rows are found for a patch: their rows are not searched at all."""
+    monkeypatch.setattr("patchcluster.methods.patchcluster_plus.NEAREST_ROWS", 2)
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(40, 4, 4, 5)).astype(np.float32)
+    patches[:21, :3] = 4 + 0.1 * rng.normal(size=(21, 3, 4, 5))
+    method = PatchClusterPlus()
+    method.heed(["anomalous"] * 20 + [None] * 20)
+    scores = method.fit_score(patches).max((1, 2))
+    assert scores[20] > 1.5 * scores[21:].max()

@@ -6,7 +6,7 @@ import torch
 
 from patchcluster import row_index
 from patchcluster.neighbors import nearest
-from patchcluster.row_index import RowIndex
+from patchcluster.row_index import RowIndex, find_distinct
 
 
 def patches(rows, seed=0, kinds=40, channels=16):
@@ -76,3 +76,21 @@ def test_the_same_rows_give_the_same_neighbours_by_any_number_of_threads(large, 
         torch.set_num_threads(usual)
     assert (rows == expected[1]).float().mean() > 0.999
     torch.testing.assert_close(distances.mean(), expected[0].mean(), rtol=1e-4, atol=0)
+
+
+def test_of_equal_rows_the_first_is_found():
+    rows = patches(40)
+    rows[[7, 9, 30]], rows[[12, 13]] = rows[3].clone(), rows[2].clone()
+    found = find_distinct(rows)
+    _, first = np.unique(rows.numpy(), axis=0, return_index=True)
+    np.testing.assert_array_equal(found, np.sort(first))
+
+
+def test_queries_near_a_row_that_fills_most_of_the_bank_find_rows(large):
+    rows = large.clone()
+    rows[:4800] = rows[0].clone()
+    queries = rows[0] + 0.01 * patches(50, seed=1)
+    distances, found = RowIndex(rows).search(queries, 5)
+    assert bool((found[:, 0] >= 0).all())
+    expected, _ = nearest(queries, rows, 1)
+    torch.testing.assert_close(distances[:, :1], expected, rtol=0.05, atol=0.02)

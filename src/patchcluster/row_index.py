@@ -3,18 +3,23 @@
 import math
 
 import faiss
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .neighbors import nearest, use_torch_threads
 
-NEAREST_ROWS = 96  # of a bank, that the default method asks for a patch; times are measured by it
+NEAREST_ROWS = 96  # that the default method finds for a patch; times are measured by it
 _EXACT_ROWS = 8_000  # of a bank up to which an inverted file saves little (10 images of 784 rows)
 _LISTS = 4  # of the inverted file, times the square root of the number of rows
 _PROBES = 8  # lists that are searched for a query
 _TRAINED = 16  # rows a list from which the centres of the lists are learnt, in so many
 _ITERATIONS = 2  # of k-means: more make the search no better, and a bank is searched once
 _SEED = 1
+
+Values = NDArray[np.float32]
+Places = NDArray[np.int64]
 
 
 class RowIndex:
@@ -29,7 +34,7 @@ class RowIndex:
     def __init__(self, rows: Tensor) -> None:
         self._count = len(rows)
         large = rows.device.type == "cpu" and len(rows) > _EXACT_ROWS
-        self._index = _make_lists(rows) if large else rows  # the lists hold a copy of the rows
+        self._index = _make_lists(rows) if large else rows  # the lists hold rows of their own
 
     def search(self, queries: Tensor, k: int, effort: int = 1) -> tuple[Tensor, Tensor]:
         """Find the k nearest rows, or all if there are fewer, for queries float32 [q, c].
@@ -42,18 +47,36 @@ class RowIndex:
         if isinstance(self._index, Tensor):
             return nearest(queries, self._index, k)
         use_torch_threads()
-        parameters = faiss.SearchParametersIVF(nprobe=_PROBES * effort)
-        squares, rows = self._index.search(queries.contiguous().numpy(), k, params=parameters)
+        values, probes = queries.contiguous().numpy(), _PROBES * effort
+        squares, rows = self._search(values, k, probes)
+        nothing = rows[:, 0] < 0  # in lists that are empty
+        if nothing.any():
+            squares[nothing], rows[nothing] = self._search(values[nothing], k, self._index.nlist)
         distances = torch.from_numpy(squares).sqrt_()
         found = torch.from_numpy(rows)
         return distances.masked_fill_(found < 0, torch.inf), found
+
+    def _search(self, queries: Values, k: int, probes: int) -> tuple[Values, Places]:
+        parameters = faiss.SearchParametersIVF(nprobe=probes)
+        squares, rows = self._index.search(queries, k, params=parameters)
+        return squares, rows
+
+
+def find_distinct(rows: Tensor) -> Tensor:
+    """Find the first of equal rows, of rows float32 [m, c]: int64 [d], ascending."""
+    generator = torch.Generator().manual_seed(_SEED)
+    weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64)
+    names = rows.double() @ weights.to(rows.device)  # equal for equal rows, and hardly for others
+    _, kind = names.unique(return_inverse=True)
+    places = torch.arange(len(rows), device=rows.device)
+    first = places.new_full((len(rows),), len(rows)).scatter_reduce_(0, kind, places, "amin")
+    return first[first < len(rows)].sort().values
 
 
 def _make_lists(rows: Tensor) -> faiss.IndexIVFScalarQuantizer:
     """Build an inverted file of rows float32 [m, c].
 
-    It holds them as float16: they come from patches of that precision, and reading them is most of
-    what a search takes.
+    It holds them as float16, which are searched faster and change a distance by a thousandth.
     """
     use_torch_threads()
     values = rows.contiguous().numpy()

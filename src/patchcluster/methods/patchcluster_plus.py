@@ -1,7 +1,7 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -12,7 +12,7 @@ from ..errors import SettingError
 from ..lazy import Grids
 from ..neighbors import to_float
 from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
-from ..row_index import NEAREST_ROWS, RowIndex
+from ..row_index import NEAREST_ROWS, RowIndex, find_distinct
 from .base import (
     COMPARED_PATCHES,
     NEIGHBOURS_KEPT,
@@ -73,10 +73,14 @@ class _Queries:
 
 @dataclass(frozen=True)
 class _Bank:
-    """The rows of a stage, and the bank's column of each, int64 [m]."""
+    """The distinct rows of a stage that patches are compared with.
+
+    owners int64 [m]: the bank's column of each row; places int64 [m]: its row in the bank.
+    """
 
     index: RowIndex
     owners: Tensor
+    places: Tensor
 
 
 class PatchClusterPlus(WholeBank):
@@ -320,7 +324,7 @@ class PatchClusterPlus(WholeBank):
             widths = torch.tensor(self._full_widths(len(self.mean_)))
             scales = scales.repeat_interleave(widths.to(scales.device))
             means = (images.means - self.mean_).mul_(scales)
-            usable = usable[cover_in_order(means[usable], size)]
+            usable = usable[cover_in_order(means[usable], size).cpu()]
         return usable.sort().values
 
     def _columns(self, images: Sequence[int]) -> list[int]:
@@ -427,13 +431,26 @@ class PatchClusterPlus(WholeBank):
         return self._indexed
 
     def _index(self, stage: int) -> _Bank:
-        counts = self._counts(self._ratios()[stage])
+        """Index the rows of a stage: not those of images marked anomalous, equal ones once an image.
+
+        Of a flat background an image would else fill the nearest rows alone.
+        """
+        marked = set(self._marked(-1).tolist())
+        total = sum(self._counts(self._ratios()[stage]))
         width = self._full_widths(self.bank_.shape[1])[stage]
-        rows = torch.empty(sum(counts), width, device=self.bank_.device)
-        for grid, part in zip(self._bank_grids(), torch.split(rows, counts), strict=True):
-            part.copy_(self._stage_rows(grid, stage))
-        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return _Bank(RowIndex(rows), owners.to(rows.device))
+        rows = torch.empty(total, width, device=self.bank_.device)
+        owners = torch.empty(total, dtype=torch.int64, device=rows.device)
+        places, start, kept = torch.empty_like(owners), 0, 0
+        for column, grid in enumerate(self._bank_grids()):
+            every = self._stage_rows(grid, stage)
+            if column not in marked:
+                distinct = find_distinct(every)
+                these = slice(kept, kept + len(distinct))
+                rows[these], owners[these] = every[distinct], column
+                places[these] = start + distinct
+                kept += len(distinct)
+            start += len(every)
+        return _Bank(RowIndex(rows[:kept]), owners[:kept], places[:kept])
 
     def _queries(self, stage: int, grids: Sequence[Tensor], columns: Tensor) -> _Queries:
         """Return the patches of a stage of images [h_i, w_i, c]; columns int64 [i] in the bank."""
@@ -449,10 +466,12 @@ class PatchClusterPlus(WholeBank):
         # How close images are as wholes is told by the stage that is shown, from more of them.
         nearest = effort * (NEAREST_ROWS if stage == self._shown else NEAREST_ROWS // 2)
         parts = []
-        for part in torch.split(torch.arange(len(queries.rows)), _AT_A_TIME // effort):
+        at_a_time = max(1, _AT_A_TIME // effort // max(1, size // _BANK_IMAGES))
+        for part in torch.split(torch.arange(len(queries.rows)), at_a_time):
             some = queries.select(part.to(queries.own.device))
             distances, rows = bank.index.search(some.rows, nearest, effort)
-            parts.append(RankedImages.of_rows(distances, rows, bank.owners, size, some.own, kept))
+            ranked = RankedImages.of_rows(distances, rows, bank.owners, size, some.own, kept)
+            parts.append(replace(ranked, rows=bank.places[ranked.rows.clamp_min(0)]))
         return RankedImages.join(parts)
 
     def _rank(
@@ -472,8 +491,8 @@ class PatchClusterPlus(WholeBank):
         """
         others = (~left_out).sum(1)[queries.image]
         enough = others.clamp_max(_FEW * self._order())
-        ranked = found.without(left_out[queries.image])
-        start = self._shared(ranked, others, excess[queries.image])
+        ranked = found.without(left_out, queries.image)
+        start = self._shared(ranked, others, excess, queries.image)
         for effort in _RETRIES:
             lacking = (ranked.known < enough) | (ranked.known < start + NEIGHBOURS_KEPT) & (
                 start > 0
@@ -481,18 +500,21 @@ class PatchClusterPlus(WholeBank):
             which = lacking.nonzero()[:, 0]
             if len(which):
                 some = queries.select(which)
-                again = self._search(stage, some, effort).without(left_out[some.image])
+                again = self._search(stage, some, effort).without(left_out, some.image)
                 ranked.replace(which, again)
-                start[which] = self._shared(again, others[which], excess[some.image])
+                start[which] = self._shared(again, others[which], excess, some.image)
         return ranked, start
 
-    def _shared(self, ranked: RankedImages, others: Tensor, excess: Tensor) -> Tensor:
+    def _shared(
+        self, ranked: RankedImages, others: Tensor, excess: Tensor, image: Tensor
+    ) -> Tensor:
         """Count the images that share a defect with each patch, int64 [q].
 
-        others int64 [q]: how many there are in all; excess float32 [q, b].
+        others int64 [q]: how many there are in all; excess float32 [i, b]: see `_find_excess`;
+        image int64 [q]: which of the i each patch is of.
         """
         most = (others - NEIGHBOURS_KEPT).clamp_max(self._most_before_gap())
-        excused = excess.gather(1, ranked.images.clamp_min(0)) - _ALIKE
+        excused = excess[image[:, None], ranked.images.clamp_min(0)] - _ALIKE
         return ranked.last_gap(self.gap, most, excused)
 
     def _most_before_gap(self) -> int:

@@ -58,9 +58,12 @@ class RankedImages:
         """How many images were found for each patch, int64 [q]."""
         return (self.images >= 0).sum(1)
 
-    def without(self, left_out: Tensor) -> "RankedImages":
-        """Leave out some of the bank's images, bool [q, b]."""
-        out = left_out.gather(1, self.images.clamp_min(0))
+    def without(self, left_out: Tensor, image: Tensor) -> "RankedImages":
+        """Leave out some of the bank's images, for each of i images, bool [i, b].
+
+        image int64 [q]: which of the i each patch is of.
+        """
+        out = left_out[image[:, None], self.images.clamp_min(0)]
         return self._keep((self.images >= 0) & ~out, out.shape[1])
 
     def _keep(self, wanted: Tensor, j: int) -> "RankedImages":
