@@ -47,19 +47,15 @@ class RowIndex:
         if isinstance(self._index, Tensor):
             return nearest(queries, self._index, k)
         use_torch_threads()
-        values, probes = queries.contiguous().numpy(), _PROBES * effort
-        squares, rows = self._search(values, k, probes)
+        values = queries.contiguous().numpy()
+        squares, rows = _search_lists(self._index, values, k, _PROBES * effort)
         nothing = rows[:, 0] < 0  # in lists that are empty
         if nothing.any():
-            squares[nothing], rows[nothing] = self._search(values[nothing], k, self._index.nlist)
+            every = self._index.nlist
+            squares[nothing], rows[nothing] = _search_lists(self._index, values[nothing], k, every)
         distances = torch.from_numpy(squares).sqrt_()
         found = torch.from_numpy(rows)
         return distances.masked_fill_(found < 0, torch.inf), found
-
-    def _search(self, queries: Values, k: int, probes: int) -> tuple[Values, Places]:
-        parameters = faiss.SearchParametersIVF(nprobe=probes)
-        squares, rows = self._index.search(queries, k, params=parameters)
-        return squares, rows
 
 
 def find_distinct(rows: Tensor) -> Tensor:
@@ -67,10 +63,16 @@ def find_distinct(rows: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(_SEED)
     weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64)
     names = rows.double() @ weights.to(rows.device)  # equal for equal rows, and hardly for others
-    _, kind = names.unique(return_inverse=True)
-    places = torch.arange(len(rows), device=rows.device)
-    first = places.new_full((len(rows),), len(rows)).scatter_reduce_(0, kind, places, "amin")
-    return first[first < len(rows)].sort().values
+    _, first = np.unique(names.cpu().numpy(), return_index=True)
+    return torch.from_numpy(np.sort(first)).to(rows.device)
+
+
+def _search_lists(
+    lists: faiss.IndexIVFScalarQuantizer, queries: Values, k: int, probes: int
+) -> tuple[Values, Places]:
+    parameters = faiss.SearchParametersIVF(nprobe=probes)
+    squares, rows = lists.search(queries, k, params=parameters)
+    return squares, rows
 
 
 def _make_lists(rows: Tensor) -> faiss.IndexIVFScalarQuantizer:

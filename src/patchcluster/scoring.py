@@ -141,8 +141,8 @@ class Scorer:
     An image is brought to the network, compared and mapped as the images of the scan were, by
     their scale of deep images, tiles and mask. It is compared with all images of the set; what
     labels taught of the set's own images (`feedback`) shifts no score of a new one. An image whose
-    bytes are in the set is compared like any other: it meets itself there at distance 0, so that
-    it looks ordinary, unless the method leaves near-duplicates out, as the default does.
+    bytes are in the set is compared like any other: it meets itself there at next to no distance,
+    so that it looks ordinary, unless the method leaves near-duplicates out, as the default does.
 
     Parameters: the run, or its folder or URL; `device`: another than the scan's; `weights`: where
     the file of the backbone's weights lies now. Raises RunError if the weights are not the scan's,

@@ -22,7 +22,7 @@ _MAD_TO_DEVIATION = 1.4826  # a normal distribution's standard deviation, in uni
 _FAR = 3.0  # deviations above the median from which a score says nothing about ordinary ones
 _GAP = 0.15  # of the height above the median, that the next score is higher by
 _GAP_SHARE = 0.05  # of all images, at most, that lie between the threshold and the gap
-_LEAST_IMAGES = 5  # of which none is flagged if there are fewer: they say nothing of deviations
+_LEAST_IMAGES = 5  # of fewer none is flagged: they do not say how far ordinary scores deviate
 _SPLIT_SHARES = (0.1, 0.2)  # of all images, at least, in the lower and the upper of two groups
 _SPLIT_LEAST = 4  # images in the lower group: fewer say nothing of how ordinary scores deviate
 _SPLIT_DENSITY = 0.5  # between two groups, of the density of the lesser
@@ -96,7 +96,7 @@ def _automatic(scores: Scores) -> Threshold:
     if len(scores) < _LEAST_IMAGES:
         return Threshold(
             float(ascending[-1]),
-            f"{len(scores)} images do not say what ordinary ones score, so none is flagged; give "
+            "so few images do not say what ordinary ones score, so none is flagged; give "
             "the share you expect, or how many to flag, if you know it",
         )
     centre, deviation = describe_ordinary(scores)

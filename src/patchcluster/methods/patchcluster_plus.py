@@ -104,8 +104,9 @@ class PatchClusterPlus(WholeBank):
        that are alike are a kind of their own in a mixed set. (But for k others they are needed.)
     5. A defect that many images share does not hide itself if it is far from everything else: of
        the images in order of distance those before the last gap, where the next is `gap` times as
-       far, are left out: 2 at least, up to an eighth of all and 32, or k - 1. (Unless they are also close
-       elsewhere, at the patches without a gap: then they show the same pose or kind of object.)
+       far, are left out: 2 at least, up to an eighth of all and 32, or k - 1. (Unless they are
+       also close elsewhere, at the patches without a gap: then they show the same pose or kind of
+       object.)
     6. A stage's scores are divided by their mean over the bank's images; the stages are averaged
        with `stage_weights`.
     7. Places that are rare but ordinary are lowered: from the score d of a patch `local_weight`
@@ -431,9 +432,9 @@ class PatchClusterPlus(WholeBank):
         return self._indexed
 
     def _index(self, stage: int) -> _Bank:
-        """Index the rows of a stage: not those of images marked anomalous, equal ones once an image.
+        """Index the rows of a stage, equal ones of an image once, of no image marked anomalous.
 
-        Of a flat background an image would else fill the nearest rows alone.
+        Otherwise one image with a flat background could be all of the nearest rows.
         """
         marked = set(self._marked(-1).tolist())
         total = sum(self._counts(self._ratios()[stage]))
