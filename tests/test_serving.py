@@ -111,7 +111,7 @@ def test_scores_over_http_are_those_of_score(client, small_run, fits):
 
 
 def test_the_map_comes_along_if_it_is_asked_for(client, scorer, fits):
-    data = png(40, 120, 80, blot=True)
+    data = png(41, 120, 80, blot=True)
     one = scorer.score(data)
     answer = client.post("/score?map=npy", content=data, headers={"content-type": "image/png"})
     fits(answer)
@@ -162,7 +162,7 @@ def test_the_description_is_valid_and_needs_nothing_from_elsewhere(client, descr
 
 def test_metrics_count_requests_images_and_seconds(scorer, fits):
     with client_of(scorer) as client:
-        for seed, blot in ((50, False), (51, True), (52, True)):
+        for seed, blot in ((50, False), (51, True), (53, True)):
             client.post("/score", content=png(seed, blot=blot), headers=BYTES)
         client.post("/score", content=b"no image", headers=BYTES)
         client.get("/nothing/<here>")

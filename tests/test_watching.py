@@ -797,7 +797,7 @@ def test_the_command_is_killed_and_goes_on(small_run, incoming, receiver):
     receiver.answers = [503] * 1000
     first = Watching(small_run, incoming, *options)
     first.wait_until_ready()
-    Image.fromarray(textured_image(50, blot=True)).save(incoming / ".part", "PNG")
+    Image.fromarray(textured_image(49, blot=True)).save(incoming / ".part", "PNG")
     (incoming / ".part").rename(incoming / "1.png")
     row = first.row()
     assert (row["path"], row["flagged"]) == (str(incoming / "1.png"), True)
