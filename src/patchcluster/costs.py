@@ -26,9 +26,9 @@ _DRAWN = 500  # which are so many at most
 # Of the grid that a thread makes, a value: the stages, patches joined of them, grids that wait.
 _STAGE_BYTES, _JOINING_BYTES, _WAITING_BYTES = 4, 18, 8
 _INPUT_BYTES = 3  # of an image at the network's size, a pixel
-# Of a bank that is searched by images, a value: as float16; in the index as float16, in lists
-# that are up to half empty; and the rows of a stage, half of all at most, that go into it.
-_INDEXED_BYTES = 2 + 4 + 2
+# Of a bank that is searched by images, a value: as float16; in the index as float16; and the rows
+# of a stage, half of all at most, from which the index is made.
+_INDEXED_BYTES = 2 + 2 + 2
 _ROW_BYTES = 40  # of the index, and of what is known of its rows, a patch
 _QUERY_BYTES = 8_000  # of what is found for a patch that is compared, beside its values
 _SLACK = 96 * MIB
