@@ -59,7 +59,7 @@ class RowIndex:
 
 
 def find_distinct(rows: Tensor) -> Tensor:
-    """Find the first of equal rows, of rows float32 [m, c]: int64 [d], ascending."""
+    """Find the first of each lot of equal rows, of rows float32 [m, c]: int64 [d], ascending."""
     generator = torch.Generator().manual_seed(_SEED)
     weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64)
     names = rows.double() @ weights.to(rows.device)  # equal for equal rows, and hardly for others
@@ -98,6 +98,6 @@ def _make_lists(rows: Tensor) -> faiss.IndexIVFScalarQuantizer:
     lists = faiss.IndexIVFScalarQuantizer(
         centres, channels, count, precision, faiss.METRIC_L2, False
     )
-    lists.is_trained = True
+    lists.is_trained = True  # float16 needs no training, and the centres are known
     lists.add(values)
     return lists

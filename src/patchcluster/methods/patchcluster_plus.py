@@ -29,7 +29,6 @@ from .whole_bank import WholeBank
 
 _RETRIES = (4, 16)  # times as many rows, for patches whose nearest lie in too few images:
 _FEW = 3  # less than so many times k
-_AT_A_TIME = COMPARED_PATCHES  # since each takes memory for all its rows
 _RANKS = 4  # times k images make the score; those beyond would weigh less than 2 %
 _DUPLICATE_CLOSENESS = 0.05  # of near-duplicates, at least
 _DUPLICATES = (2, 16)  # near-duplicates of an image, at most, in a small and in a large set;
@@ -467,7 +466,8 @@ class PatchClusterPlus(WholeBank):
         # How close images are as wholes is told by the stage that is shown, from more of them.
         nearest = effort * (NEAREST_ROWS if stage == self._shown else NEAREST_ROWS // 2)
         parts = []
-        at_a_time = max(1, _AT_A_TIME // effort // max(1, size // _BANK_IMAGES))
+        # A patch takes memory for all its rows, and for all images of the bank.
+        at_a_time = max(1, COMPARED_PATCHES // effort // max(1, size // _BANK_IMAGES))
         for part in torch.split(torch.arange(len(queries.rows)), at_a_time):
             some = queries.select(part.to(queries.own.device))
             distances, rows = bank.index.search(some.rows, nearest, effort)
