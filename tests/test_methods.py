@@ -520,8 +520,22 @@ def test_plus_bounds_its_bank_by_patches_but_not_below_a_number_of_images():
 def test_plus_refuses_a_bank_that_cannot_serve_k():
     with pytest.raises(SettingError, match="k=5 of 3 other images: choose 1 to 3"):
         PatchClusterPlus(k=5, bank_images=4).fit(random_patches(10))
+    with pytest.raises(SettingError, match="k=300 of 255 other images: choose 1 to 255"):
+        PatchClusterPlus(k=300).check_count(10_000, 784)
     with pytest.raises(SettingError, match="a bank of 1 images: choose 2 or more"):
         PatchClusterPlus(bank_images=1).fit(random_patches(10))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["patchcluster", "patchcluster-plus", "spade"])
+def test_patches_that_are_not_finite_are_refused(name, value):
+    patches = random_patches(4)
+    patches[2, 1, 1, 0] = value
+    with pytest.raises(SettingError, match="patches of image 2 are not all finite"):
+        METHODS[name]().fit_score(patches)
+    fitted = METHODS[name]().fit(random_patches(4))
+    with pytest.raises(SettingError, match="patches of image 2 are not all finite"):
+        fitted.score(patches)
 
 
 def test_plus_takes_stages_out_of_the_grid_that_the_network_gave():

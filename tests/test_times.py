@@ -23,7 +23,7 @@ SEARCH = SearchCost(queries=80_000, rows=80_000, channels=100)
 
 def make_work(**changes):
     usual = {
-        "images": 100, "pixels": 10**8, "seen_pixels": 2 * 10**7, "threads": 2, "parallel": True,
+        "images": 100, "pixels": 10**8, "seen_pixels": 2 * 10**7, "threads": 2, "on_cpu": True,
         "searches": [SEARCH],
     }  # fmt: skip
     return Work(**{**usual, **changes})
@@ -88,6 +88,17 @@ def test_a_search_takes_more_for_more_queries_rows_and_channels(rate, change, fa
     assert compare_seconds(rates, **change) == pytest.approx(factor * compare_seconds(rates))
 
 
+def test_off_the_cpu_a_query_is_compared_with_all_rows():
+    few, many = (
+        predict_seconds(
+            make_work(on_cpu=False, searches=[SearchCost(10**5, rows, 64)]),
+            slowed(0, "build", "rank"),
+        )["compare"]
+        for rows in (10**4, 4 * 10**4)
+    )
+    assert many == pytest.approx(4 * few)
+
+
 def test_each_rate_counts():
     steps = {
         "load": {"features"}, "network": {"features"}, "build": {"compare"}, "scan": {"compare"},
@@ -104,7 +115,7 @@ def test_each_rate_counts():
 
 def test_a_gpu_works_while_the_threads_decode():
     seconds = [
-        predict_seconds(make_work(parallel=False, seen_pixels=seen), RATES)["features"]
+        predict_seconds(make_work(on_cpu=False, seen_pixels=seen), RATES)["features"]
         for seen in (1, 10**6, 10**8)
     ]
     assert seconds[0] == seconds[1]
@@ -143,9 +154,9 @@ def searched(monkeypatch):
             super().__init__(rows)
             self.shape = tuple(rows.shape)
 
-        def search(self, queries, k, effort=1):
+        def search(self, queries, k):
             seen.append((len(queries), *self.shape))
-            return super().search(queries, k, effort)
+            return super().search(queries, k)
 
     monkeypatch.setattr("patchcluster.methods.patchcluster_plus.RowIndex", Watched)
     monkeypatch.setattr(times, "RowIndex", Watched)

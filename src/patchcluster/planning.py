@@ -87,7 +87,6 @@ class Planner:
         channels, strides = self.backbone.stages(settings.strides)
         method = settings.make_method(channels, strides)
         images = len(candidates)
-        method.check_count(images)
         stride = grid_stride(strides, settings.layout)
         areas = [[h * w for h, w in candidate.inputs] for candidate in candidates]
         scored = [
@@ -95,6 +94,7 @@ class Planner:
             for candidate, area in zip(candidates, areas, strict=True)
         ]
         patches = [sum(area) // stride**2 for area in zip(*scored, strict=True)]
+        method.check_count(images, max(patches) / images)
         bank = method.bank_size(images, max(patches) / images)
         width = grid_channels(channels, strides, settings.layout)
         shapes = {shape for candidate in candidates for shape in candidate.inputs}
@@ -129,7 +129,7 @@ class Planner:
                 self._seen(shape, settings) for one in self.candidates for shape in one.inputs
             ),
             threads=self.threads,
-            parallel=self.device.type == "cpu",
+            on_cpu=self.device.type == "cpu",
             searches=None if None in costs else [one for of_size in costs for one in of_size or ()],
         )
 

@@ -13,7 +13,8 @@ from .neighbors import nearest, use_torch_threads
 NEAREST_ROWS = 96  # that the default method finds for a patch; times are measured by it
 _EXACT_ROWS = 8_000  # of a bank up to which an inverted file saves little (10 images of 784 rows)
 _LISTS = 4  # of the inverted file, times the square root of the number of rows
-_PROBES = 8  # lists that are searched for a query
+_PROBES = 4  # lists that are searched for a query, at least, and as many as hold
+_COMPARED = 6  # times k rows
 _TRAINED = 16  # rows a list from which the centres of the lists are learnt, in so many
 _ITERATIONS = 2  # of k-means: more make the search no better, and a bank is searched once
 _SEED = 1
@@ -27,8 +28,9 @@ class RowIndex:
 
     Small banks, and those that are not on the CPU, are searched exactly. Of others an inverted file
     is made: rows are listed with the nearest of about 4 sqrt(m) centres (k-means), and a query is
-    compared with the rows of the 8 lists whose centres are nearest to it. The cost of a query grows
-    with the square root of m. The same rows in the same order give the same lists.
+    compared with the rows of the lists whose centres are nearest to it: 4, or as many as hold about
+    6 k rows. The cost of a query grows with the square root of m. The same rows in the same order
+    give the same lists.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -36,22 +38,22 @@ class RowIndex:
         large = rows.device.type == "cpu" and len(rows) > _EXACT_ROWS
         self._index = _make_lists(rows) if large else rows  # the lists hold rows of their own
 
-    def search(self, queries: Tensor, k: int, effort: int = 1) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the k nearest rows, or all if there are fewer, for queries float32 [q, c].
 
-        effort: how many times the usual number of lists is searched. -> distances float32
-        [q, min(k, m)] ascending, rows int64 of the same shape. Where the lists hold fewer rows,
-        the last are -1, at infinity.
+        -> distances float32 [q, min(k, m)] ascending, rows int64 of the same shape. Where the lists
+        hold fewer rows, the last are -1, at infinity.
         """
         k = min(k, self._count)
         if isinstance(self._index, Tensor):
             return nearest(queries, self._index, k)
         use_torch_threads()
         values = queries.contiguous().numpy()
-        squares, rows = _search_lists(self._index, values, k, _PROBES * effort)
+        every = self._index.nlist
+        probes = max(_PROBES, math.ceil(_COMPARED * k * every / self._count))
+        squares, rows = _search_lists(self._index, values, k, min(probes, every))
         nothing = rows[:, 0] < 0  # in lists that are empty
         if nothing.any():
-            every = self._index.nlist
             squares[nothing], rows[nothing] = _search_lists(self._index, values[nothing], k, every)
         distances = torch.from_numpy(squares).sqrt_()
         found = torch.from_numpy(rows)

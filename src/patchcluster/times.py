@@ -44,8 +44,8 @@ class Rates:
 
     load: float  # a pixel of a file, in each of the threads
     network: float  # a pixel of the network's input, to patches; on the CPU in each of the threads
-    build: float  # a value of a bank that is indexed, times the root of the number of rows
-    scan: float  # a value of a query that is searched for, times the root of the number of rows
+    build: float  # a value of a bank that is indexed, times `_count_compared` of its rows
+    scan: float  # a value of a query that is searched for, times the same
     rank: float  # a query whose nearest images are ranked
     smooth: float  # a map on its frame, and what it says of its image
     regions: float  # a pixel of an image whose map regions are looked for in
@@ -64,7 +64,7 @@ class Work:
     pixels: int  # of all files
     seen_pixels: int  # of all inputs of the network, tiles with their overlaps
     threads: int
-    parallel: bool  # whether each thread has a network of its own, as on the CPU
+    on_cpu: bool  # where each thread has a network of its own, and searches are not exact
     searches: Sequence[SearchCost] | None  # one a stage and network size; None: not known
 
 
@@ -72,18 +72,24 @@ def predict_seconds(work: Work, rates: Rates) -> dict[str, float]:
     """Predict the seconds of each step still to come; without `compare` if that is not known."""
     load = work.pixels * rates.load / work.threads
     network = work.seen_pixels * rates.network
-    features = load + network / work.threads if work.parallel else max(load, network)
+    features = load + network / work.threads if work.on_cpu else max(load, network)
     smooth = work.images * rates.smooth / work.threads
     seconds = {"features": features * _EXTRACTING}
     if work.searches is not None:
         seconds["compare"] = sum(
-            one.rows**1.5 * one.channels * rates.build * _BUILDING
-            + one.queries * math.sqrt(one.rows) * one.channels * rates.scan * _SCANNING
+            _count_compared(one.rows, work.on_cpu)
+            * one.channels
+            * (one.rows * rates.build * _BUILDING + one.queries * rates.scan * _SCANNING)
             + one.queries * rates.rank * _RANKING
             for one in work.searches
         )
     regions = _FLAGGED * work.pixels * rates.regions / work.threads
     return seconds | {"maps": smooth * _MAPPING + regions, "report": smooth * _REPORTING}
+
+
+def _count_compared(rows: float, on_cpu: bool) -> float:
+    """Count the rows that a query is compared with, but for a factor: see `RowIndex`."""
+    return math.sqrt(rows) if on_cpu else rows
 
 
 def measure_repeatedly(
@@ -117,7 +123,7 @@ def measure_search(device: torch.device) -> tuple[float, float, float]:
     build, index = clock(lambda: RowIndex(rows), device)
     scan, found = clock(lambda: index.search(queries, NEAREST_ROWS), device)
     rank, _ = clock(lambda: RankedImages.of_rows(*found, owners, _OWNERS, own, _OWNERS), device)
-    values = math.sqrt(_ROWS) * _CHANNELS
+    values = _count_compared(_ROWS, device.type == "cpu") * _CHANNELS
     return build / (_ROWS * values), scan / (len(queries) * values), rank / len(queries)
 
 

@@ -137,8 +137,13 @@ class Method(ABC):
         if any(labels):
             raise SettingError(f"{self.name} does not learn from labels: use patchcluster-plus")
 
-    def check_count(self, images: int) -> None:  # noqa: B027 (most methods take any set)
-        """Raise SettingError, before any work, if a set of so many images is too small."""
+    def check_count(  # noqa: B027 (most methods take any set)
+        self, images: int, patches: float
+    ) -> None:
+        """Raise SettingError, before any work, if a set of so many images is too small.
+
+        patches: how many an image has, on average.
+        """
 
     def calibrate(  # noqa: B027 (not every method has constants)
         self, bank: Comparison
@@ -411,6 +416,9 @@ def as_grids(patches: Patches) -> Grids:
         raise SettingError(
             f"patches of an image must be [h, w, c] with one c for all, not {sorted(shapes)[:3]}"
         )
+    for image, grid in enumerate(grids):
+        if not grid.isfinite().all():
+            raise SettingError(f"patches of image {image} are not all finite: leave it out")
     return Grids.of(grids)
 
 

@@ -92,7 +92,7 @@ class PatchClusterPlus(WholeBank):
        of |x|^2 over the set and s `saturation`: a place that is strongly textured or lit is not
        anomalous by its contrast alone.
     2. The distance to an image is that to its nearest patch. It is known of the images in which the
-       96 nearest rows of the bank lie (48 of other stages than the patches'); the others are taken
+       96 nearest rows of the bank lie (48 of stages finer than the patches); the others are taken
        to be as far as the last of these rows. Where they lie in fewer than 3 k images, more rows
        are searched.
     3. The score of a patch is the mean of the distances d(i) to the i-th nearest image with weights
@@ -258,12 +258,12 @@ class PatchClusterPlus(WholeBank):
         fitting = max(_BANK_IMAGES, int(_BANK_PATCHES / patches))
         return min(images, fitting if self.bank_images is None else self.bank_images)
 
-    def check_count(self, images: int) -> None:
+    def check_count(self, images: int, patches: float) -> None:
         if images < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
         if self.bank_images is not None and self.bank_images < 2:
             raise SettingError(f"a bank of {self.bank_images} images: choose 2 or more")
-        others = min(images, self.bank_images or images) - 1
+        others = self.bank_size(images, patches) - 1
         if self.k is not None and not 1 <= self.k <= others:
             raise SettingError(f"k={self.k} of {others} other images: choose 1 to {others}")
 
@@ -275,7 +275,7 @@ class PatchClusterPlus(WholeBank):
         ]
 
     def _check(self, grids: Grids) -> None:
-        self.check_count(len(grids))
+        self.check_count(len(grids), sum(grids.counts) / len(grids))
         channels = grids.shapes[0][-1]
         if self._stage_count > len(self.stage_weights):
             raise SettingError(
@@ -463,14 +463,14 @@ class PatchClusterPlus(WholeBank):
         """Find the nearest images by the nearest rows; effort: how many times the usual number."""
         bank, size = self._banks[stage], self._bank_size()
         kept = min(size, _GAP_IMAGES + _DUPLICATES[1] + _RANKS * self._order())
-        # How close images are as wholes is told by the stage that is shown, from more of them.
-        nearest = effort * (NEAREST_ROWS if stage == self._shown else NEAREST_ROWS // 2)
+        # Fewer rows of a finer stage lie in one image than of others.
+        nearest = effort * (NEAREST_ROWS // 2 if stage < self._shown else NEAREST_ROWS)
         parts = []
         # A patch takes memory for all its rows, and for all images of the bank.
         at_a_time = max(1, COMPARED_PATCHES // effort // max(1, size // _BANK_IMAGES))
         for part in torch.split(torch.arange(len(queries.rows)), at_a_time):
             some = queries.select(part.to(queries.own.device))
-            distances, rows = bank.index.search(some.rows, nearest, effort)
+            distances, rows = bank.index.search(some.rows, nearest)
             ranked = RankedImages.of_rows(distances, rows, bank.owners, size, some.own, kept)
             parts.append(replace(ranked, rows=bank.places[ranked.rows.clamp_min(0)]))
         return RankedImages.join(parts)
