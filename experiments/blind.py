@@ -43,9 +43,8 @@ def score_images(
     labels: Sequence[Label | None] = (),
 ) -> NDArray[np.float64]:
     """Image scores float64 [n] of a set, scored blindly but for labels, one an image or None."""
-    method.heed(labels)
     with torch.inference_mode():
-        maps_ = [scores.numpy() for scores in method.fit_score(grids)]
+        maps_ = [scores.numpy() for scores in method.fit_score(grids, labels or None)]
         frames = [smooth(grid, header) for grid, header in zip(maps_, headers, strict=True)]
         scores, offsets = score_frames(frames)
         if any(labels):

@@ -44,9 +44,8 @@ def documented(method: str, always: bool = False) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_page_says_what_tensors_a_method_has(name: str, rng: torch.Generator) -> None:
     method = METHODS[name](**SMALL.get(name, {}))
-    if name == "patchcluster-plus":
-        method.heed(["normal", *[None] * 5])
-    method.fit_score(torch.randn(6, 4, 5, 12, generator=rng).half())
+    labels = ["normal", *[None] * 5] if method.learns_from_labels else None
+    method.fit_score(torch.randn(6, 4, 5, 12, generator=rng).half(), labels)
     state, page = method.state(), documented(name)
     assert state.keys() == page.keys()
     sides = {"n": 6, "b": 4 if method.bounded else 6, "s": 1, "c": 12, "p": 4 * 5}

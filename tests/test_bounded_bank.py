@@ -130,8 +130,7 @@ def test_a_bank_holds_its_own_images_alone_and_knows_how_many_the_set_has(rng):
 def test_labels_that_leave_fewer_images_than_the_bank_may_have_leave_it_these(rng):
     grids = [torch.randn(3, 4, 7, generator=rng) for _ in range(9)]
     method = PatchClusterPlus(bank_images=8)
-    method.heed(["anomalous"] * 3 + [None] * 6)
-    method.fit(grids)
+    method.fit(grids, labels=["anomalous"] * 3 + [None] * 6)
     assert method.chosen_.tolist() == [3, 4, 5, 6, 7, 8]
     assert all(torch.isfinite(score).all() for score in method.score(grids))
 
@@ -240,7 +239,7 @@ def test_scores_are_those_of_the_same_patches_in_memory(bounded):
     compared = method.compare(patches, range(12))
     counts = [64] * 12
     method.calibrate(compared.select(method.bank_rows(counts)))
-    expected = method.grade(compared).view(12, 8, 8)
+    expected = method.to_scores(compared).view(12, 8, 8)
     for copies, score in zip(image_set.records.values(), expected, strict=True):
         grid = bounded.grid(copies[0].path)
         np.testing.assert_allclose(grid, round_as_stored(score.numpy()), rtol=2e-3)
@@ -263,8 +262,9 @@ def test_places_are_explained_by_images_of_the_bank(bounded):
     contents = list(ImageSet.of(bounded.images).records.values())
     members = {contents[int(i)][0].path for i in bank["128.bank_image"].unique()}
     grids = dict(zip((c[0].path for c in contents), patches_of(bounded), strict=True))
-    method = method_of(bounded).restore(
-        {name.removeprefix("128."): tensor for name, tensor in bank.items()}
+    method = method_of(bounded)
+    method = type(method).from_state(
+        {name.removeprefix("128."): tensor for name, tensor in bank.items()}, **method.parameters()
     )
     path = bounded.paths[11]
     for x, y in ((6, 6), (50, 40), (90, 90)):

@@ -16,7 +16,7 @@ from patchcluster import runfolder, storage
 from patchcluster.cli import app
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.feedback import find_boundary, order_by_doubt, shift_scores
-from patchcluster.labels import heed_labels, match_labels, read_labels
+from patchcluster.labels import match_labels, move_threshold, read_labels
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.reflagging import reflag
 from patchcluster.scanning import finish, rescore
@@ -74,7 +74,7 @@ def test_no_threshold_has_fewer_marked_images_on_the_wrong_side_nor_is_nearer(im
     def wrong(value):
         return (anomalous & (scores <= value)).sum() + (normal & (scores > value)).sum()
 
-    found = heed_labels(Threshold(start + 0.25, ""), scores, anomalous, normal).value
+    found = move_threshold(Threshold(start + 0.25, ""), scores, anomalous, normal).value
     every = [start + 0.25, -0.5, *(score + 0.5 for score in range(21))]
     assert wrong(found) == min(map(wrong, every))
     if wrong(start + 0.25) == wrong(found):
@@ -121,22 +121,18 @@ def test_an_image_marked_anomalous_no_longer_hides_its_like():
     patches[:6, 1, 1] += 3 + 0.5 * torch.randn(6, 6, generator=random)
     method = PatchClusterPlus(gap=np.inf, duplicate=0.0, local_weight=0.0)
     blind = method.fit_score(patches)
-    method.heed(["anomalous"] * 4 + [None] * 16)
-    heard = method.fit_score(patches)
-    assert (heard[4:6, 1, 1] / heard.mean() > 1.5 * blind[4:6, 1, 1] / blind.mean()).all()
+    taught = method.fit_score(patches, ["anomalous"] * 4 + [None] * 16)
+    assert (taught[4:6, 1, 1] / taught.mean() > 1.5 * blind[4:6, 1, 1] / blind.mean()).all()
     # The marked images are compared with nothing of theirs either.
-    assert heard[:4, 1, 1].min() > 1.5 * blind[4:6, 1, 1].mean()
+    assert taught[:4, 1, 1].min() > 1.5 * blind[4:6, 1, 1].mean()
 
 
 def test_labels_that_do_not_fit_the_set_are_refused():
     patches = torch.randn(3, 4, 4, 2)
-    method = PatchClusterPlus()
-    method.heed(["normal"])
     with pytest.raises(SettingError, match="1 labels for 3 images"):
-        method.fit(patches)
-    method.heed(["anomalous", "anomalous", None])
+        PatchClusterPlus().fit(patches, labels=["normal"])
     with pytest.raises(SettingError, match="leave some"):
-        method.fit(patches)
+        PatchClusterPlus().fit(patches, labels=["anomalous", "anomalous", None])
 
 
 # --- a run --------------------------------------------------------------------------------------
@@ -380,6 +376,5 @@ def test_many_images_marked_anomalous_do_not_hide_the_defect_that_they_share(mon
     patches = rng.normal(size=(40, 4, 4, 5)).astype(np.float32)
     patches[:21, :3] = 4 + 0.1 * rng.normal(size=(21, 3, 4, 5))
     method = PatchClusterPlus()
-    method.heed(["anomalous"] * 20 + [None] * 20)
-    scores = method.fit_score(patches).max((1, 2))
+    scores = method.fit_score(patches, ["anomalous"] * 20 + [None] * 20).max((1, 2))
     assert scores[20] > 1.5 * scores[21:].max()

@@ -1,6 +1,5 @@
 """Every method against float64 evaluations of its formulas, and rules that all must keep."""
 
-import copy
 import math
 import pickle
 from itertools import pairwise
@@ -489,16 +488,15 @@ def test_plus_explains_by_places_of_the_bank_alone():
     places = normalised[images, method.bank_patch_[rows]]
     distances = (places - normalised.flatten(0, 1)[:, None]).norm(dim=2)
     torch.testing.assert_close(distances, every.neighbour_distances, rtol=1e-4, atol=1e-5)
-    again = PatchClusterPlus(bank_images=5, local_weight=0.0).restore(method.state())
+    again = PatchClusterPlus.from_state(method.state(), **method.parameters())
     assert torch.equal(again.compare(list(patches), range(12)).neighbours, rows)
 
 
 def test_plus_takes_no_image_marked_anomalous_into_its_bank():
     patches = random_patches(10)
     first = PatchClusterPlus(bank_images=4).fit(patches).chosen_.tolist()
-    method = PatchClusterPlus(bank_images=4)
-    method.heed(["anomalous" if i in first[:2] else None for i in range(10)])
-    method.fit(patches)
+    labels = ["anomalous" if i in first[:2] else None for i in range(10)]
+    method = PatchClusterPlus(bank_images=4).fit(patches, labels=labels)
     assert len(method.chosen_) == 4
     assert not set(first[:2]) & set(method.chosen_.tolist())
     assert np.isfinite(method.score(patches)).all()
@@ -573,10 +571,10 @@ def test_plus_says_which_images_are_near_duplicates_in_any_batches():
     one_by_one = join([method.compare([grid], [i]) for i, grid in enumerate(grids)])
     assert one_by_one.near_duplicates.tolist() == together
     assert method.compare(grids).near_duplicates.tolist() == []  # of new images there are none
-    method.heed(["normal"] * 3 + [None] * 6)  # what a person says of them does not change that
-    heeded = method.fit(patches).compare(grids, range(9))
-    assert heeded.near_duplicates.tolist() == together
-    assert heeded.select(torch.tensor([1])).near_duplicates.tolist() == together
+    # What a person says of them does not change that.
+    taught = method.fit(patches, labels=["normal"] * 3 + [None] * 6).compare(grids, range(9))
+    assert taught.near_duplicates.tolist() == together
+    assert taught.select(torch.tensor([1])).near_duplicates.tolist() == together
 
 
 def test_plus_compares_images_of_a_kind_in_a_set_of_several_kinds():
@@ -733,8 +731,7 @@ def test_input_is_left_as_it_was(name):
 def test_a_fitted_method_that_was_sent_elsewhere_compares_as_here(name):
     """As workers of a cluster have it: its arrays lie where nobody may write to them."""
     patches = torch.from_numpy(random_patches()).half()
-    blank = make(name)
-    search = Search(copy.copy(blank).fit(patches), blank, torch.device("cpu"))
+    search = Search(make(name).fit(patches), torch.device("cpu"))
     parts: list[pickle.PickleBuffer] = []
     sent = pickle.dumps(search, protocol=5, buffer_callback=parts.append)
     shared = [bytes(part.raw()) for part in parts]
@@ -797,7 +794,7 @@ def test_state_restores_the_method(name):
     patches, new = random_patches(), random_patches(2, seed=8)
     method = make(name)
     method.fit_score(patches)
-    restored = make(name).restore(method.state())
+    restored = type(method).from_state(method.state(), **method.parameters())
     np.testing.assert_array_equal(restored.score(new), method.score(new))
 
 
@@ -843,6 +840,7 @@ def test_a_smaller_coreset_is_the_beginning_of_a_larger_one(ratio):
     patches = random_patches()
     large = PatchCluster(k=2, ratio=0.5).fit(patches)
     small = PatchCluster(k=2, ratio=ratio).fit(patches)
-    cut = PatchCluster(k=2, ratio=ratio).restore(shrink(large.state(), round(120 * ratio)))
+    state = shrink(large.state(), round(120 * ratio))
+    cut = PatchCluster.from_state(state, k=2, ratio=ratio)
     np.testing.assert_array_equal(cut.bank_, small.bank_)
     np.testing.assert_array_equal(cut.score(patches), small.score(patches))

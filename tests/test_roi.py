@@ -157,7 +157,7 @@ def scored(grids, masks):
     comparison = method.compare(packed, own, [p.blocks for p in packings])
     counts = [grid.shape[0] * grid.shape[1] for grid in packed]
     method.calibrate(comparison.select(method.bank_rows(counts)))
-    scores = torch.split(method.grade(comparison), counts)
+    scores = torch.split(method.to_scores(comparison), counts)
     return [p.unpack(score) for p, score in zip(packings, scores, strict=True)]
 
 

@@ -5,7 +5,6 @@ comparisons are read from there when they are needed: what is in memory at a tim
 the bank.
 """
 
-import copy
 import functools
 import hashlib
 import json
@@ -184,12 +183,14 @@ class Comparisons:
         return places
 
 
-def _restore(blank: Method, state: Mapping[str, Any]) -> "Search":
+def _from_arrays(
+    kind: type[Method], parameters: Mapping[str, Any], state: Mapping[str, Any]
+) -> "Search":
     with warnings.catch_warnings():
         # Shared arrays cannot be written to; nor does anything write to what was learned.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         tensors = {name: torch.from_numpy(values) for name, values in state.items()}
-    return Search(copy.copy(blank).restore(tensors), blank, torch.device("cpu"))
+    return Search(kind.from_state(tensors, **parameters), torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -203,13 +204,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Search:
-    """Patches against the bank of a fitted method; the work of a batch of images (see `Work`).
-
-    blank: the method before it was fitted.
-    """
+    """Patches against the bank of a fitted method; the work of a batch of images (see `Work`)."""
 
     method: Method
-    blank: Method
     device: torch.device
     ahead: ClassVar[int] = 0  # a batch at a time: the patches of large images take memory
 
@@ -228,25 +225,26 @@ class Search:
 
     def on(self, device: torch.device) -> Self:
         state = {name: tensor.to(device) for name, tensor in self.method.state().items()}
-        return type(self)(copy.copy(self.blank).restore(state), self.blank, device)
+        return type(self)(type(self.method).from_state(state, **self.method.parameters()), device)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By arrays, which workers of one node can share, and without what follows from them."""
         state = {name: tensor.cpu().numpy() for name, tensor in self.method.state().items()}
-        return _restore, (self.blank, state)
+        return _from_arrays, (type(self.method), self.method.parameters(), state)
 
 
 @dataclass(frozen=True)
 class Comparer:
     """Compares every image of a set with the set.
 
-    load: network size -> patches of each content, in the order of the set (see `Loaded`). common
-    names all that the result depends on beside the contents.
+    load: network size -> patches of each content, in the order of the set (see `Loaded`). labels:
+    by path. common names all that the result depends on beside the contents.
     """
 
     folder: Path
     image_set: ImageSet
     load: Callable[[int], Loaded]
+    labels: Labels
     device: torch.device
     common: str
     progress: Callable[[str, int, int], None]
@@ -255,15 +253,14 @@ class Comparer:
     def run(self, size: int, method: Method, rule: ImageScore) -> Compared:
         """Fit the method on the patches of one network size and score every image."""
         patches, packings = self.load(size)
-        blank = copy.copy(method)
-        self._fit(size, method, patches)
+        method = self._fit(size, method, patches)
         counts = patches.counts
-        search = Search(method, blank, self.device)
+        search = Search(method, self.device)
         compared = self._compare(size, search, patches, packings)
         method.calibrate(compared.select(method.bank_rows(counts)))
         scores: list[Tensor] = []
         for part, batch in zip(compared, compared.batches, strict=True):
-            scores += torch.split(method.grade(part), [counts[image] for image in batch])
+            scores += torch.split(method.to_scores(part), [counts[image] for image in batch])
         image_scores = None
         if rule in method.image_scores:
             image_scores = method.score_images(rule, patches, scores, range(len(counts))).tolist()
@@ -287,18 +284,21 @@ class Comparer:
         contents = json.dumps([self.common, self.image_set.shas])
         return hashlib.sha256(contents.encode()).hexdigest()
 
-    def _fit(self, size: int, method: Method, patches: Grids) -> None:
+    def _fit(self, size: int, method: Method, patches: Grids) -> Method:
+        """Fit a method, or take it as it was fitted before."""
         path = runfolder.fitted_path(self.folder, size)
         if storage.read_note(path) == self._key:
-            state, _ = storage.read_tensors(path)
-            method.restore({name: tensor.to(self.device) for name, tensor in state.items()})
-            return
+            read, _ = storage.read_tensors(path)
+            state = {name: tensor.to(self.device) for name, tensor in read.items()}
+            return type(method).from_state(state, **method.parameters())
         method.fit(
             Grids(patches.shapes, lambda image: patches[image].to(self.device)),
             self.image_set.keys,
+            self.image_set.labels(self.labels),
             lambda done, total: self.progress("bank", done, total),
         )
         storage.write_tensors(path, method.state(), self._key)
+        return method
 
     def _compare(
         self, size: int, search: Search, patches: Grids, packings: list[Packing | None]

@@ -21,11 +21,11 @@ class Framing:
     frame: int  # frames have about frame x frame pixels,
     native_from: int | None  # but grow with images that are scored at their own resolution
     image_score: ImageScore
-    levels: Levels | None = None  # of the set, if image scores heed them
+    levels: Levels | None = None  # of the set, if image scores depend on them
 
     @classmethod
     def of(cls, folder: Path, settings: Settings, levels: Mapping[str, float]) -> Self:
-        """Of a run with some settings; levels: as run.json has them, empty if not heeded."""
+        """Of a run with some settings; levels: as run.json has them, empty if not used."""
         found = Levels(**levels) if levels else None
         return cls(folder, settings.frame, settings.native_from, settings.image_score, found)
 

@@ -42,7 +42,7 @@ def read_labels(file: str | os.PathLike[str]) -> dict[str, Label]:
     return labels
 
 
-def heed_labels(
+def move_threshold(
     threshold: Threshold, scores: Scores, anomalous: NDArray[np.bool_], normal: NDArray[np.bool_]
 ) -> Threshold:
     """Move a threshold of image scores [n] no further than the marked images ask for.

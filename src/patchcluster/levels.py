@@ -1,4 +1,4 @@
-"""How high the maps of a set lie as a whole, and how far image scores heed it.
+"""How high the maps of a set lie as a whole, and how far image scores allow for it.
 
 Light, focus and noise raise the whole map of an image, not only a place. So an image is judged by
 its highest places less its own level, the lower quartile of its map, as far as levels of ordinary

@@ -86,7 +86,7 @@ def load_method(run: Run, size: int | None = None, device: torch.device | str = 
     method = settings.make_method(backbone["channels"], backbone["strides"])
     state = {name: tensor.to(device) for name, tensor in state.items()}
     try:
-        return method.restore(state)
+        return type(method).from_state(state, **method.parameters())
     except (LookupError, TypeError, ValueError, RuntimeError) as error:  # tensors of another kind
         raise _damaged(run, f"not of {method.name}: {error!r}") from error
 

@@ -12,7 +12,7 @@ from . import maps
 from .framing import Framing
 from .groups import Describe, describe_regions, group_regions
 from .inputs import natural_key
-from .labels import Label, heed_labels
+from .labels import Label, move_threshold
 from .maps import Floats, Region
 from .runfolder import Result
 from .runinfo import ImageRecord
@@ -42,7 +42,7 @@ def flag(
     normal = np.array([label == "normal" for label in labels])
     threshold = choose_threshold(scores, how.expect, how.flag_top)
     if how == Flagging():
-        threshold = heed_labels(threshold, scores, anomalous, normal)
+        threshold = move_threshold(threshold, scores, anomalous, normal)
     return threshold, ((scores > threshold.value) | anomalous) & ~normal
 
 

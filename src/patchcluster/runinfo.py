@@ -73,7 +73,7 @@ class RunInfo:
     threshold: dict[str, Any] = field(default_factory=dict)
     boundary: float = 0.0  # image score of the most doubtful image: see `feedback.find_boundary`
     map_rule: dict[str, Any] = field(default_factory=dict)
-    levels: dict[str, float] = field(default_factory=dict)  # see `levels.Levels`; empty: not heeded
+    levels: dict[str, float] = field(default_factory=dict)  # see `levels.Levels`; empty: not used
     seconds: dict[str, float] = field(default_factory=dict)
     predicted_seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)

@@ -378,7 +378,7 @@ class Scan:
             )
         self._describe(backbone)
         check_sizes(candidates, self.settings.method)
-        self._make_method().heed(list(self.info.labels.values()))
+        self._make_method().check_labels(self.info.labels.values())
         self.info.deep_range = deep_range(candidate.header for candidate in candidates)
         memory = costs.resident_memory()
         planner = Planner(candidates, self.regions, self.settings, backbone, self.threads, memory)
@@ -567,15 +567,20 @@ class Scan:
         load: Callable[[int], Loaded],
         device: torch.device,
     ) -> list[Compared]:
-        labels, common = image_set.labels(self.info.labels), name_common(self.info, image_set)
         comparer = Comparer(
-            self.folder, image_set, load, device, common, self.progress, self.workers
+            self.folder,
+            image_set,
+            load,
+            self.info.labels,
+            device,
+            name_common(self.info, image_set),
+            self.progress,
+            self.workers,
         )
         compared = []
         for size in self.settings.size:
             with self._timed("compare"):
                 method = self._make_method()
-                method.heed(labels)
                 compared.append(comparer.run(size, method, self.settings.image_score))
         self.hired.close()
         return compared

@@ -195,14 +195,17 @@ class CategoryRunner:
         failed: list[tuple[Variant, str]] = []
         for variant, method in zip(group.variants, group.methods, strict=True):
             try:
-                if ready:
-                    method.restore(ready[0][1].state())
-                elif not self._restore_coreset(method, bank):
-                    method.fit(bank, keys, lambda done, total: advance(done / total))
-                    self._keep_coreset(method)
-                if isinstance(method, NeighbourMethod):
-                    method.neighbour_count(blind)
-                ready.append((variant, method))
+                state = ready[0][1].state() if ready else self._coreset_state(method, bank)
+                if state is None:
+                    fitted = method.fit(
+                        bank, keys, progress=lambda done, total: advance(done / total)
+                    )
+                    self._keep_coreset(fitted)
+                else:
+                    fitted = type(method).from_state(state, **method.parameters())
+                if isinstance(fitted, NeighbourMethod):
+                    fitted.neighbour_count(blind)
+                ready.append((variant, fitted))
             except SettingError as error:
                 failed.append((variant, str(error)))
         return ready, failed
@@ -214,14 +217,14 @@ class CategoryRunner:
         if isinstance(method, PatchCluster) and method.ratio < 1:
             self._coreset = method.state()
 
-    def _restore_coreset(self, method: Method, bank: list[Tensor]) -> bool:
+    def _coreset_state(self, method: Method, bank: list[Tensor]) -> dict[str, Tensor] | None:
+        """Cut the state of a method from a larger coreset; None: there is none."""
         if not isinstance(method, PatchCluster) or method.ratio == 1 or self._coreset is None:
-            return False
+            return None
         size = method.coreset_size(sum(grid.shape[0] * grid.shape[1] for grid in bank))
         if size > len(self._coreset["bank"]):
-            return False
-        method.restore(shrink(self._coreset, size))
-        return True
+            return None
+        return shrink(self._coreset, size)
 
     def _compare(
         self, methods: list[Method], patches: list[Tensor], blind: bool, advance: Advance
@@ -250,7 +253,7 @@ class CategoryRunner:
         counts = [grid.shape[0] * grid.shape[1] for grid in patches]
         if blind:
             method.calibrate(comparison.select(method.bank_rows(counts)))
-        flat = method.grade(comparison).float()
+        flat = method.to_scores(comparison).float()
         grids = flat.view(len(patches), *patches[0].shape[:2]).cpu()
         rule = variant.image_score
         if rule in method.image_scores:

@@ -6,7 +6,7 @@ workers:
     fit        builds the bank of a set of images, or trains on it
     compare    patches against the bank; each independent of all other queries
     calibrate  learns the constants of the set from the comparisons of the bank's own patches
-    grade      comparison -> scores
+    to_scores  comparison -> scores
 
 `score` and `fit_score` run them in order for arrays in memory. A `NeighbourMethod` compares in two
 steps, so that one search serves several methods that share a bank.
@@ -15,7 +15,7 @@ steps, so that one search serves several methods that share a bank.
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, overload
 
@@ -31,6 +31,7 @@ from ..patches import Layout
 
 Progress = Callable[[int, int], None]  # done, total
 Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
+Labels = Sequence[str | None]  # what a person said of each image: normal, anomalous or None
 NEIGHBOURS_KEPT = 3
 COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matrix products busy
 
@@ -39,10 +40,10 @@ COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matri
 class Comparison:
     """p patches against the bank.
 
-    distances float32 [p, d]: what the method grades. neighbours int64 [p, j]: the rows of the bank
-    that explain the patch, nearest first, and their distances float32 [p, j]; j is 3 or what the
-    method needs. near_duplicates int64 [d, 2]: pairs of images of the fitted set, the first among
-    those that were compared.
+    distances float32 [p, d]: what the method makes scores of. neighbours int64 [p, j]: the rows of
+    the bank that explain the patch, nearest first, and their distances float32 [p, j]; j is 3 or
+    what the method needs. near_duplicates int64 [d, 2]: pairs of images of the fitted set, the
+    first among those that were compared.
     """
 
     distances: Tensor
@@ -86,6 +87,7 @@ class Method(ABC):
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ beside the bank, tensors or None
     one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
+    learns_from_labels: ClassVar[bool] = False
     streams: ClassVar[bool] = False  # whether patches are read image by image, but for the bank's
     takes_parts: ClassVar[bool] = True  # whether it can compare blocks of a grid side by side
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
@@ -95,20 +97,39 @@ class Method(ABC):
     bank_patch_: Tensor  # int64 [m]
     image_count_: int
 
-    @abstractmethod
     def fit(
         self,
         patches: Patches,
         keys: Sequence[int] | None = None,
+        labels: Labels | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Build the bank from the patches of a set.
+        """Build the bank from the patches of a set, or train on them.
 
-        `keys`, one an image, seed what is random about an image; they should name its content, so
+        keys, one an image, seed what is random about an image; they should name its content, so
         that a score does not depend on the order of the set. By default a digest of its patches.
+        labels: what a person said of each image: normal, anomalous or None.
 
-        Raises SettingError if the set is too small or a parameter does not fit.
+        Raises SettingError if the set is too small, a parameter does not fit, or the method does
+        not learn from labels.
         """
+        grids = as_grids(patches)
+        if labels is not None:
+            self.check_labels(labels)
+            if len(labels) != len(grids):
+                raise SettingError(f"{len(labels)} labels for {len(grids)} images: give as many")
+        self._fit(grids, keys, labels, progress)
+        return self
+
+    @abstractmethod
+    def _fit(
+        self,
+        grids: Grids,
+        keys: Sequence[int] | None,
+        labels: Labels | None,
+        progress: Progress | None,
+    ) -> None:
+        """Do what `fit` says, with parameters that were checked."""
 
     @abstractmethod
     def compare(
@@ -125,16 +146,13 @@ class Method(ABC):
         [m, 2], in blocks (see `roi.Packing`).
         """
 
-    def grade(self, comparison: Comparison) -> Tensor:
+    def to_scores(self, comparison: Comparison) -> Tensor:
         """Turn a comparison of p patches into scores float32 [p]; here, its one distance each."""
         return comparison.distances.squeeze(1)
 
-    def heed(self, labels: Sequence[str | None]) -> None:
-        """Take what a person said of the images of the set that `fit` will see, in their order.
-
-        labels: normal, anomalous or None, one an image. Raises SettingError if the method cannot.
-        """
-        if any(labels):
+    def check_labels(self, labels: Iterable[str | None]) -> None:
+        """Raise SettingError if there are labels and the method does not learn from any."""
+        if any(labels) and not self.learns_from_labels:
             raise SettingError(f"{self.name} does not learn from labels: use patchcluster-plus")
 
     def check_count(  # noqa: B027 (most methods take any set)
@@ -168,18 +186,27 @@ class Method(ABC):
         return {name: getattr(self, attribute) for name, attribute in kept.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """All learned values, for `restore`; the parameters are the constructor's."""
+        """Return all learned values, for `from_state`, beside the constructor's parameters."""
         names = ("bank", "bank_image", "bank_patch", *self.learned)
         values = {name: getattr(self, f"{name}_") for name in names}
         state = {name: value for name, value in values.items() if value is not None}
         return state | {"image_count": torch.tensor(self.image_count_)}
 
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
-        """Take the learned values that `state` gave."""
-        for name in ("bank", "bank_image", "bank_patch", *self.learned):
-            setattr(self, f"{name}_", state.get(name))
-        self.image_count_ = int(state["image_count"])
-        return self
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], **parameters: Any) -> Self:
+        """Build a fitted method of what `state` and `parameters` gave.
+
+        Raises an error of any kind if the values are not those of such a method.
+        """
+        method = cls(**parameters)
+        for name in ("bank", "bank_image", "bank_patch", *cls.learned):
+            setattr(method, f"{name}_", state.get(name))
+        method.image_count_ = int(state["image_count"])
+        method._derive()
+        return method
+
+    def _derive(self) -> None:  # noqa: B027 (not every method has any)
+        """Build what follows from the learned values."""
 
     def score_images(
         self,
@@ -250,32 +277,38 @@ class Method(ABC):
         The kind of array, and a list for a list, is that of the input; values are float32.
         """
         grids = as_tensors(patches)
-        scores = [self.grade(self.compare([grid])).view(grid.shape[:2]) for grid in grids]
+        scores = [self.to_scores(self.compare([grid])).view(grid.shape[:2]) for grid in grids]
         return like(patches, scores)
 
     @overload
-    def fit_score(self, patches: Tensor) -> Tensor: ...
+    def fit_score(self, patches: Tensor, labels: Labels | None = None) -> Tensor: ...
     @overload
-    def fit_score(self, patches: NDArray[Any]) -> NDArray[np.float32]: ...
+    def fit_score(
+        self, patches: NDArray[Any], labels: Labels | None = None
+    ) -> NDArray[np.float32]: ...
     @overload
-    def fit_score(self, patches: Sequence[Tensor]) -> list[Tensor]: ...
+    def fit_score(
+        self, patches: Sequence[Tensor], labels: Labels | None = None
+    ) -> list[Tensor]: ...
     @overload
-    def fit_score(self, patches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]: ...
-    def fit_score(self, patches: Patches) -> Any:
+    def fit_score(
+        self, patches: Sequence[NDArray[Any]], labels: Labels | None = None
+    ) -> list[NDArray[np.float32]]: ...
+    def fit_score(self, patches: Patches, labels: Labels | None = None) -> Any:
         """Score the images of a set blindly, against the set itself: [n, h, w, c] -> [n, h, w].
 
-        Raises SettingError if it is a single image.
+        labels: as in `fit`. Raises SettingError if it is a single image.
         """
         grids = as_tensors(patches)
         if len(grids) < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
-        self.fit(grids)
+        self.fit(grids, labels=labels)
         counts = [grid.shape[0] * grid.shape[1] for grid in grids]
         comparison = join(
             [self.compare([grids[i] for i in batch], batch) for batch in make_batches(counts)]
         )
         self.calibrate(comparison.select(self.bank_rows(counts)))
-        scores = torch.split(self.grade(comparison), counts)
+        scores = torch.split(self.to_scores(comparison), counts)
         pairs = zip(grids, scores, strict=True)
         return like(patches, [score.view(grid.shape[:2]) for grid, score in pairs])
 
@@ -289,7 +322,7 @@ class Method(ABC):
 
 
 class NeighbourMethod(Method):
-    """A method that grades a patch by its distances to the nearest rows of a bank.
+    """A method that scores a patch by its distances to the nearest rows of a bank.
 
     `compare` is a search, which takes nearly all the time, and a summary of what it found. Methods
     of equal `bank_key` that were fitted on one set have equal banks: what the method with the
@@ -316,7 +349,7 @@ class NeighbourMethod(Method):
 
     @abstractmethod
     def summarise(self, found: Comparison) -> Comparison:
-        """What `grade` needs, of a search for at least `neighbour_count` neighbours."""
+        """What `to_scores` needs, of a search for at least `neighbour_count` neighbours."""
 
     def compare(
         self,
@@ -355,14 +388,9 @@ def join(comparisons: Sequence[Comparison]) -> Comparison:
     )
 
 
-def place_rows(grids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Image and patch of each row of a bank that holds all patches of all images, int64 [m]."""
-    counts = [grid.shape[0] * grid.shape[1] for grid in grids]
-    return place_counted(range(len(grids)), counts)
-
-
 def place_counted(images: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The same for a bank that holds some images, of so many patches each."""
+    """Return image and patch of each row of a bank that holds all patches of some images, of so
+    many patches each, int64 [m]."""
     image = torch.tensor(images).repeat_interleave(torch.tensor(counts))
     return image, torch.cat([torch.arange(count) for count in counts])
 

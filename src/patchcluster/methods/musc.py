@@ -1,8 +1,7 @@
 """MuSc (Li, Huang, Xue and Zhou, ICLR 2024): mutual scoring of unlabelled images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ from ..patches import pool_neighbourhood, spread_cells
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
-    Patches,
+    Labels,
     Progress,
-    as_grids,
 )
 from .whole_bank import WholeBank
 
@@ -79,18 +77,17 @@ class MuSc(WholeBank):
         self.stages = stages
         self.stage_strides = strides
 
-    def fit(
+    def _fit(
         self,
-        patches: Patches,
-        keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random)
-        progress: Progress | None = None,  # noqa: ARG002 (takes no time)
-    ) -> Self:
-        grids = as_grids(patches)
+        grids: Grids,
+        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
+        labels: Labels | None,  # noqa: ARG002
+        progress: Progress | None,  # noqa: ARG002 (takes no time)
+    ) -> None:
         self._check(grids)
         self._hold(grids)
         self.peaks_: Tensor | None = None
-        self._index_bank()
-        return self
+        self._derive()
 
     def compare(
         self,
@@ -110,7 +107,7 @@ class MuSc(WholeBank):
         return Comparison(torch.stack(parts).mean(0)[:, None], *shown)
 
     def calibrate(self, bank: Comparison) -> None:
-        parts = torch.split(self.grade(bank), self._counts(1))
+        parts = torch.split(self.to_scores(bank), self._counts(1))
         self.peaks_ = torch.stack([part.max() for part in parts])
 
     def score_images(
@@ -139,11 +136,6 @@ class MuSc(WholeBank):
             shares = (weights * (values - peaks.min()) / spread).cumsum(0) / weights.cumsum(0)
             rescored.append(shares[[min(k, len(shares)) - 1 for k in self.similar]].mean())
         return torch.stack(rescored)
-
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
-        super().restore(state)
-        self._index_bank()
-        return self
 
     def check_count(self, images: int, patches: float) -> None:  # noqa: ARG002 (any number)
         if images < 2:
@@ -215,7 +207,7 @@ class MuSc(WholeBank):
         """Descriptor of an image [h, w, c]: the mean of its deepest stage, of length 1."""
         return F.normalize(self._take(grid, -1).float().mean((0, 1)), dim=0)
 
-    def _index_bank(self) -> None:
+    def _derive(self) -> None:
         grids = self._bank_grids()
         self._descriptors = torch.stack([self._descriptor(grid) for grid in grids])
         self._banks = []

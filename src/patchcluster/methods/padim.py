@@ -1,15 +1,15 @@
 """PaDiM (Defard et al., ICPR 2021)."""
 
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import SettingError
+from ..lazy import Grids
 from ..neighbors import to_float
-from .base import Comparison, Method, Patches, Progress, as_tensors, flatten
+from .base import Comparison, Labels, Method, Progress, flatten
 
 _REGULARISATION = 0.01  # of every covariance, as in PaDiM's paper
 _POSITIONS = 64  # whose covariances are worked on at a time
@@ -38,13 +38,13 @@ class PaDiM(Method):
         self.dimensions = dimensions
         self.seed = seed
 
-    def fit(
+    def _fit(
         self,
-        patches: Patches,
-        keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random about an image)
-        progress: Progress | None = None,
-    ) -> Self:
-        grids = as_tensors(patches)
+        grids: Grids,
+        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random about an image)
+        labels: Labels | None,  # noqa: ARG002
+        progress: Progress | None,
+    ) -> None:
         if len(grids) < 2:
             raise SettingError("one image has no covariance: give at least 2 images")
         channels = grids[0].shape[-1]
@@ -57,7 +57,6 @@ class PaDiM(Method):
         rows = torch.stack([self._rows(grid) for grid in grids])
         self.bank_ = rows.mean(0)
         self.whitening_ = self._whiten(rows, progress)
-        return self
 
     def _rows(self, grid: Tensor) -> Tensor:
         """Patches [h, w, c] -> chosen channels float32 [h * w, d]."""

@@ -1,25 +1,24 @@
 """PatchCluster, the paper's method (section 4.2)."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from ..coreset import greedy_coreset
 from ..errors import SettingError
+from ..lazy import Grids
 from ..neighbors import nearest, to_float
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
+    Labels,
     NeighbourMethod,
-    Patches,
     Progress,
-    as_tensors,
     check_k,
     flatten,
     mean_of_nearest,
-    place_rows,
+    place_counted,
 )
 
 
@@ -42,24 +41,23 @@ class PatchCluster(NeighbourMethod):
         self.k = k
         self.ratio = ratio
 
-    def fit(
+    def _fit(
         self,
-        patches: Patches,
-        keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random)
-        progress: Progress | None = None,
-    ) -> Self:
+        grids: Grids,
+        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
+        labels: Labels | None,  # noqa: ARG002
+        progress: Progress | None,
+    ) -> None:
         if not 0 < self.ratio <= 1:
             raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
-        grids = as_tensors(patches)
         rows = torch.cat([to_float(flatten(grid)) for grid in grids])
-        image, patch = place_rows(grids)
+        image, patch = place_counted(range(len(grids)), grids.counts)
         if self.ratio < 1:
             chosen = greedy_coreset(rows, self.coreset_size(len(rows)), progress=progress)
             rows, image, patch = rows[chosen], image[chosen.cpu()], patch[chosen.cpu()]
         self.bank_, self.bank_image_, self.bank_patch_ = rows, image, patch
         self.image_count_ = len(grids)
         self.neighbour_count(blind=len(grids) > 1)
-        return self
 
     def coreset_size(self, patches: int) -> int:
         """Rows of the bank of a set of so many patches."""

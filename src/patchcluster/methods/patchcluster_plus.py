@@ -1,8 +1,7 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,10 +16,9 @@ from .base import (
     COMPARED_PATCHES,
     NEIGHBOURS_KEPT,
     Comparison,
-    Patches,
+    Labels,
     Progress,
     SearchCost,
-    as_grids,
     digest,
     flatten,
 )
@@ -82,6 +80,19 @@ class _Bank:
     places: Tensor
 
 
+def _encode_labels(labels: Labels | None) -> Tensor | None:
+    """1 for images marked normal, -1 for anomalous, 0 for others, int8 [n]; None: no labels."""
+    if labels is None or not any(labels):
+        return None
+    codes = {None: 0, "normal": 1, "anomalous": -1}
+    encoded = torch.tensor([codes[label] for label in labels], dtype=torch.int8)
+    if int((encoded >= 0).sum()) < 2:
+        raise SettingError(
+            "all images but one at most are marked anomalous: leave some to compare with"
+        )
+    return encoded
+
+
 class PatchClusterPlus(WholeBank):
     """Score a patch by its distances to the nearest other images.
 
@@ -115,8 +126,8 @@ class PatchClusterPlus(WholeBank):
 
     How close images are as wholes: see `RankedImages.closeness`, by the stage of the patches' grid.
 
-    What a person says of images (`heed`): no image is compared with one marked anomalous; one
-    marked normal is no near-duplicate that could hide a defect.
+    What a person says of images (`labels` of `fit`): no image is compared with one marked
+    anomalous; one marked normal is no near-duplicate that could hide a defect.
 
     In a large set a patch is compared with some images only (`bank_size`), so that memory and the
     cost of an image do not grow with the set: those that cover it (`_choose_bank`). They depend on
@@ -134,6 +145,7 @@ class PatchClusterPlus(WholeBank):
     name = "patchcluster-plus"
     layout = "middle"
     strides = (8, 16, 32)
+    learns_from_labels = True
     streams = True
     learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels", "chosen")
 
@@ -158,29 +170,27 @@ class PatchClusterPlus(WholeBank):
         self.stages = stages
         self.stage_strides = strides
         self.stage_weights = stage_weights
-        self._heard: Sequence[str | None] = ()
         self._indexed: list[_Bank] | None = None
 
-    def fit(
+    def _fit(
         self,
-        patches: Patches,
-        keys: Sequence[int] | None = None,
-        progress: Progress | None = None,  # noqa: ARG002 (takes no time)
-    ) -> Self:
-        grids = as_grids(patches)
+        grids: Grids,
+        keys: Sequence[int] | None,
+        labels: Labels | None,
+        progress: Progress | None,  # noqa: ARG002 (takes no time)
+    ) -> None:
         self._check(grids)
         self.image_count_ = len(grids)
         keys = [digest(grid) for grid in grids] if keys is None else keys
         images = self._summarise(grids)
         self._fit_normalisation(grids, images)
-        self.labels_ = self._read_labels()
+        self.labels_ = _encode_labels(labels)
         order = sorted(range(len(grids)), key=keys.__getitem__)
         self.chosen_ = self._choose_bank(grids, images, order)
         self._hold(grids, None if self.chosen_ is None else self.chosen_.tolist())
         self.bank_scores_: Tensor | None = None
         self.stage_means_: Tensor | None = None
         self._indexed = None
-        return self
 
     def compare(
         self,
@@ -215,22 +225,16 @@ class PatchClusterPlus(WholeBank):
         self.stage_means_ = bank.distances.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
         self.bank_scores_ = self._base(bank)
 
-    def grade(self, comparison: Comparison) -> Tensor:
+    def to_scores(self, comparison: Comparison) -> Tensor:
         if self.bank_scores_ is None:  # fitted, but not on the way of fit_score
             self.calibrate(self._compare_bank())
         assert self.bank_scores_ is not None
         around = self.bank_scores_[comparison.neighbours].clamp_max(_LOWERED).mean(1)
         return self._base(comparison) - self.local_weight * around
 
-    def heed(self, labels: Sequence[str | None]) -> None:
-        self._heard = labels
-
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
-        super().restore(state)
+    def _derive(self) -> None:
         if len(self.shapes_) != self._bank_size():
             raise ValueError(f"{len(self.shapes_)} shapes of {self._bank_size()} images")
-        self._indexed = None
-        return self
 
     @property
     def bounded(self) -> bool:
@@ -290,22 +294,6 @@ class PatchClusterPlus(WholeBank):
             raise SettingError(
                 f"grids of patches must be multiples of {ratio} here: choose another"
             )
-
-    def _read_labels(self) -> Tensor | None:
-        """1 for images marked normal, -1 for anomalous, 0 for others, int8 [n]; None: no labels."""
-        if not any(self._heard):
-            return None
-        if len(self._heard) != self.image_count_:
-            raise SettingError(
-                f"{len(self._heard)} labels for {self.image_count_} images: give as many"
-            )
-        codes = {None: 0, "normal": 1, "anomalous": -1}
-        labels = torch.tensor([codes[label] for label in self._heard], dtype=torch.int8)
-        if int((labels >= 0).sum()) < 2:
-            raise SettingError(
-                "all images but one at most are marked anomalous: leave some to compare with"
-            )
-        return labels
 
     def _choose_bank(self, grids: Grids, images: _Summaries, order: Sequence[int]) -> Tensor | None:
         """Images that cover the set, ascending, int64 [b]; None: all.

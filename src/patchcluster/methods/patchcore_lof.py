@@ -1,22 +1,21 @@
 """PatchCore's bank with the local outlier factor (the paper's PatchCore-LoF, section 5.1)."""
 
 from collections.abc import Hashable, Sequence
-from typing import Self
 
 import torch
 from torch import Tensor
 
+from ..lazy import Grids
 from ..neighbors import to_float
 from .base import (
     Comparison,
+    Labels,
     NeighbourMethod,
-    Patches,
     Progress,
-    as_tensors,
     check_k,
     compare_bank,
     flatten,
-    place_rows,
+    place_counted,
 )
 from .patchcluster import search_bank
 
@@ -42,20 +41,19 @@ class PatchCoreLOF(NeighbourMethod):
     def __init__(self, k: int = 100) -> None:
         self.k = k
 
-    def fit(
+    def _fit(
         self,
-        patches: Patches,
-        keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random)
-        progress: Progress | None = None,  # noqa: ARG002 (takes no time)
-    ) -> Self:
-        grids = as_tensors(patches)
+        grids: Grids,
+        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
+        labels: Labels | None,  # noqa: ARG002
+        progress: Progress | None,  # noqa: ARG002 (takes no time)
+    ) -> None:
         self.bank_ = torch.cat([to_float(flatten(grid)) for grid in grids])
-        self.bank_image_, self.bank_patch_ = place_rows(grids)
+        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
         self.image_count_ = len(grids)
         self.density_: Tensor | None = None
         self.reach_: Tensor | None = None
         self.neighbour_count(blind=len(grids) > 1)
-        return self
 
     def bank_key(self) -> Hashable:
         return ("patches", 1.0)
@@ -78,7 +76,7 @@ class PatchCoreLOF(NeighbourMethod):
         self.reach_ = bank.distances[:, -1].clone()
         self.density_ = self._density(bank)
 
-    def grade(self, comparison: Comparison) -> Tensor:
+    def to_scores(self, comparison: Comparison) -> Tensor:
         if self.density_ is None:
             self.calibrate(compare_bank(self))
         assert self.density_ is not None

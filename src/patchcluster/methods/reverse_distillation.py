@@ -1,8 +1,7 @@
 """Reverse distillation (Deng and Li, CVPR 2022), on the stages of any teacher."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Self
 
 import numpy as np
 import torch
@@ -10,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SettingError
+from ..lazy import Grids
 from ..neighbors import to_float
-from .base import Comparison, Method, Patches, Progress, as_tensors, digest
+from .base import Comparison, Labels, Method, Progress, digest
 
 _LEARNING_RATE = 0.005  # this and the betas as in reverse distillation's paper
 _BETAS = (0.5, 0.999)
@@ -63,13 +63,13 @@ class ReverseDistillation(Method):
         self.stages = stages
         self.stage_strides = strides
 
-    def fit(
+    def _fit(
         self,
-        patches: Patches,
-        keys: Sequence[int] | None = None,
-        progress: Progress | None = None,
-    ) -> Self:
-        grids = as_tensors(patches)
+        grids: Grids,
+        keys: Sequence[int] | None,
+        labels: Labels | None,  # noqa: ARG002
+        progress: Progress | None,
+    ) -> None:
         self._check(len(grids), grids[0].shape[-1])
         self.shape_ = torch.tensor(self._shape(grids[0].shape[-1]))
         self.bank_ = torch.empty(0, grids[0].shape[-1], device=grids[0].device)
@@ -79,8 +79,7 @@ class ReverseDistillation(Method):
         # Training sees the images in an order that only their contents and the seed decide.
         ordered = [grids[i] for i in np.argsort(np.array(keys, np.uint64), kind="stable")]
         self.weights_ = self._train(ordered, progress)
-        self._build()
-        return self
+        self._derive()
 
     def _check(self, images: int, channels: int) -> None:
         if images < 2:
@@ -142,14 +141,9 @@ class ReverseDistillation(Method):
             total = sum(float(student.distances(b).mean()) * len(b) for b in batches)
         return total / len(grids)
 
-    def _build(self) -> None:
+    def _derive(self) -> None:
         self._student = _Student(*self.shape_.tolist()).to(self.weights_.device).eval()
         _from_vector(self._student, self.weights_)
-
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
-        super().restore(state)
-        self._build()
-        return self
 
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
         with torch.device("meta"):

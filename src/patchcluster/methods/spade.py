@@ -1,25 +1,24 @@
 """SPADE as the paper modifies it, and SPADE-Cluster (sections 5 and 5.2)."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Self
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import SettingError
+from ..lazy import Grids
 from ..neighbors import nearest, to_float
 from .base import (
     NEIGHBOURS_KEPT,
     Comparison,
+    Labels,
     NeighbourMethod,
-    Patches,
     Progress,
-    as_tensors,
     check_k,
     flatten,
     join,
     mean_of_nearest,
-    place_rows,
+    place_counted,
 )
 
 
@@ -43,25 +42,24 @@ class SpadeCluster(NeighbourMethod):
         self.k = k
         self.images = images
 
-    def fit(
+    def _fit(
         self,
-        patches: Patches,
-        keys: Sequence[int] | None = None,  # noqa: ARG002 (nothing is random)
-        progress: Progress | None = None,  # noqa: ARG002 (takes no time)
-    ) -> Self:
-        grids = as_tensors(patches)
+        grids: Grids,
+        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
+        labels: Labels | None,  # noqa: ARG002
+        progress: Progress | None,  # noqa: ARG002 (takes no time)
+    ) -> None:
         if len(grids) < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
         if self.k < 1 or self.images < 1:
             raise SettingError(f"k={self.k} of {self.images} images: choose at least 1 of each")
         flat = [to_float(flatten(grid)) for grid in grids]
         self.bank_ = torch.cat(flat)
-        self.bank_image_, self.bank_patch_ = place_rows(grids)
+        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
         self.pooled_ = torch.stack([rows.mean(0) for rows in flat])
         self.image_count_ = len(grids)
-        self._index()
+        self._derive()
         self.neighbour_count(blind=True)
-        return self
 
     def bank_key(self) -> Hashable:
         return ("images", self.images)
@@ -109,12 +107,7 @@ class SpadeCluster(NeighbourMethod):
         near = gaps.topk(min(self.images, others), largest=False)
         return near.indices, near.values
 
-    def restore(self, state: Mapping[str, Tensor]) -> Self:
-        super().restore(state)
-        self._index()
-        return self
-
-    def _index(self) -> None:
+    def _derive(self) -> None:
         sizes = torch.bincount(self.bank_image_, minlength=self.image_count_).tolist()
         rows = torch.arange(len(self.bank_), device=self.bank_.device)
         self._places = torch.split(rows, sizes)

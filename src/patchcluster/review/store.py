@@ -92,7 +92,7 @@ class LabelStore:
                 raise RunError(
                     f"{str(file)!r} is damaged (a label {row[2]!r}): move it away to begin anew"
                 )
-            self._heed(*row)
+            self._apply(*row)
 
     def close(self) -> None:
         with self._lock:
@@ -186,13 +186,13 @@ class LabelStore:
                 [(*row, time) for row in rows],
             )
         for row in rows:
-            self._heed(*row)
+            self._apply(*row)
 
     def _next_id(self) -> int:
         (last,) = self._database.execute("SELECT COALESCE(MAX(id), 0) FROM history").fetchone()
         return int(last) + 1
 
-    def _heed(
+    def _apply(
         self,
         number: int,
         column: str | bytes,

@@ -19,7 +19,7 @@ const list = new List($("list"), $("rows"), (id) => choose(id));
 const look = new Look(report);
 let queue = Promise.resolve(); // changes are sent one after the other, in the order of the keys
 let lost = false; // the server did not answer
-let reported = 0; // number of the last job whose end was heeded
+let reported = 0; // number of the last job whose end was shown
 let pointed = false; // the last thing a person did was not a key
 
 function report(error) {
