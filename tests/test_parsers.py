@@ -26,7 +26,8 @@ from patchcluster.costs import parse_bytes
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
 from patchcluster.images import deep_range, load_image, survey
 from patchcluster.labels import read_labels
-from patchcluster.roi import name_region, read_region, to_png
+from patchcluster.masks import read_mask_file
+from patchcluster.roi import name_region, to_png
 from patchcluster.runs import load_run
 from patchcluster.settings import resolve
 from patchcluster.thresholds import Flagging
@@ -511,17 +512,17 @@ def test_a_changed_mask_is_valid_or_refused(tmp_path):
     expected = np.asarray(grey) > 0
     for mask in masks:
         file.write_bytes(mask)
-        np.testing.assert_array_equal(read_region(file), expected)
+        np.testing.assert_array_equal(read_mask_file(file), expected)
 
     @fuzz(200)
     @given(spliced(*masks, FILES["png-16"], FILES["tiff-float"]))
     def check(data):
         file.write_bytes(data)
-        mask = attempt(lambda: read_region(file), InputError)
+        mask = attempt(lambda: read_mask_file(file), InputError)
         if mask is not None:
             assert (mask.ndim, mask.dtype) == (2, bool)
             again.write_bytes(to_png(mask))
-            assert name_region(read_region(again)) == name_region(mask)
+            assert name_region(read_mask_file(again)) == name_region(mask)
 
     check()
 

@@ -14,7 +14,8 @@ import patchcluster
 from conftest import textured_image, write_set
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.levels import Levels
-from patchcluster.maps import SIGMA, cover, score_image, smooth, to_image
+from patchcluster.maps import SIGMA, score_image, smooth, to_image
+from patchcluster.masks import cover
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.metrics import PixelMetrics
 from patchcluster.patches import block_side

@@ -24,7 +24,7 @@ from .errors import InputError, UnreadableImage
 from .halving import in_halves
 from .images import STRIDE, Header, LoadedImage, Pixels, load_image, network_size, survey
 from .inputs import is_url, locate, stamp
-from .maps import Bools, cover
+from .masks import Bools, cover, read_mask_file
 from .patches import Layout, patch_grid
 from .runinfo import ImageRecord, Skipped
 from .tiling import native_size, tiled_features
@@ -353,7 +353,7 @@ def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:
     files = roi.find_masks([candidate.path for candidate in candidates], masks)
     for candidate, file in zip(candidates, files, strict=True):
         if file != last:  # a mask for all is read once; those of a set may not fit in memory
-            mask, last = roi.read_region(file), file
+            mask, last = read_mask_file(file), file
             name = roi.name_region(mask)
         shown = roi.at_size(mask, candidate.header.width, candidate.header.height)
         if not shown.any():

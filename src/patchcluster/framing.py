@@ -7,7 +7,8 @@ from typing import Self
 
 from . import maps
 from .levels import Levels, find_level
-from .maps import Bools, Floats, ImageScore
+from .maps import Floats, ImageScore
+from .masks import Bools
 from .runfolder import read_mask_of
 from .runinfo import ImageRecord
 from .settings import Settings

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .errors import SettingError
+from .masks import Bools, cover
 
 ImageScore = Literal["contrast", "top1%", "max", "reweighted", "global", "rescored"]
 Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
 
 SIGMA = 4.0  # of the Gaussian, in pixels of the frame
 TOP_SHARE = 0.01
@@ -86,13 +86,6 @@ def to_image(frame_map: Floats, width: int, height: int, mask: Bools | None = No
     """
     image_map = _bilinear(frame_map, (height, width))
     return image_map if mask is None else np.where(mask, image_map, np.float32(np.nan))
-
-
-def cover(mask: Bools, size: tuple[int, int]) -> Bools:
-    """Cells of a grid of size (h, w) over a mask bool [height, width] that hold any of it."""
-    tensor = torch.from_numpy(mask.astype(np.float32))[None, None]
-    cells: Bools = F.adaptive_max_pool2d(tensor, size)[0, 0].numpy() > 0
-    return cells
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,13 +19,13 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .datasets import find_mask, read_mask
 from .errors import InputError
 from .inputs import is_url
-from .maps import Bools, Floats, cover
+from .masks import Bools, cover, find_mask
 
 _OUTER = 3  # parents of the images' folder that masks may lie below
 
@@ -69,11 +69,6 @@ def find_masks(paths: Sequence[str], roi: str) -> list[Path]:
             f"{missing[0]!r}: put it there under the image's name, or name one mask for all"
         )
     return [mask for mask in best if mask is not None]
-
-
-def read_region(path: Path) -> Bools:
-    """Read a mask: bool [height, width], True inside. Raises InputError."""
-    return read_mask(path)
 
 
 def name_region(mask: Bools) -> str:
@@ -135,7 +130,7 @@ class Packing:
         rows[self.cells] = values
         return rows
 
-    def unpack(self, scores: Tensor) -> Floats:
+    def unpack(self, scores: Tensor) -> NDArray[np.float32]:
         """Scores [side * side * m] -> float32 [h, w], NaN outside."""
         grid = torch.full((self.shape[0] * self.shape[1],), torch.nan)
         grid[self.cells] = scores.float()

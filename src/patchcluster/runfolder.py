@@ -36,7 +36,8 @@ from torch import Tensor
 
 from . import inputs, roi, storage
 from .errors import InputError, RunError
-from .maps import Bools, Floats, Region
+from .maps import Floats, Region
+from .masks import Bools, read_mask_file
 from .runinfo import FORMAT, ImageRecord, RunInfo, Skipped, parse
 
 RUN_FILE = "run.json"
@@ -129,7 +130,7 @@ def read_mask_of(
         return None
     path = _region_path(folder, image.roi)
     try:
-        mask = roi.read_region(path)
+        mask = read_mask_file(path)
     except InputError as error:
         raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
     return roi.at_size(mask, width or image.width, height or image.height)

@@ -52,6 +52,7 @@ from .finishing import Finisher, name_near_duplicates
 from .images import deep_range
 from .inputs import find_images, stamp
 from .labels import Labels, match_labels, read_labels
+from .masks import read_mask_file
 from .methods import Method
 from .patches import block_side
 from .planning import Planner, check_sizes
@@ -339,7 +340,7 @@ class Scan:
         self._plan(planner, len(skipped))
         runfolder.begin(self.folder, self.info, replace)
         for name, file in self.regions.files.items():
-            runfolder.write_region(self.folder, name, roi.read_region(file))
+            runfolder.write_region(self.folder, name, read_mask_file(file))
 
         extracted = self._extract_batches(make_batches(planner.candidates))
         skipped |= extracted.skipped

@@ -28,6 +28,7 @@ from .extraction import (
 from .finishing import name_near_duplicates
 from .images import Header, deep_range
 from .inputs import PathFinder, find_images, hash_file, is_url, natural_key
+from .masks import read_mask_file
 from .patches import block_side
 from .planning import Network, Planner, check_sizes
 from .reflagging import load_bank
@@ -180,7 +181,7 @@ class Update(Scan):
             f"{len(planner.candidates)} in all; about {memory} of memory"
         )
         for name, file in self.regions.files.items():
-            runfolder.write_region(self.folder, name, roi.read_region(file))
+            runfolder.write_region(self.folder, name, read_mask_file(file))
         batches = make_batches(added)
         extracted = self._extract_batches(batches) if batches else Extracted([], {})
         every = sorted([*change.kept, *extracted.images], key=lambda one: natural_key(one.path))

@@ -10,7 +10,7 @@
 Files are read where they lie, never copied. A folder is one category or holds several.
 """
 
-from .masks import find_mask, read_mask, read_truth
+from .masks import read_mask, read_truth
 from .reading import read_dataset
 from .selection import count_pixels, select, statistics
 from .truth import find_truth, look_up, take_entries
@@ -25,7 +25,6 @@ __all__ = [
     "Statistics",
     "Truth",
     "count_pixels",
-    "find_mask",
     "find_truth",
     "look_up",
     "read_dataset",

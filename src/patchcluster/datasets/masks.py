@@ -1,19 +1,15 @@
-"""Masks: found beside images, read, joined."""
+"""Masks of data sets: read, joined; and the images of a folder."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import InputError
-from ..inputs import natural_key, reason
-from .shapes import Shape, to_mask
+from ..inputs import natural_key
+from ..masks import IMAGE_ENDS, read_mask_file
+from .shapes import Shape
 from .types import Truth
-
-IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_MASK_NAMES = ("{}_mask", "{}")
 
 
 def list_images(folder: Path, deep: bool = True) -> list[Path]:
@@ -33,36 +29,17 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
     return natural_key(str(path))
 
 
-def find_mask(folder: Path, stem: str) -> Path | None:
-    """The mask of an image in a folder: NAME_mask or NAME, with the ending of any image."""
-    return next(_named(folder, (pattern.format(stem) for pattern in _MASK_NAMES)), None)
-
-
-def find_named(folder: Path, stem: str) -> Path | None:
-    """The image of exactly this name in a folder, with the ending of any image."""
-    return next(_named(folder, iter([stem])), None)
-
-
-def _named(folder: Path, stems: Iterator[str]) -> Iterator[Path]:
-    paths = (folder / (stem + end) for stem in stems for end in IMAGE_ENDS)
-    return (path for path in paths if path.is_file())
-
-
 def read_mask(mask: Path | Shape) -> NDArray[np.bool_]:
     """Read a mask: bool [height, width], True where the image is anomalous.
 
-    See `shapes.to_mask` for what counts. Raises InputError.
+    See `masks.to_mask` for what counts. Raises InputError.
     """
     if not isinstance(mask, Path):
         try:
             return mask.draw()
         except ValueError as error:
             raise InputError(f"cannot draw a mask: {error}. Mend the annotations") from error
-    try:
-        with Image.open(mask) as image:
-            return to_mask(image)
-    except Exception as error:  # damaged files make Pillow's readers raise almost anything
-        raise InputError(f"cannot read the mask {str(mask)!r}: {reason(error)}") from error
+    return read_mask_file(mask)
 
 
 def read_truth(truth: Truth) -> NDArray[np.bool_] | None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from ..masks import to_mask
 from ..polygons import fill
 
 MAX_PIXELS = 1 << 30  # of a mask that is drawn
@@ -70,24 +70,6 @@ class Entry:
 
 
 Shape = Polygons | Runs | Entry
-
-
-def to_mask(picture: Any) -> NDArray[np.bool_]:
-    """A mask from a picture of Pillow, an array or a tensor, [h, w] or with one channel.
-
-    Those that reach 255 are cut at half of it, since some went through JPEG; in masks of labels
-    everything but 0 is anomalous. Raises ValueError for other shapes.
-    """
-    if isinstance(picture, Image.Image):
-        single = len(picture.getbands()) == 1 and picture.mode != "P"
-        picture = picture if single else picture.convert("L")
-    values = np.asarray(picture)
-    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
-        values = values[0] if values.shape[0] == 1 else values[..., 0]
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"a mask of shape {list(values.shape)}, not [height, width]")
-    mask: NDArray[np.bool_] = values > (127 if values.max() == 255 else 0)
-    return mask
 
 
 def decode_counts(text: str) -> Sequence[int]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..inputs import natural_key
-from .masks import find_mask, list_images
+from ..masks import find_mask
+from .masks import list_images
 from .types import Category, Sample, Truth
 
 

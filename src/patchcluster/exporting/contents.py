@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from ..errors import InputError, RunError, UnreadableImage
 from ..inputs import find_again, is_url, open_input
-from ..maps import Bools, Floats, Region
+from ..maps import Floats, Region
+from ..masks import Bools
 from ..polygons import Points
 from ..runfolder import REGIONS_FILE, percentiles
 from ..runinfo import ImageRecord

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__, storage
-from ..maps import Bools
+from ..masks import Bools
 from ..report.content import MOST_EMBEDDED
 from ..report.pictures import colour_bounds, shrink
 from .contents import CATEGORY, Area, Contents, Item

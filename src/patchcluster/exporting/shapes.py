@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ..maps import Bools
+from ..masks import Bools
 from ..polygons import Points, fill
 
 LEAST_IOU = 0.95  # of a polygon with fewer points and the mask
