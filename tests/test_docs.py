@@ -48,7 +48,7 @@ from docblocks import (
 from patchcluster import backbones, cli, demo, methods
 from patchcluster.benchmark import benchmark
 from patchcluster.cli.root import VERBS
-from patchcluster.settings import METHOD_SETTINGS, PRESETS
+from patchcluster.settings import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -79,10 +79,11 @@ def cheap(patch: pytest.MonkeyPatch) -> None:
 
     And one block a stage in WideResNet-50, an eighth as wide: a hundredth of its weights.
     """
-    for table in (METHOD_SETTINGS, PRESETS):
-        for name, values in table.items():
-            if table is METHOD_SETTINGS or "size" in values:
-                patch.setitem(table, name, {**values, "size": (SIZE,)})
+    for method in methods.METHODS.values():
+        patch.setattr(method, "settings", {**method.settings, "size": (SIZE,)})
+    for name, values in PRESETS.items():
+        if "size" in values:
+            patch.setitem(PRESETS, name, {**values, "size": (SIZE,)})
     patch.setitem(benchmark.__kwdefaults__, "size", SIZE)
     patch.setattr(demo.write_parts, "__defaults__", (8, 4, 0, None))
     patch.setattr("patchcluster.methods.reverse_distillation._STEPS", 1)
@@ -297,8 +298,7 @@ class Page:
     def run_python(self, words: list[str], command: str) -> None:
         del command
         words = [path for word in words for path in (sorted(glob(word)) or [word])]
-        added_to = mock.patch.dict(methods.METHODS), mock.patch.dict(METHOD_SETTINGS)
-        with pytest.MonkeyPatch.context() as patch, added_to[0], added_to[1]:
+        with pytest.MonkeyPatch.context() as patch, mock.patch.dict(methods.METHODS):
             patch.setattr(sys, "argv", words)
             runpy.run_path(words[0], run_name="__main__")
 

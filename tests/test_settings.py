@@ -4,7 +4,7 @@ import pytest
 
 from patchcluster.errors import SettingError
 from patchcluster.methods import METHODS
-from patchcluster.settings import METHOD_SETTINGS, PRESETS, Settings, resolve
+from patchcluster.settings import PRESETS, Settings, resolve
 
 
 def test_nothing_given_is_the_default_preset():
@@ -29,8 +29,10 @@ def test_a_method_brings_its_own_settings_and_not_the_presets_of_another():
     assert resolve(preset="paper").backbone == "wide_resnet50_2.tv_in1k"
 
 
-def test_every_method_has_settings_and_every_preset_resolves():
-    assert set(METHOD_SETTINGS) == set(METHODS)
+def test_every_method_and_every_preset_resolves():
+    for name, method in METHODS.items():
+        settings = resolve(method=name)
+        assert {key: getattr(settings, key) for key in method.settings} == method.settings
     for preset in PRESETS:
         assert resolve(preset=preset).method in METHODS
 

@@ -4,27 +4,14 @@ import dataclasses
 import inspect
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import SettingError
 from .maps import ImageScore
 from .methods import METHODS, Method
 from .patches import Layout
-
-# Settings that make a method what its authors (or we) measured; they override the defaults below.
-_PAPER: dict[str, Any] = {"size": (224,), "frame": 224, "image_score": "max"}
-METHOD_SETTINGS: dict[str, dict[str, Any]] = {
-    "patchcluster-plus": {},
-    "patchcluster": {**_PAPER, "image_score": "reweighted"},
-    "patchcore": {**_PAPER, "image_score": "reweighted"},
-    "patchcore-lof": _PAPER,
-    "padim": _PAPER,
-    "reverse-distillation": _PAPER,
-    "musc": _PAPER,
-    "spade": {**_PAPER, "image_score": "global"},
-    "spade-cluster": {**_PAPER, "image_score": "global"},
-}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -38,6 +25,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"method": "patchcluster", "backbone": "wide_resnet50_2.tv_in1k"},
 }
 
+
+Chosen = TypeVar("Chosen")
 
 _METHOD_OPTIONS = ("k", "ratio", "bank_images", "local_weight", "saturation", "stage_weights")
 
@@ -100,7 +89,7 @@ def resolve(**given: Any) -> Settings:
     preset_name = given.get("preset", "default")
     preset = _choose(PRESETS, preset_name, "preset")
     method = given.get("method", preset.get("method", Settings.method))
-    base = _choose(METHOD_SETTINGS, method, "method")
+    base = _choose(METHODS, method, "method").settings
     if "method" in given and method != preset.get("method", Settings.method):
         # Sizes and ratios of a preset belong to its method.
         preset = {key: value for key, value in preset.items() if key == "backbone"}
@@ -115,7 +104,7 @@ def resolve(**given: Any) -> Settings:
     return settings
 
 
-def _choose(options: dict[str, dict[str, Any]], name: str, kind: str) -> dict[str, Any]:
+def _choose(options: Mapping[str, Chosen], name: str, kind: str) -> Chosen:
     if name not in options:
         raise SettingError(f"no {kind} named {name!r}: choose from {', '.join(options)}")
     return options[name]

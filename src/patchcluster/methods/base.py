@@ -26,13 +26,14 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..lazy import Grids
-from ..neighbors import to_float
+from ..neighbors import nearest, to_float
 from ..patches import Layout
 
 Progress = Callable[[int, int], None]  # done, total
 Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
 Labels = Sequence[str | None]  # what a person said of each image: normal, anomalous or None
 NEIGHBOURS_KEPT = 3
+PAPER_SETTINGS: dict[str, Any] = {"size": (224,), "frame": 224, "image_score": "max"}
 COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matrix products busy
 
 
@@ -86,6 +87,8 @@ class Method(ABC):
     layout: ClassVar[Layout]  # the patch grid that the method is made for
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ beside the bank, tensors or None
+    # Of a scan, as it was measured with the method; they override the defaults of `Settings`.
+    settings: ClassVar[Mapping[str, Any]] = {}
     one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
     learns_from_labels: ClassVar[bool] = False
     streams: ClassVar[bool] = False  # whether patches are read image by image, but for the bank's
@@ -324,14 +327,28 @@ class Method(ABC):
 class NeighbourMethod(Method):
     """A method that scores a patch by its distances to the nearest rows of a bank.
 
+    The bank has all patches of all images, unless a method builds another.
+
     `compare` is a search, which takes nearly all the time, and a summary of what it found. Methods
     of equal `bank_key` that were fitted on one set have equal banks: what the method with the
     largest `neighbour_count` finds, the others can summarise.
     """
 
-    @abstractmethod
+    def _fit(
+        self,
+        grids: Grids,
+        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
+        labels: Labels | None,  # noqa: ARG002
+        progress: Progress | None,  # noqa: ARG002 (takes no time)
+    ) -> None:
+        self.bank_ = torch.cat([to_float(flatten(grid)) for grid in grids])
+        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
+        self.image_count_ = len(grids)
+        self.neighbour_count(blind=len(grids) > 1)  # whether the set is large enough
+
     def bank_key(self) -> Hashable:
-        """What decides the bank beside the set."""
+        """Name what decides the bank beside the set."""
+        return ("patches", 1.0)
 
     @abstractmethod
     def neighbour_count(self, blind: bool) -> int:
@@ -340,12 +357,15 @@ class NeighbourMethod(Method):
         Raises SettingError if the bank has not so many.
         """
 
-    @abstractmethod
     def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
         """Find the k nearest rows of the bank for all patches; parameters as in `compare`.
 
-        Distances, ascending, and neighbours are [p, k].
+        Distances, ascending, and neighbours are [p, k]. Of images of the fitted set the first
+        neighbour, which is the patch itself, is skipped.
         """
+        rows, skip = torch.cat([flatten(grid) for grid in grids]), int(own is not None)
+        distances, indices = map(torch.as_tensor, nearest(rows, self.bank_, skip + k))
+        return Comparison(distances[:, skip:], indices[:, skip:], distances[:, skip:])
 
     @abstractmethod
     def summarise(self, found: Comparison) -> Comparison:

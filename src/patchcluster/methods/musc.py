@@ -14,6 +14,7 @@ from ..neighbors import Blocks, to_float
 from ..patches import pool_neighbourhood, spread_cells
 from .base import (
     NEIGHBOURS_KEPT,
+    PAPER_SETTINGS,
     Comparison,
     Labels,
     Progress,
@@ -58,6 +59,7 @@ class MuSc(WholeBank):
 
     name = "musc"
     layout = "stages"
+    settings = PAPER_SETTINGS
     takes_parts = False  # an average over a neighbourhood needs all of it
     strides = (8, 16)
     learned = ("shapes", "peaks")

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..lazy import Grids
 from ..neighbors import to_float
-from .base import Comparison, Labels, Method, Progress, flatten
+from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress, flatten
 
 _REGULARISATION = 0.01  # of every covariance, as in PaDiM's paper
 _POSITIONS = 64  # whose covariances are worked on at a time
@@ -29,6 +29,7 @@ class PaDiM(Method):
 
     name = "padim"
     layout = "fine"
+    settings = PAPER_SETTINGS
     strides = (4, 8, 16)
     one_size = True
     takes_parts = False

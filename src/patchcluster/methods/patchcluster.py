@@ -11,6 +11,7 @@ from ..lazy import Grids
 from ..neighbors import nearest, to_float
 from .base import (
     NEIGHBOURS_KEPT,
+    PAPER_SETTINGS,
     Comparison,
     Labels,
     NeighbourMethod,
@@ -18,7 +19,6 @@ from .base import (
     check_k,
     flatten,
     mean_of_nearest,
-    place_counted,
 )
 
 
@@ -35,6 +35,7 @@ class PatchCluster(NeighbourMethod):
 
     name = "patchcluster"
     layout = "fine"
+    settings = PAPER_SETTINGS | {"image_score": "reweighted"}
     image_scores = ("reweighted",)
 
     def __init__(self, k: int | None = None, ratio: float = 0.25) -> None:
@@ -44,19 +45,19 @@ class PatchCluster(NeighbourMethod):
     def _fit(
         self,
         grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
+        keys: Sequence[int] | None,
+        labels: Labels | None,
         progress: Progress | None,
     ) -> None:
         if not 0 < self.ratio <= 1:
             raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
-        rows = torch.cat([to_float(flatten(grid)) for grid in grids])
-        image, patch = place_counted(range(len(grids)), grids.counts)
-        if self.ratio < 1:
-            chosen = greedy_coreset(rows, self.coreset_size(len(rows)), progress=progress)
-            rows, image, patch = rows[chosen], image[chosen.cpu()], patch[chosen.cpu()]
-        self.bank_, self.bank_image_, self.bank_patch_ = rows, image, patch
-        self.image_count_ = len(grids)
+        super()._fit(grids, keys, labels, progress)
+        if self.ratio == 1:
+            return
+        size = self.coreset_size(len(self.bank_))
+        chosen = greedy_coreset(self.bank_, size, progress=progress)
+        self.bank_, places = self.bank_[chosen], chosen.cpu()
+        self.bank_image_, self.bank_patch_ = self.bank_image_[places], self.bank_patch_[places]
         self.neighbour_count(blind=len(grids) > 1)
 
     def coreset_size(self, patches: int) -> int:
@@ -69,9 +70,6 @@ class PatchCluster(NeighbourMethod):
     def neighbour_count(self, blind: bool) -> int:
         left = len(self.bank_) - int(blind)
         return max(self._k(left), min(NEIGHBOURS_KEPT, left))
-
-    def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
-        return search_bank(self.bank_, grids, own is not None, k)
 
     def summarise(self, found: Comparison) -> Comparison:
         return mean_of_nearest(found, self._k(found.distances.shape[1]))
@@ -118,18 +116,6 @@ class PatchCluster(NeighbourMethod):
         """K, at most what the bank has left beside a skipped neighbour. Raises SettingError."""
         rule = min(left, max(1, round(self.image_count_ * self.ratio)))
         return check_k(rule if self.k is None else self.k, left)
-
-
-def search_bank(bank: Tensor, grids: Sequence[Tensor], blind: bool, k: int) -> Comparison:
-    """The k nearest rows of a bank for all patches of grids [h_i, w_i, c].
-
-    blind: the patches are in the bank, and the first neighbour, which is the patch itself, is
-    skipped.
-    """
-    rows = torch.cat([flatten(grid) for grid in grids])
-    skip = int(blind)
-    distances, indices = map(torch.as_tensor, nearest(rows, bank, skip + k))
-    return Comparison(distances[:, skip:], indices[:, skip:], distances[:, skip:])
 
 
 def shrink(state: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:

@@ -1,23 +1,20 @@
 """PatchCore's bank with the local outlier factor (the paper's PatchCore-LoF, section 5.1)."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..lazy import Grids
-from ..neighbors import to_float
 from .base import (
+    PAPER_SETTINGS,
     Comparison,
     Labels,
     NeighbourMethod,
     Progress,
     check_k,
     compare_bank,
-    flatten,
-    place_counted,
 )
-from .patchcluster import search_bank
 
 _TINY = 1e-10  # keeps the density of identical patches finite, as in scikit-learn
 
@@ -36,6 +33,7 @@ class PatchCoreLOF(NeighbourMethod):
 
     name = "patchcore-lof"
     layout = "fine"
+    settings = PAPER_SETTINGS
     learned = ("density", "reach")
 
     def __init__(self, k: int = 100) -> None:
@@ -44,25 +42,16 @@ class PatchCoreLOF(NeighbourMethod):
     def _fit(
         self,
         grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
+        keys: Sequence[int] | None,
+        labels: Labels | None,
+        progress: Progress | None,
     ) -> None:
-        self.bank_ = torch.cat([to_float(flatten(grid)) for grid in grids])
-        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
-        self.image_count_ = len(grids)
+        super()._fit(grids, keys, labels, progress)
         self.density_: Tensor | None = None
         self.reach_: Tensor | None = None
-        self.neighbour_count(blind=len(grids) > 1)
-
-    def bank_key(self) -> Hashable:
-        return ("patches", 1.0)
 
     def neighbour_count(self, blind: bool) -> int:
         return check_k(self.k, len(self.bank_) - int(blind))
-
-    def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
-        return search_bank(self.bank_, grids, own is not None, k)
 
     def summarise(self, found: Comparison) -> Comparison:
         distances = found.distances[:, : self.k]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import SettingError
 from ..lazy import Grids
 from ..neighbors import to_float
-from .base import Comparison, Labels, Method, Progress, digest
+from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress, digest
 
 _LEARNING_RATE = 0.005  # this and the betas as in reverse distillation's paper
 _BETAS = (0.5, 0.999)
@@ -43,6 +43,7 @@ class ReverseDistillation(Method):
 
     name = "reverse-distillation"
     layout = "stages"
+    settings = PAPER_SETTINGS
     strides = (4, 8, 16)
     takes_parts = False
     learned = ("weights", "shape")

@@ -10,6 +10,7 @@ from ..lazy import Grids
 from ..neighbors import nearest, to_float
 from .base import (
     NEIGHBOURS_KEPT,
+    PAPER_SETTINGS,
     Comparison,
     Labels,
     NeighbourMethod,
@@ -34,6 +35,7 @@ class SpadeCluster(NeighbourMethod):
 
     name = "spade-cluster"
     layout = "fine"
+    settings = PAPER_SETTINGS | {"image_score": "global"}
     learned = ("pooled",)
     pooled_: Tensor
     image_scores = ("global",)
