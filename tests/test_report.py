@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from conftest import PATIENCE
-from patchcluster import runfolder
+from patchcluster import pictures, runfolder
 from patchcluster.errors import PatchclusterError, RunError
+from patchcluster.pictures import colour_bounds, crop_jpeg, heat_png
 from patchcluster.report import content, island, write_report
-from patchcluster.report.pictures import colour_bounds, crop_jpeg, heat_png
 from patchcluster.runinfo import Skipped
 from patchcluster.thresholds import choose_threshold
 from synthetic import THRESHOLD, write_run
@@ -295,7 +295,7 @@ def test_the_island_ends_where_it_should_and_says_the_same():
 
 
 def test_more_images_than_are_embedded_lie_beside_the_page(visit, tmp_path, monkeypatch):
-    monkeypatch.setattr(content, "MOST_EMBEDDED", 20)
+    monkeypatch.setattr(pictures, "MOST_DRAWN", 20)
     run = write_run(tmp_path / "run", [f"{n:03d}.png" for n in range(400)])
     write_report(run)
     assert len(list((run.folder / "report").glob("*.png"))) == 380
@@ -312,7 +312,7 @@ def test_more_images_than_are_embedded_lie_beside_the_page(visit, tmp_path, monk
         ".every(image => image.naturalWidth > 0)"
     )
     assert last.locator("img").first.get_attribute("src") == "thumbnails/000399.jpg"
-    monkeypatch.setattr(content, "MOST_EMBEDDED", 390)
+    monkeypatch.setattr(pictures, "MOST_DRAWN", 390)
     write_report(run)
     assert len(list((run.folder / "report").glob("*.png"))) == 10  # none of an earlier page
 
@@ -426,7 +426,7 @@ def test_colour_bounds_have_two_digits_and_stay_when_little_changes(drawn):
 
 
 def test_heat_maps_beside_the_page_are_drawn_again_only_if_they_change(tmp_path, monkeypatch):
-    monkeypatch.setattr(content, "MOST_EMBEDDED", 2)
+    monkeypatch.setattr(pictures, "MOST_DRAWN", 2)
     run = write_run(tmp_path / "run", [f"{n}.png" for n in range(6)], defective=1)
     write_report(run)
     first = {path: path.stat().st_ino for path in (run.folder / "report").glob("*.png")}
@@ -444,7 +444,7 @@ def test_heat_maps_beside_the_page_are_drawn_again_only_if_they_change(tmp_path,
     for path, number in first.items():
         assert (path.stat().st_ino == number) == (path not in (changed, cut))
     assert cut.read_bytes() == pixels
-    monkeypatch.setattr("patchcluster.report.pictures.__version__", "another")
+    monkeypatch.setattr("patchcluster.pictures.__version__", "another")
     write_report(run)
     assert all(path.stat().st_ino != number for path, number in first.items())
 

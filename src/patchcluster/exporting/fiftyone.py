@@ -15,8 +15,7 @@ from PIL import Image
 
 from .. import __version__, storage
 from ..masks import Bools
-from ..report.content import MOST_EMBEDDED
-from ..report.pictures import colour_bounds, shrink
+from ..pictures import colour_bounds, draw_top
 from .contents import CATEGORY, Area, Contents, Item
 from .names import clean
 
@@ -56,9 +55,7 @@ def write(contents: Contents, folder: Path, images: str) -> None:
 
 
 def _bounds(contents: Contents) -> tuple[float, float]:
-    run = contents.run
-    most = (run.paths[int(i)] for i in run.ranking[:MOST_EMBEDDED])
-    return colour_bounds(run, [shrink(run.frame_map(path)) for path in most])
+    return colour_bounds(contents.run, draw_top(contents.run))
 
 
 def _heat_png(contents: Contents, item: Item, low: float, high: float) -> bytes:

@@ -18,12 +18,12 @@ from typing import Any
 from markupsafe import Markup
 
 from .. import runfolder, storage
+from ..pictures import MOST_DRAWN, data_url, scale_png
 from ..runs import Run
-from .content import MOST_EMBEDDED, clean, list_images
-from .pictures import colour_bounds, data_url, heat_png, scale_png
+from .content import clean, list_images
 from .templates import load_template
 
-__all__ = ["colour_bounds", "heat_png", "island", "write_report"]
+__all__ = ["island", "write_report"]
 
 
 def write_report(run: Run, step: Callable[[int, int], None] = lambda *_: None) -> None:
@@ -38,7 +38,7 @@ def write_report(run: Run, step: Callable[[int, int], None] = lambda *_: None) -
         run=run,
         settings=_settings(run),
         images=images,
-        embedded=MOST_EMBEDDED,
+        embedded=MOST_DRAWN,
         flagged=[image["path"] for image in images if image["flagged"]],
         labels={clean(path): label for path, label in run.info.labels.items()},
         low=low,

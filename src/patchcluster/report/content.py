@@ -11,12 +11,11 @@ from PIL import Image
 from .. import runfolder, storage
 from ..labels import Label
 from ..maps import Floats
-from ..runs import Run
-from ..workers import spread
-from .pictures import (
+from ..pictures import (
     colour_bounds,
     crop_jpeg,
     data_url,
+    draw_top,
     has_note,
     heat_note,
     heat_png,
@@ -24,8 +23,9 @@ from .pictures import (
     read_thumbnail,
     shrink,
 )
+from ..runs import Run
+from ..workers import spread
 
-MOST_EMBEDDED = 500  # images whose pictures are in the page; those of the others lie beside it
 MOST_COMPARED = 100  # images beside places that look as they should
 _COMPARED_WITH = 3
 _LEAST_CROP = 0.2  # of an image's shorter side
@@ -44,12 +44,12 @@ def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
     """
     order = [int(i) for i in run.ranking]
     entries = _describe(run, order)
-    frames = _frames(run, order[:MOST_EMBEDDED])
+    frames = draw_top(run)
     low, high = colour_bounds(run, frames)
     for entry, pictures in zip(entries, _embed(run, order, frames, low, high), strict=False):
         entry |= pictures
     step(len(frames), len(order))
-    _write_beside(run, order[MOST_EMBEDDED:], entries[MOST_EMBEDDED:], low, high, step)
+    _write_beside(run, order[len(frames) :], entries[len(frames) :], low, high, step)
     # The flagged ones first, which labels can set apart from the highest scores.
     marked = sorted(
         (n for n, entry in enumerate(entries) if entry["regions"]),
@@ -96,11 +96,6 @@ def _describe(run: Run, order: Sequence[int]) -> list[Entry]:
         )
         seen.add(image.sha256)
     return entries
-
-
-def _frames(run: Run, order: Sequence[int]) -> list[Floats]:
-    """Maps as they are drawn."""
-    return list(_spread(lambda i: shrink(run.frame_map(run.paths[i])), order))
 
 
 def _embed(

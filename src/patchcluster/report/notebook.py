@@ -8,9 +8,9 @@ from PIL import Image
 
 from ..colours import colours
 from ..errors import PatchclusterError
+from ..pictures import colour_bounds, data_url, heat_png, read_thumbnail, shrink
 from ..runs import Run
 from .content import clean
-from .pictures import colour_bounds, data_url, heat_png, read_thumbnail, shrink
 from .templates import load_template
 
 if TYPE_CHECKING:

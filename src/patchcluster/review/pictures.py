@@ -9,7 +9,6 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from .. import runfolder
 from ..errors import RunError, UnreadableImage
 from ..images import load_image, survey
 from ..inputs import find_again, is_url, open_input
-from ..maps import Floats
-from ..report.content import MOST_EMBEDDED
-from ..report.pictures import colour_bounds, heat_png, shrink
+from ..pictures import colour_bounds, draw_top, heat_png
 from ..runinfo import ImageRecord
 from ..runs import Run
 
@@ -101,12 +98,8 @@ class Pictures:
     def _colour_bounds(self) -> tuple[float, float]:
         with self._measuring:
             if self._bounds is None:
-                self._bounds = colour_bounds(self._run, list(self._small_maps()))
+                self._bounds = colour_bounds(self._run, draw_top(self._run))
             return self._bounds
-
-    def _small_maps(self) -> Iterator[Floats]:
-        for i in self._run.ranking[:MOST_EMBEDDED]:
-            yield shrink(self._run.frame_map(self._run.paths[int(i)]))
 
     def _pixels(self, image: ImageRecord) -> tuple[Pixels, str]:
         """Pixels uint8 [height, width, 3] of the original or of its thumbnail, and the note."""

@@ -1,4 +1,4 @@
-"""The pictures of the pages: heat maps on one colour scale, and crops of thumbnails."""
+"""The pictures of a run: heat maps on one colour scale, thumbnails and crops of them."""
 
 import base64
 import functools
@@ -6,21 +6,24 @@ import hashlib
 import io
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .. import __version__, maps, runfolder
-from ..colours import colours
-from ..errors import RunError
-from ..maps import Floats
-from ..runinfo import ImageRecord
-from ..runs import Run
+from . import __version__, maps, runfolder
+from .colours import colours
+from .errors import RunError
+from .maps import Floats
+from .runinfo import ImageRecord
+from .runs import Run
 
 HEAT_SIDE = 128  # longer side of a heat map in the page, pixels
 CROP_SIDE = 144
+MOST_DRAWN = 500  # images whose maps decide the colours, and whose pictures the page holds
 _LEVELS = 64
 _MOST_OPAQUE = 225  # of 255
 _NOTE = "Of"
@@ -41,6 +44,13 @@ def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
     low, high = np.quantile(pixels, (0.9, 0.999), overwrite_input=True).tolist()
     low = float(f"{low:.1e}")
     return low, max(_round_up(max(high, run.threshold.value)), low + 1e-6)
+
+
+def draw_top(run: Run) -> list[Floats]:
+    """Shrink the maps of the most anomalous images, 500 at most, as large as they are drawn."""
+    top = run.ranking[:MOST_DRAWN]
+    with ThreadPoolExecutor(torch.get_num_threads(), "maps") as pool:
+        return list(pool.map(lambda i: shrink(run.frame_map(run.paths[i])), top))
 
 
 def _round_up(value: float) -> float:
