@@ -444,9 +444,10 @@ def test_heat_maps_beside_the_page_are_drawn_again_only_if_they_change(tmp_path,
     for path, number in first.items():
         assert (path.stat().st_ino == number) == (path not in (changed, cut))
     assert cut.read_bytes() == pixels
+    before = {path: path.read_bytes() for path in first}
     monkeypatch.setattr("patchcluster.pictures.__version__", "another")
     write_report(run)
-    assert all(path.stat().st_ino != number for path, number in first.items())
+    assert all(path.read_bytes() != data for path, data in before.items())
 
 
 def test_a_missing_thumbnail_is_one_line(tmp_path):
