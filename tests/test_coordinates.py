@@ -6,7 +6,6 @@ its pixels are where they are displayed, and a score is where the pixels are tha
 
 import io
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchcluster.framing import Framing
+from patchcluster.finish import MapRule, finish
 from patchcluster.images import load_image, network_size, survey
 from patchcluster.maps import find_regions, fuse, round_as_stored
-from patchcluster.runinfo import ImageRecord
 from patchcluster.tiling import native_size
 from test_images import deep_png, insert_chunk
 
@@ -164,10 +162,8 @@ def find_boxes(width, height, x, y, way):
         )
         grid[row, column] = 3
         grids.append(grid)
-    framing = Framing(Path(), 256, 64 if way == "tiles" else None, "max")
-    record = ImageRecord(0, "a.png", "", 1, width, height)
-    smoothed = framing.smooth(record, round_as_stored(fuse(grids)))
-    image_map = framing.to_image(record, smoothed)
+    rule = MapRule(256, 64 if way == "tiles" else None, "max")
+    image_map = finish(round_as_stored(fuse(grids)), width, height, rule).map()
     assert image_map.shape == (height, width)
     # Half way to the next cell, along both sides, there is a quarter of the score.
     return find_regions(image_map, 0.15 * float(image_map.max())), grids[0].shape
@@ -210,10 +206,8 @@ def test_a_bright_dot_as_a_score_is_a_region_around_it(
         pixels[..., 0].reshape(high // CELL, CELL, wide // CELL, CELL).mean((1, 3)) / np.float32(9)
         for pixels, (high, wide) in zip(loaded.pixels, sizes, strict=True)
     ]
-    framing = Framing(Path(), 256, 64 if way == "tiles" else None, "max")
-    record = ImageRecord(0, "a.png", "", 1, width, height)
-    smoothed = framing.smooth(record, round_as_stored(fuse(grids)))
-    image_map = framing.to_image(record, smoothed)
+    rule = MapRule(256, 64 if way == "tiles" else None, "max")
+    image_map = finish(round_as_stored(fuse(grids)), width, height, rule).map()
     assert any(
         region.x <= x < region.x + region.width and region.y <= y < region.y + region.height
         for region in find_regions(image_map, 0.15 * float(image_map.max()))

@@ -1,7 +1,6 @@
 """Image scores above the level of each image's own map."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +8,9 @@ from PIL import Image
 
 import patchcluster
 from conftest import textured_image, write_set
-from patchcluster.framing import Framing
+from patchcluster.finish import MapRule, finish
 from patchcluster.levels import Levels, describe_levels, find_level
-from patchcluster.maps import score_image
-from patchcluster.runinfo import ImageRecord
+from patchcluster.maps import find_regions, score_image
 
 
 def test_levels_of_a_set_by_hand():
@@ -42,15 +40,15 @@ def test_a_level_is_the_quantile_of_numpy_to_the_last_digit(count):
 
 
 def test_regions_are_where_a_map_exceeds_the_threshold_above_its_level():
-    image = ImageRecord(0, "a.png", "", 1, 64, 64)
-    framing = Framing(Path(), 64, None, "contrast", Levels(1, 3))
+    rule = MapRule(64, None, "contrast", Levels(1, 3))
     grid = np.full((8, 8), 2, np.float32)
     grid[4, 4] = 9
-    smoothed, score = framing.smooth(image, grid), framing.score(image, grid)
-    assert score == pytest.approx(score_image(smoothed, "top1%") - 1)
-    assert framing.map_threshold(image, smoothed, score, 1.5) == pytest.approx(2.5)
-    plain = dataclasses.replace(framing, image_score="top1%", levels=None)
-    assert plain.map_threshold(image, smoothed, plain.score(image, grid), 1.5) == 1.5
+    image = finish(grid, 64, 64, rule)
+    assert image.score == pytest.approx(score_image(image.smoothed, "top1%") - 1)
+    assert image.map_threshold(image.score, 1.5) == pytest.approx(2.5)
+    assert image.regions(image.score, 1.5) == find_regions(image.map(), 2.5)
+    plain = finish(grid, 64, 64, MapRule(64, None, "top1%"))
+    assert plain.map_threshold(plain.score, 1.5) == 1.5
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +82,7 @@ def test_what_is_anomalous_as_a_whole_stays_in_front(uneven):
 def test_a_new_image_is_judged_by_the_levels_of_the_set(uneven, tmp_path):
     Image.fromarray(textured_image(500, blot=True)).save(tmp_path / "new.png")
     (new,) = patchcluster.score(uneven, tmp_path / "new.png").images
-    frame = uneven.framing.smooth(new.record, new.grid)
+    frame = finish(new.grid, new.record.width, new.record.height, uneven.map_rule).smoothed
     levels = Levels(**uneven.info.levels)
     offset = min(np.quantile(frame, 0.25), levels.limit) - levels.typical
     assert new.score == pytest.approx(score_image(frame, "top1%") - offset, rel=1e-5)

@@ -132,7 +132,7 @@ def test_flag_percentile_regions_and_place_follow_from_map_and_threshold(small_r
         one = scorer.try_file(str(path))
         assert one.flagged == (one.score > small_run.threshold.value)
         assert one.percentile == pytest.approx(100 * np.mean(small_run.scores < one.score))
-        level = float(np.quantile(small_run.framing.smooth(one.record, one.grid), 0.25))
+        level = float(np.quantile(scorer.finish(one.record, one.grid).smoothed, 0.25))
         offset = Levels(**small_run.info.levels).offset(level)
         assert one.regions == find_regions(one.map(), small_run.threshold.value + offset)
         row, column = np.unravel_index(one.grid.argmax(), one.grid.shape)

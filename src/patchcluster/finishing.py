@@ -10,7 +10,7 @@ import numpy as np
 from . import maps, runfolder
 from .comparing import Compared, ImageSet
 from .feedback import find_boundary, learn
-from .framing import Framing
+from .finish import Finished, finish
 from .inputs import natural_key
 from .levels import describe_levels
 from .maps import Floats
@@ -45,7 +45,7 @@ class Finisher:
             scored,
             flagged,
             threshold.value,
-            self._framing(),
+            lambda one: self._finish(one.records[0], one.grid),
             finest.describe,
             self.threads,
             self.step,
@@ -109,11 +109,18 @@ class Finisher:
         self, records: Sequence[ImageRecord], grids: Sequence[Floats]
     ) -> list[tuple[float, float]]:
         """Score by its map alone, and level, of each image."""
-        framing, both = self._framing(), list(zip(records, grids, strict=True))
-        return list(spread(lambda one: framing.measure(*one), both, self.threads, "maps"))
 
-    def _framing(self) -> Framing:
-        return Framing.of(self.folder, self.settings, self.info.levels)
+        def measure(one: tuple[ImageRecord, Floats]) -> tuple[float, float]:
+            finished = self._finish(*one)
+            return finished.map_score, finished.level
+
+        both = list(zip(records, grids, strict=True))
+        return list(spread(measure, both, self.threads, "maps"))
+
+    def _finish(self, image: ImageRecord, grid: Floats) -> Finished:
+        rule = self.settings.map_rule(self.info.levels)
+        mask = runfolder.read_mask_of(self.folder, image)
+        return finish(grid, image.width, image.height, rule, mask)
 
 
 def _fuse(compared: Sequence[Compared], image: int) -> Floats:

@@ -61,7 +61,13 @@ def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) ->
         return describe_whole(method, patches, content, packing)
 
     results = find_results(
-        scored, flagged, threshold.value, run.framing, describe, torch.get_num_threads(), step
+        scored,
+        flagged,
+        threshold.value,
+        lambda one: run.finished(one.records[0].path),
+        describe,
+        torch.get_num_threads(),
+        step,
     )
     info = run.info
     info.flagging, info.threshold = dataclasses.asdict(how), dataclasses.asdict(threshold)

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import maps
-from .framing import Framing
+from .finish import Finished
 from .groups import Describe, describe_regions, group_regions
 from .inputs import natural_key
 from .labels import Label, move_threshold
@@ -50,18 +49,19 @@ def find_results(
     scored: Sequence[Scored],
     flagged: NDArray[np.bool_],
     threshold: float,
-    framing: Framing,
+    bring: Callable[[Scored], Finished],
     describe: Describe,
     threads: int,
     step: Callable[[int, int], None],
 ) -> list[Result]:
     """Results of all files, in input order.
 
-    describe: what the patches of a content look like, for the grouping of regions.
+    bring: brings a content's grid to its frame. describe: what the patches of a content look like,
+    for the grouping of regions.
     """
     regions: list[list[Region]] = []
     for found in spread(
-        lambda one: _find_regions(one, framing, threshold), scored, threads, "regions"
+        lambda one: bring(one).regions(one.score, threshold), scored, threads, "regions"
     ):
         regions.append(found)
         step(len(regions), len(scored))
@@ -72,15 +72,6 @@ def find_results(
         for record in one.records
     ]
     return sorted(results, key=lambda result: natural_key(result.record.path))
-
-
-def _find_regions(scored: Scored, framing: Framing, threshold: float) -> list[Region]:
-    record = scored.records[0]
-    smoothed = framing.smooth(record, scored.grid)
-    threshold = framing.map_threshold(record, smoothed, scored.score, threshold)
-    if np.nanmax(smoothed) <= threshold:  # bringing it to the image raises no maximum
-        return []
-    return maps.find_regions(framing.to_image(record, smoothed), threshold)
 
 
 def _group(

@@ -119,10 +119,8 @@ def write_region(folder: Path, name: str, mask: Bools) -> None:
     storage.write_bytes(_region_path(folder, name), roi.to_png(mask))
 
 
-def read_mask_of(
-    folder: Path, image: ImageRecord, width: int | None = None, height: int | None = None
-) -> Bools | None:
-    """The mask of what is scored of an image, bool [height, width], by default at its own size.
+def read_mask_of(folder: Path, image: ImageRecord) -> Bools | None:
+    """Read the mask of what is scored of an image, bool [height, width] at its size.
 
     None: all of it. Raises RunError if the mask is missing or damaged.
     """
@@ -133,7 +131,7 @@ def read_mask_of(
         mask = read_mask_file(path)
     except InputError as error:
         raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
-    return roi.at_size(mask, width or image.width, height or image.height)
+    return roi.at_size(mask, image.width, image.height)
 
 
 def batch_paths(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import remote, storage
 from .errors import InputError, RunError
 from .feedback import order_by_doubt
-from .framing import Framing
+from .finish import Finished, MapRule, finish
 from .inputs import PathFinder, reason
 from .maps import Floats, Region
 from .runfolder import (
@@ -29,6 +29,7 @@ from .runfolder import (
     map_path,
     rank,
     read_info,
+    read_mask_of,
 )
 from .runinfo import ImageRecord
 from .settings import resolve
@@ -192,29 +193,32 @@ class Run:
 
         NaN outside a region of interest.
         """
-        return self.framing.smooth(self.images[self.index(path)], self.grid(path))
+        return self.finished(path).smoothed
 
     def map(self, path: str) -> Floats:
         """Anomaly map float32 [height, width] of the original image; larger is more anomalous.
 
         NaN outside a region of interest (`scan(..., roi=...)`).
         """
-        image = self.images[self.index(path)]
-        return self.map_at(path, image.width, image.height)
+        return self.finished(path).map()
 
     def map_at(self, path: str, width: int, height: int) -> Floats:
         """The map of an image at another size, float32 [height, width]; NaN as in `map`."""
-        image = self.images[self.index(path)]
-        return self.framing.to_image(image, self.frame_map(path), (height, width))
+        return self.finished(path).map(width, height)
 
     def map_threshold(self, path: str) -> float:
         """What the map of an image exceeds in its regions.
 
         `threshold.value`, raised by what the image's level took off its score.
         """
-        i = self.index(path)
-        frame_map, score = self.frame_map(path), float(self.scores[i])
-        return self.framing.map_threshold(self.images[i], frame_map, score, self.threshold.value)
+        score = float(self.scores[self.index(path)])
+        return self.finished(path).map_threshold(score, self.threshold.value)
+
+    def finished(self, path: str) -> Finished:
+        """The map of an image on its frame, from which all else of it follows."""
+        image, grid = self.images[self.index(path)], self.grid(path)
+        mask = read_mask_of(self.folder, image)
+        return finish(grid, image.width, image.height, self.map_rule, mask)
 
     def regions(self, path: str) -> list[Region]:
         """Anomalous regions of one image, highest peak first, in pixels of the original."""
@@ -269,9 +273,9 @@ class Run:
         return rows, columns
 
     @functools.cached_property
-    def framing(self) -> Framing:
-        """How score grids are brought to the images."""
-        return Framing.of(self.folder, resolve(**self.info.settings), self.info.levels)
+    def map_rule(self) -> MapRule:
+        """How score grids become maps and image scores."""
+        return resolve(**self.info.settings).map_rule(self.info.levels)
 
     @functools.cached_property
     def _finder(self) -> PathFinder:

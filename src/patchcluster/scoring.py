@@ -16,6 +16,7 @@ from . import maps, remote, runfolder
 from .comparing import Explanations, ImageSet, find_packing
 from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
+from .finish import Finished, finish
 from .images import Header, Pixels, load_image, network_size, survey
 from .inputs import find_images, is_url, read_input
 from .maps import Floats, Region
@@ -61,8 +62,7 @@ class ScoredImage:
 
     def map(self) -> Floats:
         """Anomaly map float32 [height, width]; NaN outside a region of interest."""
-        framing = self._scorer.run.framing
-        return framing.to_image(self.record, framing.smooth(self.record, self.grid))
+        return self._scorer.finish(self.record, self.grid).map()
 
     def neighbours(self, x: float, y: float) -> list[Neighbour]:
         """The places of the set that the place at pixel (x, y) was compared with, nearest first.
@@ -211,6 +211,11 @@ class Scorer:
         with torch.inference_mode():
             return self._score(record, image.pixels)
 
+    def finish(self, record: ImageRecord, grid: Floats) -> Finished:
+        """Bring the score grid of an image to its frame, as those of the scan were."""
+        mask = runfolder.read_mask_of(self.run.folder, record)
+        return finish(grid, record.width, record.height, self.run.map_rule, mask)
+
     def find_places(self, explanations: Explanations, patch: int) -> list[Neighbour]:
         """Where the places of the set lie that a patch was compared with, nearest first."""
         rows = zip(
@@ -234,15 +239,10 @@ class Scorer:
         ]
         grid = maps.round_as_stored(maps.fuse([one.grid for one in compared]))
         finest = compared[int(np.argmax(self.settings.size))]
-        framing, threshold = self.run.framing, self.run.threshold.value
-        value = compared[0].image_score
-        if value is None:
-            value = framing.score(record, grid)
-        value = runfolder.round_as_written(value)  # as those that the threshold was chosen from
-        smoothed, regions = framing.smooth(record, grid), []
-        least = framing.map_threshold(record, smoothed, value, threshold)
-        if np.nanmax(smoothed) > least:  # bringing it to the image raises no maximum
-            regions = maps.find_regions(framing.to_image(record, smoothed), least)
+        finished, threshold = self.finish(record, grid), self.run.threshold.value
+        own = compared[0].image_score
+        # As those that the threshold was chosen from:
+        value = runfolder.round_as_written(finished.score if own is None else own)
         peak = int(np.nanargmax(grid))
         (rows, columns), (row, column) = grid.shape, divmod(peak, grid.shape[1])
         shown = finest.explanations.image[peak].tolist()
@@ -251,7 +251,7 @@ class Scorer:
             value,
             100 * float(np.searchsorted(self._ascending, value)) / len(self._ascending),
             value > threshold,
-            regions,
+            finished.regions(value, threshold),
             ((column + 0.5) * record.width / columns, (row + 0.5) * record.height / rows),
             self._set[shown[0]].path if shown else "",
             self._same.get(record.sha256, ""),

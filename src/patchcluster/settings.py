@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .errors import SettingError
+from .finish import MapRule
+from .levels import Levels
 from .maps import ImageScore
 from .methods import METHODS, Method
 from .patches import Layout
@@ -66,6 +68,11 @@ class Settings:
     def native_from(self) -> int | None:
         """The size from which on images are scored at their own resolution; None: no size."""
         return self.size[0] if self.tile else None
+
+    def map_rule(self, levels: Mapping[str, float]) -> MapRule:
+        """Say how maps and scores of a set are made; levels: of run.json, empty if not used."""
+        known = Levels(**levels) if levels else None
+        return MapRule(self.frame, self.native_from, self.image_score, known)
 
     def make_method(self, stages: list[int], strides: list[int]) -> Method:
         """Build the method for patches that are made of stages of so many channels."""

@@ -76,9 +76,9 @@ class Contents:
         if not item.regions:
             return []
         run, image = self.run, item.image
-        frame = run.frame_map(image.path)
-        least = run.framing.map_threshold(image, frame, item.score, run.threshold.value)
-        found = _Components(run.framing.to_image(image, frame), least)
+        finished = run.finished(image.path)
+        least = finished.map_threshold(item.score, run.threshold.value)
+        found = _Components(finished.map(), least)
         return [Area(region, self._pixels(found, region)) for region in item.regions]
 
     def _pixels(self, found: "_Components", region: Region) -> Bools:

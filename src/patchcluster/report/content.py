@@ -129,10 +129,9 @@ def _write_beside(
     def write(n: int) -> None:
         image, entry = run.images[order[n]], entries[n]
         path = runfolder.heat_path(run.folder, image.id)
-        grid = run.grid(image.path)
-        note = heat_note(grid, low, high)
+        note = heat_note(run.grid(image.path), low, high)
         if not has_note(path, note):  # that of an earlier page may
-            heat = heat_png(shrink(run.framing.smooth(image, grid)), low, high, note)
+            heat = heat_png(shrink(run.frame_map(image.path)), low, high, note)
             storage.write_bytes(path, heat, durable=False)
         written.add(path)
         thumbnail = runfolder.thumbnail_path(run.folder, image.id)
