@@ -68,7 +68,7 @@ NOT_RUN = {
     r"^ray |--ray": "a cluster: tests/test_cluster.py scans on one",
     r"s3://|hf://": "an object store: tests/test_remote.py scans on one",
     r"\.\./shared/": "real images, which lie beside the repository on some machines only",
-    r"--webhook": "it would call somebody",
+    r"\| while .* curl ": "it would call somebody",
 }
 # Packages that only one block needs. Where they are missing, it is compiled and no more.
 OPTIONAL = {"datasets", "fiftyone", "matplotlib", "pycocotools"}
@@ -105,7 +105,7 @@ def workshop(tmp_path_factory):
     dataset/      the same in the layout of MVTec AD, with masks and training images
     mvtec/bottle  the same data set again, and bench, what `benchmark mvtec/` makes of it
     KolektorSDD/  4 images in its layout
-    incoming/     an image; bad/, empty, where it may be moved to
+    incoming/     an image
     mask.png, labels.csv, weights.safetensors (of wide_resnet50_2.tv_in1k, random)
     """
     folder = tmp_path_factory.mktemp("workshop")
@@ -128,8 +128,7 @@ def workshop(tmp_path_factory):
         marked = np.zeros((SIDE, SIDE), np.uint8)
         marked[60:90, 60:90] = 255 * (i == 0)
         Image.fromarray(marked).save(part.with_name(f"Part{i}_label.bmp"))
-    for name in ("incoming", "bad"):
-        (folder / name).mkdir()
+    (folder / "incoming").mkdir()
     _write_image(folder / "incoming" / "new.png", 41, True)
     (folder / "labels.csv").write_text(f"path,label\nphotos/a.png,normal\nphotos/{names[3]},unsure")
     (folder / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
@@ -173,6 +172,7 @@ def _write_sample(folder, name, seed, blot):
 def run_cli(words):
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, f"exit code {result.exit_code}\n{result.output}"
+    return result.stdout
 
 
 class Services:
@@ -262,12 +262,15 @@ class Page:
             exec(compiled, self.names)
 
     def type(self, command: str) -> None:
-        program, *words = words_of(command)
+        line, _, reader = command.partition(" | ")
+        program, *words = words_of(line)
         check = getattr(self, f"check_{program}", None)
         if check is not None:
             check(words)
         if not why_not(command):
-            getattr(self, f"run_{program}", self.run_shell)(words, command)
+            printed = getattr(self, f"run_{program}", self.run_shell)(words, line)
+            if reader and shutil.which("jq"):  # all that is piped is JSON
+                subprocess.run(["bash", "-c", reader], input=printed, text=True, check=True)
 
     def check_patchcluster(self, words: list[str]) -> None:
         parse(words)
@@ -286,14 +289,15 @@ class Page:
     def check_python(self, words: list[str]) -> None:
         assert (ROOT / words[0]).is_file(), f"no script {words[0]}"
 
-    def run_patchcluster(self, words: list[str], command: str) -> None:
+    def run_patchcluster(self, words: list[str], command: str) -> str:
+        """Gives what it prints on standard output; "": a service."""
         del command
         if words[0] == "watch" and "--once" not in words:
             words = [*words, "--once"]  # else it has no end
         if words[0] in Services.OPTIONS:
             self.address = self.services.start(words)
-        else:
-            run_cli(words)
+            return ""
+        return run_cli(words)
 
     def run_python(self, words: list[str], command: str) -> None:
         del command

@@ -1,19 +1,18 @@
-"""Images that arrive in a folder: settling, the table that remembers, who is told."""
+"""Images that arrive in a folder: settling, the table that remembers, the command."""
 
+import csv
 import dataclasses
 import hashlib
-import http.server
 import json
 import os
 import resource
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from PIL import Image
 
-from conftest import PATIENCE, textured_image, wait_for_the_hub, wait_until, write_set
+from conftest import PATIENCE, textured_image, write_set
 from patchcluster import runfolder, watching
 from patchcluster.errors import InputError, RunError, SettingError, UnreadableImage
 from patchcluster.inputs import find_images
 from patchcluster.scoring import Scorer, score
-from patchcluster.watching import Box, Row, notices, watch
-from patchcluster.watching.arrivals import RETRY, Arrivals, Memory
-from patchcluster.watching.table import HEADER, companion, open_table
+from patchcluster.watching import Box, Row, watch
+from patchcluster.watching.arrivals import Arrivals, Known
+from patchcluster.watching.table import HEADER, open_table
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +74,23 @@ def take(run, folder, **given):
 
 
 def read_rows(path):
-    with open_table(path, lambda line: pytest.fail(line)) as table:
-        return [Row.from_cells(cells) for cells, _ in table.read() if cells]
+    """The rows of a table, as any reader of CSV files finds them."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = [to_row(cells) for cells in reader]
+    assert reader.fieldnames == HEADER
+    return rows
+
+
+def to_row(cells):
+    boxes = [Box(**box) for box in json.loads(cells.pop("boxes") or "[]")]
+    assert cells.pop("regions") == (str(len(boxes)) if cells["score"] else "")
+    for name in ("score", "percentile"):
+        cells[name] = float(cells[name]) if cells[name] else None
+    cells["flagged"] = {"true": True, "false": False, "": None}[cells["flagged"]]
+    for name, kind in (("file_size", int), ("modified", int), ("threshold", float)):
+        cells[name] = kind(cells[name])
+    return Row(**cells, regions=boxes)
 
 
 # --- arrivals -----------------------------------------------------------------------------------
@@ -85,17 +99,16 @@ def read_rows(path):
 class Looking:
     """Looks at a folder at times that the test chooses."""
 
-    def __init__(self, folder, settle=2.0, ours=()):
-        self.memory, self.told = Memory(), []
-        self.arrivals = Arrivals(
-            folder, settle, self.memory, runfolder.is_run, ours, self.told.append
-        )
+    def __init__(self, folder, settle=2.0):
+        self.told = []
+        table = folder / "table.csv"
+        self.arrivals = Arrivals(folder, settle, table, self.told.append)
 
     def at(self, now):
         found = self.arrivals.look(now)
-        for arrival in found:
-            self.memory.note(arrival.path, arrival.stamp, "00")
-        return [os.path.basename(arrival.path) for arrival in found]
+        for path, stamp in found:
+            self.arrivals.known[path] = Known(stamp)
+        return [os.path.basename(path) for path, _ in found]
 
 
 def test_a_file_settles_when_it_has_not_changed_for_so_long(incoming):
@@ -108,10 +121,10 @@ def test_a_file_settles_when_it_has_not_changed_for_so_long(incoming):
     (incoming / "slow.png").write_bytes(b"12")
     assert looking.at(12) == ["whole.png"]
     assert looking.at(13.9) == []
-    assert looking.arrivals.waiting == 1
+    assert list(looking.arrivals.waiting) == [str(incoming / "slow.png")]
     assert looking.at(14) == ["slow.png"]
     assert looking.at(100) == []
-    assert looking.arrivals.waiting == 0
+    assert not looking.arrivals.waiting
 
 
 def test_files_that_change_or_are_replaced_arrive_again(incoming, tmp_path):
@@ -155,8 +168,7 @@ def test_the_files_are_those_that_a_scan_would_find(incoming, small_run):
         os.path.relpath(path, incoming) for path in find_images([incoming], runfolder.is_run)
     }
     (incoming / "table.csv").touch()
-    looking = Looking(incoming, settle=0, ours=[incoming / "table.csv"])
-    found = {os.path.relpath(one.path, incoming) for one in looking.arrivals.look(0)}
+    found = {os.path.relpath(path, incoming) for path, _ in Looking(incoming, 0).arrivals.look(0)}
     assert found == expected == {"a.png", "sub/b.png", "notes.txt", "nowhere.png"}
 
 
@@ -167,7 +179,7 @@ def test_a_folder_that_goes_and_comes_back_is_told_once_and_forgets_nothing(inco
     incoming.rename(incoming.with_name("away"))
     assert looking.at(1) == looking.at(2) == []
     assert looking.told == [
-        f"{str(incoming)!r} cannot look into it (no such file or directory): waiting"
+        f"{str(incoming)!r} cannot be listed (no such file or directory): waiting until it can"
     ]
     incoming.with_name("away").rename(incoming)
     (incoming / "b.png").touch()
@@ -191,16 +203,16 @@ HEX = st.sampled_from(["", "00" * 32, "ab" * 32])
 @st.composite
 def rows(draw):
     path, why, nearest = (draw(TEXT) for _ in range(3))
-    rest = (draw(HEX), draw(st.integers(0, 10**9)), draw(st.integers(-1, 2**63)))
-    common = {"time": "2026-01-02T03:04:05.678+00:00", "threshold": draw(FIGURE)}
+    row = Row(
+        path=path, sha256=draw(HEX), file_size=draw(st.integers(0, 10**9)),
+        modified=draw(st.integers(-1, 2**63)), threshold=draw(FIGURE),
+    )  # fmt: skip
     if draw(st.booleans()):
-        row = Row.of_unreadable(path, why, *rest, common["threshold"])
-        return dataclasses.replace(row, **common)
-    percentile = draw(st.integers(0, 10000)) / 100
-    boxes = draw(st.lists(BOX, max_size=2))
-    return Row(
-        path, draw(FIGURE), percentile, draw(st.booleans()), boxes, nearest, common["time"], *rest,
-        common["threshold"], draw(TEXT), "",
+        return dataclasses.replace(row, skipped=why)
+    return dataclasses.replace(
+        row, score=draw(FIGURE), percentile=draw(st.integers(0, 10000)) / 100,
+        flagged=draw(st.booleans()), regions=draw(st.lists(BOX, max_size=2)), nearest=nearest,
+        same_as=draw(TEXT),
     )  # fmt: skip
 
 
@@ -209,15 +221,13 @@ def rows(draw):
 def test_a_table_torn_at_any_byte_keeps_its_whole_rows(written, after, data):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "table.csv")
-        ends = []
         with open_table(path, pytest.fail) as table:
-            ends.append(table.end)
+            ends = [path.stat().st_size]
             for row in written:
                 table.append(row)
-                ends.append(table.end)
+                ends.append(path.stat().st_size)
         assert read_rows(path) == written
         whole = path.read_bytes()
-        assert len(whole) == ends[-1]
         cut = data.draw(st.integers(0, len(whole)))
         path.write_bytes(whole[:cut])
         told = []
@@ -225,11 +235,13 @@ def test_a_table_torn_at_any_byte_keeps_its_whole_rows(written, after, data):
             table.append(after)
         kept = [row for row, end in zip(written, ends[1:], strict=True) if end <= cut]
         assert read_rows(path) == [*kept, after]
+        with open_table(path, pytest.fail) as table:
+            assert list(table.known) == list(dict.fromkeys(row.path for row in [*kept, after]))
         assert len(told) == (cut > ends[0] and cut not in ends)
 
 
 def make_row(path="a.png", sha256="ab" * 32):
-    return Row.of_unreadable(path, "no image", sha256, 3, 4, 1.0)
+    return Row(path=path, sha256=sha256, file_size=3, modified=4, threshold=1.0, skipped="no image")
 
 
 def test_other_files_and_damaged_tables_are_left_as_they_are(tmp_path):
@@ -245,7 +257,7 @@ def test_other_files_and_damaged_tables_are_left_as_they_are(tmp_path):
     with open_table(path, pytest.fail) as table:
         for name in "abc":
             table.append(make_row(f"{name}.png"))
-    damaged = path.read_bytes().replace(b"a.png", b'a".png')
+    damaged = path.read_bytes().replace(b"a.png", b'"a.png')
     path.write_bytes(damaged)
     with pytest.raises(RunError, match="damaged after byte"), open_table(path, pytest.fail):
         pass
@@ -364,12 +376,34 @@ def test_a_file_that_cannot_be_read_is_tried_again_without_another_row(
     assert [row.score is None for row in take(quick, incoming)] == [False]
 
 
-def test_a_running_watch_tries_again_after_a_while():
-    memory, stamp = Memory(), (1, 2, 3)
-    memory.note_unread("a", stamp, "permission denied", retry=100 + RETRY)
-    assert memory.is_known("a", stamp, 100)
-    assert not memory.is_known("a", stamp, 100 + RETRY)
-    assert not memory.is_known("a", (1, 2, 4), 100)  # somebody changed its permissions
+def test_a_running_watch_tries_again_after_a_while(quick, incoming, monkeypatch):
+    (incoming / "a.png").write_bytes(b"1")
+    reads = iter([UnreadableImage("a share that failed")] * 3 + [b"1"])
+
+    def read(_):
+        result = next(reads)
+        if isinstance(result, bytes):
+            return result
+        raise result
+
+    monkeypatch.setattr(watching, "read_input", read)
+    monkeypatch.setattr(watching, "_RETRY", 0.05)
+    options = {"output": incoming.parent / "t.csv", "settle": 0, "interval": 0.01}
+    with closing(watch(quick, incoming, tell=lambda _: None, **options)) as rows:
+        assert next(rows).skipped == "a share that failed"
+        assert next(rows).score is not None
+
+
+def test_a_file_that_cannot_be_read_waits_unless_it_changes(incoming):
+    looking, path = Looking(incoming, settle=0), incoming / "a.png"
+    path.touch()
+    ((_, stamp),) = looking.arrivals.look(0)
+    looking.arrivals.known[str(path)] = Known(stamp, error="permission denied", retry=130)
+    assert looking.at(129) == []
+    assert looking.at(130) == ["a.png"]
+    looking.arrivals.known[str(path)] = Known(stamp, error="permission denied", retry=160)
+    path.chmod(0o600)
+    assert looking.at(131) == ["a.png"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_scored(quick, incoming, monkeypatch):
@@ -458,26 +492,15 @@ def test_the_table_lies_beside_the_run_and_never_in_it(quick, small_run, incomin
     [
         ({"settle": -1}, "settle -1: give seconds"),
         ({"interval": 0}, "interval 0: give seconds"),
-        ({"timeout": float("nan")}, "timeout nan"),
+        ({"interval": float("nan")}, "interval nan"),
         ({"folder": "none"}, "not a folder that is there"),
         ({"folder": "s3://bucket/new"}, "on this machine"),
         ({"output": "s3://bucket/table.csv"}, "on this machine"),
-        ({"on_flagged": "no-such-command-here {path}"}, "there is no command"),
-        ({"on_flagged": ""}, "there is no command"),
-        ({"on_flagged": "echo 'a"}, "cannot read the command"),
-        ({"on_flagged": "sh -c 'cp {path} x'"}, r'"\$PATCHCLUSTER_PATH"'),
-        ({"on_flagged": "echo --file={path}"}, "argument of its own"),
-        ({"webhook": "file:///etc/passwd"}, "http:// or https://"),
-        ({"webhook": "http://"}, "http:// or https://"),
-        ({"webhook": "http://host:port/"}, "the address of the webhook is none"),
-        ({"webhook": "http://host/a\r\nb"}, "http:// or https://"),
-        ({"webhook": "https://me:secret@host/"}, "no user or password"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(quick, incoming, given, said):
-    with pytest.raises((SettingError, InputError), match=said) as error:
+    with pytest.raises((SettingError, InputError), match=said):
         watch(quick, **{"folder": incoming} | given)
-    assert "secret" not in str(error.value)
 
 
 class Life(RuleBasedStateMachine):
@@ -568,200 +591,6 @@ def test_nothing_is_scored_twice_or_missed(quick):
     )
 
 
-# --- a command ----------------------------------------------------------------------------------
-
-TOLD = """
-import json, os, sys
-with open(sys.argv[1], "a") as file:
-    path = os.environ["PATCHCLUSTER_PATH"]
-    row = json.loads(os.environ["PATCHCLUSTER_JSON"])
-    print(json.dumps([sys.argv[2:], path, row["path"], row["flagged"]]), file=file)
-"""
-NAMES = [
-    "a.png",
-    "-rf.png",
-    "$(touch pwned).png",
-    "; touch pwned;.png",
-    "a b\n'\".png",
-    "\udcff.png",
-]
-
-
-def shell_line(*words):
-    return shlex.join(map(str, words)).replace("'{path}'", "{path}").replace("'{score}'", "{score}")
-
-
-def test_a_command_is_told_of_flagged_images_whatever_their_names(quick, incoming, monkeypatch):
-    monkeypatch.chdir(incoming.parent)
-    Path("told.py").write_text(TOLD)
-    for name in NAMES:
-        (incoming / name).write_bytes(b"9" + os.fsencode(name))
-    (incoming / "ordinary.png").write_bytes(b"1")
-    (incoming / "bad.png").write_bytes(b"bad")
-    line = shell_line(sys.executable, "told.py", "told.txt", "{path}", "{score}")
-    found = take(quick, incoming, on_flagged=line, output="table.csv")
-    flagged = [row for row in found if row.flagged]
-    assert len(flagged) == len(NAMES)
-    told = [json.loads(line) for line in Path("told.txt").read_text().splitlines()]
-    assert told == [[[r.path, f"{r.score:.9g}"], r.path, r.path, True] for r in flagged]
-    assert not Path("pwned").exists()
-    assert not (incoming / "pwned").exists()
-
-
-def test_a_command_that_fails_or_hangs_is_told_and_ends_nothing(quick, incoming, monkeypatch):
-    (incoming / "a.png").write_bytes(b"9")
-    (incoming / "b.png").write_bytes(b"99")
-    told = []
-    line = shell_line(sys.executable, "-c", "import sys; sys.exit(3)")
-    assert len(take(quick, incoming, on_flagged=line, tell=told.append)) == 2
-    assert [one for one in told if "exit code 3" in one] == [
-        f"command for {str(incoming / name)!r}: exit code 3" for name in ("a.png", "b.png")
-    ]
-    (incoming / "c.png").write_bytes(b"999")
-    pid = incoming.parent / "pid"
-    # What it starts is ended with it.
-    line = f"sh -c 'sleep 600 & echo $! > {shlex.quote(str(pid))}; wait'"
-    usual = notices.Command._wait
-
-    def wait_when_it_hangs(self, process):
-        wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"))
-        return usual(self, process)
-
-    monkeypatch.setattr(notices.Command, "_wait", wait_when_it_hangs)
-    take(quick, incoming, on_flagged=line, timeout=0.1, tell=told.append)
-    assert told[-1] == f"command for {str(incoming / 'c.png')!r}: not done within 0.1 s: ended"
-    wait_until(lambda: has_ended(int(pid.read_text())))
-
-
-def has_ended(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-# --- a webhook ----------------------------------------------------------------------------------
-
-
-class Receiver(http.server.ThreadingHTTPServer):
-    """Takes posts on this machine; `answers` are the statuses of the next ones, then 200."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers, self.posts, self.keys = [], [], []
-        self.free = threading.Event()
-        self.free.set()
-        self.url = f"http://127.0.0.1:{self.server_port}/hook"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.server.free.wait(PATIENCE)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        assert self.headers["Content-Type"] == "application/json"
-        status = self.server.answers.pop(0) if self.server.answers else 200
-        self.server.posts.append((status, json.loads(body)))
-        self.server.keys.append(self.headers["Idempotency-Key"])
-        self.send_response(status)
-        self.send_header("Location", self.server.url)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = None
-
-    def log_message(self, *_):
-        pass
-
-
-@contextmanager
-def receiving():
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture
-def receiver():
-    with receiving() as server:
-        yield server
-
-
-@pytest.fixture
-def hurry(monkeypatch):
-    monkeypatch.setattr(notices, "_LONGEST_WAIT", 0.01)
-
-
-def put(folder, *contents):
-    for content in contents:
-        (folder / f"{content.decode()}.png").write_bytes(content)
-
-
-def taken(receiver):
-    return [Path(body["path"]).stem for status, body in receiver.posts if status == 200]
-
-
-@pytest.mark.usefixtures("hurry")
-def test_a_webhook_is_posted_each_flagged_row_until_it_takes_it(quick, incoming, receiver):
-    put(incoming, b"1", b"91", b"92", b"93")
-    receiver.answers = [500, 302, 422]
-    told = []
-    found = take(quick, incoming, webhook=receiver.url, tell=told.append)
-    flagged = [json.loads(row.as_json()) for row in found if row.flagged]
-    assert len(flagged) == 3
-    # Until it was taken, or refused for good.
-    assert [status for status, _ in receiver.posts] == [500, 302, 422, 200, 200]
-    assert [body for _, body in receiver.posts] == [flagged[0]] * 3 + flagged[1:]
-    assert len(set(receiver.keys[:3])) == 1
-    assert len(set(receiver.keys)) == 3
-    assert {"path", "score", "threshold", "regions", "time"} <= set(flagged[0])
-    assert told[1:] == [
-        "webhook failed (HTTP 500): it is tried again",
-        f"webhook for {str(incoming / '91.png')!r}: HTTP 422",
-    ]
-
-
-@pytest.mark.usefixtures("hurry")
-def test_what_a_webhook_did_not_take_is_posted_by_the_next_start(quick, incoming, receiver):
-    with receiving() as other:
-        closed = other.url
-    put(incoming, b"91", b"92")
-    told = []
-    assert len(take(quick, incoming, webhook=closed, tell=told.append)) == 2
-    assert told[-1] == "webhook failed (connection refused): the next start tells what is left"
-    put(incoming, b"93")
-    assert len(take(quick, incoming, webhook=receiver.url)) == 1
-    assert taken(receiver) == ["91", "92", "93"]
-    # Without the option nothing is owed, and what came meanwhile is not told later.
-    put(incoming, b"94")
-    take(quick, incoming)
-    assert not companion(incoming.parent / "table.csv", "webhook").exists()
-    put(incoming, b"95")
-    take(quick, incoming, webhook=receiver.url)
-    assert taken(receiver) == ["91", "92", "93", "95"]
-
-
-def test_scoring_does_not_wait_for_a_webhook(quick, incoming, receiver):
-    put(incoming, *[b"9%d" % i for i in range(30)])
-    receiver.free.clear()
-    options = {"output": incoming.parent / "table.csv", "settle": 0, "tell": lambda _: None}
-    with closing(watch(quick, incoming, once=True, webhook=receiver.url, **options)) as rows:
-        assert len([next(rows) for _ in range(30)]) == 30
-        assert receiver.posts == []
-        receiver.free.set()
-        assert list(rows) == []
-    assert taken(receiver) == [f"9{i}" for i in range(30)]
-
-
-def test_nothing_is_sent_unless_asked(quick, incoming, monkeypatch):
-    wait_for_the_hub()
-    events = []
-    monkeypatch.setattr("socket.socket.connect", lambda *args: events.append(args))
-    put(incoming, b"9")
-    assert take(quick, incoming)[0].flagged
-    assert events == []
-
-
 # --- the command line ---------------------------------------------------------------------------
 
 
@@ -770,7 +599,7 @@ class Watching:
 
     def __init__(self, run, folder, *options):
         command = [sys.executable, "-m", "patchcluster", "watch", run.folder, folder]
-        fast = ["--json", "--device", "cpu", "--settle", "0.2", "--interval", "0.05"]
+        fast = ["--device", "cpu", "--settle", "0.2", "--interval", "0.05"]
         self.process = subprocess.Popen(
             [*map(str, command), *fast, *map(str, options)],
             stdout=subprocess.PIPE,
@@ -791,16 +620,15 @@ class Watching:
         return self.process.returncode, out, errors
 
 
-def test_the_command_is_killed_and_goes_on(small_run, incoming, receiver):
+def test_the_command_is_killed_and_goes_on(small_run, incoming):
     table = incoming.parent / "table.csv"
-    options = ("-o", table, "--webhook", receiver.url)
-    receiver.answers = [503] * 1000
-    first = Watching(small_run, incoming, *options)
+    first = Watching(small_run, incoming, "-o", table)
     first.wait_until_ready()
     Image.fromarray(textured_image(49, blot=True)).save(incoming / ".part", "PNG")
     (incoming / ".part").rename(incoming / "1.png")
     row = first.row()
     assert (row["path"], row["flagged"]) == (str(incoming / "1.png"), True)
+    assert row == dataclasses.asdict(read_rows(table)[0])
     with pytest.raises(RunError, match=f"is written by process {first.process.pid}"):
         next(watch(small_run, incoming, output=table))
     assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
@@ -808,14 +636,15 @@ def test_the_command_is_killed_and_goes_on(small_run, incoming, receiver):
     with open(table, "ab") as file:
         file.write(b'"/torn/by/the kill')
     Image.fromarray(textured_image(51, blot=True)).save(incoming / "2.png")
-    receiver.answers = []
-    second = Watching(small_run, incoming, *options)
-    assert "was torn, and was taken off" in second.process.stderr.readline()
+    second = Watching(small_run, incoming, "-o", table)
+    assert "was torn, and was removed" in second.process.stderr.readline()
     second.wait_until_ready()
     assert second.row()["path"] == str(incoming / "2.png")
-    wait_until(lambda: len(taken(receiver)) == 2 or second.process.poll() is not None)
+    (incoming / "notes.txt").write_text("no image")
+    row = second.row()
+    assert (row["path"], row["score"]) == (str(incoming / "notes.txt"), None)
+    assert row["skipped"]
     code, out, errors = second.end(signal.SIGTERM)
     assert (code, out) == (0, "")
     assert "Traceback" not in errors
-    assert taken(receiver) == ["1", "2"]
-    assert [Path(one.path).name for one in read_rows(table)] == ["1.png", "2.png"]
+    assert [Path(one.path).name for one in read_rows(table)] == ["1.png", "2.png", "notes.txt"]

@@ -2,13 +2,13 @@
 
 import signal
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .options import AsJson, Debug, Device, Quiet, RunFolder, Weights
 from .root import app
-from .terminal import print_row, print_scores, shown_errors, shown_progress
+from .terminal import print_scores, shown_errors, shown_progress
 
 
 @app.command(epilog="Example: patchcluster score photos-run new/ -o new-scores.csv")
@@ -101,9 +101,7 @@ def serve(
         )
 
 
-@app.command(
-    epilog="Example: patchcluster watch photos-run incoming/ --on-flagged 'mv {path} bad/'"
-)
+@app.command(epilog="Example: patchcluster watch photos-run incoming/ -o line3.csv")
 def watch(
     run_folder: RunFolder,
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where images arrive.")],
@@ -112,49 +110,25 @@ def watch(
         typer.Option("--output", "-o", metavar="CSV", help="The table; else RUN-watch.csv."),
     ] = None,
     settle: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", min=0, help="How long a file must not have changed; else 2."
-        ),
-    ] = None,
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="How long a file must not have changed."),
+    ] = 2,
     interval: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", min=0.01, help="Between two looks at the folder; else 1."),
-    ] = None,
+        float, typer.Option(metavar="SECONDS", min=0.01, help="Between two looks at the folder.")
+    ] = 1,
     existing: Annotated[bool, typer.Option(help="Score files that are there at the start.")] = True,
     once: Annotated[
         bool, typer.Option("--once", help="Score what is there and has settled, and end.")
     ] = False,
-    on_flagged: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMAND",
-            help="Run for each flagged image, without a shell: {path}, {score}, {threshold}.",
-        ),
-    ] = None,
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            envvar="PATCHCLUSTER_WEBHOOK",
-            help="Post each flagged image there, as JSON.",
-        ),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", min=0.1, help="That a command or a post may take; else 30."
-        ),
-    ] = None,
     weights: Weights = None,
     device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Score images as they arrive in a folder, against a run's bank.
 
-    Each is a row of a table, by which the next start knows it. Ctrl-C ends it.
+    Each is a row of a table, by which the next start knows it, and a JSON object in a line on
+    standard output. Ctrl-C ends it.
     """
     with shown_errors(debug), suppress(KeyboardInterrupt):  # the way to end it
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # and that of services
@@ -163,19 +137,16 @@ def watch(
 
         with shown_progress(quiet) as progress:
             local = fetch(run_folder, progress)
-        seconds = {"settle": settle, "interval": interval, "timeout": timeout}
-        given: dict[str, Any] = {n: value for n, value in seconds.items() if value is not None}
         rows = watch_folder(
             local,
             folder,
-            **given,
             output=output,
+            settle=settle,
+            interval=interval,
             existing=existing,
             once=once,
-            on_flagged=on_flagged,
-            webhook=webhook,
             device=device,
             weights=weights,
         )
         for row in rows:
-            print_row(row, as_json)
+            print(row.as_json(), flush=True)

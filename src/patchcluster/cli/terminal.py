@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..runs import Run
     from ..scanning import Forecast
     from ..scoring import Scores
-    from ..watching import Row
 
 LISTED = 10  # images in the closing table
 _SKIPPED_LISTED = 20
@@ -199,18 +198,6 @@ def print_scores(scores: "Scores", as_json: bool) -> None:
     _print_skipped(scores.skipped, "--json lists them all")
     flagged = sum(one.flagged for one in scores.images)
     print(f"{len(scores.images)} scored, {flagged} flagged, {len(scores.skipped)} skipped")
-
-
-def print_row(row: "Row", as_json: bool) -> None:
-    """What a watch says of a file, at once."""
-    if as_json:
-        print(row.as_json(), flush=True)
-    elif row.score is None:
-        print(f"skipped  {printable(row.path)}: {row.skipped}", flush=True)
-    else:
-        flag = "yes" if row.flagged else "no"
-        text = f"{row.score:8.4f}  {flag:7}  {len(row.regions):7}  {printable(row.path)}"
-        print(text, flush=True)
 
 
 def describe_figures(figures: dict[str, float | None]) -> str:
