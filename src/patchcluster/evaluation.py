@@ -11,7 +11,7 @@ from .datasets import Category, Truth, find_truth, look_up, read_truth, take_ent
 from .errors import InputError
 from .metrics import PixelMetrics, image_metrics
 from .runs import Run
-from .spooling import index_of
+from .saved_inputs import index_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ RUN/
                          only some of the set; the run can do without (--no-cache)
   report.html
   report/000012.png      heat maps that report.html does not hold
-  inputs/000012.png      images that were no files before the scan: see spooling.py
+  inputs/000012.png      images that were given as objects: see saved_inputs.py
   labels.sqlite          what was said of images in a review: see review/store.py; scans leave it
   .work/                 a scan in progress: features and comparisons, removed at its end
 """
@@ -389,7 +389,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
         return
     # A scan that was killed as it began may have left these.
     ours = {storage.LOCK_FILE, WORK_FOLDER, storage.part_path(folder / RUN_FILE).name}
-    if os.path.isdir(folder / WORK_FOLDER):  # which is there first: see spooling.py
+    if os.path.isdir(folder / WORK_FOLDER):  # which is there first: see saved_inputs.py
         ours.add(INPUTS_FOLDER)
     try:
         others = sorted(path.name for path in folder.iterdir() if path.name not in ours)

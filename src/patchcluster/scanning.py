@@ -60,9 +60,9 @@ from .reflagging import flag_again, load_patches
 from .report import write_report
 from .runinfo import ImageRecord, RunInfo, Skipped
 from .runs import Run, check_run, hold_run
+from .saved_inputs import check_place, save_inputs
 from .settings import resolve
 from .sources import Source, open_inputs
-from .spooling import check_place, spool
 from .thresholds import Flagging
 from .tiling import find_lattice
 from .workers import Devices, Here, Workers
@@ -90,9 +90,9 @@ def scan(
 ) -> Run:
     """Score a set of images blindly and write a run.
 
-    inputs: folders, files, globs or fsspec URLs; what `read_dataset` gave; or images that are no
-    files, of a Hugging Face data set, a torch Dataset or DataLoader, or anything that gives images
-    (see sources.py), which are written to the folder `inputs` of the run. output: the run folder,
+    inputs: folders, files, globs or fsspec URLs; what `read_dataset` returned; or images given as
+    objects, by a Hugging Face data set, a torch Dataset or any iterable (see sources.py), which are
+    saved to the folder `inputs` of the run. output: the run folder,
     or a URL (see remote.py); None: a temporary one that goes with the Run. If it holds an
     unfinished scan of the same, that goes on; if the finished one, it is returned as it is; if
     anything else, RunError. With `overwrite` a finished scan, or one of something else, is replaced
@@ -121,7 +121,8 @@ def scan(
     def run_in(folder: Path) -> None:
         scan = Scan(folder, info, limits, step, tell, ray, cache)
         if isinstance(given, Source):
-            spool(given, folder, info, overwrite, scan.check, functools.partial(step, "inputs"))
+            count = functools.partial(step, "inputs")
+            save_inputs(given, folder, info, overwrite, scan.check, count)
         scan.run(overwrite)
 
     if output is not None:

@@ -1,17 +1,17 @@
-"""Images that are no files: what data sets of other packages give -> bytes of image files.
+"""Images given as objects instead of files, converted to the bytes of image files.
 
-Taken are a Hugging Face data set, a torch Dataset or DataLoader, and anything else that can be
-iterated and gives images: Pillow's, arrays, tensors, bytes of files; alone, first in a tuple, in a
-dict (as "image", or the only one in it) or as the attribute `image`.
+Accepted are a Hugging Face data set with a column of images, and anything that can be iterated (or
+indexed, with a length) and gives Pillow images, arrays, tensors or bytes of image files: alone,
+first in a tuple, or in a dict as "image".
 
-- Bytes and files that the data set has are taken as they are.
-- Pillow's images are written losslessly, with their EXIF orientation applied: as PNG, those of 32
-  bits and CMYK as TIFF; modes that neither has (YCbCr, LAB, HSV) become RGB.
-- uint8 and uint16 are written as PNG of as many bits: [h, w], or [h, w, c] or [c, h, w] with c of
-  1, 3, 4. Where both could be, an array has its channels last, a tensor first.
-- Floats are from 0 to 1 and become 8 bits, round(255 x): no loss for what ToTensor gave. Any other
-  range is refused, since nothing says what it means.
-- None is an empty file, so that the scan lists it among those it skipped.
+- Bytes, and the files of a Hugging Face data set, are kept as they are.
+- Pillow images are saved losslessly, with their EXIF orientation applied: as PNG, or as TIFF if
+  they have 32 bits or are CMYK. Modes that neither format has (YCbCr, LAB, HSV) become RGB.
+- uint8 and uint16 arrays are saved as PNG of the same bit depth: [h, w], or [h, w, c] or [c, h, w]
+  with c = 1, 3 or 4. Where both ends could be channels, an array has them last, a tensor first.
+- Floats must lie between 0 and 1 and become 8 bits, round(255 x), which is lossless for the output
+  of ToTensor. Any other range is refused, since its meaning is unknown.
+- None becomes an empty file, which the scan lists as skipped.
 
 One image at a time is in memory.
 """
@@ -19,10 +19,10 @@ One image at a time is in memory.
 import io
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from operator import length_hint
 from pathlib import PurePath
 from typing import Any
 
@@ -30,69 +30,51 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from .datasets import Category
-from .errors import InputError, PatchclusterError
+from .errors import InputError
 from .inputs import open_input, reason
 
-_KEYS = ("image", "img")
 _CHANNELS = (1, 3, 4)
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _TIFF_MODES = ("I", "F", "CMYK")
 _PLAIN_MODES = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA", "I;16B": "I;16", "I;16L": "I;16"}
-_SLACK = 1e-4  # that floats may exceed 0 to 1 by, as interpolation makes them
-_NONE = object()
-_GIVE = "give images of Pillow, arrays or tensors, alone, in a tuple, or in a dict as 'image'"
+_TOLERANCE = 1e-4  # interpolation makes floats that exceed 0 to 1 by as much
+_END = object()
 
 
-class _NoImage(InputError):
-    """What a data set gives for an image cannot be taken for one: "has ..."."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image as a file: its name says which of the data set's it is, and what that calls it."""
-
-    name: str
-    data: bytes
+class _NotAnImage(InputError):
+    """An item that cannot be converted; the message continues "image 3 of the data set"."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images that are still to be asked for, and how many there are, if that is known."""
+    """Images to be converted, and their number (0: unknown)."""
 
     items: Iterator[Any]
-    total: int | None = None
+    total: int = 0
 
-    def pictures(self) -> Iterator[Picture]:
-        """The images as files, in order. Raises InputError, with the number of the image."""
-        for i in range(sys.maxsize):
-            try:
-                item = next(self.items, _NONE)
-                if item is _NONE:
-                    break
-                image = _find_image(item)
-                data, end = _encode(image)
-            except _NoImage as error:
-                raise InputError(f"image {i} of the data set {error}") from error
-            except Exception as error:  # of the data set's own code, or of what reads files
-                raise InputError(
-                    f"image {i} of the data set cannot be had: {reason(error)}"
-                ) from error
-            stem = _plain_stem(_path_of(image))
-            yield Picture(f"{i:06d}{'-' * bool(stem)}{stem}{end}", data)
-        if self.total is not None and i != self.total:
-            raise InputError(
-                f"{i} images came from a data set of {self.total}: each must come once, alone or "
-                "in batches as torch's default_collate makes them"
-            )
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Convert each image to the name and the bytes of a file, in order.
+
+        The name consists of the image's index and of its name in the data set, if it has one.
+        Raises InputError, which gives the index.
+        """
+        index = 0
+        try:
+            for item in self.items:
+                yield _convert(index, item)
+                index += 1
+        except _NotAnImage as error:
+            raise InputError(f"image {index} of the data set {error}") from error
+        except Exception as error:  # raised by the data set or by a decoder
+            raise _unreadable(index, error) from error
 
 
 def open_inputs(inputs: Any) -> list[str] | Source:
-    """What is to be scanned: paths (or globs, or URLs), or images that are no files.
+    """Return what is to be scanned: paths (or globs, or URLs), or images to be converted.
 
-    Raises InputError for what is neither.
+    Raises InputError if it is neither.
     """
     if isinstance(inputs, str | os.PathLike):
         return [os.fspath(inputs)]
@@ -103,171 +85,109 @@ def open_inputs(inputs: Any) -> list[str] | Source:
         raise InputError(f"a dict of {names}: name one of them, as in dataset['train']")
     if isinstance(inputs, Image.Image | bytes) or _is_one_image(inputs):
         raise InputError("one image: a blind scan compares images with each other, give a list")
-    found = _open_loader(inputs) or _open_huggingface(inputs)
-    return found or _open_items(_iterate(inputs), _length(inputs))
+    if hasattr(inputs, "batch_sampler"):
+        raise InputError("a DataLoader gives batches: give its data set, loader.dataset")
+    return _open_huggingface(inputs) or _open_items(_iterate(inputs), length_hint(inputs))
 
 
-def _open_items(items: Iterator[Any], total: int | None) -> list[str] | Source:
-    """Paths, categories or images, by what comes first."""
+def _open_items(items: Iterator[Any], total: int) -> list[str] | Source:
+    """Return paths if the first item is one, or a category, and else images."""
     try:
-        first = next(items, _NONE)
-    except PatchclusterError:
-        raise
-    except Exception as error:
-        raise InputError(f"image 0 of the data set cannot be had: {reason(error)}") from error
-    if first is _NONE:
+        first = next(items, _END)
+    except Exception as error:  # raised by the data set
+        raise _unreadable(0, error) from error
+    if first is _END:
         return []
     every = chain([first], items)
-    if isinstance(first, str | os.PathLike):
-        return _all_paths(every)
     if isinstance(first, Category):
         return [sample.path for category in every for sample in category.samples]
-    return Source(every, total)
-
-
-def _all_paths(items: Iterable[Any]) -> list[str]:
+    if not isinstance(first, str | os.PathLike):
+        return Source(every, total)
     try:
-        return [os.fspath(item) for item in items]
+        return [os.fspath(item) for item in every]
     except TypeError as error:
         raise InputError(f"paths and something else ({reason(error)}): give one of them") from error
+
+
+def _unreadable(index: int, error: Exception) -> InputError:
+    return InputError(f"image {index} of the data set cannot be read: {reason(error)}")
 
 
 def _is_one_image(inputs: Any) -> bool:
     if not isinstance(inputs, np.ndarray | torch.Tensor):
         return False
-    return inputs.ndim < 3 or (inputs.ndim == 3 and _is_coloured(inputs.shape))
+    return inputs.ndim < 3 or (inputs.ndim == 3 and _has_channels(inputs.shape))
 
 
-def _is_coloured(shape: Iterable[int]) -> bool:
-    first, *_, last = shape
-    return first in _CHANNELS or last in _CHANNELS
+def _has_channels(shape: tuple[int, ...]) -> bool:
+    return shape[0] in _CHANNELS or shape[-1] in _CHANNELS
 
 
 def _iterate(inputs: Any) -> Iterator[Any]:
     if hasattr(inputs, "__iter__"):
         return iter(inputs)
-    if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # a map-style Dataset
+    if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # a map-style torch Dataset
         return (inputs[i] for i in range(len(inputs)))
     raise InputError(
-        f"a {type(inputs).__name__} is no set of images: give paths, a data set, or images"
+        f"images cannot be read from type {type(inputs).__name__}: give paths, a data set, or "
+        "a list of images"
     )
 
 
-def _length(inputs: Any) -> int | None:
-    try:
-        return len(inputs)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-# --- torch and Hugging Face ---------------------------------------------------------------------
-
-
-def _open_loader(loader: Any) -> Source | None:
-    """The images of a DataLoader, whose batches are taken apart. Raises InputError."""
-    if not isinstance(loader, DataLoader):
-        return None
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    if isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
-        raise InputError(
-            "the DataLoader draws images in random order, so that none has a name: make it with "
-            "shuffle=False"
-        )
-    if loader.drop_last:
-        raise InputError("the DataLoader leaves images out: make it with drop_last=False")
-    if loader.batch_sampler is None:
-        return Source(iter(loader))
-    total = _length(sampler)
-    return Source((image for batch in loader for image in _take_apart(batch)), total)
-
-
-def _take_apart(batch: Any) -> Iterator[Any]:
-    """The items of a batch, as default_collate makes it, or a list of them. Raises _NoImage."""
-    if isinstance(batch, Mapping):
-        return iter(_pick(batch, _is_batch))
-    if not isinstance(batch, tuple | list):
-        return iter(getattr(batch, "image", batch))
-    if all(map(_is_row, batch)) and all(len(row) > 1 and _is_batch(row) for row in batch):
-        raise _NoImage("comes in lists of images in lists: give those to be scanned alone")
-    if all(map(_is_image, batch)) or all(map(_is_row, batch)):
-        return iter(batch)
-    return iter(next(filter(_is_batch, batch), batch))
-
-
-def _is_batch(value: Any) -> bool:
-    """Whether these can be the images of a batch."""
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return value.ndim > 2
-    return isinstance(value, list | tuple) and bool(value) and all(map(_is_image, value))
-
-
-def _is_row(value: Any) -> bool:
-    """Whether this can be one item of several parts."""
-    return isinstance(value, list | tuple) and bool(value) and _is_image(value[0])
-
-
 def _open_huggingface(dataset: Any) -> Source | None:
-    """The images of a `datasets.Dataset`, as the bytes it holds; None: it is none, or has no column
-    of images, or is to be seen through a transform.
+    """Return the images of a Hugging Face data set, not decoded.
 
+    None if it is no such data set, has no column of images, or has a transform to be applied.
     Raises InputError if it has several such columns.
     """
-    library: Any = sys.modules.get("datasets")
-    kinds = tuple(filter(None, (getattr(library, n, None) for n in ("Dataset", "IterableDataset"))))
-    if not kinds or not isinstance(dataset, kinds) or not dataset.features:
+    features = getattr(dataset, "features", None)
+    if not hasattr(dataset, "cast_column") or not features:
         return None
-    if getattr(dataset, "format", {}).get("type") == "custom":
+    columns = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
+    if not columns or getattr(dataset, "format", {}).get("type") == "custom":
         return None
-    columns = [n for n, kind in dataset.features.items() if isinstance(kind, library.Image)]
-    if not columns:
-        return None
-    if len(columns) > 1 and _KEYS[0] not in columns:
+    if len(columns) > 1 and "image" not in columns:
         raise InputError(
             f"the data set has several columns of images ({', '.join(columns)}): keep one, as in "
             f"dataset.select_columns([{columns[0]!r}])"
         )
-    name = columns[0] if len(columns) == 1 else _KEYS[0]
+    name = "image" if "image" in columns else columns[0]
     plain = dataset.select_columns([name]).with_format(None)
-    plain = plain.cast_column(name, library.Image(decode=False))
-    return Source((row[name] for row in plain), _length(dataset))
+    plain = plain.cast_column(name, type(features[name])(decode=False))
+    return Source((row[name] for row in plain), length_hint(dataset))
 
 
-# --- one item -----------------------------------------------------------------------------------
-
-
-def _find_image(item: Any) -> Any:
-    """The image in one item of a data set. Raises _NoImage if there is none, or several."""
-    if item is None or _is_image(item):
-        return item
-    if isinstance(item, Mapping):
-        return _pick(item, _is_image)
-    if isinstance(item, tuple | list):
-        for part in item:
-            if part is None or _is_image(part):
-                return part
-    elif _is_image(getattr(item, "image", None)):
-        return item.image
-    raise _NoImage(f"has no image in it ({_describe(item)}): {_GIVE}")
-
-
-def _pick(item: Mapping[Any, Any], fits: Any) -> Any:
-    """The one value of a dict that fits, or that of the usual name."""
-    for key in _KEYS:
-        if key in item and (item[key] is None or fits(item[key])):
-            return item[key]
-    fitting = [key for key, value in item.items() if fits(value)]
-    if len(fitting) != 1:
-        what = f"several images ({', '.join(map(str, fitting))})" if fitting else "no image"
-        raise _NoImage(f"has {what} in it ({_describe(item)}): {_GIVE}")
-    return item[fitting[0]]
-
-
-def _is_image(value: Any) -> bool:
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return value.ndim in (2, 3)
-    if isinstance(value, Mapping):  # as Hugging Face has one that is not decoded
-        return {"bytes", "path"} <= set(value)
-    return isinstance(value, Image.Image | bytes)
+def _convert(index: int, item: Any) -> tuple[str, bytes]:
+    """Convert one item of a data set to a file name and bytes. Raises _NotAnImage."""
+    image, path = item, ""
+    if isinstance(image, tuple) and image:
+        image = image[0]
+    elif isinstance(image, Mapping) and "image" in image:
+        image = image["image"]
+    if isinstance(image, Mapping) and {"bytes", "path"} <= set(image):  # Hugging Face's, undecoded
+        image, path = image["bytes"], str(image["path"] or "")
+        if image is None and path:
+            with open_input(path) as file:
+                image = file.read()
+    if image is None:
+        data, ending = b"", ".png"
+    elif isinstance(image, bytes):
+        data, ending = image, _find_ending(path, image)
+    elif isinstance(image, torch.Tensor):
+        plain = image.detach().cpu()
+        plain = plain.float() if plain.is_floating_point() else plain  # NumPy has no bfloat16
+        data, ending = _encode_array(plain.numpy(), channels_first=True)
+    elif isinstance(image, np.ndarray):
+        data, ending = _encode_array(image, channels_first=False)
+    elif isinstance(image, Image.Image):
+        data, ending = _encode_pillow(image)
+    else:
+        raise _NotAnImage(
+            f"has no image in it ({_describe(item)}): give Pillow images, arrays, tensors or "
+            "bytes, alone, first in a tuple, or in a dict as 'image'"
+        )
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", PurePath(path).stem)[:80]  # valid on any file system
+    return f"{index:06d}{'-' * bool(stem)}{stem}{ending}", data
 
 
 def _describe(item: Any) -> str:
@@ -275,107 +195,79 @@ def _describe(item: Any) -> str:
         return f"a dict of {', '.join(map(str, list(item)[:5]))}"
     if isinstance(item, tuple | list):
         return f"a {type(item).__name__} of {', '.join(type(part).__name__ for part in item[:5])}"
-    if isinstance(item, np.ndarray | torch.Tensor):
-        return f"shape {list(item.shape)}"
     return type(item).__name__
 
 
-def _path_of(image: Any) -> str:
-    """What the data set calls an image; "": nothing."""
-    return str(image.get("path") or "") if isinstance(image, Mapping) else ""
-
-
-def _plain_stem(path: str) -> str:
-    """The name in a path without its ending, of letters that any file system takes."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", PurePath(path).stem)[:80]
-
-
-def _encode(image: Any) -> tuple[bytes, str]:
-    """An image as the bytes of a file, and the ending of its name. Raises _NoImage."""
-    if image is None:
-        return b"", ".png"
-    if isinstance(image, Mapping):
-        return _as_it_is(image["bytes"], _path_of(image))
-    if isinstance(image, bytes):
-        return _as_it_is(image, "")
-    if isinstance(image, torch.Tensor):
-        plain = image.detach().cpu()
-        plain = plain.float() if plain.is_floating_point() else plain
-        return _encode_array(plain.numpy(), channels_first=True)
-    if isinstance(image, np.ndarray):
-        return _encode_array(image, channels_first=False)
-    return _encode_pillow(image)
-
-
-def _as_it_is(data: bytes | None, path: str) -> tuple[bytes, str]:
-    if data is None and path:
-        with open_input(path) as file:
-            data = file.read()
-    end = PurePath(path).suffix
-    return data or b"", end if re.fullmatch(r"\.\w{1,5}", end) else _guess_end(data or b"")
-
-
-def _guess_end(data: bytes) -> str:
+def _find_ending(path: str, data: bytes) -> str:
+    ending = PurePath(path).suffix
+    if re.fullmatch(r"\.\w{1,5}", ending):
+        return ending
     try:
         with Image.open(io.BytesIO(data)) as image:
             return f".{(image.format or 'img').lower()}"
-    except Exception:  # that it cannot be read is for the scan to say
+    except Exception:  # the scan will list it as unreadable, with the reason
         return ".img"
 
 
 def _encode_pillow(image: Image.Image) -> tuple[bytes, str]:
-    shown = ImageOps.exif_transpose(image)
-    if shown.mode not in (*_PNG_MODES, *_TIFF_MODES):
-        shown = shown.convert(_PLAIN_MODES.get(shown.mode, "RGB"))
-    end = "tiff" if shown.mode in _TIFF_MODES else "png"
-    options = {} if end == "tiff" else {"compress_level": 1}
+    """Return the bytes of a file, and the ending of its name."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode not in (*_PNG_MODES, *_TIFF_MODES):
+        upright = upright.convert(_PLAIN_MODES.get(upright.mode, "RGB"))
     buffer = io.BytesIO()
-    shown.save(buffer, end.upper(), **options)
-    return buffer.getvalue(), f".{end}"
+    if upright.mode in _TIFF_MODES:
+        upright.save(buffer, "TIFF")
+        return buffer.getvalue(), ".tiff"
+    upright.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue(), ".png"
 
 
 def _encode_array(values: NDArray[Any], channels_first: bool) -> tuple[bytes, str]:
-    pixels = _channels_last(values, channels_first)
-    if pixels.dtype == np.uint16 and pixels.ndim == 3:
+    """Return the bytes of a file, and the ending of its name. Raises _NotAnImage."""
+    pixels = _to_channels_last(values, channels_first)
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = _to_uint8(pixels)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise _NotAnImage(
+            f"has values of type {pixels.dtype}: give uint8, uint16, or floats from 0 to 1"
+        )
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:  # which Pillow cannot write
         import cv2
 
         order = [2, 1, 0, 3][: pixels.shape[2]]  # OpenCV's is blue, green, red
         return cv2.imencode(".png", np.ascontiguousarray(pixels[..., order]))[1].tobytes(), ".png"
-    if np.issubdtype(pixels.dtype, np.floating):
-        pixels = _to_bytes(pixels)
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise _NoImage(
-            f"has values of type {pixels.dtype}: give uint8, uint16, or floats from 0 to 1"
-        )
     return _encode_pillow(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
-def _channels_last(values: NDArray[Any], channels_first: bool) -> NDArray[Any]:
-    """An array as [h, w] or [h, w, 3 or 4]."""
-    if values.ndim == 3:
-        ends = [values.shape[2] in _CHANNELS, values.shape[0] in _CHANNELS]
-        if ends[1] and (channels_first or not ends[0]):
-            values = np.moveaxis(values, 0, 2)
-        elif not ends[0]:
-            raise _NoImage(f"has the shape {list(values.shape)}: one side must be 1, 3 or 4")
-        values = values[..., 0] if values.shape[2] == 1 else values
-    if 0 in values.shape:
-        raise _NoImage(f"has the shape {list(values.shape)}: there are no pixels in it")
-    return values
+def _to_channels_last(values: NDArray[Any], channels_first: bool) -> NDArray[Any]:
+    """Return an image as [h, w], or as [h, w, c] with c = 3 or 4. Raises _NotAnImage."""
+    shape = values.shape
+    if not (len(shape) == 2 or (len(shape) == 3 and _has_channels(shape))):
+        raise _NotAnImage(
+            f"has the shape {list(shape)}: give one image, [h, w], [h, w, c] or [c, h, w] with "
+            "1, 3 or 4 channels"
+        )
+    if 0 in shape:
+        raise _NotAnImage(f"has the shape {list(shape)}: there are no pixels in it")
+    if len(shape) == 2:
+        return values
+    if shape[0] in _CHANNELS and (channels_first or shape[2] not in _CHANNELS):
+        values = np.moveaxis(values, 0, 2)
+    return values[..., 0] if values.shape[2] == 1 else values
 
 
-def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Floats from 0 to 1 as 8 bits."""
+def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert floats from 0 to 1 to 8 bits. Raises _NotAnImage for any others."""
     if not np.isfinite(values).all():
-        raise _NoImage("has values that are no finite numbers: mend or leave it out")
+        raise _NotAnImage("has NaN or infinite values: correct it or leave it out")
     low, high = float(values.min()), float(values.max())
-    if low < -_SLACK:
-        raise _NoImage(
+    if low < -_TOLERANCE:
+        raise _NotAnImage(
             f"has values from {low:.3g} to {high:.3g}, as Normalize makes them: drop Normalize "
             "from the transform, the scan does its own"
         )
-    if high > 1 + _SLACK:
-        raise _NoImage(
+    if high > 1 + _TOLERANCE:
+        raise _NotAnImage(
             f"has floats up to {high:.3g}, not from 0 to 1: divide them, or give uint8 or uint16"
         )
     rounded: NDArray[np.uint8] = np.rint(values.clip(0, 1) * 255).astype(np.uint8)

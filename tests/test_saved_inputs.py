@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 import patchcluster
 from conftest import textured_image
-from patchcluster import runfolder, scanning, spooling
+from patchcluster import runfolder, saved_inputs, scanning
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.runs import load_run
-from patchcluster.spooling import index_of
+from patchcluster.saved_inputs import index_of
 
 SIZE = (64,)
 
@@ -87,10 +87,10 @@ def test_only_paths_of_data_sets_have_an_index():
         index_of("photos/part3.jpg")
 
 
-@pytest.mark.parametrize("same", ["a loader", "the folder"])
+@pytest.mark.parametrize("same", ["the images", "the folder"])
 def test_the_same_scan_is_returned_as_it_is(copy, same):
     before = state(copy.folder)
-    given = DataLoader(Drawn(draw()), 4) if same == "a loader" else copy.folder / "inputs"
+    given = iter(draw()) if same == "the images" else copy.folder / "inputs"
     assert np.array_equal(rescan(given, copy).scores, copy.scores)
     assert state(copy.folder) == before
 
@@ -178,7 +178,7 @@ def test_a_killed_start_does_not_stand_in_the_way_of_another(tmp_path):
     assert not (tmp_path / "next" / "run" / "inputs").exists()
 
 
-@pytest.mark.parametrize("at", ["spooling", "begin", "remove", "features"])
+@pytest.mark.parametrize("at", ["saving", "begin", "remove", "features"])
 def test_a_kill_while_a_run_is_replaced(copy, monkeypatch, at):
     """At each instant there is the old run, or one that the same call finishes."""
     images = [*draw()[:2], *draw(3, seed=50)]
@@ -186,13 +186,13 @@ def test_a_kill_while_a_run_is_replaced(copy, monkeypatch, at):
         if at == "begin":
             patch.setattr(runfolder, "begin", kill)
         if at == "remove":
-            patch.setattr(spooling.Path, "rename", kill)
+            patch.setattr(saved_inputs.Path, "rename", kill)
         if at == "features":
             patch.setattr(scanning.Extractor, "run", kill)
-        given = killing(images, 3) if at == "spooling" else images
+        given = killing(images, 3) if at == "saving" else images
         with pytest.raises(Killed):
             rescan(given, copy, overwrite=True)
-    if at in ("spooling", "begin"):
+    if at in ("saving", "begin"):
         assert np.array_equal(load_run(copy.folder).scores, copy.scores)
         assert len(state(copy.folder / "inputs")) == 6
     else:
