@@ -20,6 +20,7 @@ from patchcluster.backbones import load_backbone
 from patchcluster.demo import write_parts
 from patchcluster.extraction import Extractor, Features, make_batches, survey_files
 from patchcluster.inputs import find_images
+from patchcluster.settings import resolve
 from patchcluster.workers import Here
 
 IMAGES = 32
@@ -27,16 +28,16 @@ IMAGES = 32
 
 def compare(files: list[str], size: int) -> None:
     backbone = load_backbone()
-    candidates, _ = survey_files(files, [size], torch.get_num_threads(), lambda *_: None)
+    settings, threads = resolve(size=(size,)), torch.get_num_threads()
+    candidates, _ = survey_files(files, settings, backbone.strides, threads, lambda *_: None)
     batches = make_batches(candidates)
     plain: Any = timm.create_model(backbone.name).eval()  # its time does not depend on the weights
     pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 3, size, size))).float()
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as work:
-            features = Features(backbone, [size], "middle", {})
-            workers = Here(torch.get_num_threads())
-            Extractor(features, Path(work), workers).run(batches, lambda *_: None)
+            features = Features(backbone, settings, {})
+            Extractor(features, Path(work), Here(threads)).run(batches, lambda *_: None)
 
     def plainly(batch: int) -> None:
         with torch.inference_mode():

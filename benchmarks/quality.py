@@ -30,11 +30,11 @@ from torch import Tensor
 from patchcluster import maps
 from patchcluster.backbones import Backbone, load_backbone
 from patchcluster.datasets import Truth, find_truth, read_truth
-from patchcluster.images import Header, load_image, network_size, survey
+from patchcluster.extract import extract, input_shapes
+from patchcluster.images import Header, load_image, survey
 from patchcluster.inputs import find_images
 from patchcluster.levels import describe_levels, find_level
 from patchcluster.metrics import PixelMetrics, image_metrics
-from patchcluster.patches import patch_grid
 from patchcluster.settings import Settings, resolve
 from patchcluster.thresholds import choose_threshold
 
@@ -68,18 +68,18 @@ class Images:
     def patches(self, size: int) -> list[Tensor]:
         """Patches float16 [h, w, c] of all images, of stages of stride 8, 16 and 32."""
         if size not in self._patches:
-            network = load_network()
+            network, settings = load_network(), resolve(size=(size,))
             usual = torch.get_num_threads()
             torch.set_num_threads(1)
 
-            def extract(path: str, header: Header) -> Tensor:
-                sizes = [network_size(header.width, header.height, size)]
+            def load(path: str, header: Header) -> Tensor:
+                shapes = input_shapes(header.width, header.height, settings, network.strides)
                 with torch.inference_mode():
-                    stages = network.features(load_image(path, header, sizes, {}).pixels)
-                    return patch_grid(stages, "middle")[0].half()
+                    pixels = load_image(path, header, shapes, {}).pixels
+                    return extract(pixels, network, settings, size)[0]
 
             with ThreadPoolExecutor(usual) as pool:
-                self._patches[size] = list(pool.map(extract, self.paths, self.headers))
+                self._patches[size] = list(pool.map(load, self.paths, self.headers))
             torch.set_num_threads(usual)
         return self._patches[size]
 

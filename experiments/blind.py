@@ -10,24 +10,25 @@ from torch import Tensor
 
 from patchcluster import maps
 from patchcluster.backbones import load_backbone
+from patchcluster.extract import extract as extract_patches
+from patchcluster.extract import input_shapes
 from patchcluster.feedback import learn
-from patchcluster.images import Header, load_image, network_size, survey
+from patchcluster.images import Header, load_image, survey
 from patchcluster.labels import Label
 from patchcluster.levels import describe_levels, find_level
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.patches import patch_grid
 from patchcluster.settings import Settings
 
 
 def extract(paths: list[str]) -> tuple[list[Tensor], list[Header], dict[str, Any]]:
     """Patches float16 [h, w, c] and headers of images, as a scan makes them, and their stages."""
-    backbone, size = load_backbone(strides=PatchClusterPlus.strides), Settings.size[0]
+    backbone, settings = load_backbone(strides=PatchClusterPlus.strides), Settings()
     headers = [survey(path) for path in paths]
     grids = []
     for path, header in zip(paths, headers, strict=True):
-        sizes = [network_size(header.width, header.height, size)]
-        stages = backbone.features(load_image(path, header, sizes, {}).pixels)
-        grids.append(patch_grid(stages, "middle")[0].half())
+        shapes = input_shapes(header.width, header.height, settings, backbone.strides)
+        pixels = load_image(path, header, shapes, {}).pixels
+        grids += extract_patches(pixels, backbone, settings, settings.size[0])
     return grids, headers, {"stages": backbone.channels, "strides": backbone.strides}
 
 

@@ -24,7 +24,6 @@ from patchcluster.extraction import Regions, survey_files, take_regions
 from patchcluster.planning import Planner
 from patchcluster.runs import Run
 from patchcluster.settings import resolve
-from patchcluster.tiling import find_lattice
 
 PATIENCE = 300.0  # seconds that what must come about may take, however much else runs
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -100,9 +99,8 @@ def make_planner(
 ) -> Planner:
     """What a scan of some files with the settings given would plan from."""
     settings = resolve(**given)
-    lattice = find_lattice(backbone.strides) if settings.tile else None
     names = [str(path) for path in paths]
-    candidates, skipped = survey_files(names, settings.size, 1, lambda *_: None, lattice)
+    candidates, skipped = survey_files(names, settings, backbone.strides, 1, lambda *_: None)
     assert not skipped
     regions = take_regions(candidates, str(mask)) if mask else Regions(candidates)
     return Planner(regions.candidates, regions, settings, backbone, 2, GIB)

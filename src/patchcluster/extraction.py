@@ -21,13 +21,13 @@ from torch import Tensor
 from . import roi, runfolder, storage
 from .backbones import Backbone
 from .errors import InputError, UnreadableImage
+from .extract import extract, input_shapes
 from .halving import in_halves
-from .images import STRIDE, Header, LoadedImage, Pixels, load_image, network_size, survey
+from .images import STRIDE, Header, LoadedImage, Pixels, load_image, survey
 from .inputs import is_url, locate, stamp
 from .masks import Bools, cover, read_mask_file
-from .patches import Layout, patch_grid
 from .runinfo import ImageRecord, Skipped
-from .tiling import native_size, tiled_features
+from .settings import Settings
 from .workers import Workers
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
@@ -93,10 +93,8 @@ class Features:
     """
 
     backbone: Backbone
-    sizes: Sequence[int]
-    layout: Layout
+    settings: Settings
     ranges: dict[str, list[float]]
-    tile: bool = False  # images larger than the network's size are cut into tiles of about that
     ahead: ClassVar[int] = _AHEAD
 
     def prepare(self, item: Candidate) -> Made | str:
@@ -107,7 +105,8 @@ class Features:
             return str(error)
         if not self._threads_have_networks:
             return Made(image, None)
-        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
+        sizes = self.settings.size
+        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, sizes, strict=True)]
         return Made(dataclasses.replace(image, pixels=[]), grids)
 
     def finish(self, ready: Sequence[Made | str]) -> list[Made | str]:
@@ -116,7 +115,7 @@ class Features:
         if not images:
             return list(ready)
         grids: list[list[Tensor]] = []
-        for which, size in enumerate(self.sizes):
+        for which, size in enumerate(self.settings.size):
             pixels = [image.pixels[which] for image in images]
             parts = in_halves(partial(self.patches, size=size), pixels, "network")
             grids.append([grid for part in parts for grid in part])
@@ -157,18 +156,15 @@ class Features:
         except UnreadableImage:
             return None
         loaded = time.perf_counter()
-        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, self.sizes, strict=True)]
+        sizes = self.settings.size
+        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, sizes, strict=True)]
         size = candidate.header.width * candidate.header.height
         seen = sum(height * width for height, width in candidate.inputs)
         return Trial((loaded - start) / size, (time.perf_counter() - loaded) / seen, grids[-1:])
 
     def patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
         """Images of one shape, at one network size -> patches float16 [h, w, c], on the CPU."""
-        if self.tile:
-            stages = tiled_features(self.backbone, pixels, size)
-        else:
-            stages = self.backbone.features(pixels)
-        return list(patch_grid(stages, self.layout).half().cpu())
+        return [grid.cpu() for grid in extract(pixels, self.backbone, self.settings, size)]
 
     @property
     def _threads_have_networks(self) -> bool:
@@ -216,9 +212,9 @@ class Extractor:
         features = self.features
         return {
             "weights": features.backbone.weights_hash,
-            "sizes": list(features.sizes),
-            "tile": features.tile,
-            "layout": features.layout,
+            "sizes": list(features.settings.size),
+            "tile": features.settings.tile,
+            "layout": features.settings.layout,
             "stages": list(features.backbone.indices),
             "ranges": features.ranges,
             "files": [[c.id, c.path, *c.stamp, c.roi] for c in batch],
@@ -254,7 +250,7 @@ class Extractor:
         good = [(c, one) for c, one in both if not isinstance(one, str)]
         tensors: dict[str, Tensor] = {}
         for candidate, one in good:
-            for size, grid in zip(self.features.sizes, one.grids or [], strict=True):
+            for size, grid in zip(self.features.settings.size, one.grids or [], strict=True):
                 tensors[patches_name(size, candidate.id)] = grid
             path = runfolder.thumbnail_path(self.folder, candidate.id)
             storage.write_bytes(path, one.image.thumbnail, durable=False)
@@ -285,15 +281,11 @@ def patches_name(size: int, image_id: int) -> str:
 
 
 def survey_files(
-    paths: Sequence[str],
-    sizes: Sequence[int],
-    threads: int,
-    done: Done,
-    lattice: int | None = None,
+    paths: Sequence[str], settings: Settings, strides: Sequence[int], threads: int, done: Done
 ) -> tuple[list[Candidate], dict[int, Skipped]]:
     """Read the headers of all files; those that cannot be read are skipped with the reason.
 
-    lattice: of the tiles, in a scan that cuts large images into tiles.
+    strides: of the network's stages.
     """
     candidates: list[Candidate] = []
     skipped: dict[int, Skipped] = {}
@@ -303,20 +295,10 @@ def survey_files(
                 skipped[i] = Skipped(path, found)
             else:
                 header, mark = found
-                inputs = input_sizes(header, sizes, lattice)
+                inputs = input_shapes(header.width, header.height, settings, strides)
                 candidates.append(Candidate(i, path, header, mark, inputs))
             done(i + 1, len(paths))
     return candidates, skipped
-
-
-def input_sizes(
-    header: Header, sizes: Sequence[int], lattice: int | None
-) -> tuple[tuple[int, int], ...]:
-    """Inputs (height, width) of an image at network sizes; lattice: of tiles, if there are any."""
-    width, height = header.width, header.height
-    if lattice is None:
-        return tuple(network_size(width, height, size) for size in sizes)
-    return tuple(native_size(width, height, size, lattice) for size in sizes)
 
 
 def _survey(path: str) -> tuple[Header, list[int]] | str:
@@ -327,15 +309,13 @@ def _survey(path: str) -> tuple[Header, list[int]] | str:
 
 
 def at_sizes(
-    candidates: Sequence[Candidate],
-    regions: Regions,
-    sizes: Sequence[int],
-    lattice: int | None = None,
+    candidates: Sequence[Candidate], regions: Regions, settings: Settings, strides: Sequence[int]
 ) -> tuple[list[Candidate], Regions]:
     """The same files at other network sizes; what masks leave of them keeps its share."""
     resized, areas = [], {}
     for candidate in candidates:
-        inputs = input_sizes(candidate.header, sizes, lattice)
+        header = candidate.header
+        inputs = input_shapes(header.width, header.height, settings, strides)
         if candidate.roi:
             height, width = candidate.inputs[0]
             share = regions.areas[candidate.id][0] / (height * width)

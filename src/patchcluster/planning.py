@@ -138,8 +138,7 @@ class Planner:
         same = (settings.size, settings.tile) == (self.settings.size, self.settings.tile)
         if same:
             return self.candidates, self.regions
-        lattice = find_lattice(self.backbone.strides) if settings.tile else None
-        return at_sizes(self.candidates, self.regions, settings.size, lattice)
+        return at_sizes(self.candidates, self.regions, settings, self.backbone.strides)
 
     def _seen(self, shape: tuple[int, int], settings: Settings) -> int:
         """Pixels of a network input (height, width) that the network sees in all."""

@@ -12,7 +12,7 @@ from . import runfolder, storage
 from .backbones import Backbone, load_backbone
 from .comparing import ImageSet, Loaded, describe_whole, find_packing, load_batches
 from .errors import RunError
-from .images import network_size
+from .extract import input_shapes
 from .lazy import Grids
 from .methods import Method
 from .patches import block_side, grid_stride
@@ -21,9 +21,8 @@ from .results import Scored, find_results, flag
 from .roi import Packing
 from .runinfo import ImageRecord
 from .runs import Run, hold_run
-from .settings import Settings, resolve
+from .settings import resolve
 from .thresholds import Flagging
-from .tiling import find_lattice, native_size
 
 
 def reflag(folder: Path, how: Flagging, step: Callable[[int, int], None] = lambda *_: None) -> Run:
@@ -140,17 +139,10 @@ def load_bank(run: Run, image_set: ImageSet, size: int) -> Loaded | None:
 
 def _packing(run: Run, image: ImageRecord, size: int) -> Packing | None:
     settings, strides = resolve(**run.info.settings), run.info.backbone["strides"]
-    height, width = _input_size(settings, image, size, strides)
+    shapes = input_shapes(image.width, image.height, settings, strides)
+    height, width = shapes[settings.size.index(size)]
     stride = grid_stride(strides, settings.layout)
     return find_packing(run.folder, image, (height // stride, width // stride), _block_side(run))
-
-
-def _input_size(
-    settings: Settings, image: ImageRecord, size: int, strides: list[int]
-) -> tuple[int, int]:
-    if settings.tile:
-        return native_size(image.width, image.height, size, find_lattice(strides))
-    return network_size(image.width, image.height, size)
 
 
 def _block_side(run: Run) -> int:

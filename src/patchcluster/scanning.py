@@ -64,7 +64,6 @@ from .saved_inputs import check_place, save_inputs
 from .settings import resolve
 from .sources import Source, open_inputs
 from .thresholds import Flagging
-from .tiling import find_lattice
 from .workers import Devices, Here, Workers
 
 Progress = Callable[[str, int, int], None]  # step, done, total
@@ -362,11 +361,7 @@ class Scan:
         self.backbone = backbone = self._load_network()
         with self._timed("survey"):
             candidates, skipped = survey_files(
-                files,
-                self.settings.size,
-                self.threads,
-                self._step("survey"),
-                find_lattice(backbone.strides) if self.settings.tile else None,
+                files, self.settings, backbone.strides, self.threads, self._step("survey")
             )
             if self.settings.roi is not None and candidates:
                 self.regions = take_regions(candidates, self.settings.roi)
@@ -525,10 +520,7 @@ class Scan:
             return extractor.run(batches, self._step("features"))
 
     def _features(self) -> Features:
-        settings = self.settings
-        return Features(
-            self.backbone, settings.size, settings.layout, self.info.deep_range, settings.tile
-        )
+        return Features(self.backbone, self.settings, self.info.deep_range)
 
     @functools.cached_property
     def devices(self) -> list[torch.device]:

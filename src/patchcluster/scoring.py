@@ -16,19 +16,19 @@ from . import maps, remote, runfolder
 from .comparing import Explanations, ImageSet, find_packing
 from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
+from .extract import extract, input_shapes
 from .finish import Finished, finish
-from .images import Header, Pixels, load_image, network_size, survey
+from .images import Pixels, load_image, network_size, survey
 from .inputs import find_images, is_url, read_input
 from .maps import Floats, Region
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT
-from .patches import block_side, patch_grid
+from .patches import block_side
 from .reflagging import load_method, load_network
 from .roi import Packing
 from .runinfo import ImageRecord, Skipped
 from .runs import Neighbour, Run, load_run
 from .settings import resolve
-from .tiling import find_lattice, native_size, tiled_features
 
 HEADER = ["path", "score", "percentile", "flagged", "regions", "nearest"]  # of a table of scores
 
@@ -203,8 +203,8 @@ class Scorer:
                 f"has {header.depth} values of more than 8 bits, and no image of the set has: "
                 "its scale is not known, save it with 8 bits"
             )
-        sizes = [self._input_size(header, size) for size in self.settings.size]
-        image = load_image(data, header, sizes, ranges)
+        shapes = input_shapes(header.width, header.height, self.settings, self.backbone.strides)
+        image = load_image(data, header, shapes, ranges)
         record = ImageRecord(
             -1, path, image.sha256, image.file_size, header.width, header.height, self._roi
         )
@@ -264,11 +264,7 @@ class Scorer:
         self, record: ImageRecord, pixels: Pixels, size: int, method: Method
     ) -> "_Compared":
         """Compare an image at one network size, as `comparing.Comparer` does those of a set."""
-        if self.settings.tile:
-            stages = tiled_features(self.backbone, [pixels], size)
-        else:
-            stages = self.backbone.features([pixels])
-        patches = patch_grid(stages, self.settings.layout)[0].half()
+        (patches,) = extract([pixels], self.backbone, self.settings, size)
         shape = (patches.shape[0], patches.shape[1])
         packing = self._packing(record, shape)
         if packing is not None:
@@ -305,12 +301,6 @@ class Scorer:
     def _packing(self, record: ImageRecord, shape: tuple[int, int]) -> Packing | None:
         side = block_side(self.backbone.strides, self.settings.layout)
         return find_packing(self.run.folder, record, shape, side)
-
-    def _input_size(self, header: Header, size: int) -> tuple[int, int]:
-        if self.settings.tile:
-            lattice = find_lattice(self.backbone.strides)
-            return native_size(header.width, header.height, size, lattice)
-        return network_size(header.width, header.height, size)
 
     def _warm_up(self) -> None:
         """Build what methods build at their first comparison, before threads share them."""

@@ -14,12 +14,12 @@ from . import costs, remote, roi, runfolder
 from .backbones import take_stages
 from .comparing import ImageSet, Loaded, load_batches
 from .errors import InputError, RunError
+from .extract import input_shapes
 from .extraction import (
     Candidate,
     Extracted,
     Regions,
     area_inside,
-    input_sizes,
     make_batches,
     patches_name,
     survey_files,
@@ -36,7 +36,6 @@ from .runinfo import ImageRecord, Skipped
 from .runs import Run, hold_run
 from .scanning import Limits, Progress, Scan, finish_held
 from .storage import write_tensors
-from .tiling import find_lattice
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
 
@@ -204,10 +203,9 @@ class Update(Scan):
         """Read the headers of what is added; what can be refused without work is refused."""
         self._begin()
         backbone = self._find_network(change)
-        lattice = find_lattice(backbone.strides) if self.settings.tile else None
         with self._timed("survey"):
             found, unread = survey_files(
-                change.files, self.settings.size, self.threads, self._step("survey"), lattice
+                change.files, self.settings, backbone.strides, self.threads, self._step("survey")
             )
             first = 1 + max(image.id for image in self.before.images)
             found = [dataclasses.replace(one, id=first + one.id) for one in found]
@@ -216,7 +214,7 @@ class Update(Scan):
                 self.regions = take_regions(found, self.settings.roi)
                 found = self.regions.candidates
             self._check_depths(change.kept, [one.header for one in found])
-        kept = [self._as_candidate(image, lattice) for image in change.kept]
+        kept = [self._as_candidate(image, backbone.strides) for image in change.kept]
         regions = self._regions_of(kept, change.kept)
         every = [*kept, *found]
         if every:
@@ -256,7 +254,8 @@ class Update(Scan):
         if not self.info.deep_range and all(header.depth == "byte" for header in added):
             return
         paths = [image.path for image in kept]
-        there, unread = survey_files(paths, self.settings.size, self.threads, lambda *_: None)
+        strides = self.before.info.backbone["strides"]
+        there, unread = survey_files(paths, self.settings, strides, self.threads, lambda *_: None)
         for skip in unread.values():
             raise RunError(
                 f"{skip.path!r} cannot be read ({skip.reason}), and images of more than 8 bits "
@@ -268,9 +267,9 @@ class Update(Scan):
                 "again"
             )
 
-    def _as_candidate(self, image: ImageRecord, lattice: int | None) -> Candidate:
+    def _as_candidate(self, image: ImageRecord, strides: Sequence[int]) -> Candidate:
         header = Header(image.width, image.height, "byte")
-        inputs = input_sizes(header, self.settings.size, lattice)
+        inputs = input_shapes(image.width, image.height, self.settings, strides)
         return Candidate(image.id, image.path, header, [image.bytes, 0], inputs, image.roi)
 
     def _regions_of(self, kept: list[Candidate], images: Sequence[ImageRecord]) -> Regions:
