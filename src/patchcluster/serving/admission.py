@@ -127,7 +127,7 @@ class Gate:
                 await _say(500, reason)(scope, receive, send_marked)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
-            self.counters.requests[path, status] += 1
+            self.counters.requests.labels(path, status).inc()
 
     def _check(self, scope: Scope) -> Response | None:
         headers = dict(scope["headers"])
