@@ -131,6 +131,7 @@ class Gate:
 
     def _check(self, scope: Scope) -> Response | None:
         headers = dict(scope["headers"])
+        # Not Starlette's TrustedHostMiddleware: its refusal is plain text, and every error is JSON.
         host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].lower()
         if host not in HOSTS:
             return _say(400, f"this service is called {' or '.join(HOSTS)}, not {host!r}")
