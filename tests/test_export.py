@@ -780,13 +780,12 @@ def test_the_command_writes_every_format(tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ([], 2, "give one of --format NAME, --flagged-to DIR, --undo DIR"),
-        (["--format", "csv", "--undo", "x"], 2, "give one of"),
-        (["--format", "csv", "--by", "move"], 2, "--by belongs to --flagged-to"),
-        (["--undo", "x", "--overwrite"], 2, "--overwrite belongs to --format"),
+        ([], 2, "give one of --format NAME, --flagged-to DIR"),
+        (["--format", "csv", "--flagged-to", "x"], 2, "give one of"),
+        (["--format", "csv", "--by", "symlink"], 2, "--by belongs to --flagged-to"),
+        (["--flagged-to", "x", "--overwrite"], 2, "--overwrite belongs to --format"),
         (["--format", "xml"], 1, "patchcluster: no format 'xml'"),
         (["--flagged-to", "x", "--by", "magic"], 1, "patchcluster: no way 'magic' to take files"),
-        (["--undo", "nowhere"], 1, "patchcluster: 'nowhere' has no undo.json"),
         (["--format", "csv", "-o", "s3://x/y"], 2, "is a URL"),
     ],
 )

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 import patchcluster
@@ -29,7 +30,7 @@ from conftest import PATIENCE, textured_image, wait_until
 from patchcluster.errors import RunError
 from patchcluster.scoring import Scorer, score
 from patchcluster.serving import Limits, create_app
-from patchcluster.serving.counters import Counters
+from patchcluster.serving.counters import BOUNDS, Counters
 
 BYTES = {"content-type": "application/octet-stream"}
 LIMITS = Limits(workers=2, queue=20, body=200_000, pixels=1_000_000, seconds=PATIENCE)
@@ -168,31 +169,47 @@ def test_metrics_count_requests_images_and_seconds(scorer, fits):
         client.get("/nothing/<here>")
         answer = client.get("/metrics")
     fits(answer)
-    lines = answer.text.splitlines()
-    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     name = "patchcluster_requests_total"
-    assert values[f'{name}{{path="/score",status="200"}}'] == "3"
-    assert values[f'{name}{{path="/score",status="422"}}'] == "1"
-    assert values[f'{name}{{path="other",status="404"}}'] == "1"
-    assert values['patchcluster_images_scored_total{flagged="true"}'] == "2"
-    assert values['patchcluster_images_scored_total{flagged="false"}'] == "1"
-    assert values["patchcluster_score_seconds_count"] == "3"
-    assert values['patchcluster_score_seconds_bucket{le="+Inf"}'] == "3"
-    assert float(values["patchcluster_score_seconds_sum"]) > 0
-    assert values["patchcluster_images_in_flight"] == values["patchcluster_queue_length"] == "0"
+    values = read_metrics(answer.text)
+    assert values[name, "/score", "200"] == 3
+    assert values[name, "/score", "422"] == values[name, "other", "404"] == 1
+    assert values["patchcluster_images_scored_total", "true"] == 2
+    assert values["patchcluster_images_scored_total", "false"] == 1
+    assert values["patchcluster_score_seconds_count",] == 3
+    assert values["patchcluster_score_seconds_bucket", "+Inf"] == 3
+    assert values["patchcluster_score_seconds_sum",] > 0
+    assert values["patchcluster_images_in_flight",] == values["patchcluster_queue_length",] == 0
+    assert len({key[0] for key in values}) == 7  # and nothing else
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
+def read_metrics(text):
+    """Values by the name of the sample and those of its labels, in the order of their names."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_services_in_one_process_count_for_themselves(scorer):
+    with client_of(scorer) as one, client_of(scorer) as other:
+        for client, count in ((one, 3), (other, 1)):
+            for _ in range(count):
+                client.get("/health")
+        for client, count in ((one, 3), (other, 1)):
+            values = read_metrics(client.get("/metrics").text)
+            assert values["patchcluster_requests_total", "/health", "200"] == count
+
+
 def test_buckets_of_the_histogram_hold_what_is_at_most_their_bound():
-    counters = Counters()
+    counters = Counters(lambda: 0, lambda: 0)
     for seconds in (0.02, 0.025, 0.026, 7, 100):
-        counters.observe(seconds)
-    lines = counters.text({}).splitlines()
-    counts = {line.split('"')[1]: int(line.split()[-1]) for line in lines if "_bucket" in line}
-    assert counts["0.025"] == 2
-    assert counts["0.05"] == counts["5.0"] == 3
-    assert counts["10.0"] == counts["30.0"] == 4
-    assert counts["+Inf"] == 5
+        counters.seconds.observe(seconds)
+    values = read_metrics(counters.text().decode())
+    counts = [values["patchcluster_score_seconds_bucket", f"{bound}"] for bound in BOUNDS]
+    assert counts == [2, 3, 3, 3, 3, 3, 3, 3, 4, 4]
+    assert values["patchcluster_score_seconds_bucket", "+Inf"] == 5
 
 
 # --- what it refuses ----------------------------------------------------------------------------
@@ -360,7 +377,7 @@ def test_what_takes_too_long_gets_an_answer_and_keeps_its_place(scorer, fits):
         assert post(client).status_code == 503  # a thread cannot be stopped
         held.go.set()
         # The thread ends a moment before its place is free.
-        free = {"images_in_flight 0", "queue_length 0"}
+        free = {"images_in_flight 0.0", "queue_length 0.0"}
         wait_until(lambda: all(one in client.get("/metrics").text for one in free))
 
 

@@ -58,22 +58,18 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
     flagged_to: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=parse_folder, help="Bring the flagged files there."),
+        typer.Option(metavar="DIR", parser=parse_folder, help="Copy or link flagged files there."),
     ] = None,
     by: Annotated[
-        str | None, typer.Option(metavar="HOW", help="copy (the default), move or symlink.")
-    ] = None,
-    undo: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", parser=parse_folder, help="Take a --flagged-to DIR back."),
+        str | None, typer.Option(metavar="HOW", help="copy (the default), hardlink or symlink.")
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write a run for other tools, or bring its flagged files into a folder and back.
+    """Write a run for other tools, or copy or link its flagged files into a folder.
 
-    Exit code 1 if no flagged file can be brought there, or one cannot be taken back.
+    Exit code 1 if there are flagged files and none can be copied or linked.
     """
     given: dict[str, Any] = {
         "--output": output,
@@ -83,10 +79,10 @@ def export(
         "--image-prefix": image_prefix,
         "--overwrite": overwrite or None,
     }
-    _check_usage(format, flagged_to, undo, by, [name for name, v in given.items() if v is not None])
+    _check_usage(format, flagged_to, by, [name for name, v in given.items() if v is not None])
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from ..exporting import export as write_export
-        from ..exporting.flagged import take_flagged, undo_flagged
+        from ..exporting.flagged import take_flagged
         from ..remote import fetch
         from ..runs import load_run
 
@@ -94,9 +90,7 @@ def export(
             progress("export", done, total)
 
         outcome: Outcome | None = None
-        if undo is not None:
-            outcome = undo_flagged(run_folder, undo, step)
-        elif flagged_to is not None:
+        if flagged_to is not None:
             run = load_run(fetch(run_folder, progress))
             outcome = take_flagged(run, flagged_to, by or "copy", step)  # type: ignore[arg-type]
         else:
@@ -115,30 +109,24 @@ def export(
     if outcome is None:
         print(json.dumps({"written": str(written)}) if as_json else printable(str(written)))
         return
-    _print_outcome(outcome, undo is not None, as_json)
-    if outcome.left and (undo is not None or not outcome.done):
+    _print_outcome(outcome, as_json)
+    if outcome.left and not outcome.done:
         raise typer.Exit(1)
 
 
 def _check_usage(
-    format: str | None,
-    flagged_to: Path | None,
-    undo: Path | None,
-    by: str | None,
-    others: list[str],
+    format: str | None, flagged_to: Path | None, by: str | None, others: list[str]
 ) -> None:
     """Exactly one job, and only its options."""
-    jobs = {"--format": format, "--flagged-to": flagged_to, "--undo": undo}
-    asked = [name for name, value in jobs.items() if value is not None]
-    if len(asked) != 1:
-        raise typer.BadParameter("give one of --format NAME, --flagged-to DIR, --undo DIR")
+    if (format is None) == (flagged_to is None):
+        raise typer.BadParameter("give one of --format NAME, --flagged-to DIR")
     if by is not None and flagged_to is None:
         raise typer.BadParameter("--by belongs to --flagged-to DIR")
     if others and format is None:
         raise typer.BadParameter(f"{others[0]} belongs to --format NAME")
 
 
-def _print_outcome(outcome: "Outcome", back: bool, as_json: bool) -> None:
+def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
     if as_json:
         print(json.dumps(dataclasses.asdict(outcome)))
         return
@@ -146,5 +134,4 @@ def _print_outcome(outcome: "Outcome", back: bool, as_json: bool) -> None:
         print(f"left  {printable(path)}: {printable(outcome.left[path])}", file=sys.stderr)
     if len(outcome.left) > _LISTED:
         print(f"left  {len(outcome.left) - _LISTED} more: --json lists them all", file=sys.stderr)
-    what = "taken back" if back else "flagged files taken"
-    print(f"{len(outcome.done)} {what}, {len(outcome.left)} left")
+    print(f"{len(outcome.done)} flagged files taken, {len(outcome.left)} left")

@@ -5,7 +5,7 @@ names.py       names of images and files, that no two share
 shapes.py      masks -> polygons and run lengths
 output.py      whole or not at all, and never over what is not an export
 tables.py, pictures.py, coco.py, cvat.py, labelstudio.py, yolo.py, fiftyone.py    the formats
-flagged.py     the flagged files themselves: copied, moved or linked, and back
+flagged.py     the flagged files themselves, copied or linked
 """
 
 import os

@@ -5,7 +5,7 @@ import itertools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..inputs import is_url
@@ -35,25 +35,38 @@ def stems(names: Sequence[str]) -> list[str]:
     Where images differ in nothing else they keep their endings: `a/x.jpg` and `a/x.png`.
     """
     short = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    count = Counter(map(_key, short))
+    count = Counter(map(fold, short))
     wanted = (
-        name if count[_key(stem)] > 1 else stem for name, stem in zip(names, short, strict=True)
+        name if count[fold(stem)] > 1 else stem for name, stem in zip(names, short, strict=True)
     )
     return distinct(wanted)
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """The same names, with a number where one is taken (`x-2.png`), and never too long."""
+    """Return the names, with a number where one is taken (`x-2.png`), and never too long."""
     taken: set[str] = set()
     found = []
-    for name in map(_cut, names):
-        path, number, free = PurePosixPath(name), 1, name
-        while _key(free) in taken:
-            number += 1
-            free = str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
-        taken.add(_key(free))
+    for name in names:
+        free = number(name, lambda name: fold(name) in taken)
+        taken.add(fold(free))
         found.append(free)
     return found
+
+
+def number(name: str, is_taken: Callable[[str], bool]) -> str:
+    """Return a name, cut to a length that file systems take, with a number if it is taken."""
+    free = cut = _cut(name)
+    path = PurePosixPath(cut)
+    for count in itertools.count(2):
+        if not is_taken(free):
+            break
+        free = str(path.with_name(f"{path.stem}-{count}{path.suffix}"))
+    return free
+
+
+def fold(name: str) -> str:
+    """Return what names have in common that a file system may take for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def clean(name: str) -> str:
@@ -67,10 +80,6 @@ def _split(path: str) -> list[str]:
 
 def _plain(part: str) -> str:
     return "_" if part in ("", ".", "..") or part.startswith(os.sep) else part
-
-
-def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _cut(name: str) -> str:

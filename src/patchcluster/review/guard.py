@@ -63,6 +63,7 @@ class Guard:
 
     def _refuse(self, method: str, headers: Headers, named: bool) -> str:
         """Why a request is refused; "": it is not."""
+        # Not Starlette's TrustedHostMiddleware: it looks neither at the port nor at a second host.
         if headers.getlist("host") not in [[host] for host in self._hosts]:
             return "wrong host: open the address that `patchcluster review` printed"
         if not named and not self._is_token(

@@ -50,7 +50,7 @@ class Limits:
 
 def create_app(scorer: Scorer, limits: Limits, token: str | None = None) -> FastAPI:
     """The service as an ASGI application."""
-    counters = Counters()
+    counters = Counters(lambda: desk.running, lambda: desk.waiting)
     workers = limits.workers or scorer.parallel
     threshold = scorer.run.threshold.value
     desk: Desk
@@ -106,8 +106,8 @@ def create_app(scorer: Scorer, limits: Limits, token: str | None = None) -> Fast
                 raise Refusal(status, f"not {what} within {limits.seconds:g} s") from None
             except UnreadableImage as error:
                 raise Refusal(422, str(error)) from error
-        counters.images[str(flagged).lower()] += 1
-        counters.observe(time.perf_counter() - start)
+        counters.images.labels(str(flagged).lower()).inc()
+        counters.seconds.observe(time.perf_counter() - start)
         return Response(body, media_type="application/json")
 
     @app.get("/health", responses=refusals(400, 500))
@@ -127,11 +127,7 @@ def create_app(scorer: Scorer, limits: Limits, token: str | None = None) -> Fast
     )
     async def metrics() -> Response:
         """Counts in the text format of Prometheus."""
-        gauges = {
-            "images_in_flight": ("Images that are being scored.", float(desk.running)),
-            "queue_length": ("Requests that wait or are on their way.", float(desk.waiting)),
-        }
-        return Response(counters.text(gauges), media_type=CONTENT_TYPE)
+        return Response(counters.text(), media_type=CONTENT_TYPE)
 
     return app
 

@@ -127,10 +127,11 @@ class Gate:
                 await _say(500, reason)(scope, receive, send_marked)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
-            self.counters.requests[path, status] += 1
+            self.counters.requests.labels(path, status).inc()
 
     def _check(self, scope: Scope) -> Response | None:
         headers = dict(scope["headers"])
+        # Not Starlette's TrustedHostMiddleware: its refusal is plain text, and every error is JSON.
         host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].lower()
         if host not in HOSTS:
             return _say(400, f"this service is called {' or '.join(HOSTS)}, not {host!r}")

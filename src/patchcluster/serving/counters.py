@@ -1,53 +1,51 @@
 """What a service counts, in the text format that Prometheus reads (version 0.0.4)."""
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import accumulate
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BOUNDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 
 
-class Counters:
-    """Counts of requests and images; to be changed from one thread only."""
+class Counters(Collector):
+    """Counts of requests and images of one service, in a registry of its own."""
 
-    def __init__(self) -> None:
-        self.requests: Counter[tuple[str, int]] = Counter()  # by path and status
-        self.images: Counter[str] = Counter()  # by whether they were flagged: true or false
-        self._buckets = [0] * (len(BOUNDS) + 1)  # answers to /score, by their seconds
-        self._seconds = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count the time of one scored image, from its request to the answer."""
-        self._buckets[bisect_left(BOUNDS, seconds)] += 1
-        self._seconds += seconds
-
-    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
-        """All counts, and gauges: name -> what it is, and its value."""
-        return "".join(f"{line}\n" for line in self._lines(gauges))
-
-    def _lines(self, gauges: Mapping[str, tuple[str, float]]) -> Iterator[str]:
-        yield from _head("requests_total", "Requests by path and status.", "counter")
-        for (path, status), count in sorted(self.requests.items()):
-            yield f'patchcluster_requests_total{{path="{path}",status="{status}"}} {count}'
-        yield from _head("images_scored_total", "Images scored.", "counter")
+    def __init__(self, running: Callable[[], float], waiting: Callable[[], float]) -> None:
+        self._registry = own = CollectorRegistry()
+        self.requests = Counter(
+            "patchcluster_requests",
+            "Requests by path and status.",
+            ("path", "status"),
+            registry=own,
+        )
+        self.images = Counter(
+            "patchcluster_images_scored", "Images scored.", ("flagged",), registry=own
+        )
         for flagged in ("false", "true"):
-            yield (
-                f'patchcluster_images_scored_total{{flagged="{flagged}"}} {self.images[flagged]}'
-            )
-        yield from _head("score_seconds", "From a request to its score.", "histogram")
-        name = "patchcluster_score_seconds"
-        below = list(accumulate(self._buckets))
-        for bound, count in zip([*map(str, BOUNDS), "+Inf"], below, strict=True):
-            yield f'{name}_bucket{{le="{bound}"}} {count}'
-        yield f"{name}_sum {self._seconds:.6f}"
-        yield f"{name}_count {below[-1]}"
-        for gauge, (meaning, value) in gauges.items():
-            yield from _head(gauge, meaning, "gauge")
-            yield f"patchcluster_{gauge} {value:g}"
+            self.images.labels(flagged)  # shown from the start, as 0
+        self.seconds = Histogram(
+            "patchcluster_score_seconds",
+            "From a request to its score.",
+            registry=own,
+            buckets=BOUNDS,
+        )
+        for name, meaning, read in (
+            ("images_in_flight", "Images that are being scored.", running),
+            ("queue_length", "Requests that wait or are on their way.", waiting),
+        ):
+            Gauge(f"patchcluster_{name}", meaning, registry=own).set_function(read)
 
+    def collect(self) -> Iterator[Metric]:
+        """Give all metrics without the times at which their series began.
 
-def _head(name: str, meaning: str, kind: str) -> Iterator[str]:
-    yield f"# HELP patchcluster_{name} {meaning}"
-    yield f"# TYPE patchcluster_{name} {kind}"
+        The package has a switch for these times, but it holds for all registries of a process.
+        """
+        for metric in self._registry.collect():
+            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format."""
+        return generate_latest(self)
