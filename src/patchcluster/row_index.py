@@ -18,6 +18,7 @@ _COMPARED = 6  # times k rows
 _TRAINED = 16  # rows a list from which the centres of the lists are learnt, in so many
 _ITERATIONS = 2  # of k-means: more make the search no better, and a bank is searched once
 _SEED = 1
+_NAMED = 8192  # rows at a time, so that their copies in float64 take little memory
 
 Values = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -29,8 +30,8 @@ class RowIndex:
     Small banks, and those that are not on the CPU, are searched exactly. Of others an inverted file
     is made: rows are listed with the nearest of about 4 sqrt(m) centres (k-means), and a query is
     compared with the rows of the lists whose centres are nearest to it: 4, or as many as hold about
-    6 k rows. The cost of a query grows with the square root of m. The same rows in the same order
-    give the same lists.
+    6 k rows. The cost of a query grows with the square root of m. The same rows give the same
+    lists in any order. Rows are of length 1 at most, or thereabouts: they are kept as float16.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -61,12 +62,16 @@ class RowIndex:
 
 
 def find_distinct(rows: Tensor) -> Tensor:
-    """Find the first of each lot of equal rows, of rows float32 [m, c]: int64 [d], ascending."""
+    """Find one of each lot of equal rows, of rows float32 [m, c]: int64 [d].
+
+    The first of each, in an order that does not depend on that of the rows.
+    """
     generator = torch.Generator().manual_seed(_SEED)
-    weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64)
-    names = rows.double() @ weights.to(rows.device)  # equal for equal rows, and hardly for others
+    weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64).to(rows.device)
+    # A number that is equal for equal rows, and hardly for others.
+    names = torch.cat([part.double() @ weights for part in torch.split(rows, _NAMED)])
     _, first = np.unique(names.cpu().numpy(), return_index=True)
-    return torch.from_numpy(np.sort(first)).to(rows.device)
+    return torch.from_numpy(first).to(rows.device)
 
 
 def _search_lists(
@@ -80,26 +85,41 @@ def _search_lists(
 def _make_lists(rows: Tensor) -> faiss.IndexIVFScalarQuantizer:
     """Build an inverted file of rows float32 [m, c].
 
-    It holds them as float16, which are searched faster and change a distance by a thousandth.
+    It holds them as float16, which are searched faster and change a distance by up to a thousandth
+    of the rows' length.
     """
-    use_torch_threads()
     values = rows.contiguous().numpy()
-    channels, count = values.shape[1], int(_LISTS * math.sqrt(len(values)))
-    clustering = faiss.Kmeans(
-        channels,
-        count,
-        niter=_ITERATIONS,
-        seed=_SEED,
-        max_points_per_centroid=_TRAINED,
-        min_points_per_centroid=1,
-    )
-    clustering.train(values)
-    centres = faiss.IndexFlatL2(channels)
-    centres.add(clustering.centroids)
+    centres = faiss.IndexFlatL2(values.shape[1])
+    centres.add(_find_centres(rows, int(_LISTS * math.sqrt(len(rows)))))
+    channels, count = values.shape[1], centres.ntotal
     precision = faiss.ScalarQuantizer.QT_fp16
     lists = faiss.IndexIVFScalarQuantizer(
         centres, channels, count, precision, faiss.METRIC_L2, False
     )
     lists.is_trained = True  # float16 needs no training, and the centres are known
+    use_torch_threads()
     lists.add(values)
     return lists
+
+
+def _find_centres(rows: Tensor, count: int) -> Values:
+    """Find so many centres of rows [m, c] by k-means, float32 [count, c], fewer of few rows.
+
+    They depend neither on the order of the rows nor on the number of threads: a part of the
+    distinct rows, spread over their order in `find_distinct`, is clustered in one thread.
+    """
+    distinct = find_distinct(rows)
+    count = min(count, len(distinct))
+    sample = rows[distinct[:: max(1, len(distinct) // (_TRAINED * count))]].contiguous().numpy()
+    clustering = faiss.Kmeans(
+        rows.shape[1],
+        count,
+        niter=_ITERATIONS,
+        seed=_SEED,
+        max_points_per_centroid=len(sample),  # all that are given
+        min_points_per_centroid=1,
+    )
+    faiss.omp_set_num_threads(1)
+    clustering.train(sample)
+    centres: Values = clustering.centroids
+    return centres

@@ -432,7 +432,7 @@ class PatchClusterPlus(WholeBank):
         for column, grid in enumerate(self._bank_grids()):
             every = self._stage_rows(grid, stage)
             if column not in marked:
-                distinct = find_distinct(every)
+                distinct = find_distinct(every).sort().values
                 these = slice(kept, kept + len(distinct))
                 rows[these], owners[these] = every[distinct], column
                 places[these] = start + distinct
