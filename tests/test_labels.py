@@ -135,6 +135,11 @@ def test_labels_that_do_not_fit_the_set_are_refused():
         PatchClusterPlus().fit(patches, labels=["anomalous", "anomalous", None])
 
 
+def test_labels_that_leave_nothing_to_compare_with_are_refused_before_any_work():
+    with pytest.raises(SettingError, match="leave some"):
+        PatchClusterPlus().check_labels(["anomalous", "anomalous", None])
+
+
 # --- a run --------------------------------------------------------------------------------------
 
 

@@ -536,6 +536,18 @@ def test_patches_that_are_not_finite_are_refused(name, value):
         fitted.score(patches)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"k": 2.5}, {"gap": 0.9}, {"duplicate": -1.0}, {"saturation": float("nan")},
+        {"local_weight": -0.1}, {"stage_weights": (0.0,)}, {"stage_weights": (-1.0,)},
+    ],
+)  # fmt: skip
+def test_plus_refuses_parameters_that_mean_nothing(given):
+    with pytest.raises(SettingError, match=f"^{next(iter(given))}"):
+        PatchClusterPlus(**given).fit(random_patches(8))
+
+
 def test_plus_takes_stages_out_of_the_grid_that_the_network_gave():
     """Cells of a stage of stride 32 are compared as the network made them."""
     generator = torch.Generator().manual_seed(0)
@@ -717,6 +729,12 @@ def test_same_input_same_scores(name):
     patches = random_patches()
     first, second = (make(name).fit_score(patches) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+@every_method
+def test_a_method_that_was_not_fitted_says_so(name):
+    with pytest.raises(SettingError, match="was not fitted: call fit first"):
+        make(name).score(random_patches(2))
 
 
 @every_method

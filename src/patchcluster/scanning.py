@@ -375,7 +375,8 @@ class Scan:
             )
         self._describe(backbone)
         check_sizes(candidates, self.settings.method)
-        self._make_method().check_labels(self.info.labels.values())
+        labels = (self.info.labels.get(candidate.path) for candidate in candidates)
+        self._make_method().check_labels(labels)
         self.info.deep_range = deep_range(candidate.header for candidate in candidates)
         memory = costs.resident_memory()
         planner = Planner(candidates, self.regions, self.settings, backbone, self.threads, memory)
@@ -500,6 +501,7 @@ class Scan:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "timm": importlib.metadata.version("timm"),
+            "faiss": importlib.metadata.version("faiss-cpu"),
             "numpy": np.__version__,
             "pillow": PIL.__version__,
         }

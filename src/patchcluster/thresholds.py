@@ -55,8 +55,8 @@ def choose_threshold(
     """Threshold for image scores [n].
 
     expect: the share of anomalous images that the user expects, 0 to 1; flag_top: how many images
-    to flag. With neither, as the module says; where no score stands out, and
-    of fewer than 5 images, none is flagged.
+    to flag. With neither, as the module says: none where no score stands out, and none of fewer
+    than 5 images (a scan counts files of equal content once).
 
     Raises SettingError if both are given or one cannot be.
     """

@@ -171,8 +171,8 @@ def print_scores(scores: "Scores", as_json: bool) -> None:
     if known:
         print(
             f"patchcluster: {len(known)} of the images are in the set, the first "
-            f"{printable(known[0].path)!r}: they were compared with themselves too, and may look "
-            "more ordinary than they are",
+            f"{printable(known[0].path)!r}: a method other than patchcluster-plus compares them "
+            "with themselves, so that they look ordinary",
             file=sys.stderr,
         )
     if as_json:

@@ -118,9 +118,9 @@ class Method(ABC):
         """
         grids = as_grids(patches)
         if labels is not None:
-            self.check_labels(labels)
             if len(labels) != len(grids):
                 raise SettingError(f"{len(labels)} labels for {len(grids)} images: give as many")
+            self.check_labels(labels)
         self._fit(grids, keys, labels, progress)
         return self
 
@@ -154,7 +154,7 @@ class Method(ABC):
         return comparison.distances.squeeze(1)
 
     def check_labels(self, labels: Iterable[str | None]) -> None:
-        """Raise SettingError if there are labels and the method does not learn from any."""
+        """Raise SettingError if the method does not learn from labels, or not from these."""
         if any(labels) and not self.learns_from_labels:
             raise SettingError(f"{self.name} does not learn from labels: use patchcluster-plus")
 
@@ -279,6 +279,8 @@ class Method(ABC):
 
         The kind of array, and a list for a list, is that of the input; values are float32.
         """
+        if not hasattr(self, "image_count_"):
+            raise SettingError(f"this {self.name} was not fitted: call fit first")
         grids = as_tensors(patches)
         scores = [self.to_scores(self.compare([grid])).view(grid.shape[:2]) for grid in grids]
         return like(patches, scores)

@@ -1,6 +1,6 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -232,6 +232,9 @@ class PatchClusterPlus(WholeBank):
         around = self.bank_scores_[comparison.neighbours].clamp_max(_LOWERED).mean(1)
         return self._base(comparison) - self.local_weight * around
 
+    def check_labels(self, labels: Iterable[str | None]) -> None:
+        _encode_labels(list(labels))
+
     def _derive(self) -> None:
         if len(self.shapes_) != self._bank_size():
             raise ValueError(f"{len(self.shapes_)} shapes of {self._bank_size()} images")
@@ -268,7 +271,7 @@ class PatchClusterPlus(WholeBank):
         if self.bank_images is not None and self.bank_images < 2:
             raise SettingError(f"a bank of {self.bank_images} images: choose 2 or more")
         others = self.bank_size(images, patches) - 1
-        if self.k is not None and not 1 <= self.k <= others:
+        if self.k is not None and not (self.k == int(self.k) and 1 <= self.k <= others):
             raise SettingError(f"k={self.k} of {others} other images: choose 1 to {others}")
 
     def search_costs(self, images: int, patches: float, channels: int) -> list[SearchCost]:
@@ -286,6 +289,12 @@ class PatchClusterPlus(WholeBank):
                 f"stage_weights {tuple(self.stage_weights)}: give one for each of the "
                 f"{self._stage_count} stages"
             )
+        weights = self.stage_weights[: self._stage_count]
+        if min(weights) < 0 or not sum(weights) > 0:
+            raise SettingError(f"stage_weights {tuple(weights)}: choose 0 or more, one above 0")
+        for name, least in (("gap", 1), ("duplicate", 0), ("saturation", 0), ("local_weight", 0)):
+            if not getattr(self, name) >= least:
+                raise SettingError(f"{name}={getattr(self, name)}: choose {least} or more")
         if sum(self._widths(channels)) != channels:
             assert self.stages is not None
             raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
@@ -338,7 +347,7 @@ class PatchClusterPlus(WholeBank):
 
     def _order(self) -> int:
         """Return k: how far the weights of the nearest images reach."""
-        return max(3, round(self._bank_size() / 100)) if self.k is None else self.k
+        return max(3, round(self._bank_size() / 100)) if self.k is None else int(self.k)
 
     def _ratios(self) -> list[int]:
         """How many times coarser than the grid of the patches each stage is; finer ones: 1."""

@@ -113,7 +113,7 @@ def _watch(
                 for row in _score_new(pool, scorer, files, arrivals.known):
                     table.append(row)
                     if row.same_as and not warned:
-                        tell(f"{row.path!r} is in the set itself, and may look too ordinary")
+                        tell(f"{row.path!r} is in the set itself: see the column same_as")
                         warned = True
                     yield row
         if arrivals.waiting:
