@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import AsJson, Debug, Quiet, RunFolder
-from .parsing import parse_folder
 from .root import app
 from .terminal import printable, shown_errors, shown_progress
 
@@ -31,14 +29,8 @@ def export(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            parser=parse_folder,
-            help="File or folder; else beside RUN.",
-        ),
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="File or folder; else beside RUN."),
     ] = None,
     flagged_only: Annotated[
         bool, typer.Option("--flagged-only", help="Export only the flagged images.")
@@ -57,15 +49,15 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
     flagged_to: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", parser=parse_folder, help="Bring the flagged files there."),
+        str | None,
+        typer.Option(metavar="DIR", help="Bring the flagged files there."),
     ] = None,
     by: Annotated[
         str | None, typer.Option(metavar="HOW", help="copy (the default), move or symlink.")
     ] = None,
     undo: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", parser=parse_folder, help="Take a --flagged-to DIR back."),
+        str | None,
+        typer.Option(metavar="DIR", help="Take a --flagged-to DIR back."),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -87,7 +79,7 @@ def export(
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from ..exporting import export as write_export
         from ..exporting.flagged import take_flagged, undo_flagged
-        from ..remote import fetch
+        from ..inputs import local_path
         from ..runs import load_run
 
         def step(done: int, total: int) -> None:
@@ -95,14 +87,14 @@ def export(
 
         outcome: Outcome | None = None
         if undo is not None:
-            outcome = undo_flagged(run_folder, undo, step)
+            outcome = undo_flagged(run_folder, local_path(undo), step)
         elif flagged_to is not None:
-            run = load_run(fetch(run_folder, progress))
-            outcome = take_flagged(run, flagged_to, by or "copy", step)  # type: ignore[arg-type]
+            folder, run = local_path(flagged_to), load_run(run_folder)
+            outcome = take_flagged(run, folder, by or "copy", step)  # type: ignore[arg-type]
         else:
             assert format is not None
             written = write_export(
-                fetch(run_folder, progress),
+                run_folder,
                 format,
                 output,
                 flagged_only=flagged_only,
@@ -122,8 +114,8 @@ def export(
 
 def _check_usage(
     format: str | None,
-    flagged_to: Path | None,
-    undo: Path | None,
+    flagged_to: str | None,
+    undo: str | None,
     by: str | None,
     others: list[str],
 ) -> None:

@@ -32,8 +32,6 @@ _STEPS = {
     "score": "scoring",
     "cells": "benchmark",
     "export": "exporting",
-    "upload": "uploading",
-    "download": "downloading",
 }
 
 
@@ -114,7 +112,7 @@ def print_run(run: "Run", as_json: bool) -> None:
             for i in top
         ]
         totals = {
-            "run": run.place,
+            "run": str(run.folder),
             "report": str(run.folder / "report.html"),
             "images": len(run),
             "flagged": int(run.flagged.sum()),

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from .. import storage
 from ..errors import InputError, RunError, SettingError, UnreadableImage
-from ..inputs import find_again, is_url, locate, open_input, open_place, reason
+from ..inputs import find_again, is_url, locate, open_input, reason
 from ..runs import Run
 from . import names
 from .contents import Step
@@ -64,7 +64,7 @@ def take_flagged(run: Run, folder: Path, by: How, step: Step = lambda *_: None) 
         raise SettingError(f"no way {by!r} to take files: choose from {', '.join(HOWS)}")
     plan = {
         "format": _FORMAT,
-        "run": _whole_name(run.place),
+        "run": _whole_name(str(run.folder)),
         "by": by,
         "files": [asdict(entry) for entry in _plan(run)],
     }
@@ -87,7 +87,7 @@ def take_flagged(run: Run, folder: Path, by: How, step: Step = lambda *_: None) 
 def undo_flagged(place: str, folder: Path, step: Step = lambda *_: None) -> Outcome:
     """Take back what `take_flagged` did: moved files go back, copies and links are removed.
 
-    place: the run's folder or URL, as a check. What was changed meanwhile, or would be written
+    place: the run's folder, as a check. What was changed meanwhile, or would be written
     over, is left, with the reason, and stays in the list. Nothing of the run is read.
 
     Raises RunError if the folder holds no list of that run, or another process uses it.
@@ -145,11 +145,8 @@ def _last(path: str) -> str:
 
 
 def _whole_name(place: str) -> str:
-    """A run's folder or URL, however it was written."""
-    if not is_url(place):
-        return os.path.normpath(locate(place))
-    fs, root = open_place(place)
-    return str(fs.unstrip_protocol(root))
+    """A run's folder, however it was written."""
+    return os.path.normpath(locate(place))
 
 
 def _asked(plan: dict[str, Any]) -> list[Any]:
