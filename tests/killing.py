@@ -19,24 +19,20 @@ patchcluster.scan(images, out, size=(128,), progress=progress, **json.loads(give
 """
 
 
-def scan_apart(images: Path | str, out: Path | str, first: str = "", **given: object) -> str:
+def scan_apart(images: Path | str, out: Path, first: str = "", **given: object) -> str:
     """Scan, and give what was printed. first: is run before it."""
     command = _command("never", images, out, first, **given)
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def kill_scan(
-    step: str, images: Path | str, out: Path | str, first: str = "", **given: object
-) -> None:
-    """Start a scan, and kill it when some of a step is done. first: is run before it."""
-    command = _command(step, images, out, first, **given)
+def kill_scan(step: str, images: Path | str, out: Path, **given: object) -> None:
+    """Start a scan, and kill it when some of a step is done."""
+    command = _command(step, images, out, "", **given)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "reached\n"
         process.send_signal(signal.SIGKILL)
 
 
-def _command(
-    stop: str, images: Path | str, out: Path | str, first: str = "", **given: object
-) -> list[str]:
+def _command(stop: str, images: Path | str, out: Path, first: str, **given: object) -> list[str]:
     return [sys.executable, "-c", first + _SCAN, stop, str(images), str(out), json.dumps(given)]

@@ -302,6 +302,35 @@ def test_names_cannot_harm_the_terminal_the_report_or_the_tables(tmp_path):
     assert all(os.path.exists(path) for path in loaded.paths)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "scan photos -o s3://b/run",
+        "score run photos -o s3://b/new.csv",
+        "export run --format csv -o s3://b/run.csv",
+        "export run --flagged-to s3://b/flagged",
+        "benchmark photos -o s3://b/bench",
+        "demo -o s3://b/demo",
+        "score s3://b/run photos",
+        "update s3://b/run --add photos",
+        "report s3://b/run",
+        "review s3://b/run --no-browser",
+        "export s3://b/run --format csv",
+        "evaluate s3://b/run --truth photos",
+        "serve s3://b/run --port 0",
+        "watch s3://b/run .",
+    ],
+)
+def test_only_images_can_be_at_urls(command, small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run").symlink_to(small_run.folder)
+    write_set(tmp_path / "photos", 2)
+    result = run_command(*command.split())
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "is a URL, and only images can be at one: name a path on this" in result.stderr
+    assert sorted(os.listdir()) == ["photos", "run"]
+
+
 def test_default_output_is_named_after_the_input(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert parsing.default_output("photos/") == Path("photos-run")

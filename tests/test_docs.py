@@ -66,7 +66,7 @@ NOT_RUN = {
     r"^pip install": "it would change the environment of the tests",
     r"^make ": "the targets of the Makefile set up environments, or run these very tests",
     r"^ray |--ray": "a cluster: tests/test_cluster.py scans on one",
-    r"s3://|hf://": "an object store: tests/test_remote.py scans on one",
+    r"s3://|hf://": "an object store: tests/test_url_inputs.py scans one",
     r"\.\./shared/": "real images, which lie beside the repository on some machines only",
     r"\| while .* curl ": "it would call somebody",
 }

@@ -231,11 +231,6 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     assert (tmp_path / "run" / "inputs" / "mine.txt").read_text() == "mine"
 
 
-def test_a_run_at_a_url_is_refused():
-    with pytest.raises(InputError, match="cannot be at 's3://bucket/run': name a folder"):
-        patchcluster.scan(draw(), "s3://bucket/run", size=SIZE)
-
-
 def test_a_temporary_run_has_its_images(finished):
     run = patchcluster.scan(iter(draw()), size=SIZE)
     folder = run.folder

@@ -76,6 +76,16 @@ def is_url(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
 
 
+def local_path(place: str | os.PathLike[str]) -> Path:
+    """Return the path of a run, or of a file or folder to write. Raises InputError for a URL."""
+    name = os.fspath(place)
+    if is_url(name):
+        raise InputError(
+            f"{name!r} is a URL, and only images can be at one: name a path on this machine"
+        )
+    return Path(name)
+
+
 def _expand(
     item: str,
     leave_out: Callable[[Path], bool],
@@ -114,7 +124,7 @@ def _why_missing(item: str) -> str:
 
 
 def _expand_url(url: str, leave_out: Callable[[Sequence[str]], set[str]]) -> Iterator[str]:
-    fs, root = open_place(url)
+    fs, root = _open_place(url)
     try:
         fs.invalidate_cache()  # what changed since an earlier listing is seen
         if fs.isdir(root):
@@ -146,7 +156,7 @@ def _folders(name: str) -> Iterator[str]:
         yield name
 
 
-def open_place(url: str) -> tuple[Any, str]:
+def _open_place(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the name there. Raises InputError if there is none."""
     import fsspec
 
@@ -260,7 +270,7 @@ def _open_local(path: str) -> IO[bytes]:
 
 def _open_url(url: str, head: bool) -> IO[bytes]:
     with _reaching(url):
-        fs, name = open_place(url)
+        fs, name = _open_place(url)
         size = fs.info(name).get("size") if head else None
         whole = name.lower().endswith(".png")  # gone through to its end: see `images._has_metadata`
         if whole or size is None or size <= _SMALL:
@@ -291,7 +301,7 @@ class _Beginning(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if len(self._data) <= self._at < self._size:
             with _reaching(self._url):
-                fs, name = open_place(self._url)
+                fs, name = _open_place(self._url)
                 self._data = fs.cat_file(name)
             self._size = len(self._data)
         part = self._data[self._at : self._at + len(buffer)]
@@ -334,7 +344,7 @@ def stamp(path: str) -> list[int]:
     """
     if is_url(path):
         with _reaching(path):
-            fs, name = open_place(path)
+            fs, name = _open_place(path)
             info = fs.info(name)
             return [int(info.get("size") or 0), version_of(info)]
     try:

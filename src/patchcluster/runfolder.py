@@ -51,11 +51,7 @@ HEAT_FOLDER = "report"
 PATCHES_FOLDER = "patches"
 WORK_FOLDER = ".work"
 INPUTS_FOLDER = "inputs"
-MARKER_FILE = ".uploading"  # of a remote run: see remote.py
 
-_FILES = {
-    RUN_FILE, SCORES_FILE, REGIONS_FILE, NEIGHBOURS_FILE, BANK_FILE, REPORT_FILE, LABELS_FILE,
-}  # fmt: skip
 _FOLDERS = {"maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER}
 
 SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
@@ -81,21 +77,11 @@ def is_run(folder: Path) -> bool:
     )
 
 
-def is_part(name: str) -> bool:
-    """Whether a name, from a run folder on, is that of a file of a finished run."""
-    if name in _FILES:
-        return True
-    folder, _, file = name.partition("/")
-    plain = not file.startswith(".") and not any(c in file for c in "/\\")
-    return folder in _FOLDERS and bool(file) and plain
-
-
 def find_runs(names: Sequence[str]) -> set[str]:
-    """The folders that are runs, or are about to become some, among the names of remote files."""
+    """Find the folders that are runs among the names of remote files."""
     folders = {one.rpartition("/")[0] for one in names if one.rpartition("/")[2] == RUN_FILE}
     in_maps = {one.split("/maps/")[0] for one in names if "/maps/" in one}
-    marked = {one.rpartition("/")[0] for one in names if one.rpartition("/")[2] == MARKER_FILE}
-    return (folders & in_maps) | marked
+    return folders & in_maps
 
 
 def map_path(folder: Path, image_id: int) -> Path:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import remote, storage
+from . import storage
 from .errors import InputError, RunError
 from .feedback import order_by_doubt
 from .finish import Finished, MapRule, finish
-from .inputs import PathFinder, reason
+from .inputs import PathFinder, local_path, reason
 from .maps import Floats, Region
 from .runfolder import (
     NEIGHBOURS_FILE,
@@ -52,12 +52,12 @@ class Neighbour:
     distance: float
 
 
-def load_run(place: str | os.PathLike[str]) -> "Run":
-    """Open a finished run, by its folder or URL.
+def load_run(folder: str | os.PathLike[str]) -> "Run":
+    """Open a finished run.
 
-    Raises RunError if it is missing, unfinished, damaged or too new.
+    Raises RunError if it is missing, unfinished, damaged or too new; InputError for a URL.
     """
-    return Run(remote.fetch(place))
+    return Run(local_path(folder))
 
 
 @contextmanager
@@ -113,20 +113,15 @@ class Run:
         if not np.isfinite(self.scores).all():
             raise self._damaged(SCORES_FILE, "a score is no number")
 
-    @property
-    def place(self) -> str:
-        """Its folder or URL, as a command takes it; `folder` is where its files are here."""
-        return remote.name_of(self.folder)
-
     def say_unfinished(self) -> str:
         """Why the run cannot be read as it is, and what to do."""
-        name = repr(self.place)
+        name = repr(str(self.folder))
         holder = storage.find_holder(self.folder)
         if holder:
             return f"{name} is being written by process {holder}: wait for it"
         if self.info.state == "running":
             return f"the scan of {name} is not finished: run the same scan again, it resumes"
-        command = f"patchcluster report {shlex.quote(self.place)}"
+        command = f"patchcluster report {shlex.quote(str(self.folder))}"
         for option, value in self.info.flagging.items():  # without them it would flag otherwise
             if value is not None:
                 command += f" --{option.replace('_', '-')} {value}"
@@ -136,7 +131,7 @@ class Run:
         return len(self.images)
 
     def __repr__(self) -> str:
-        return f"<Run {self.place!r}: {len(self)} images, {self.flagged.sum()} flagged>"
+        return f"<Run {str(self.folder)!r}: {len(self)} images, {self.flagged.sum()} flagged>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the most anomalous images as small cards."""

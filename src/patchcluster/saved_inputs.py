@@ -8,15 +8,13 @@ images that differ from those of the run are saved to RUN/.work/inputs first, so
 run stays whole until the new one can start.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from . import runfolder, storage
-from .errors import InputError, RunError
-from .inputs import is_url
+from .errors import RunError
 from .runfolder import INPUTS_FOLDER, RUN_FILE, WORK_FOLDER
 from .runinfo import RunInfo
 from .sources import Source
@@ -28,15 +26,6 @@ def index_of(path: str) -> int:
     if number is None:
         raise ValueError(f"{path!r} is not the path of an image from a data set")
     return int(number.group())
-
-
-def check_place(output: str | os.PathLike[str] | None) -> None:
-    """Raise InputError if a run is to be at a URL, where no images are kept."""
-    if output is not None and is_url(os.fspath(output)):
-        raise InputError(
-            f"images that are no files are kept in the run, which cannot be at "
-            f"{os.fspath(output)!r}: name a folder on this machine"
-        )
 
 
 def save_inputs(

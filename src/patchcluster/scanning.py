@@ -33,7 +33,7 @@ import numpy as np
 import PIL
 import torch
 
-from . import __version__, costs, maps, remote, roi, runfolder, storage, times
+from . import __version__, costs, maps, roi, runfolder, storage, times
 from .backbones import Backbone, load_backbone
 from .comparing import Compared, Comparer, ImageSet, Loaded, load_batches
 from .devices import choose_devices
@@ -50,7 +50,7 @@ from .extraction import (
 )
 from .finishing import Finisher, name_near_duplicates
 from .images import deep_range
-from .inputs import find_images, stamp
+from .inputs import find_images, local_path, stamp
 from .labels import Labels, match_labels, read_labels
 from .masks import read_mask_file
 from .methods import Method
@@ -60,7 +60,7 @@ from .reflagging import flag_again, load_patches
 from .report import write_report
 from .runinfo import ImageRecord, RunInfo, Skipped
 from .runs import Run, check_run, hold_run
-from .saved_inputs import check_place, save_inputs
+from .saved_inputs import save_inputs
 from .settings import resolve
 from .sources import Source, open_inputs
 from .thresholds import Flagging
@@ -91,11 +91,10 @@ def scan(
 
     inputs: folders, files, globs or fsspec URLs; what `read_dataset` returned; or images given as
     objects, by a Hugging Face data set, a torch Dataset or any iterable (see sources.py), which are
-    saved to the folder `inputs` of the run. output: the run folder,
-    or a URL (see remote.py); None: a temporary one that goes with the Run. If it holds an
-    unfinished scan of the same, that goes on; if the finished one, it is returned as it is; if
-    anything else, RunError. With `overwrite` a finished scan, or one of something else, is replaced
-    once the new one can start.
+    saved to the folder `inputs` of the run. output: the run folder; None: a temporary one that goes
+    with the Run. If it holds an unfinished scan of the same, that goes on; if the finished one, it
+    is returned as it is; if anything else, RunError. With `overwrite` a finished scan, or one of
+    something else, is replaced once the new one can start.
     max_memory: bytes, or text such as "8GB". since: when the work began, of `time.monotonic`; None:
     now. labels: what a person said of some images, by path, or a CSV file (`read_labels`); a
     finished scan is then compared again, without its images. expect, flag_top: see
@@ -109,13 +108,12 @@ def scan(
     Raises InputError, SettingError, WeightsError, ClusterError or RunError.
     """
     limits = Limits.of(max_memory, since)
+    folder = None if output is None else local_path(output)
     given = open_inputs(inputs)
     info = _asked(given if isinstance(given, list) else [], settings)
     info.labels = dict(labels) if isinstance(labels, Mapping) else read_labels(labels)
     info.flagging = dataclasses.asdict(Flagging(expect, flag_top))
     step = progress or (lambda *_: None)
-    if isinstance(given, Source):
-        check_place(output)
 
     def run_in(folder: Path) -> None:
         scan = Scan(folder, info, limits, step, tell, ray, cache)
@@ -124,13 +122,10 @@ def scan(
             save_inputs(given, folder, info, overwrite, scan.check, count)
         scan.run(overwrite)
 
-    if output is not None:
-        check = functools.partial(runfolder.read_earlier, info=info)
-        with remote.writing(output, overwrite, check, step) as (folder, done):
-            if not done:
-                runfolder.check_output(folder, overwrite)
-                with storage.lock(folder):
-                    run_in(folder)
+    if folder is not None:
+        runfolder.check_output(folder, overwrite)
+        with storage.lock(folder):
+            run_in(folder)
         return Run(folder)
     folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
     try:
@@ -231,14 +226,12 @@ def rescore(folder: Path, labels: Labels, progress: Progress | None = None) -> R
     return Run(folder)
 
 
-def refresh(
-    place: str | os.PathLike[str], how: Flagging, progress: Progress = lambda *_: None
-) -> Run:
+def refresh(folder: Path, how: Flagging, progress: Progress = lambda *_: None) -> Run:
     """Flag a finished run again (see `reflag`); first finish a scoring that was interrupted.
 
-    place: its folder or URL. Raises RunError or SettingError.
+    Raises RunError or SettingError.
     """
-    with remote.changing(place, progress) as folder, hold_run(folder):
+    with hold_run(folder):
         return _refresh(folder, how, progress)
 
 

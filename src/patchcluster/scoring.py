@@ -6,20 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from . import maps, remote, runfolder
+from . import maps, runfolder
 from .comparing import Explanations, ImageSet, find_packing
 from .devices import choose_device
 from .errors import InputError, RunError, SettingError, UnreadableImage
 from .extract import extract, input_shapes
 from .finish import Finished, finish
 from .images import Pixels, load_image, network_size, survey
-from .inputs import find_images, is_url, read_input
+from .inputs import find_images, local_path, read_input
 from .maps import Floats, Region
 from .methods import Comparison, Method
 from .methods.base import NEIGHBOURS_KEPT
@@ -86,9 +85,9 @@ class Scores:
     skipped: list[Skipped]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write a CSV file with the columns of HEADER, at a path or a URL.
+        """Write a CSV file with the columns of HEADER.
 
-        Raises RunError if it cannot be written.
+        Raises RunError if it cannot be written, InputError for a URL.
         """
         rows = [
             [
@@ -101,11 +100,7 @@ class Scores:
             ]
             for one in self.images
         ]
-        name = os.fspath(path)
-        if is_url(name):
-            remote.write_file(name, runfolder.to_csv(HEADER, rows))
-        else:
-            runfolder.write_table(Path(name), HEADER, rows)
+        runfolder.write_table(local_path(path), HEADER, rows)
 
 
 def score(
@@ -116,7 +111,7 @@ def score(
     weights: str | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Scores:
-    """Score new images against the bank of a run, or its folder or URL, without changing it.
+    """Score new images against the bank of a run, or its folder, without changing it.
 
     inputs: folders, files, globs or fsspec URLs. Others as in `Scorer`; progress(done, total).
     Raises InputError, SettingError, WeightsError or RunError.
@@ -144,7 +139,7 @@ class Scorer:
     bytes are in the set is compared like any other: it meets itself there at next to no distance,
     so that it looks ordinary, unless the method leaves near-duplicates out, as the default does.
 
-    Parameters: the run, or its folder or URL; `device`: another than the scan's; `weights`: where
+    Parameters: the run, or its folder; `device`: another than the scan's; `weights`: where
     the file of the backbone's weights lies now. Raises RunError if the weights are not the scan's,
     or each image of the run has a mask of its own; WeightsError; SettingError.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import costs, remote, roi, runfolder
+from . import costs, roi, runfolder
 from .backbones import take_stages
 from .comparing import ImageSet, Loaded, load_batches
 from .errors import InputError, RunError
@@ -27,7 +27,7 @@ from .extraction import (
 )
 from .finishing import name_near_duplicates
 from .images import Header, deep_range
-from .inputs import PathFinder, find_images, hash_file, is_url, natural_key
+from .inputs import PathFinder, find_images, hash_file, is_url, local_path, natural_key
 from .masks import read_mask_file
 from .patches import block_side
 from .planning import Network, Planner, check_sizes
@@ -54,7 +54,7 @@ def update(
 ) -> Run:
     """Change the set of a finished run; scores equal those of a fresh scan of the same set.
 
-    run: or its folder or URL. add: folders, files, globs or fsspec URLs; a file that the run has is
+    run: or its folder. add: folders, files, globs or fsspec URLs; a file that the run has is
     left as it is, unless its content has changed. remove: paths as the run has them, or the end of
     one if only one fits, or patterns with * ? [. Only the added images go through the network;
     those that are removed leave no patches behind. Labels of the others stay. An interruption
@@ -63,9 +63,9 @@ def update(
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
-    place = run.place if isinstance(run, Run) else os.fspath(run)
+    folder = run.folder if isinstance(run, Run) else local_path(run)
     step = progress or (lambda *_: None)
-    with remote.changing(place, step) as folder, hold_run(folder):
+    with hold_run(folder):
         found = Run(folder, half_changed=True)
         if found.info.state != "complete":  # an earlier change
             finish_held(folder, step)

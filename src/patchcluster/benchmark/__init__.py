@@ -16,6 +16,7 @@ from .. import costs, storage
 from ..backbones import load_backbone
 from ..datasets import SETTINGS, read_dataset
 from ..devices import choose_device
+from ..inputs import local_path
 from ..settings import Settings
 from .plan import make_plan
 from .running import Benchmark, Progress, Running, claim, needed_strides
@@ -52,6 +53,7 @@ def benchmark(
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
+    folder = local_path(output)
     plan = make_plan(
         str(root),
         read_dataset(root),
@@ -65,7 +67,6 @@ def benchmark(
         seed,
     )
     limit = costs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-    folder = Path(output)
     network = load_backbone(backbone, weights, choose_device(device), needed_strides(plan))
     with storage.lock(folder):
         silent = (lambda *_: None), (lambda _: None)

@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import AsJson, Debug, Quiet, RunFolder
-from .parsing import parse_folder
 from .root import app
 from .terminal import printable, shown_errors, shown_progress
 
@@ -31,14 +29,8 @@ def export(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            parser=parse_folder,
-            help="File or folder; else beside RUN.",
-        ),
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="File or folder; else beside RUN."),
     ] = None,
     flagged_only: Annotated[
         bool, typer.Option("--flagged-only", help="Export only the flagged images.")
@@ -57,8 +49,8 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
     flagged_to: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", parser=parse_folder, help="Copy or link flagged files there."),
+        str | None,
+        typer.Option(metavar="DIR", help="Copy or link flagged files there."),
     ] = None,
     by: Annotated[
         str | None, typer.Option(metavar="HOW", help="copy (the default), hardlink or symlink.")
@@ -83,7 +75,7 @@ def export(
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from ..exporting import export as write_export
         from ..exporting.flagged import take_flagged
-        from ..remote import fetch
+        from ..inputs import local_path
         from ..runs import load_run
 
         def step(done: int, total: int) -> None:
@@ -91,12 +83,12 @@ def export(
 
         outcome: Outcome | None = None
         if flagged_to is not None:
-            run = load_run(fetch(run_folder, progress))
-            outcome = take_flagged(run, flagged_to, by or "copy", step)  # type: ignore[arg-type]
+            run, taken_to = load_run(run_folder), local_path(flagged_to)
+            outcome = take_flagged(run, taken_to, by or "copy", step)  # type: ignore[arg-type]
         else:
             assert format is not None
             written = write_export(
-                fetch(run_folder, progress),
+                run_folder,
                 format,
                 output,
                 flagged_only=flagged_only,
@@ -115,7 +107,7 @@ def export(
 
 
 def _check_usage(
-    format: str | None, flagged_to: Path | None, by: str | None, others: list[str]
+    format: str | None, flagged_to: str | None, by: str | None, others: list[str]
 ) -> None:
     """Exactly one job, and only its options."""
     if (format is None) == (flagged_to is None):

@@ -20,7 +20,7 @@ from .options import (
     Seed,
     Weights,
 )
-from .parsing import parse_folder, parse_names, parse_numbers
+from .parsing import parse_names, parse_numbers
 from .root import app
 from .terminal import describe_figures, print_run, shown_errors, shown_progress, tell
 
@@ -28,15 +28,9 @@ from .terminal import describe_figures, print_run, shown_errors, shown_progress,
 @app.command(epilog="Example: patchcluster demo -o demo")
 def demo(
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            parser=parse_folder,
-            help="Where to put images and run.",
-        ),
-    ] = Path("demo"),
+        str,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to put images and run."),
+    ] = "demo",
     preset: Preset = None,
     seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
     quiet: Quiet = False,
@@ -46,12 +40,14 @@ def demo(
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from ..demo import write_parts
         from ..evaluation import evaluate as run_evaluate
+        from ..inputs import local_path
         from ..scanning import scan as run_scan
 
-        parts = output / "parts"
+        folder = local_path(output)
+        parts = folder / "parts"
         write_parts(parts, seed=seed, progress=lambda done, total: progress("draw", done, total))
         run = run_scan(
-            parts / "test", output / "run", overwrite=True, progress=progress, preset=preset
+            parts / "test", folder / "run", overwrite=True, progress=progress, preset=preset
         )
         result = run_evaluate(run, parts)
     print_run(run, as_json=False)
@@ -74,10 +70,9 @@ def evaluate(
     """Measure a run against masks: image and pixel AUROC, average precision, F1max, PRO."""
     with shown_errors(debug), shown_progress(quiet) as progress:
         from ..evaluation import evaluate as run_evaluate
-        from ..remote import fetch
         from ..runs import load_run
 
-        run = load_run(fetch(run_folder, progress))
+        run = load_run(run_folder)
         result = run_evaluate(run, truth, lambda done, total: progress("evaluate", done, total))
     figures = dataclasses.asdict(result)
     if None in figures.values():
@@ -93,15 +88,9 @@ def benchmark(
         Path, typer.Argument(metavar="ROOT", help="Data set, in a layout of docs/datasets.md.")
     ],
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            parser=parse_folder,
-            help="Where to write the tables.",
-        ),
-    ] = Path("benchmark"),
+        str,
+        typer.Option("--output", "-o", metavar="OUT", help="Where to write the tables."),
+    ] = "benchmark",
     setting: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Of mix,test,ano,one-class; else all.")
     ] = None,

@@ -32,18 +32,19 @@ def score(
     Exit code 1 if none of them can be scored.
     """
     with shown_errors(debug), shown_progress(quiet) as progress:
-        from ..remote import fetch
+        from ..inputs import local_path
         from ..scoring import score as score_images
 
+        table = None if output is None else local_path(output)  # before the work
         scores = score_images(
-            fetch(run_folder, progress),
+            run_folder,
             inputs,
             device=device,
             weights=weights,
             progress=lambda done, total: progress("score", done, total),
         )
-        if output is not None and scores.images:
-            scores.write(output)
+        if table is not None and scores.images:
+            scores.write(table)
     print_scores(scores, as_json)
     if not scores.images:
         raise typer.Exit(1)
@@ -84,14 +85,11 @@ def serve(
     """
     with shown_errors(debug):
         from ..costs import parse_bytes
-        from ..remote import fetch
         from ..serving import Limits
         from ..serving import serve as run_server
 
-        with shown_progress(quiet=False) as progress:
-            folder = fetch(run_folder, progress)
         run_server(
-            folder,
+            run_folder,
             port,
             Limits(workers, queue, parse_bytes(max_upload), max_pixels, timeout),
             token=token,
@@ -122,7 +120,6 @@ def watch(
     ] = False,
     weights: Weights = None,
     device: Device = None,
-    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Score images as they arrive in a folder, against a run's bank.
@@ -132,13 +129,10 @@ def watch(
     """
     with shown_errors(debug), suppress(KeyboardInterrupt):  # the way to end it
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # and that of services
-        from ..remote import fetch
         from ..watching import watch as watch_folder
 
-        with shown_progress(quiet) as progress:
-            local = fetch(run_folder, progress)
         rows = watch_folder(
-            local,
+            run_folder,
             folder,
             output=output,
             settle=settle,

@@ -6,9 +6,7 @@ import typer
 
 from .parsing import parse_count
 
-RunFolder = Annotated[
-    str, typer.Argument(metavar="RUN", help="The folder that a scan wrote, or its fsspec URL.")
-]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder that a scan wrote.")]
 Preset = Annotated[
     str | None,
     typer.Option(help="default, fast, best, or paper (WideResNet50, brings no weights)."),

@@ -5,12 +5,6 @@ from pathlib import Path
 import typer
 
 
-def parse_folder(text: str) -> Path:
-    if "://" in text:
-        raise typer.BadParameter(f"{text!r} is a URL: name a folder on this machine")
-    return Path(text)
-
-
 def default_output(first_input: str) -> Path:
     """Name a run after its first input, in the current folder."""
     name = Path(first_input).resolve().name if "://" not in first_input else ""

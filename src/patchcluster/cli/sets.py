@@ -1,7 +1,6 @@
 """Verbs that write a run of a set of images, or change one."""
 
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,12 +42,7 @@ def scan(
     ],
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="RUN",
-            help="Run folder or its fsspec URL; else INPUT's name + -run.",
-        ),
+        typer.Option("--output", "-o", metavar="RUN", help="Run folder; else INPUT's name + -run."),
     ] = None,
     preset: Preset = None,
     method: MethodName = None,
@@ -182,11 +176,12 @@ def report(
 ) -> None:
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
     with shown_errors(debug), shown_progress(quiet=False) as progress:
+        from ..inputs import local_path
         from ..scanning import refresh
         from ..thresholds import Flagging
 
         share = None if expect is None else parse_share(expect)
-        run = refresh(run_folder, Flagging(share, flag_top), progress)
+        run = refresh(local_path(run_folder), Flagging(share, flag_top), progress)
     print(
         f"{run.flagged.sum()} of {len(run)} images flagged: {run.threshold.meaning}",
         file=sys.stderr,
@@ -212,12 +207,11 @@ def review(
         print("Ctrl-C ends the review; every label is saved as it is given", file=sys.stderr)
 
     with shown_errors(debug):
-        from ..remote import changing
+        from ..inputs import local_path
         from ..review import review as run_review
         from ..scanning import finish
 
-        with ExitStack() as stack:
-            with shown_progress(quiet=False) as progress:
-                folder = stack.enter_context(changing(run_folder, progress))
-                finish(folder, progress)
-            run_review(folder, port, browser, started)
+        folder = local_path(run_folder)
+        with shown_progress(quiet=False) as progress:
+            finish(folder, progress)
+        run_review(folder, port, browser, started)

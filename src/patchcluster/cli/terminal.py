@@ -31,8 +31,6 @@ _STEPS = {
     "score": "scoring",
     "cells": "benchmark",
     "export": "exporting",
-    "upload": "uploading",
-    "download": "downloading",
 }
 
 
@@ -113,7 +111,7 @@ def print_run(run: "Run", as_json: bool) -> None:
             for i in top
         ]
         totals = {
-            "run": run.place,
+            "run": str(run.folder),
             "report": str(run.folder / "report.html"),
             "images": len(run),
             "flagged": int(run.flagged.sum()),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
-from ..inputs import is_url
+from ..inputs import local_path
 from ..runs import Run, load_run
 from . import coco, cvat, fiftyone, labelstudio, pictures, tables, yolo
 from .contents import Contents, Step
@@ -79,21 +79,21 @@ def export(
 ) -> Path:
     """Write a run in a format of FORMATS, and give the file or folder that was written.
 
-    run: or its folder or URL. output: by default beside the run, named after both. flagged_only:
-    only the flagged images. segmentation, images, image_prefix: for the formats that have them, see
+    run: or its folder. output: by default beside the run, named after both. flagged_only: only the
+    flagged images. segmentation, images, image_prefix: for the formats that have them, see
     docs/export.md. overwrite: replace a file, or a folder that an export wrote. progress: is told
     how many images are done, of how many.
 
     Raises SettingError for an option that the format does not have, RunError if the output cannot
-    be written, InputError if an image is needed and gone, PatchclusterError if a package is not
-    installed.
+    be written, InputError if run or output is a URL or an image is needed and gone,
+    PatchclusterError if a package is not installed.
     """
     chosen = _find_format(format)
     given = {"segmentation": segmentation, "images": images, "image_prefix": image_prefix}
     options = _choose(format, chosen, given)
     if not isinstance(run, Run):
         run = load_run(run)
-    path = default_output(run, format) if output is None else Path(output)
+    path = default_output(run, format) if output is None else local_path(output)
     contents = Contents(run, flagged_only, progress)
     with replacing(path, not chosen.ending, overwrite) as part:
         chosen.write(contents, part, **options)
@@ -101,11 +101,9 @@ def export(
 
 
 def default_output(run: Run, format: str) -> Path:
-    """A file or folder beside the run, named after it; of a run at a URL in the current folder."""
+    """A file or folder beside the run, named after it."""
     ending = _find_format(format).ending
     name = f"-{format}{ending}" if ending != f".{format}" else ending
-    if is_url(run.place):
-        return Path(run.place.rstrip("/").rpartition("/")[2] + name)
     folder = run.folder if run.folder.name else run.folder.resolve()
     return folder.with_name(folder.name + name)
 

@@ -20,7 +20,7 @@ def write(contents: Contents, file: Path, segmentation: str) -> None:
             one = _annotation(len(annotations) + 1, area, item, segmentation)
             annotations.append(one | {"image_id": number})
     info = {
-        "description": f"anomalous regions of {clean(contents.run.place)}",
+        "description": f"anomalous regions of {clean(str(contents.run.folder))}",
         "version": __version__,
         "date_created": contents.run.info.finished,
         "image_folder": clean(contents.folder),

@@ -42,7 +42,7 @@ def write(contents: Contents, file: Path, segmentation: str) -> None:
 def _describe(meta: ET.Element, contents: Contents, segmentation: str) -> None:
     """The labels, so that a task with the same ones can be made."""
     task = _add(meta, "task")
-    _add(task, "name", _text(contents.run.place))
+    _add(task, "name", _text(str(contents.run.folder)))
     _add(task, "size", str(len(contents.items)))
     _add(task, "mode", "annotation")
     labels = _add(task, "labels")

@@ -42,7 +42,7 @@ def write(contents: Contents, folder: Path, images: str) -> None:
         samples.append(_sample(item, contents.areas(item), clean(file), clean(heat)))
     info = {
         "patchcluster": __version__,
-        "run": clean(contents.run.place),
+        "run": clean(str(contents.run.folder)),
         "threshold": contents.run.threshold.value,
         "heatmap_of_0": low,  # the map's values at which a heat map is 0 and 255
         "heatmap_of_255": high,

@@ -53,7 +53,7 @@ def write_json(contents: Contents, file: Path) -> None:
     value = {
         "schema": SCHEMA,
         "version": __version__,
-        "run": run.place,
+        "run": str(run.folder),
         "threshold": dataclasses.asdict(run.threshold),
         "images": images,
         "skipped": [dataclasses.asdict(skip) for skip in run.skipped],

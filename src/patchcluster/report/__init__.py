@@ -52,7 +52,7 @@ def write_report(run: Run, step: Callable[[int, int], None] = lambda *_: None) -
             {
                 "images": images,
                 "threshold": run.threshold.value,
-                "command": clean(f"patchcluster report {shlex.quote(run.place)}"),
+                "command": clean(f"patchcluster report {shlex.quote(str(run.folder))}"),
             }
         ),
     )

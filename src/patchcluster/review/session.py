@@ -12,7 +12,7 @@ from ..labels import Label
 from ..reflagging import reflag
 from ..runfolder import LABELS_FILE, RUN_FILE, to_csv
 from ..runinfo import ImageRecord
-from ..runs import Run, load_run
+from ..runs import Run
 from ..scanning import Progress, rescore
 from ..thresholds import Flagging
 from .group_names import find_names
@@ -52,7 +52,7 @@ class Shown:
 
     def __init__(self, folder: Path, version: int) -> None:
         self.stamp = stamp(str(folder / RUN_FILE))
-        self.run = load_run(folder)
+        self.run = Run(folder)
         self.version = version
         self.pictures = Pictures(self.run)
         self.by_id = {image.id: image for image in self.run.images}

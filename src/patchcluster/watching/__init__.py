@@ -85,8 +85,6 @@ def _choose_table(run: Run, output: str | os.PathLike[str] | None) -> Path:
     """Where the table is. Raises RunError if that is inside a run, which may be replaced."""
     if output is not None:
         path = Path(os.path.abspath(output))
-    elif is_url(run.place):
-        path = Path.cwd() / f"{run.place.rstrip('/').rpartition('/')[2]}-watch.csv"
     else:
         folder = Path(os.path.abspath(run.folder))
         path = folder.with_name(f"{folder.name}-watch.csv")
