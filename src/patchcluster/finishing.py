@@ -17,8 +17,8 @@ from .maps import Floats
 from .results import Scored, find_results, flag
 from .runinfo import ImageRecord, RunInfo
 from .settings import Settings
+from .threads import map_in_threads
 from .thresholds import Flagging
-from .workers import spread
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Finisher:
             shown = finest.explanations[i].image[int(np.nanargmax(grid))].tolist()
             nearest = copies[shown[0]][0].path if shown else ""
             scored.append(Scored(records, grid, runfolder.round_as_written(score), nearest))
-        for _ in spread(self._write_maps, scored, self.threads, "maps"):
+        for _ in map_in_threads(self._write_maps, scored, self.threads):
             pass
         return scored
 
@@ -115,7 +115,7 @@ class Finisher:
             return finished.map_score, finished.level
 
         both = list(zip(records, grids, strict=True))
-        return list(spread(measure, both, self.threads, "maps"))
+        return list(map_in_threads(measure, both, self.threads))
 
     def _finish(self, image: ImageRecord, grid: Floats) -> Finished:
         rule = self.settings.map_rule(self.info.levels)

@@ -6,7 +6,6 @@ import hashlib
 import io
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from .errors import RunError
 from .maps import Floats
 from .runinfo import ImageRecord
 from .runs import Run
+from .threads import map_in_threads
 
 HEAT_SIDE = 128  # longer side of a heat map in the page, pixels
 CROP_SIDE = 144
@@ -49,8 +49,8 @@ def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
 def draw_top(run: Run) -> list[Floats]:
     """Shrink the maps of the most anomalous images, 500 at most, as large as they are drawn."""
     top = run.ranking[:MOST_DRAWN]
-    with ThreadPoolExecutor(torch.get_num_threads(), "maps") as pool:
-        return list(pool.map(lambda i: shrink(run.frame_map(run.paths[i])), top))
+    threads = torch.get_num_threads()
+    return list(map_in_threads(lambda i: shrink(run.frame_map(run.paths[i])), top, threads))
 
 
 def _round_up(value: float) -> float:

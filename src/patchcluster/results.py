@@ -15,8 +15,8 @@ from .labels import Label, move_threshold
 from .maps import Floats, Region
 from .runfolder import Result
 from .runinfo import ImageRecord
+from .threads import map_in_threads
 from .thresholds import Flagging, Scores, Threshold, choose_threshold
-from .workers import spread
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def find_results(
     for the grouping of regions.
     """
     regions: list[list[Region]] = []
-    for found in spread(
-        lambda one: bring(one).regions(one.score, threshold), scored, threads, "regions"
+    for found in map_in_threads(
+        lambda one: bring(one).regions(one.score, threshold), scored, threads
     ):
         regions.append(found)
         step(len(regions), len(scored))

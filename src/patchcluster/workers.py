@@ -9,7 +9,7 @@ them is for who asked.
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -20,8 +20,6 @@ Ready = TypeVar("Ready")
 Result = TypeVar("Result")
 Taken = TypeVar("Taken", contravariant=True)
 Given = TypeVar("Given", covariant=True)
-
-_AT_A_TIME = 16  # items that a thread takes at once, where there are many
 
 
 class Work(Protocol[Taken, Ready, Given]):
@@ -134,20 +132,6 @@ class _Shared(Iterator[Item], Generic[Item]):
     def close(self) -> None:
         """Give nothing more."""
         self._closed = True
-
-
-def spread(
-    work: Callable[[Item], Ready], items: Sequence[Item], threads: int, name: str
-) -> Iterator[Ready]:
-    """What a function gives of each item, in their order, from so many threads.
-
-    A thread takes a few items at a time: handing over a single one takes as long as a map does.
-    """
-    few = max(1, min(_AT_A_TIME, len(items) // (_AT_A_TIME * threads)))
-    lots = [items[i : i + few] for i in range(0, len(items), few)]
-    with ThreadPoolExecutor(threads, name) as pool:
-        for results in pool.map(lambda lot: [work(item) for item in lot], lots):
-            yield from results
 
 
 def _run(

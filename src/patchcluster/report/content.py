@@ -24,7 +24,7 @@ from ..pictures import (
     shrink,
 )
 from ..runs import Run
-from ..workers import spread
+from ..threads import map_in_threads
 
 MOST_COMPARED = 100  # images beside places that look as they should
 _COMPARED_WITH = 3
@@ -112,7 +112,7 @@ def _embed(
 
 
 def _spread(work: Callable[[int], Given], items: Sequence[int]) -> Iterator[Given]:
-    return spread(work, items, torch.get_num_threads(), "report")
+    return map_in_threads(work, items, torch.get_num_threads())
 
 
 def _write_beside(
