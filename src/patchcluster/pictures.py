@@ -48,7 +48,7 @@ def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
 
 def draw_top(run: Run) -> list[Floats]:
     """Shrink the maps of the most anomalous images, 500 at most, as large as they are drawn."""
-    top = run.ranking[:MOST_DRAWN]
+    top = run.ranking[:MOST_DRAWN].tolist()
     threads = torch.get_num_threads()
     return list(map_in_threads(lambda i: shrink(run.frame_map(run.paths[i])), top, threads))
 
