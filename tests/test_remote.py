@@ -341,15 +341,14 @@ def test_a_run_can_be_read_while_another_process_holds_its_copy(small_run):
     put_run(small_run.folder)
     folder = remote.fetch(URL)
     hold = (
-        "import fcntl, os, sys, time; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
-        "f.truncate(); f.write(str(os.getpid())); f.flush(); "
+        "import fcntl, sys, time; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
         "print('held', flush=True); time.sleep(600)"
     )
     line = [sys.executable, "-c", hold, str(folder.parent / ".lock")]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         assert len(patchcluster.load_run(URL)) == len(small_run)
-        with pytest.raises(RunError, match=f"'{URL}' is in use by process"):
+        with pytest.raises(RunError, match=f"'{URL}' is in use by another process"):
             refresh(URL, Flagging())
         process.kill()
 

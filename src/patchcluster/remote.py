@@ -188,7 +188,7 @@ class _Copy:
 
     def is_in_use(self) -> bool:
         """Whether another process has a copy, of which the run can be read or says why not."""
-        return bool(storage.find_holder(self._home)) and (self.folder / RUN_FILE).is_file()
+        return storage.is_held(self._home) and (self.folder / RUN_FILE).is_file()
 
     def _save(self, **changes: Any) -> None:
         self._record = dataclasses.replace(self._record, **changes)
