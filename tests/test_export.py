@@ -34,6 +34,7 @@ from patchcluster.exporting import FORMATS, export, shapes, tables
 from patchcluster.exporting import names as naming
 from patchcluster.exporting.contents import Contents, _Components
 from patchcluster.exporting.labelstudio import encode_rle
+from patchcluster.exporting.output import replacing
 from patchcluster.maps import find_regions
 from synthetic import write_run
 
@@ -756,6 +757,15 @@ def test_images_at_urls(tmp_path, monkeypatch):
         assert tasks[0]["data"]["image"] == "memory:///bucket/photos/part0.png"
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+def test_two_exports_to_one_place(run, tmp_path):
+    said = "another process writes '.*one.csv': wait for it, or choose another -o"
+    with replacing(tmp_path / "one.csv", False, False) as part:
+        part.touch()
+        with pytest.raises(RunError, match=said):
+            export(run, "csv", tmp_path / "one.csv")
+    assert os.listdir(tmp_path) == ["one.csv"]
 
 
 # --- the command --------------------------------------------------------------------------------

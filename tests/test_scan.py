@@ -1,6 +1,7 @@
 """The main job, end to end, on small images."""
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -365,13 +366,15 @@ def test_a_scan_that_cannot_start_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "out" / "run").exists()
 
 
-def test_a_second_process_is_told_who_holds_the_run(tmp_path):
+def test_a_run_that_is_in_use_is_not_scanned(tmp_path):
     write_set(tmp_path / "images", 3)
-    with storage.lock(tmp_path / "run"), pytest.raises(RunError, match=str(os.getpid())):
+    said = "run' is in use by another process: wait for it, or choose another -o"
+    with storage.lock(tmp_path / "run"), pytest.raises(RunError, match=said):
         patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+    assert not (tmp_path / "run").exists()
 
 
-def test_who_writes_a_run_is_said_to_who_reads_it(tmp_path, small_run):
+def test_that_a_run_is_being_written_is_said_to_who_reads_it(tmp_path, small_run):
     shutil.copytree(small_run.folder, tmp_path / "run")
     info, images, skipped = runfolder.read_info(tmp_path / "run")
     info.state = "running"
@@ -384,19 +387,20 @@ def test_who_writes_a_run_is_said_to_who_reads_it(tmp_path, small_run):
         stdout=subprocess.PIPE,
     ) as process:
         process.stdout.readline()
-        with pytest.raises(RunError, match=f"being written by process {process.pid}: wait"):
+        with pytest.raises(RunError, match="being written by another process: wait"):
             patchcluster.load_run(tmp_path / "run")
-        process.stdin.close()
+        process.kill()
     with pytest.raises(RunError, match="run the same scan again, it resumes"):
         patchcluster.load_run(tmp_path / "run")
 
 
 def test_a_lock_that_was_removed_before_it_was_had_is_not_had(tmp_path, monkeypatch):
-    def lock_late(_):  # who held it until now has removed it
+    def lock_late(*arguments):  # who held it until now has removed it
         (tmp_path / "run" / ".lock").unlink()
-        return True
+        flock(*arguments)
 
-    monkeypatch.setattr(storage, "try_lock", lock_late)
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lock_late)
     with pytest.raises(RunError, match="in use"), storage.lock(tmp_path / "run"):
         pass
 

@@ -88,10 +88,13 @@ class Run:
     """
 
     def __init__(self, folder: Path, half_changed: bool = False) -> None:
+        """Read a run; half_changed: by its holder, also if a change was interrupted."""
         check_run(folder)
         self.folder = folder
         self.info, self.images, self.skipped = read_info(folder)
         if self.info.state == "running" or (self.info.state != "complete" and not half_changed):
+            if not half_changed and storage.is_held(folder):
+                raise RunError(f"{self.place!r} is being written by another process: wait for it")
             raise RunError(self.say_unfinished())
         self.threshold = Threshold(**self.info.threshold)
         self.paths = [image.path for image in self.images]
@@ -116,9 +119,6 @@ class Run:
     def say_unfinished(self) -> str:
         """Why the run cannot be read as it is, and what to do."""
         name = repr(str(self.folder))
-        holder = storage.find_holder(self.folder)
-        if holder:
-            return f"{name} is being written by process {holder}: wait for it"
         if self.info.state == "running":
             return f"the scan of {name} is not finished: run the same scan again, it resumes"
         command = f"patchcluster report {shlex.quote(str(self.folder))}"

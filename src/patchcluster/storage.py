@@ -4,13 +4,13 @@ import json
 import math
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -226,87 +226,54 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes; a killed process lets go by itself.
+    """Hold a folder against other processes, and remove it at the end if nothing was made in it.
 
-    Raises RunError that names the holder if another process has it.
+    Raises RunError if another process holds it.
     """
     path = folder / LOCK_FILE
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with hold(
-        path,
-        lambda holder: (
-            f"{str(folder)!r} is in use by process {holder}: wait for it, or choose another -o"
-        ),
-    ):
+    taken = f"{str(folder)!r} is in use by another process: wait for it, or choose another -o"
+    with hold(path, taken):
         try:
             yield
         finally:
-            if [entry.name for entry in folder.iterdir()] == [path.name]:  # nothing came of it
-                path.unlink()
-                folder.rmdir()
+            with suppress(OSError):  # another process can open the lock again in between
+                if os.listdir(folder) == [path.name]:
+                    path.unlink()
+                    folder.rmdir()
 
 
 @contextmanager
-def hold(path: Path, taken: Callable[[str], str], advice: str = _ADVICE) -> Iterator[None]:
-    """Hold a file against other processes, with the number of this one in it.
+def hold(path: Path, taken: str, advice: str = _ADVICE) -> Iterator[None]:
+    """Hold a file against other processes; a killed process lets go by itself.
 
-    taken: what to say if the process of a number has it; advice: as of `writing`. Raises RunError.
+    taken: what to say if another process holds it; advice: as of `writing`. Raises RunError.
     """
     with writing(path, advice):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if not try_lock(descriptor) or not is_at(path, descriptor):
-            raise RunError(taken(_read_holder(descriptor)))
-        with writing(path, advice):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+        try:
+            held = FileLock(path, timeout=0).acquire()
+        except Timeout as error:
+            raise RunError(taken) from error
+    with held:
         yield
-    finally:
-        os.close(descriptor)
 
 
-def find_holder(folder: Path) -> str:
-    """The number of the other process that holds a folder by `lock`; "": none does."""
+def is_held(folder: Path) -> bool:
+    """Say whether a folder is held by `lock`, in this process or another one."""
+    path = folder / LOCK_FILE
+    if not path.is_file():  # to look would make it
+        return False
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR)
-    except OSError:
-        return ""
-    try:
-        holder = "" if try_lock(descriptor) else _read_holder(descriptor)
-    finally:
-        os.close(descriptor)
-    return "" if holder == str(os.getpid()) else holder
+        with FileLock(path, timeout=0):
+            return False
+    except OSError as error:  # others: who may not write there cannot look
+        return isinstance(error, Timeout)
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """Whether an open file still has its name: who held it before may have removed it."""
+    """Say whether an open file still has its name."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _read_holder(descriptor: int) -> str:
-    time.sleep(0.05)  # it may have locked the file a moment ago, and be about to write its number
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return os.read(descriptor, 20).decode("ascii", "replace").strip() or "?"
-
-
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file against other processes; False if one has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Two processes on one run: the second says who holds it, and the first ends as if it were alone.
+"""Two processes on one run: the second is told so, and the first ends as if it were alone.
 
 The first stops itself (SIGSTOP) right before it writes a file, and goes on when the second is done.
 """
@@ -15,8 +15,8 @@ from faults.watching import before, stop
 pytestmark = pytest.mark.faults
 
 SCAN, LABELS = VERBS["scan"].arguments, VERBS["scan --labels"].arguments
-IN_USE = "'run' is in use by process {}: wait for it, or choose another -o"
-WRITTEN = "'run' is being written by process {}: wait for it"
+IN_USE = "'run' is in use by another process: wait for it, or choose another -o"
+WRITTEN = "'run' is being written by another process: wait for it"
 REVIEW = ("review", RUN, "--no-browser")
 
 # The first, what it is about to write; the second, and what that says.
@@ -41,11 +41,11 @@ PAIRS = [
     PAIRS,
     ids=[f"{name}+{second[0]}" for name, _, second, _ in PAIRS],
 )
-def test_the_second_says_who_holds_the_run(workplace, name, change, second, said):
+def test_the_second_says_that_the_run_is_in_use(workplace, name, change, second, said):
     folder = workplace.prepare(name)
     first = workplace.start(name, folder, partial(before, folder / RUN, change, stop))
     first.wait_until_stopped()
-    assert Command(second, folder).fail() == f"patchcluster: {said.format(first.pid)}\n"
+    assert Command(second, folder).fail() == f"patchcluster: {said}\n"
     first.go_on()
     first.finish()
     check_same(read_output(folder / RUN), workplace.undisturbed(name).outputs[-1])
@@ -56,7 +56,7 @@ def test_two_reviews(workplace):
     first = Reviewing(folder)
     first.ask("GET", "/api/run")
     printed = Command(REVIEW, folder).fail()
-    assert f"'run' is being reviewed by process {first.command.pid}: " in printed
+    assert "'run' is being reviewed by another process: " in printed
     first.work()
     first.command.interrupt()
 
@@ -67,7 +67,7 @@ def test_a_scan_while_a_review_scores_the_run(workplace):
     first.ask("POST", "/api/rescore")
     first.command.wait_until_stopped()
     printed = Command(LABELS, folder).fail()
-    assert printed == f"patchcluster: {IN_USE.format(first.command.pid)}\n"
+    assert printed == f"patchcluster: {IN_USE}\n"
     first.command.go_on()
     assert first.wait_for_job() == ""
     first.command.interrupt()
@@ -82,7 +82,7 @@ def test_a_review_scores_a_run_while_it_is_scanned(workplace):
     held = partial(before, folder / RUN, "rename scores.csv 1", stop)
     first = workplace.start("scan --labels", folder, held)
     first.wait_until_stopped()
-    assert second.do("rescore") == IN_USE.format(first.pid)
+    assert second.do("rescore") == IN_USE
     assert second.label([4], "normal")[0] == 200  # which does not change the run
     first.go_on()
     first.finish()
@@ -97,7 +97,7 @@ def test_two_benchmarks(workplace):
     first = workplace.start(name, folder, partial(before, folder / "bench", change, stop))
     first.wait_until_stopped()
     said = workplace.start(name, folder).fail()
-    assert said.startswith(f"patchcluster: 'bench' is in use by process {first.pid}: ")
+    assert said.startswith("patchcluster: 'bench' is in use by another process: ")
     first.go_on()
     first.finish()
     check_same(read_output(folder / "bench"), workplace.undisturbed(name).outputs[-1])

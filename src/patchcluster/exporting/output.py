@@ -21,17 +21,15 @@ def replacing(output: Path, is_folder: bool, overwrite: bool) -> Iterator[Path]:
     another process writes there.
     """
     lock = output.with_name(f".{output.name}.lock")
+    taken = f"another process writes {str(output)!r}: wait for it, or choose another -o"
     with storage.writing(output, _ADVICE):
         output.parent.mkdir(parents=True, exist_ok=True)
-        with storage.hold(lock, lambda holder: _in_use(output, holder), _ADVICE):
+        with storage.hold(lock, taken, _ADVICE):
             try:
                 yield from _replace(output, is_folder, overwrite)
             finally:
-                lock.unlink()
-
-
-def _in_use(output: Path, holder: str) -> str:
-    return f"process {holder} writes {str(output)!r}: wait for it, or choose another -o"
+                with suppress(OSError):  # Windows removes it when it is let go
+                    lock.unlink()
 
 
 def _replace(output: Path, is_folder: bool, overwrite: bool) -> Iterator[Path]:

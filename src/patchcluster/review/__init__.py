@@ -102,12 +102,9 @@ def _listen(port: int) -> Iterator[socket.socket]:
 def _hold(folder: Path) -> Iterator[None]:
     """Let no other process review the same run, since one alone may write its labels."""
     check_run(folder)  # nor is a lock to be left in it
-    with storage.hold(
-        folder / _LOCK_FILE,
-        lambda holder: (
-            f"{str(folder)!r} is being reviewed by process {holder}: open the page at "
-            "the address which that printed (two tabs are fine), or end it first"
-        ),
-        _ADVICE,
-    ):
+    taken = (
+        f"{str(folder)!r} is being reviewed by another process: open the page at the address which "
+        "that printed (two tabs are fine), or end it first"
+    )
+    with storage.hold(folder / _LOCK_FILE, taken, _ADVICE):
         yield

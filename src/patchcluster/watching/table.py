@@ -175,12 +175,9 @@ def open_table(path: Path, tell: Callable[[str], None]) -> Iterator[Table]:
     """
     with storage.writing(path, _ADVICE):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.hold(
-        path.with_name(f".{path.name}.lock"),
-        lambda holder: (
-            f"{str(path)!r} is written by process {holder}: end it, or choose another -o"
-        ),
-    ):
+    lock = path.with_name(f".{path.name}.lock")
+    taken = f"{str(path)!r} is written by another process: end it, or choose another -o"
+    with storage.hold(lock, taken):
         with storage.writing(path, _ADVICE):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | _BINARY
             descriptor = os.open(path, flags, 0o666)
