@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from machine import describe
 
-from patchcluster.backbone_table import COST_SIZE, ROWS
-from patchcluster.backbones import Backbone, random_backbone
-from patchcluster.images import Pixels
+from patchcluster.images.decode import Pixels
 from patchcluster.methods import PatchClusterPlus
+from patchcluster.network.backbone_table import COST_SIZE, ROWS
+from patchcluster.network.backbones import Backbone, random_backbone
 
 REPEATS = 5
 

@@ -21,10 +21,10 @@ from machine import describe
 from PIL import Image
 
 import patchcluster
-from patchcluster import runfolder
-from patchcluster.lazy import Grids
-from patchcluster.reflagging import load_method
-from patchcluster.runs import Run
+from patchcluster.methods.grids import Grids
+from patchcluster.pipeline.reflagging import load_method
+from patchcluster.runs import runfolder
+from patchcluster.runs.run import Run
 from patchcluster.settings import resolve
 
 SIDE = 28

@@ -20,8 +20,8 @@ import numpy as np
 from machine import alternate, describe
 from numpy.typing import NDArray
 
-from patchcluster.coreset import greedy_coreset
-from patchcluster.neighbors import nearest
+from patchcluster.search.coreset import greedy_coreset
+from patchcluster.search.neighbors import nearest
 
 PEER = Path(__file__).with_name("peers") / "anomalib_peer.py"
 CASES = ((20_000, 128, 2_000), (40_000, 128, 4_000))  # rows, channels, chosen

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from machine import describe, run_scan
 
-from patchcluster.backbones import Backbone, load_backbone
 from patchcluster.demo import write_parts
-from patchcluster.images import network_size, survey
-from patchcluster.inputs import find_images
-from patchcluster.patches import grid_channels, grid_stride
+from patchcluster.images.decode import network_size, survey
+from patchcluster.images.inputs import find_images
+from patchcluster.network.backbones import Backbone, load_backbone
+from patchcluster.network.patches import grid_channels, grid_stride
 from patchcluster.settings import Settings, resolve
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

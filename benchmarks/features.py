@@ -16,12 +16,17 @@ import timm
 import torch
 from machine import alternate, describe
 
-from patchcluster.backbones import load_backbone
 from patchcluster.demo import write_parts
-from patchcluster.extraction import Extractor, Features, make_batches, survey_files
-from patchcluster.inputs import find_images
+from patchcluster.images.inputs import find_images
+from patchcluster.network.backbones import load_backbone
+from patchcluster.pipeline.extraction import (
+    Extractor,
+    Features,
+    make_batches,
+    survey_files,
+)
+from patchcluster.pipeline.workers import Here
 from patchcluster.settings import resolve
-from patchcluster.workers import Here
 
 IMAGES = 32
 

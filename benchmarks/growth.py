@@ -19,9 +19,9 @@ from machine import describe, run_command
 from PIL import Image
 
 from patchcluster import load_run
-from patchcluster.comparing import ImageSet
 from patchcluster.demo import write_parts
-from patchcluster.reflagging import load_method
+from patchcluster.pipeline.comparing import ImageSet
+from patchcluster.pipeline.reflagging import load_method
 
 SIZES = (50, 100, 200, 400, 800)
 DRAWN = 100

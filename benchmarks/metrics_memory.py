@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from patchcluster.costs import peak_memory
-from patchcluster.metrics import PixelMetrics
+from patchcluster.pipeline.costs import peak_memory
+from patchcluster.scores.metrics import PixelMetrics
 
 COMPARED = 40  # maps
 HIGHEST = 8.0  # above all values

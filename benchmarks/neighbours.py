@@ -20,10 +20,10 @@ from machine import alternate, describe, product_rate
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from patchcluster.backbones import load_backbone
 from patchcluster.benchmark.features import FeatureStore, InputRule
 from patchcluster.datasets import read_dataset, select
-from patchcluster.neighbors import nearest
+from patchcluster.network.backbones import load_backbone
+from patchcluster.search.neighbors import nearest
 
 QUERIES = 4096
 CHANNELS, SIZES, KS = (152, 512, 1024), (25_000, 100_000), (1, 25, 100)

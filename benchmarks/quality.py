@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor
 
-from patchcluster import maps
-from patchcluster.backbones import Backbone, load_backbone
 from patchcluster.datasets import Truth, find_truth, read_truth
-from patchcluster.extract import extract, input_shapes
-from patchcluster.images import Header, load_image, survey
-from patchcluster.inputs import find_images
-from patchcluster.levels import describe_levels, find_level
-from patchcluster.metrics import PixelMetrics, image_metrics
+from patchcluster.images.decode import Header, load_image, survey
+from patchcluster.images.inputs import find_images
+from patchcluster.network.backbones import Backbone, load_backbone
+from patchcluster.pipeline.extract import extract, input_shapes
+from patchcluster.scores import maps
+from patchcluster.scores.levels import describe_levels, find_level
+from patchcluster.scores.metrics import PixelMetrics, image_metrics
+from patchcluster.scores.thresholds import choose_threshold
 from patchcluster.settings import Settings, resolve
-from patchcluster.thresholds import choose_threshold
 
 RECORD = Path(__file__).with_name("quality.json")
 PRESETS = ("default", "fast", "best")

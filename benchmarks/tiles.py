@@ -15,9 +15,9 @@ import numpy as np
 from machine import describe
 from PIL import Image
 
-from patchcluster import tiling
-from patchcluster.backbones import load_backbone
-from patchcluster.inputs import find_images
+from patchcluster.images.inputs import find_images
+from patchcluster.network import tiling
+from patchcluster.network.backbones import load_backbone
 
 SIDE, SIZE = 1792, 448
 CASES = [(1, 1 / 4), (1, 1 / 2), (2, 1 / 4), (2, 3 / 8), (2, 1 / 2)]  # width, overlap

@@ -28,7 +28,7 @@ def run(*arguments: str | Path) -> tuple[float, dict[str, float]]:
 
 def start() -> float:
     """Wall seconds until the network could see the first image."""
-    program = "from patchcluster.backbones import load_backbone; load_backbone()"
+    program = "from patchcluster.network.backbones import load_backbone; load_backbone()"
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-c", program], check=True)
     return time.perf_counter() - begin

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import patchcluster
-from patchcluster.colours import colours
+from patchcluster.scores.colours import colours
 from patchcluster.demo import write_parts
 
 HERE = Path(__file__).resolve().parent

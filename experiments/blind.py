@@ -8,15 +8,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchcluster import maps
-from patchcluster.backbones import load_backbone
-from patchcluster.extract import extract as extract_patches
-from patchcluster.extract import input_shapes
-from patchcluster.feedback import learn
-from patchcluster.images import Header, load_image, survey
-from patchcluster.labels import Label
-from patchcluster.levels import describe_levels, find_level
+from patchcluster.images.decode import Header, load_image, survey
 from patchcluster.methods import PatchClusterPlus
+from patchcluster.network.backbones import load_backbone
+from patchcluster.pipeline.extract import extract as extract_patches
+from patchcluster.pipeline.extract import input_shapes
+from patchcluster.scores import maps
+from patchcluster.scores.feedback import learn
+from patchcluster.scores.labels import Label
+from patchcluster.scores.levels import describe_levels, find_level
 from patchcluster.settings import Settings
 
 

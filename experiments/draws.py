@@ -15,7 +15,7 @@ import numpy as np
 from blind import extract, score_images
 
 from patchcluster.datasets import find_truth
-from patchcluster.inputs import find_images
+from patchcluster.images.inputs import find_images
 from patchcluster.methods import PatchClusterPlus
 
 RATES = (0.0, 0.02, 0.05, 0.1, 0.25)

@@ -17,10 +17,10 @@ from blind import extract, score_images
 from sklearn.metrics import roc_auc_score
 
 from patchcluster.datasets import find_truth
-from patchcluster.feedback import find_boundary, order_by_doubt
-from patchcluster.inputs import find_images
-from patchcluster.labels import Label
+from patchcluster.images.inputs import find_images
 from patchcluster.methods import PatchClusterPlus
+from patchcluster.scores.feedback import find_boundary, order_by_doubt
+from patchcluster.scores.labels import Label
 
 ROUND = 5  # images
 ROUNDS = 6

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchcluster.backbones import load_backbone
 from patchcluster.benchmark.cells import measure
 from patchcluster.benchmark.features import Features, FeatureStore, InputRule
 from patchcluster.datasets import read_dataset, select
 from patchcluster.methods import Method, PaDiM, PatchCluster
-from patchcluster.patches import Layout
+from patchcluster.network.backbones import load_backbone
+from patchcluster.network.patches import Layout
 
 SIZE = 224
 TWO, THREE = (8, 16), (4, 8, 16)  # strides of stages

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from patchcluster.datasets import find_truth, read_mask
 from patchcluster.datasets.shapes import Shape
-from patchcluster.inputs import find_images
+from patchcluster.images.inputs import find_images
 from patchcluster.methods import PatchClusterPlus
 
 RATES = (0.02, 0.05, 0.1)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from patchcluster.metrics import image_metrics
-from patchcluster.thresholds import choose_threshold
+from patchcluster.scores.metrics import image_metrics
+from patchcluster.scores.thresholds import choose_threshold
 
 Scores = NDArray[np.float64]
 Draw = tuple[NDArray[np.bool_], Scores]

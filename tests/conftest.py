@@ -18,11 +18,15 @@ from typer.testing import CliRunner, Result
 import patchcluster
 from faults.watching import die, watch
 from patchcluster import cli
-from patchcluster.backbones import Backbone, random_backbone
-from patchcluster.costs import GIB
-from patchcluster.extraction import Regions, survey_files, take_regions
-from patchcluster.planning import Planner
-from patchcluster.runs import Run
+from patchcluster.network.backbones import Backbone, random_backbone
+from patchcluster.pipeline.costs import GIB
+from patchcluster.pipeline.extraction import (
+    Regions,
+    survey_files,
+    take_regions,
+)
+from patchcluster.pipeline.planning import Planner
+from patchcluster.runs.run import Run
 from patchcluster.settings import resolve
 
 PATIENCE = 300.0  # seconds that what must come about may take, however much else runs

@@ -9,15 +9,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from patchcluster import __version__, runfolder, storage
-from patchcluster.comparing import Explanations
-from patchcluster.labels import Label
-from patchcluster.maps import Region
-from patchcluster.runfolder import Result
-from patchcluster.runinfo import ImageRecord, RunInfo, Skipped
-from patchcluster.runs import Run
+from patchcluster import __version__
+from patchcluster.pipeline.comparing import Explanations
+from patchcluster.runs import runfolder, storage
+from patchcluster.runs.info import (
+    ImageRecord,
+    RunInfo,
+    Skipped,
+)
+from patchcluster.runs.run import Run
+from patchcluster.runs.runfolder import Result
+from patchcluster.scores.labels import Label
+from patchcluster.scores.maps import Region
+from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
-from patchcluster.thresholds import Flagging
 
 GRID = 28
 SIDE = 256

@@ -16,13 +16,19 @@ from typer.testing import CliRunner
 
 import patchcluster
 from conftest import textured_image, wait_for_the_hub
-from patchcluster.backbone_table import COST_SIZE, ROWS
-from patchcluster.backbones import EMBEDDED, Backbone, _build, describe, load_backbone
 from patchcluster.cli import app
 from patchcluster.errors import WeightsError
-from patchcluster.maps import smooth, to_image
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.patches import patch_grid
+from patchcluster.network.backbone_table import COST_SIZE, ROWS
+from patchcluster.network.backbones import (
+    EMBEDDED,
+    Backbone,
+    _build,
+    describe,
+    load_backbone,
+)
+from patchcluster.network.patches import patch_grid
+from patchcluster.scores.maps import smooth, to_image
 
 NAMES = [row.name for row in ROWS]
 STRIDES = PatchClusterPlus.strides

@@ -8,7 +8,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from patchcluster.backbones import (
+from patchcluster.errors import WeightsError
+from patchcluster.network.backbones import (
     EMBEDDED,
     Backbone,
     _choose_stages,
@@ -16,7 +17,6 @@ from patchcluster.backbones import (
     load_backbone,
     random_backbone,
 )
-from patchcluster.errors import WeightsError
 
 # Logits of the original implementation (EfficientNet-PyTorch's lite variant, package
 # efficientnet_lite_pytorch 0.1.0) with the packages' weights on `waves(size)`: the five highest

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from patchcluster import runfolder, storage
 from patchcluster.methods import METHODS
-from patchcluster.reflagging import load_method
-from patchcluster.runs import Run
+from patchcluster.pipeline.reflagging import load_method
+from patchcluster.runs import runfolder, storage
+from patchcluster.runs.run import Run
 
 PAGE = Path(__file__).parents[1] / "docs" / "bank.md"
 SMALL: dict[str, dict[str, Any]] = {

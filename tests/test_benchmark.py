@@ -12,7 +12,6 @@ from sklearn.metrics import roc_auc_score
 
 from conftest import textured_image
 from patchcluster import benchmark as package
-from patchcluster.backbones import load_backbone, random_backbone
 from patchcluster.benchmark import benchmark, running
 from patchcluster.benchmark.cells import group_variants
 from patchcluster.benchmark.report import incomparable
@@ -27,8 +26,9 @@ from patchcluster.benchmark.tables import (
 from patchcluster.datasets import SETTINGS, read_dataset
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import METHODS, MuSc, PaDiM, PatchCluster, PatchCoreLOF, SpadeCluster
-from patchcluster.metrics import PixelMetrics
-from patchcluster.patches import patch_grid
+from patchcluster.network.backbones import load_backbone, random_backbone
+from patchcluster.network.patches import patch_grid
+from patchcluster.scores.metrics import PixelMetrics
 
 SIZE = 64  # of the network's input; images are 96 pixels wide
 QUICK = {"size": SIZE, "tables": [2, 4], "methods": ["patchcluster", "patchcore", "padim"]}

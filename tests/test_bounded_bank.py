@@ -14,18 +14,23 @@ from safetensors.torch import load_file
 import patchcluster
 from conftest import write_set
 from killing import kill_scan, scan_apart
-from patchcluster import runfolder, scanning, storage
-from patchcluster.comparing import Comparisons, ImageSet, load_batches
 from patchcluster.errors import RunError
-from patchcluster.lazy import Grids
-from patchcluster.maps import Region, round_as_stored
 from patchcluster.methods import Comparison, PatchClusterPlus
 from patchcluster.methods.base import join, make_batches
-from patchcluster.reflagging import reflag
-from patchcluster.results import Scored, _group
-from patchcluster.runinfo import ImageRecord
+from patchcluster.methods.grids import Grids
+from patchcluster.pipeline import scanning
+from patchcluster.pipeline.comparing import (
+    Comparisons,
+    ImageSet,
+    load_batches,
+)
+from patchcluster.pipeline.reflagging import reflag
+from patchcluster.pipeline.results import Scored, _group
+from patchcluster.runs import runfolder, storage
+from patchcluster.runs.info import ImageRecord
+from patchcluster.scores.maps import Region, round_as_stored
+from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
-from patchcluster.thresholds import Flagging
 
 SIZE = (128,)
 BANK = 5
@@ -346,7 +351,9 @@ def test_killed_while_its_patches_were_kept_it_takes_them_up_again(bounded, tmp_
     for number, path in enumerate(batches[:moved]):
         path.rename(killed / runfolder.PATCHES_FOLDER / f"{number:06d}.safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("patchcluster.extraction.Extractor._write", None)  # nothing is made again
+        patch.setattr(
+            "patchcluster.pipeline.extraction.Extractor._write", None
+        )  # nothing is made again
         run = patchcluster.scan(images, killed, size=SIZE, bank_images=BANK)
     np.testing.assert_array_equal(run.scores, bounded.scores)
     names = [path.name for path in runfolder.kept_paths(killed)]
@@ -371,7 +378,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path, monkeypatch):
     """Counted in tensors: what the process holds depends on the allocator and on threads too."""
-    monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 64 * 64)
+    monkeypatch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 64 * 64)
     monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 16)
 
     def most_held(name, count):

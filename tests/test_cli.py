@@ -248,7 +248,7 @@ def test_what_does_not_resume_does_not_say_so_when_interrupted(monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("patchcluster.scoring.score", interrupt)
+    monkeypatch.setattr("patchcluster.pipeline.scoring.score", interrupt)
     result = run_command("score", "RUN", "image.png")
     assert (result.exit_code, result.stderr) == (130, "patchcluster: interrupted\n")
 

@@ -14,13 +14,15 @@ import pytest
 import patchcluster
 from conftest import PATIENCE, write_set
 from killing import kill_scan
-from patchcluster import runfolder, storage
 from patchcluster.errors import ClusterError, InputError, SettingError
+from patchcluster.runs import runfolder, storage
 
 if find_spec("ray") is None:
     pytest.skip("ray is not installed: pip install 'patchcluster[ray]'", allow_module_level=True)
 
-from patchcluster import cluster as product  # before ray itself, whose messages it turns off
+from patchcluster.pipeline import (
+    ray_workers as product,  # before ray itself, whose messages it turns off
+)
 
 import ray  # isort: skip
 from ray.cluster_utils import Cluster  # isort: skip
@@ -42,7 +44,7 @@ IMAGES = 40
 def small_batches():
     """An image a batch, so that there is a middle to kill in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("patchcluster.extraction.BATCH_PIXELS", 64 * 64)
+        patch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 64 * 64)
         patch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1)
         patch.setattr(product, "_PATIENCE", PATIENCE)
         yield
@@ -150,7 +152,9 @@ def test_workers_and_nodes_are_killed_and_nothing_is_lost(
 
 
 def test_a_killed_scan_goes_on_with_the_cluster_or_without(images, nodes, tmp_path, monkeypatch):
-    monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 2 * 128 * 128)  # as kill_scan has
+    monkeypatch.setattr(
+        "patchcluster.pipeline.extraction.BATCH_PIXELS", 2 * 128 * 128
+    )  # as kill_scan has
     monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 128)
     undisturbed = patchcluster.scan(images, tmp_path / "undisturbed", size=(128,))
     kill_scan("compare", images, tmp_path / "with", ray=nodes.address)

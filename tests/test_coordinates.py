@@ -13,10 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchcluster.finish import MapRule, finish
-from patchcluster.images import load_image, network_size, survey
-from patchcluster.maps import find_regions, fuse, round_as_stored
-from patchcluster.tiling import native_size
+from patchcluster.images.decode import load_image, network_size, survey
+from patchcluster.network.tiling import native_size
+from patchcluster.scores.finish import MapRule, finish
+from patchcluster.scores.maps import (
+    find_regions,
+    fuse,
+    round_as_stored,
+)
 from test_images import deep_png, insert_chunk
 
 CELL = 16  # pixels of the network's input along a cell of a score grid

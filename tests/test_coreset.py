@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcluster.coreset import cover_in_order, greedy_coreset
 from patchcluster.errors import SettingError
+from patchcluster.search.coreset import cover_in_order, greedy_coreset
 from references import cover64
 
 
@@ -38,7 +38,7 @@ def test_same_choice_as_the_serial_algorithm(count, channels, seed, batch, data)
     start = data.draw(st.integers(0, count - 1))
     features = np.random.default_rng(seed).normal(size=(count, channels))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("patchcluster.coreset._BATCH", batch)
+        patch.setattr("patchcluster.search.coreset._BATCH", batch)
         chosen = greedy_coreset(features, size, start).tolist()
     assert chosen == serial_coreset(features, size, start)
 

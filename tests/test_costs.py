@@ -1,6 +1,7 @@
 import pytest
 
-from patchcluster.costs import (
+from patchcluster.errors import SettingError
+from patchcluster.pipeline.costs import (
     GIB,
     MIB,
     Workload,
@@ -11,7 +12,6 @@ from patchcluster.costs import (
     predict_memory,
     resident_memory,
 )
-from patchcluster.errors import SettingError
 
 
 @pytest.mark.parametrize(

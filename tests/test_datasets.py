@@ -17,7 +17,7 @@ from patchcluster.datasets import (
 )
 from patchcluster.datasets.shapes import Polygons, Runs, decode_counts
 from patchcluster.errors import InputError
-from patchcluster.images import survey
+from patchcluster.images.decode import survey
 
 
 @pytest.fixture

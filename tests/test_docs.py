@@ -45,9 +45,14 @@ from docblocks import (
     read_spans,
     words_of,
 )
-from patchcluster import backbones, cli, demo, methods
+from patchcluster import (
+    cli,
+    demo,
+    methods,
+)
 from patchcluster.benchmark import benchmark
 from patchcluster.cli.root import VERBS
+from patchcluster.network import backbones
 from patchcluster.settings import PRESETS
 
 ROOT = Path(__file__).parents[1]

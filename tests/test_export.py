@@ -35,7 +35,7 @@ from patchcluster.exporting import names as naming
 from patchcluster.exporting.contents import Contents, _Components
 from patchcluster.exporting.labelstudio import encode_rle
 from patchcluster.exporting.output import replacing
-from patchcluster.maps import find_regions
+from patchcluster.scores.maps import find_regions
 from synthetic import write_run
 
 WIDTH, HEIGHT = 120, 80

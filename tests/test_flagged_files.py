@@ -16,7 +16,7 @@ from patchcluster import cli
 from patchcluster.errors import RunError, SettingError
 from patchcluster.exporting import flagged
 from patchcluster.exporting.flagged import take_flagged
-from patchcluster.inputs import hash_file
+from patchcluster.images.inputs import hash_file
 from synthetic import write_run
 
 FILES = ["photos/a.png", "photos/sub/a.png", "photos/b.png", "photos/c.png", "photos/d.png"]

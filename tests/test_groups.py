@@ -4,9 +4,14 @@ import torch
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 
-from patchcluster.groups import MOST_GROUPS, describe_image, describe_regions, group_regions
-from patchcluster.maps import Region
 from patchcluster.methods import PatchClusterPlus
+from patchcluster.scores.groups import (
+    MOST_GROUPS,
+    describe_image,
+    describe_regions,
+    group_regions,
+)
+from patchcluster.scores.maps import Region
 
 
 def test_a_region_is_described_by_its_own_highest_patches():
@@ -74,8 +79,8 @@ def test_groups_are_those_of_scikit_learn(copies):
 def test_of_very_many_regions_the_rest_joins_the_nearest_group(monkeypatch):
     described, truth = kinds([30, 30, 30, 30])
     order = np.random.default_rng(1).permutation(len(truth))
-    monkeypatch.setattr("patchcluster.groups._MOST_CLUSTERED", 60)
-    monkeypatch.setattr("patchcluster.groups.MOST_GROUPS", 4)
+    monkeypatch.setattr("patchcluster.scores.groups._MOST_CLUSTERED", 60)
+    monkeypatch.setattr("patchcluster.scores.groups.MOST_GROUPS", 4)
     groups = group_regions(described[order].astype(np.float32))
     assert adjusted_rand_score(truth[order], groups) == 1
 

@@ -6,11 +6,11 @@ import torch
 
 import patchcluster
 from conftest import textured_image
-from patchcluster.backbones import Backbone
 from patchcluster.errors import SettingError
-from patchcluster.extraction import Features
-from patchcluster.halving import in_halves
 from patchcluster.methods import PatchClusterPlus
+from patchcluster.network.backbones import Backbone
+from patchcluster.network.out_of_memory import in_halves
+from patchcluster.pipeline.extraction import Features
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 

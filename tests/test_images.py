@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from patchcluster.errors import UnreadableImage
-from patchcluster.images import Header, deep_range, load_image, network_size, survey
+from patchcluster.images.decode import Header, deep_range, load_image, network_size, survey
 
 
 def load(path, size=None, ranges=None):

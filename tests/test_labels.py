@@ -12,15 +12,27 @@ from typer.testing import CliRunner
 
 import patchcluster
 from conftest import write_set
-from patchcluster import runfolder, storage
 from patchcluster.cli import app
 from patchcluster.errors import InputError, RunError, SettingError
-from patchcluster.feedback import find_boundary, order_by_doubt, shift_scores
-from patchcluster.labels import match_labels, move_threshold, read_labels
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.reflagging import reflag
-from patchcluster.scanning import finish, rescore
-from patchcluster.thresholds import Flagging, Threshold, describe_ordinary
+from patchcluster.pipeline.reflagging import reflag
+from patchcluster.pipeline.scanning import finish, rescore
+from patchcluster.runs import runfolder, storage
+from patchcluster.scores.feedback import (
+    find_boundary,
+    order_by_doubt,
+    shift_scores,
+)
+from patchcluster.scores.labels import (
+    match_labels,
+    move_threshold,
+    read_labels,
+)
+from patchcluster.scores.thresholds import (
+    Flagging,
+    Threshold,
+    describe_ordinary,
+)
 
 SIZE = (96,)
 
@@ -164,7 +176,9 @@ def fresh(run, folder, **given):
 def test_labels_overrule_flags_and_a_finished_scan_is_compared_again(run, tmp_path, monkeypatch):
     labels = {"part9.png": "anomalous", "part0.png": "normal", "part8.png": "normal"}
     with monkeypatch.context() as patched:
-        patched.setattr("patchcluster.backbones.Backbone.features", None)  # no image is needed
+        patched.setattr(
+            "patchcluster.network.backbones.Backbone.features", None
+        )  # no image is needed
         again = fresh(run, run.folder, labels=labels)
     assert again.flagged[9]
     assert not again.flagged[[0, 8]].any()
@@ -240,7 +254,7 @@ def test_scores_of_images_follow_from_their_maps_with_labels_too(run):
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, given, message):
-    monkeypatch.setattr("patchcluster.extraction.Extractor.run", None)
+    monkeypatch.setattr("patchcluster.pipeline.extraction.Extractor.run", None)
     with pytest.raises(SettingError, match=message):
         patchcluster.scan(run.info.inputs, tmp_path / "r", **given)
     assert not (tmp_path / "r").exists()
@@ -250,7 +264,7 @@ def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, g
 
 
 def test_a_finished_scan_is_flagged_again_without_work(run, monkeypatch):
-    monkeypatch.setattr("patchcluster.scanning.Scan._scan", None)
+    monkeypatch.setattr("patchcluster.pipeline.scanning.Scan._scan", None)
     again = fresh(run, run.folder, flag_top=5)
     assert again.flagged.sum() == 5
     assert set(np.flatnonzero(again.flagged)) == set(run.ranking[:5])
@@ -293,8 +307,8 @@ def test_until_its_page_is_written_a_flagging_is_not_finished(run, monkeypatch):
         lambda: fresh(run, run.folder, labels={"part0.png": "normal"}, flag_top=2),
     ):
         with monkeypatch.context() as patched:
-            patched.setattr("patchcluster.reflagging.write_report", fail)
-            patched.setattr("patchcluster.scanning.write_report", fail)
+            patched.setattr("patchcluster.pipeline.reflagging.write_report", fail)
+            patched.setattr("patchcluster.pipeline.scanning.write_report", fail)
             with pytest.raises(KeyboardInterrupt):
                 change()
         with pytest.raises(RunError, match=r"flagging .*`patchcluster report .* --flag-top 2`"):

@@ -8,9 +8,13 @@ from PIL import Image
 
 import patchcluster
 from conftest import textured_image, write_set
-from patchcluster.finish import MapRule, finish
-from patchcluster.levels import Levels, describe_levels, find_level
-from patchcluster.maps import find_regions, score_image
+from patchcluster.scores.finish import MapRule, finish
+from patchcluster.scores.levels import (
+    Levels,
+    describe_levels,
+    find_level,
+)
+from patchcluster.scores.maps import find_regions, score_image
 
 
 def test_levels_of_a_set_by_hand():

@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from patchcluster.errors import SettingError
-from patchcluster.maps import SIGMA, Region, find_regions, fuse, score_image, smooth, to_image
+from patchcluster.scores.maps import (
+    SIGMA,
+    Region,
+    find_regions,
+    fuse,
+    score_image,
+    smooth,
+    to_image,
+)
 
 
 def bilinear64(values: np.ndarray, height: int, width: int) -> np.ndarray:

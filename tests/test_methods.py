@@ -11,9 +11,6 @@ import torch.nn.functional as F
 from scipy.spatial.distance import mahalanobis
 from sklearn.neighbors import LocalOutlierFactor
 
-from patchcluster.backbones import random_backbone
-from patchcluster.comparing import Query, Search
-from patchcluster.coreset import greedy_coreset
 from patchcluster.errors import SettingError
 from patchcluster.methods import (
     METHODS,
@@ -29,7 +26,10 @@ from patchcluster.methods import (
 )
 from patchcluster.methods.base import join
 from patchcluster.methods.patchcluster import shrink
-from patchcluster.patches import patch_grid, pool_neighbourhood
+from patchcluster.network.backbones import random_backbone
+from patchcluster.network.patches import patch_grid, pool_neighbourhood
+from patchcluster.pipeline.comparing import Query, Search
+from patchcluster.search.coreset import greedy_coreset
 
 
 def random_patches(n=6, h=4, w=5, c=7, seed=0):

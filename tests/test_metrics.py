@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from patchcluster.metrics import PixelMetrics, image_metrics
+from patchcluster.scores.metrics import PixelMetrics, image_metrics
 
 
 def direct_pro(maps, masks, most=0.3):

@@ -9,7 +9,7 @@ import patchcluster
 from conftest import write_set
 from patchcluster.errors import SettingError
 from patchcluster.methods import MuSc
-from patchcluster.patches import patch_grid
+from patchcluster.network.patches import patch_grid
 
 SHAPES = ((4, 5), (3, 3), (6, 2), (5, 5), (2, 4))
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchcluster import neighbors
 from patchcluster.errors import SettingError
-from patchcluster.neighbors import Blocks, nearest
+from patchcluster.search import neighbors
+from patchcluster.search.neighbors import Blocks, nearest
 
 
 def distances64(queries: np.ndarray, bank: np.ndarray) -> np.ndarray:
@@ -43,9 +43,9 @@ def test_nearest_equals_direct_float64_search(q, m, c, offset, seed, data):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])  # by faiss, and by torch
 def test_nearest_over_several_tiles_of_queries_and_bank(dtype, monkeypatch):
-    monkeypatch.setattr("patchcluster.neighbors._BANK_TILE", 100)
-    monkeypatch.setattr("patchcluster.neighbors.QUERY_TILE", 30)
-    monkeypatch.setattr("patchcluster.neighbors._GATHER", 500)
+    monkeypatch.setattr("patchcluster.search.neighbors._BANK_TILE", 100)
+    monkeypatch.setattr("patchcluster.search.neighbors.QUERY_TILE", 30)
+    monkeypatch.setattr("patchcluster.search.neighbors._GATHER", 500)
     rng = np.random.default_rng(0)
     queries = rng.normal(size=(70, 16)).astype(dtype)
     bank = rng.normal(size=(350, 16)).astype(dtype)

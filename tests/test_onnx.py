@@ -12,11 +12,15 @@ from PIL import Image
 
 import patchcluster
 from conftest import textured_image, write_set
-from patchcluster.backbones import Backbone, load_backbone, random_backbone
 from patchcluster.errors import RunError, SettingError
-from patchcluster.onnx_export import export_backbone, export_network
-from patchcluster.patches import Layout, patch_grid
-from patchcluster.runs import Run
+from patchcluster.exporting.onnx import export_backbone, export_network
+from patchcluster.network.backbones import (
+    Backbone,
+    load_backbone,
+    random_backbone,
+)
+from patchcluster.network.patches import Layout, patch_grid
+from patchcluster.runs.run import Run
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'patchcluster[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime")

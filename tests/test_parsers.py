@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from faults.decoding import png
-from patchcluster import runfolder, storage
 from patchcluster.cli import parsing
-from patchcluster.costs import parse_bytes
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
-from patchcluster.images import deep_range, load_image, survey
-from patchcluster.labels import read_labels
-from patchcluster.masks import read_mask_file
-from patchcluster.roi import name_region, to_png
-from patchcluster.runs import load_run
+from patchcluster.images.decode import deep_range, load_image, survey
+from patchcluster.images.masks import read_mask_file
+from patchcluster.images.roi import name_region, to_png
+from patchcluster.pipeline.costs import parse_bytes
+from patchcluster.runs import runfolder, storage
+from patchcluster.runs.run import load_run
+from patchcluster.scores.labels import read_labels
+from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
-from patchcluster.thresholds import Flagging
 from synthetic import write_run
 from test_images import deep_png
 

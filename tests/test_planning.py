@@ -8,8 +8,12 @@ import pytest
 from PIL import Image
 
 from conftest import make_planner, textured_image, write_set
-from patchcluster.costs import GIB, MIB, parse_bytes
 from patchcluster.errors import SettingError
+from patchcluster.pipeline.costs import (
+    GIB,
+    MIB,
+    parse_bytes,
+)
 from patchcluster.settings import PRESETS
 
 FAST = {"size": (320,), "stage_weights": (1.0, 1.5)}

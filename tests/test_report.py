@@ -15,12 +15,16 @@ import pytest
 from PIL import Image
 
 from conftest import PATIENCE
-from patchcluster import pictures, runfolder
 from patchcluster.errors import PatchclusterError, RunError
-from patchcluster.pictures import colour_bounds, crop_jpeg, heat_png
 from patchcluster.report import content, island, write_report
-from patchcluster.runinfo import Skipped
-from patchcluster.thresholds import choose_threshold
+from patchcluster.runs import pictures, runfolder
+from patchcluster.runs.info import Skipped
+from patchcluster.runs.pictures import (
+    colour_bounds,
+    crop_jpeg,
+    heat_png,
+)
+from patchcluster.scores.thresholds import choose_threshold
 from synthetic import THRESHOLD, write_run
 
 HOSTILE = [
@@ -445,7 +449,7 @@ def test_heat_maps_beside_the_page_are_drawn_again_only_if_they_change(tmp_path,
         assert (path.stat().st_ino == number) == (path not in (changed, cut))
     assert cut.read_bytes() == pixels
     before = {path: path.read_bytes() for path in first}
-    monkeypatch.setattr("patchcluster.pictures.__version__", "another")
+    monkeypatch.setattr("patchcluster.runs.pictures.__version__", "another")
     write_report(run)
     assert all(path.read_bytes() != data for path, data in before.items())
 

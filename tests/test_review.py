@@ -27,11 +27,11 @@ import patchcluster
 from conftest import PATIENCE, run_command, textured_image, wait_until, write_set
 from faults.processes import Command
 from patchcluster.errors import RunError
-from patchcluster.labels import read_labels
+from patchcluster.pipeline.scanning import rescore
 from patchcluster.review.group_names import find_names
 from patchcluster.review.store import GroupName, LabelStore
-from patchcluster.runs import Run, load_run
-from patchcluster.scanning import rescore
+from patchcluster.runs.run import Run, load_run
+from patchcluster.scores.labels import read_labels
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 HOSTILE = "<img src=x onerror=alert(1)>.png"

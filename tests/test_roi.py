@@ -13,13 +13,22 @@ from scipy import ndimage
 import patchcluster
 from conftest import textured_image, write_set
 from patchcluster.errors import InputError, RunError, SettingError
-from patchcluster.levels import Levels
-from patchcluster.maps import SIGMA, score_image, smooth, to_image
-from patchcluster.masks import cover
+from patchcluster.images.masks import cover
+from patchcluster.images.roi import (
+    Packing,
+    at_size,
+    find_masks,
+)
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.metrics import PixelMetrics
-from patchcluster.patches import block_side
-from patchcluster.roi import Packing, at_size, find_masks
+from patchcluster.network.patches import block_side
+from patchcluster.scores.levels import Levels
+from patchcluster.scores.maps import (
+    SIGMA,
+    score_image,
+    smooth,
+    to_image,
+)
+from patchcluster.scores.metrics import PixelMetrics
 from patchcluster.settings import resolve
 
 SIZE = (128,)

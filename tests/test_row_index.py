@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from patchcluster import row_index
-from patchcluster.neighbors import nearest
-from patchcluster.row_index import RowIndex, find_distinct
+from patchcluster.search import row_index
+from patchcluster.search.neighbors import nearest
+from patchcluster.search.row_index import RowIndex, find_distinct
 
 
 def patches(rows, seed=0, kinds=40, channels=16):

@@ -8,10 +8,11 @@ from torch.utils.data import Dataset
 
 import patchcluster
 from conftest import textured_image
-from patchcluster import runfolder, saved_inputs, scanning
 from patchcluster.errors import InputError, RunError, SettingError
-from patchcluster.runs import load_run
-from patchcluster.saved_inputs import index_of
+from patchcluster.pipeline import saved_inputs, scanning
+from patchcluster.pipeline.saved_inputs import index_of
+from patchcluster.runs import runfolder
+from patchcluster.runs.run import load_run
 
 SIZE = (64,)
 

@@ -18,10 +18,10 @@ from PIL import Image
 import patchcluster
 from conftest import textured_image, write_set
 from killing import kill_scan, scan_apart
-from patchcluster import runfolder, storage
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
-from patchcluster.maps import find_regions, fuse
 from patchcluster.methods import METHODS
+from patchcluster.runs import runfolder, storage
+from patchcluster.scores.maps import find_regions, fuse
 
 SIZE = (128,)  # small and fast
 
@@ -171,7 +171,7 @@ def test_order_and_names_of_the_files_do_not_change_the_scores(tmp_path, small_r
 
 
 def test_batch_size_does_not_change_the_scores(small_run, monkeypatch):
-    monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 2 * 128 * 128)
+    monkeypatch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 2 * 128 * 128)
     monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 64)
     run = patchcluster.scan(small_run.info.inputs, size=SIZE)
     np.testing.assert_allclose(run.scores, small_run.scores, rtol=1e-3)
@@ -379,7 +379,7 @@ def test_that_a_run_is_being_written_is_said_to_who_reads_it(tmp_path, small_run
     info, images, skipped = runfolder.read_info(tmp_path / "run")
     info.state = "running"
     runfolder.write_info(tmp_path / "run", info, images, skipped)
-    holder = "import sys, pathlib, patchcluster.storage as s\n"
+    holder = "import sys, pathlib, patchcluster.runs.storage as s\n"
     holder += "with s.lock(pathlib.Path(sys.argv[1])): print(flush=True), sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", holder, tmp_path / "run"],
@@ -449,7 +449,7 @@ def test_killed_and_started_again_it_goes_on_and_the_scores_are_identical(
     assert batches
     time.sleep(0.01)
     kept = """
-import os, sys, patchcluster.storage as s
+import os, sys, patchcluster.runs.storage as s
 write = s.write_tensors
 def spy(path, *rest):
     print(path.name)
@@ -466,7 +466,7 @@ s.write_tensors = spy
 
 
 def test_files_may_come_and_go_between_a_kill_and_the_next_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 2 * 128 * 128)
+    monkeypatch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 2 * 128 * 128)
     images, out = tmp_path / "images", tmp_path / "run"
     paths = write_set(images, 9)
 

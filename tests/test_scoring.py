@@ -15,18 +15,22 @@ from PIL import Image
 
 import patchcluster
 from conftest import run_command, textured_image, write_set
-from patchcluster import storage
-from patchcluster.backbones import load_backbone
 from patchcluster.errors import InputError, RunError
-from patchcluster.images import load_image, network_size, survey
-from patchcluster.levels import Levels
-from patchcluster.maps import find_regions, fuse
+from patchcluster.images.decode import load_image, network_size, survey
 from patchcluster.methods import METHODS
-from patchcluster.patches import patch_grid
-from patchcluster.reflagging import reflag
-from patchcluster.scoring import HEADER, Scorer, score
+from patchcluster.network.backbones import load_backbone
+from patchcluster.network.patches import patch_grid
+from patchcluster.pipeline.reflagging import reflag
+from patchcluster.pipeline.scoring import (
+    HEADER,
+    Scorer,
+    score,
+)
+from patchcluster.runs import storage
+from patchcluster.scores.levels import Levels
+from patchcluster.scores.maps import find_regions, fuse
+from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
-from patchcluster.thresholds import Flagging
 
 SIZE = (128,)
 
@@ -177,7 +181,7 @@ def test_a_file_whose_reading_fails_gets_a_reason_and_no_score(ordinary, images,
         def read(self, *_):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("patchcluster.inputs.open_input", lambda _: Failing())
+    monkeypatch.setattr("patchcluster.images.inputs.open_input", lambda _: Failing())
     found = score(ordinary, images[6])
     assert not found.images
     assert found.skipped[0].reason == "input/output error"

@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 import patchcluster
 from conftest import PATIENCE, textured_image, wait_until
 from patchcluster.errors import RunError
-from patchcluster.scoring import Scorer, score
+from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.serving import Limits, create_app
 from patchcluster.serving.counters import BOUNDS, Counters
 

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from conftest import textured_image
-from patchcluster.scoring import Scorer
+from patchcluster.pipeline.scoring import Scorer
 from patchcluster.serving import Limits, create_app
 
 HOST = "http://127.0.0.1:8000"

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from patchcluster.datasets import Category, Sample, Truth
 from patchcluster.errors import InputError
-from patchcluster.inputs import natural_key
-from patchcluster.sources import Source, open_inputs
+from patchcluster.images.inputs import natural_key
+from patchcluster.pipeline.sources import Source, open_inputs
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (9, 7), np.uint8)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchcluster.errors import SettingError
-from patchcluster.thresholds import choose_threshold, describe_ordinary
+from patchcluster.scores.thresholds import choose_threshold, describe_ordinary
 
 
 def ordinary(seed, count=200):

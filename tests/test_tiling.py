@@ -14,16 +14,12 @@ from PIL import Image
 from scipy import ndimage
 
 import patchcluster
-from patchcluster.backbones import load_backbone, random_backbone
-from patchcluster.costs import MIB
 from patchcluster.errors import SettingError
-from patchcluster.images import network_size
-from patchcluster.levels import Levels
-from patchcluster.maps import frame_growth, score_image
+from patchcluster.images.decode import network_size
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.patches import patch_grid
-from patchcluster.settings import resolve
-from patchcluster.tiling import (
+from patchcluster.network.backbones import load_backbone, random_backbone
+from patchcluster.network.patches import patch_grid
+from patchcluster.network.tiling import (
     find_lattice,
     largest_tile,
     native_size,
@@ -31,6 +27,10 @@ from patchcluster.tiling import (
     tile_weights,
     tiled_features,
 )
+from patchcluster.pipeline.costs import MIB
+from patchcluster.scores.levels import Levels
+from patchcluster.scores.maps import frame_growth, score_image
+from patchcluster.settings import resolve
 
 
 def surface(seed: int, side: int) -> np.ndarray:

@@ -1,11 +1,10 @@
 import pytest
 import torch
 
-from patchcluster import times
 from patchcluster.methods import METHODS, PatchClusterPlus
 from patchcluster.methods.base import SearchCost
-from patchcluster.row_index import RowIndex
-from patchcluster.times import (
+from patchcluster.pipeline import times
+from patchcluster.pipeline.times import (
     Rates,
     Work,
     format_seconds,
@@ -14,6 +13,7 @@ from patchcluster.times import (
     measure_search,
     predict_seconds,
 )
+from patchcluster.search.row_index import RowIndex
 
 RATES = Rates(
     load=1e-8, network=1e-7, build=1e-10, scan=1e-10, rank=1e-6, smooth=1e-3, regions=1e-9

@@ -13,11 +13,13 @@ from PIL import Image
 
 import patchcluster
 from conftest import run_command, textured_image, write_set
-from patchcluster import row_index, runfolder, scanning
-from patchcluster.comparing import ImageSet, load_batches
 from patchcluster.errors import InputError, RunError, SettingError, WeightsError
-from patchcluster.reflagging import reflag
-from patchcluster.thresholds import Flagging
+from patchcluster.pipeline import scanning
+from patchcluster.pipeline.comparing import ImageSet, load_batches
+from patchcluster.pipeline.reflagging import reflag
+from patchcluster.runs import runfolder
+from patchcluster.scores.thresholds import Flagging
+from patchcluster.search import row_index
 
 SIZE = (128,)
 WHOLE: dict = {}
@@ -167,13 +169,13 @@ def test_a_removal_asks_nothing_of_the_network(images, tmp_path, monkeypatch):
     def missing(*_):
         raise WeightsError("no weights")
 
-    monkeypatch.setattr("patchcluster.scanning.load_backbone", missing)
+    monkeypatch.setattr("patchcluster.pipeline.scanning.load_backbone", missing)
     updated = patchcluster.update(run.folder, remove=["part2.png"])
     monkeypatch.undo()
     assert updated.info.backbone == run.info.backbone
     left = [file for file in names_of(images, 0, 12) if not file.endswith("part2.png")]
     assert_equal(updated, scan_of(left, tmp_path / "fresh", BOUNDED))
-    monkeypatch.setattr("patchcluster.scanning.load_backbone", missing)
+    monkeypatch.setattr("patchcluster.pipeline.scanning.load_backbone", missing)
     with pytest.raises(WeightsError):
         patchcluster.update(run.folder, add=names_of(images, 2, 3))
 
@@ -259,9 +261,9 @@ stop, run, *added = sys.argv[1:]
 def killed(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 def progress(step, done, total):
     if step == stop and done: killed()
-if stop == "results": patchcluster.runfolder.write_bank = killed
-if stop == "settle": patchcluster.runfolder.keep_batches = killed
-if stop == "page": patchcluster.scanning.write_report = killed
+if stop == "results": patchcluster.runs.runfolder.write_bank = killed
+if stop == "settle": patchcluster.runs.runfolder.keep_batches = killed
+if stop == "page": patchcluster.pipeline.scanning.write_report = killed
 patchcluster.update(run, add=added, remove="part3.png", progress=progress)
 """
 

@@ -22,12 +22,17 @@ from PIL import Image
 import patchcluster
 from conftest import run_command, textured_image, write_set
 from killing import kill_scan, scan_apart
-from patchcluster import extraction, runfolder
 from patchcluster.errors import InputError, RunError, UnreadableImage
-from patchcluster.images import load_image, survey
-from patchcluster.inputs import find_images, open_input, stamp
+from patchcluster.images.decode import load_image, survey
+from patchcluster.images.inputs import (
+    find_images,
+    open_input,
+    stamp,
+)
 from patchcluster.methods import base
-from patchcluster.runs import Run
+from patchcluster.pipeline import extraction
+from patchcluster.runs import runfolder
+from patchcluster.runs.run import Run
 
 
 class Faulty(MemoryFileSystem):

@@ -23,10 +23,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from PIL import Image
 
 from conftest import PATIENCE, textured_image, write_set
-from patchcluster import runfolder, watching
+from patchcluster import watching
 from patchcluster.errors import InputError, RunError, SettingError, UnreadableImage
-from patchcluster.inputs import find_images
-from patchcluster.scoring import Scorer, score
+from patchcluster.images.inputs import find_images
+from patchcluster.pipeline.scoring import Scorer, score
+from patchcluster.runs import runfolder
 from patchcluster.watching import Box, Row, watch
 from patchcluster.watching.arrivals import Arrivals, Known
 from patchcluster.watching.table import HEADER, open_table

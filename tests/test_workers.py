@@ -10,10 +10,10 @@ import torch
 
 import patchcluster
 from conftest import PATIENCE
-from patchcluster.devices import choose_device, choose_devices
 from patchcluster.errors import ClusterError
-from patchcluster.scanning import Scan, predict
-from patchcluster.workers import Devices, Here
+from patchcluster.network.devices import choose_device, choose_devices
+from patchcluster.pipeline.scanning import Scan, predict
+from patchcluster.pipeline.workers import Devices, Here
 
 CPU = torch.device("cpu")
 
@@ -111,7 +111,7 @@ def test_results_need_not_be_taken_to_the_end():
 
 @pytest.mark.parametrize("method", ["patchcluster-plus", "musc"])
 def test_scores_of_two_devices_are_those_of_one(small_run, tmp_path, monkeypatch, method):
-    monkeypatch.setattr("patchcluster.extraction.BATCH_PIXELS", 64 * 64)
+    monkeypatch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 64 * 64)
     monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 20)
     images = small_run.info.inputs[0]
     one = patchcluster.scan(images, tmp_path / "one", size=(64,), method=method)
@@ -137,7 +137,7 @@ def test_devices_are_named_with_commas_and_count_once():
 
 
 def test_without_ray_it_is_said_how_to_get_it(small_run, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "patchcluster.cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "patchcluster.pipeline.ray_workers", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ClusterError, match=r"pip install 'patchcluster\[ray\]'"):
         patchcluster.scan(small_run.info.inputs, tmp_path / "run", ray="local")

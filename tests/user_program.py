@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import patchcluster
-from patchcluster.coreset import greedy_coreset
-from patchcluster.maps import Region
 from patchcluster.methods import METHODS, Method, PatchCluster
-from patchcluster.neighbors import nearest
-from patchcluster.runs import Neighbour
+from patchcluster.runs.run import Neighbour
+from patchcluster.scores.maps import Region
+from patchcluster.search.coreset import greedy_coreset
+from patchcluster.search.neighbors import nearest
 
 
 def scan_and_look() -> None:

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .datasets import read_dataset
     from .errors import PatchclusterError
-    from .evaluation import Evaluation, evaluate
     from .exporting import export
-    from .runs import Run, load_run
-    from .scanning import scan
-    from .scoring import ScoredImage, Scorer, Scores, score
-    from .updating import update
+    from .pipeline.evaluation import Evaluation, evaluate
+    from .pipeline.scanning import scan
+    from .pipeline.scoring import (
+        ScoredImage,
+        Scorer,
+        Scores,
+        score,
+    )
+    from .pipeline.updating import update
+    from .runs.run import Run, load_run
     from .watching import watch
 
 # PyTorch's threads wait for each other at every operation. By default they do so in a loop that
@@ -47,19 +52,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Evaluation": "evaluation",
+    "Evaluation": "pipeline.evaluation",
     "PatchclusterError": "errors",
-    "Run": "runs",
-    "ScoredImage": "scoring",
-    "Scorer": "scoring",
-    "Scores": "scoring",
-    "evaluate": "evaluation",
+    "Run": "runs.run",
+    "ScoredImage": "pipeline.scoring",
+    "Scorer": "pipeline.scoring",
+    "Scores": "pipeline.scoring",
+    "evaluate": "pipeline.evaluation",
     "export": "exporting",
-    "load_run": "runs",
+    "load_run": "runs.run",
     "read_dataset": "datasets",
-    "scan": "scanning",
-    "score": "scoring",
-    "update": "updating",
+    "scan": "pipeline.scanning",
+    "score": "pipeline.scoring",
+    "update": "pipeline.updating",
     "watch": "watching",
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from . import storage
+from .runs import storage
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout, for speed
 Bools = NDArray[np.bool_]

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .coreset import greedy_coreset
-from .neighbors import nearest
+from .search.coreset import greedy_coreset
+from .search.neighbors import nearest
 
 Floats = NDArray[np.float64]
 

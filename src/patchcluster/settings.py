@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .errors import SettingError
-from .finish import MapRule
-from .levels import Levels
-from .maps import ImageScore
 from .methods import METHODS, Method
-from .patches import Layout
+from .network.patches import Layout
+from .scores.finish import MapRule
+from .scores.levels import Levels
+from .scores.maps import ImageScore
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

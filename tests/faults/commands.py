@@ -39,8 +39,8 @@ _NO_RESULTS = (".lock", ".review.lock", "labels.sqlite")
 
 def use_small_batches() -> None:
     """Let a small set be cut into batches as a large one is."""
-    from patchcluster import extraction
     from patchcluster.methods import base
+    from patchcluster.pipeline import extraction
 
     extraction.BATCH_PIXELS = 2 * 64 * 64
     base.COMPARED_PATCHES = 128
@@ -48,7 +48,8 @@ def use_small_batches() -> None:
 
 def use_small_demo() -> None:
     """Let the demo draw a few parts, and scan them with the tiny network."""
-    from patchcluster import demo, scanning
+    from patchcluster import demo
+    from patchcluster.pipeline import scanning
 
     use_small_batches()
     draw, scan = demo.write_parts, scanning.scan

@@ -22,10 +22,10 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
         "patchcluster.cli",
-        "patchcluster.scanning",
+        "patchcluster.pipeline.scanning",
         "patchcluster.benchmark",
         "patchcluster.demo",
-        "patchcluster.evaluation",
+        "patchcluster.pipeline.evaluation",
         "patchcluster.review.app",
         "patchcluster.review.session",
         "timm",

@@ -169,14 +169,14 @@ def test_a_file_that_changes_during_the_scan_is_skipped_or_scored_as_it_is_now(c
 
 def test_a_file_that_vanishes_before_its_header_is_read_is_skipped(tmp_path, monkeypatch):
     write_set(tmp_path / "images", 4)
-    find = patchcluster.scanning.find_images
+    find = patchcluster.pipeline.scanning.find_images
 
     def find_and_lose(*args):
         found = find(*args)
         (tmp_path / "images" / "part2.png").unlink()
         return found
 
-    monkeypatch.setattr("patchcluster.scanning.find_images", find_and_lose)
+    monkeypatch.setattr("patchcluster.pipeline.scanning.find_images", find_and_lose)
     run = patchcluster.scan(tmp_path / "images", size=(64,))
     assert [(Path(s.path).name, s.reason) for s in run.skipped] == [
         ("part2.png", "no such file or directory")

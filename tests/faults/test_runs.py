@@ -323,7 +323,8 @@ def test_damaged_work_of_an_unfinished_scan_is_done_again(place, damage, monkeyp
     shutil.rmtree("run")
     with monkeypatch.context() as patch:  # stopped when all work lies there
         patch.setattr(
-            "patchcluster.scanning.Scan._write_results", lambda *_: (_ for _ in ()).throw(KeyError)
+            "patchcluster.pipeline.scanning.Scan._write_results",
+            lambda *_: (_ for _ in ()).throw(KeyError),
         )
         with pytest.raises(KeyError):
             patchcluster.scan("images", "run", size=(64,))

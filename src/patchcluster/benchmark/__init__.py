@@ -12,11 +12,12 @@ OUT/
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .. import costs, storage
-from ..backbones import load_backbone
 from ..datasets import SETTINGS, read_dataset
-from ..devices import choose_device
-from ..inputs import local_path
+from ..images.inputs import local_path
+from ..network.backbones import load_backbone
+from ..network.devices import choose_device
+from ..pipeline import costs
+from ..runs import storage
 from ..settings import Settings
 from .plan import make_plan
 from .running import Benchmark, Progress, Running, claim, needed_strides

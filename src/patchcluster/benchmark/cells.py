@@ -14,11 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import maps, storage
-from ..backbones import Backbone
 from ..datasets import Setting, Split, select
 from ..errors import SettingError
-from ..maps import Floats
 from ..methods import (
     Comparison,
     Method,
@@ -31,7 +28,11 @@ from ..methods import (
 )
 from ..methods.base import join, make_batches
 from ..methods.patchcluster import shrink
-from ..metrics import PixelMetrics, image_metrics
+from ..network.backbones import Backbone
+from ..runs import storage
+from ..scores import maps
+from ..scores.maps import Floats
+from ..scores.metrics import PixelMetrics, image_metrics
 from .features import Features
 from .tables import Variant
 

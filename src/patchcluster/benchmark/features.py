@@ -19,13 +19,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .. import storage
-from ..backbones import Backbone
 from ..datasets import Category, Sample, count_pixels, read_truth
 from ..errors import InputError, UnreadableImage
-from ..images import Header, Pixels, deep_range, load_image, survey
-from ..inputs import stamp
-from ..patches import Layout, patch_grid
+from ..images.decode import (
+    Header,
+    Pixels,
+    deep_range,
+    load_image,
+    survey,
+)
+from ..images.inputs import stamp
+from ..network.backbones import Backbone
+from ..network.patches import Layout, patch_grid
+from ..runs import storage
 
 _BATCH = 16  # images
 

@@ -20,12 +20,12 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from torch import Tensor
 
-from .. import storage
-from ..backbones import STRIDES
-from ..colours import colours
 from ..datasets import select
-from ..maps import Floats
-from ..neighbors import nearest
+from ..network.backbones import STRIDES
+from ..runs import storage
+from ..scores.colours import colours
+from ..scores.maps import Floats
+from ..search.neighbors import nearest
 from .cells import CellStore, smooth
 from .features import Features, InputRule, read_shown
 from .plan import Plan

@@ -6,11 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .. import storage
-from ..costs import format_bytes
 from ..datasets import Category, Setting, Statistics, select, statistics
 from ..errors import InputError
-from ..runfolder import write_table
+from ..pipeline.costs import format_bytes
+from ..runs import storage
+from ..runs.runfolder import write_table
 from .cells import Cell, Figures
 from .features import ImageInfo, InputRule
 from .plan import Plan

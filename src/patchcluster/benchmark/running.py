@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from .. import __version__, costs, storage
-from ..backbones import Backbone
+from .. import __version__
 from ..datasets import Category, Setting, Split, select
 from ..errors import InputError, RunError
 from ..methods import METHODS
-from ..patches import grid_channels, grid_stride
+from ..network.backbones import Backbone
+from ..network.patches import grid_channels, grid_stride
+from ..pipeline import costs
+from ..runs import storage
 from .cells import CategoryRunner, Cell, CellStore, Group, group_variants
 from .features import Features, FeatureStore, ImageInfo
 from .figures import write_figures

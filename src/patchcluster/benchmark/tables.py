@@ -8,10 +8,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ..backbones import Backbone
 from ..datasets import SETTINGS, Setting
-from ..maps import ImageScore
 from ..methods import METHODS, Method
+from ..network.backbones import Backbone
+from ..scores.maps import ImageScore
 
 BLIND: tuple[Setting, ...] = ("mix", "test", "ano")
 IMAGE, PIXEL, PRO = "image_auroc", "pixel_auroc", "pro"

@@ -75,8 +75,8 @@ def export(
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from ..exporting import export as write_export
         from ..exporting.flagged import take_flagged
-        from ..inputs import local_path
-        from ..runs import load_run
+        from ..images.inputs import local_path
+        from ..runs.run import load_run
 
         def step(done: int, total: int) -> None:
             progress("export", done, total)

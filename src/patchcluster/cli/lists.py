@@ -40,9 +40,9 @@ def backbones(as_json: AsJson = False) -> None:
 
     Any other timm network can be named too.
     """
-    from ..backbone_table import COST_SIZE, ROWS
-    from ..backbones import describe, find_weights
     from ..methods import PatchClusterPlus
+    from ..network.backbone_table import COST_SIZE, ROWS
+    from ..network.backbones import describe, find_weights
 
     rows: list[dict[str, Any]] = []
     for row in ROWS:

@@ -39,9 +39,9 @@ def demo(
     """Draw 60 machined parts, 12 of them with a known defect, and scan them."""
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         from ..demo import write_parts
-        from ..evaluation import evaluate as run_evaluate
-        from ..inputs import local_path
-        from ..scanning import scan as run_scan
+        from ..images.inputs import local_path
+        from ..pipeline.evaluation import evaluate as run_evaluate
+        from ..pipeline.scanning import scan as run_scan
 
         folder = local_path(output)
         parts = folder / "parts"
@@ -69,8 +69,8 @@ def evaluate(
 ) -> None:
     """Measure a run against masks: image and pixel AUROC, average precision, F1max, PRO."""
     with shown_errors(debug), shown_progress(quiet) as progress:
-        from ..evaluation import evaluate as run_evaluate
-        from ..runs import load_run
+        from ..pipeline.evaluation import evaluate as run_evaluate
+        from ..runs.run import load_run
 
         run = load_run(run_folder)
         result = run_evaluate(run, truth, lambda done, total: progress("evaluate", done, total))

@@ -32,8 +32,8 @@ def score(
     Exit code 1 if none of them can be scored.
     """
     with shown_errors(debug), shown_progress(quiet) as progress:
-        from ..inputs import local_path
-        from ..scoring import score as score_images
+        from ..images.inputs import local_path
+        from ..pipeline.scoring import score as score_images
 
         table = None if output is None else local_path(output)  # before the work
         scores = score_images(
@@ -84,7 +84,7 @@ def serve(
     POST the bytes of an image to /score. /openapi.json describes it all. Ctrl-C ends it.
     """
     with shown_errors(debug):
-        from ..costs import parse_bytes
+        from ..pipeline.costs import parse_bytes
         from ..serving import Limits
         from ..serving import serve as run_server
 

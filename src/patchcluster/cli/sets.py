@@ -86,7 +86,7 @@ def scan(
     compared again, with another --expect or --flag-top only flagged again.
     """
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
-        from .. import scanning
+        from ..pipeline import scanning
 
         asked: dict[str, Any] = {
             "max_memory": max_memory,
@@ -153,7 +153,7 @@ def update(
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         if not add and not remove:
             raise typer.BadParameter("nothing to do: give --add INPUT or --remove NAME")
-        from ..updating import update as update_run
+        from ..pipeline.updating import update as update_run
 
         run = update_run(
             run_folder,
@@ -176,9 +176,9 @@ def report(
 ) -> None:
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
     with shown_errors(debug), shown_progress(quiet=False) as progress:
-        from ..inputs import local_path
-        from ..scanning import refresh
-        from ..thresholds import Flagging
+        from ..images.inputs import local_path
+        from ..pipeline.scanning import refresh
+        from ..scores.thresholds import Flagging
 
         share = None if expect is None else parse_share(expect)
         run = refresh(local_path(run_folder), Flagging(share, flag_top), progress)
@@ -207,9 +207,9 @@ def review(
         print("Ctrl-C ends the review; every label is saved as it is given", file=sys.stderr)
 
     with shown_errors(debug):
-        from ..inputs import local_path
+        from ..images.inputs import local_path
+        from ..pipeline.scanning import finish
         from ..review import review as run_review
-        from ..scanning import finish
 
         folder = local_path(run_folder)
         with shown_progress(quiet=False) as progress:

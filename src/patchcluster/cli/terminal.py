@@ -12,10 +12,10 @@ import typer
 from ..errors import PatchclusterError
 
 if TYPE_CHECKING:
-    from ..runinfo import Skipped
-    from ..runs import Run
-    from ..scanning import Forecast
-    from ..scoring import Scores
+    from ..pipeline.scanning import Forecast
+    from ..pipeline.scoring import Scores
+    from ..runs.info import Skipped
+    from ..runs.run import Run
 
 LISTED = 10  # images in the closing table
 _SKIPPED_LISTED = 20

@@ -19,7 +19,7 @@ from annotated_types import Gt, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError
-from ..inputs import reason
+from ..images.inputs import reason
 from .masks import natural
 from .shapes import MAX_PIXELS, Polygons, Runs, Shape
 from .types import Sample, Truth

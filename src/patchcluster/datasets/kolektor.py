@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..masks import find_named
+from ..images.masks import find_named
 from .masks import is_empty, list_folders, list_images
 from .types import Sample, Truth
 

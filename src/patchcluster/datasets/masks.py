@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..inputs import natural_key
-from ..masks import IMAGE_ENDS, read_mask_file
+from ..images.inputs import natural_key
+from ..images.masks import IMAGE_ENDS, read_mask_file
 from .shapes import Shape
 from .types import Truth
 

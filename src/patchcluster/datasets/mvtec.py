@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError
-from ..masks import find_mask
+from ..images.masks import find_mask
 from .masks import list_images
 from .types import NORMAL_FOLDERS, Sample, Truth
 

@@ -9,7 +9,7 @@ An image without a mask, or with an empty one, is normal; all images are test.
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..masks import find_mask
+from ..images.masks import find_mask
 from .masks import is_empty, list_images
 from .types import Sample, Truth
 

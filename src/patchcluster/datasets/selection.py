@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..images import Header
+from ..images.decode import Header
 from .types import Category, Setting, Split, Statistics
 
 

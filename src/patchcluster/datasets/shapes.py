@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..masks import to_mask
-from ..polygons import fill
+from ..images.masks import to_mask
+from ..images.polygons import fill
 
 MAX_PIXELS = 1 << 30  # of a mask that is drawn
 

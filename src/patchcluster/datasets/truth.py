@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from ..masks import find_mask
+from ..images.masks import find_mask
 from .masks import is_empty
 from .reading import is_json, list_categories
 from .shapes import Entry

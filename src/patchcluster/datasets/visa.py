@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError
-from ..inputs import natural_key
-from ..masks import find_mask
+from ..images.inputs import natural_key
+from ..images.masks import find_mask
 from .masks import list_images
 from .types import Category, Sample, Truth
 

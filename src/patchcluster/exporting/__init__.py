@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
-from ..inputs import local_path
-from ..runs import Run, load_run
+from ..images.inputs import local_path
+from ..runs.run import Run, load_run
 from . import coco, cvat, fiftyone, labelstudio, pictures, tables, yolo
 from .contents import Contents, Step
 from .output import replacing
@@ -39,7 +39,7 @@ class Format:
 
 def _write_network(contents: Contents, path: Path) -> None:
     """The network that the run's patches are made by."""
-    from ..onnx_export import export_network  # loads torch
+    from .onnx import export_network  # loads torch
 
     if contents.flagged_only:
         raise SettingError("format onnx has no images: leave flagged-only out")

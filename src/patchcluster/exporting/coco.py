@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, storage
+from .. import __version__
+from ..runs import storage
 from . import shapes
 from .contents import CATEGORY, Area, Contents, Item
 from .names import clean

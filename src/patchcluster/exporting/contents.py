@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import InputError, RunError, UnreadableImage
-from ..inputs import find_again, is_url, open_input
-from ..maps import Floats, Region
-from ..masks import Bools
-from ..polygons import Points
-from ..runfolder import REGIONS_FILE, percentiles
-from ..runinfo import ImageRecord
-from ..runs import Run
+from ..images.inputs import (
+    find_again,
+    is_url,
+    open_input,
+)
+from ..images.masks import Bools
+from ..images.polygons import Points
+from ..runs.info import ImageRecord
+from ..runs.run import Run
+from ..runs.runfolder import REGIONS_FILE, percentiles
+from ..scores.maps import Floats, Region
 from . import names, shapes
 
 CATEGORY = "anomaly"  # of all regions

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .. import __version__, storage
-from ..masks import Bools
-from ..pictures import colour_bounds, draw_top
+from .. import __version__
+from ..images.masks import Bools
+from ..runs import storage
+from ..runs.pictures import colour_bounds, draw_top
 from .contents import CATEGORY, Area, Contents, Item
 from .names import clean
 

@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from .. import storage
 from ..errors import InputError, RunError, SettingError, UnreadableImage
-from ..inputs import find_again, hash_file, is_url, locate, read_input, reason
-from ..runinfo import ImageRecord
-from ..runs import Run
+from ..images.inputs import (
+    find_again,
+    hash_file,
+    is_url,
+    locate,
+    read_input,
+    reason,
+)
+from ..runs import storage
+from ..runs.info import ImageRecord
+from ..runs.run import Run
 from . import names
 from .contents import Step
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, storage
-from ..inputs import is_url
+from .. import __version__
+from ..images.inputs import is_url
+from ..runs import storage
 from . import shapes
 from .contents import CATEGORY, Area, Contents, Item
 from .names import clean

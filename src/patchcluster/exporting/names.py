@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from ..inputs import is_url
+from ..images.inputs import is_url
 
 _LONGEST = 200  # bytes of a name, so that there is room for an ending
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .. import storage
 from ..errors import RunError
+from ..runs import storage
 
 MARKER = ".patchcluster-export.json"  # in a folder: names what an export wrote there
 _ADVICE = "Make room or choose another -o"

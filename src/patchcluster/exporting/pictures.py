@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .. import storage
+from ..runs import storage
 from .contents import Contents
 
 

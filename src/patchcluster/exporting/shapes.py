@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ..masks import Bools
-from ..polygons import Points, fill
+from ..images.masks import Bools
+from ..images.polygons import Points, fill
 
 LEAST_IOU = 0.95  # of a polygon with fewer points and the mask
 _TOLERANCES = (1.0, 0.5)  # pixels that a polygon with fewer points may be off, coarse first

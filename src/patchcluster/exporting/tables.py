@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, runfolder, storage
+from .. import __version__
 from ..errors import PatchclusterError
+from ..runs import runfolder, storage
 from .contents import Contents, Item
 from .names import clean
 

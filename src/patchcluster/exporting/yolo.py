@@ -2,7 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
-from .. import storage
+from ..runs import storage
 from .contents import CATEGORY, Area, Contents, Item
 
 _YAML = f"train: images\nval: images\nnames:\n  0: {CATEGORY}\n"

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import SettingError
-from ..lazy import Grids
-from ..neighbors import nearest, to_float
-from ..patches import Layout
+from ..network.patches import Layout
+from ..search.neighbors import nearest, to_float
+from .grids import Grids
 
 Progress = Callable[[int, int], None]  # done, total
 Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]

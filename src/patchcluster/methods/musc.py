@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from ..lazy import Grids
-from ..neighbors import Blocks, to_float
-from ..patches import pool_neighbourhood, spread_cells
+from ..network.patches import pool_neighbourhood, spread_cells
+from ..search.neighbors import Blocks, to_float
 from .base import (
     NEIGHBOURS_KEPT,
     PAPER_SETTINGS,
@@ -19,6 +18,7 @@ from .base import (
     Labels,
     Progress,
 )
+from .grids import Grids
 from .whole_bank import WholeBank
 
 _VALUE_BYTES = 4  # of a normalised bank, as float32

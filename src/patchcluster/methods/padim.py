@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..lazy import Grids
-from ..neighbors import to_float
+from ..search.neighbors import to_float
 from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress, flatten
+from .grids import Grids
 
 _REGULARISATION = 0.01  # of every covariance, as in PaDiM's paper
 _POSITIONS = 64  # whose covariances are worked on at a time

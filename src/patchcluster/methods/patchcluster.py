@@ -5,10 +5,9 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..coreset import greedy_coreset
 from ..errors import SettingError
-from ..lazy import Grids
-from ..neighbors import nearest, to_float
+from ..search.coreset import greedy_coreset
+from ..search.neighbors import nearest, to_float
 from .base import (
     NEIGHBOURS_KEPT,
     PAPER_SETTINGS,
@@ -20,6 +19,7 @@ from .base import (
     flatten,
     mean_of_nearest,
 )
+from .grids import Grids
 
 
 class PatchCluster(NeighbourMethod):

@@ -6,12 +6,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..coreset import cover_in_order
 from ..errors import SettingError
-from ..lazy import Grids
-from ..neighbors import to_float
-from ..patches import dealt_channels, gather_up, middle_ratios, spread_cells
-from ..row_index import NEAREST_ROWS, RowIndex, find_distinct
+from ..network.patches import (
+    dealt_channels,
+    gather_up,
+    middle_ratios,
+    spread_cells,
+)
+from ..search.coreset import cover_in_order
+from ..search.neighbors import to_float
+from ..search.row_index import (
+    NEAREST_ROWS,
+    RowIndex,
+    find_distinct,
+)
 from .base import (
     COMPARED_PATCHES,
     NEIGHBOURS_KEPT,
@@ -22,6 +30,7 @@ from .base import (
     digest,
     flatten,
 )
+from .grids import Grids
 from .ranked_images import RankedImages
 from .whole_bank import WholeBank
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..lazy import Grids
 from .base import (
     PAPER_SETTINGS,
     Comparison,
@@ -15,6 +14,7 @@ from .base import (
     check_k,
     compare_bank,
 )
+from .grids import Grids
 
 _TINY = 1e-10  # keeps the density of identical patches finite, as in scikit-learn
 

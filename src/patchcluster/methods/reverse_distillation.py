@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SettingError
-from ..lazy import Grids
-from ..neighbors import to_float
+from ..search.neighbors import to_float
 from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress, digest
+from .grids import Grids
 
 _LEARNING_RATE = 0.005  # this and the betas as in reverse distillation's paper
 _BETAS = (0.5, 0.999)

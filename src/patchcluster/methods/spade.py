@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..lazy import Grids
-from ..neighbors import nearest, to_float
+from ..search.neighbors import nearest, to_float
 from .base import (
     NEIGHBOURS_KEPT,
     PAPER_SETTINGS,
@@ -21,6 +20,7 @@ from .base import (
     mean_of_nearest,
     place_counted,
 )
+from .grids import Grids
 
 
 class SpadeCluster(NeighbourMethod):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..lazy import Grids
 from .base import Comparison, Method, flatten, join, make_batches, place_counted
+from .grids import Grids
 
 
 class WholeBank(Method):

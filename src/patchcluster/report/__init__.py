@@ -17,9 +17,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .. import runfolder, storage
-from ..pictures import MOST_DRAWN, data_url, scale_png
-from ..runs import Run
+from ..runs import runfolder, storage
+from ..runs.pictures import (
+    MOST_DRAWN,
+    data_url,
+    scale_png,
+)
+from ..runs.run import Run
 from .content import clean, list_images
 from .templates import load_template
 

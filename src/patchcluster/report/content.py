@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import runfolder, storage
-from ..labels import Label
-from ..maps import Floats
-from ..pictures import (
+from ..runs import runfolder, storage
+from ..runs.pictures import (
     colour_bounds,
     crop_jpeg,
     data_url,
@@ -23,8 +21,10 @@ from ..pictures import (
     read_thumbnail,
     shrink,
 )
-from ..runs import Run
-from ..threads import map_in_threads
+from ..runs.run import Run
+from ..runs.threads import map_in_threads
+from ..scores.labels import Label
+from ..scores.maps import Floats
 
 MOST_COMPARED = 100  # images beside places that look as they should
 _COMPARED_WITH = 3

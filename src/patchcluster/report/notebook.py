@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..colours import colours
 from ..errors import PatchclusterError
-from ..pictures import colour_bounds, data_url, heat_png, read_thumbnail, shrink
-from ..runs import Run
+from ..runs.pictures import (
+    colour_bounds,
+    data_url,
+    heat_png,
+    read_thumbnail,
+    shrink,
+)
+from ..runs.run import Run
+from ..scores.colours import colours
 from .content import clean
 from .templates import load_template
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from .. import storage
 from ..errors import SettingError
-from ..runs import check_run
+from ..runs import storage
+from ..runs.run import check_run
 
 HOST = "127.0.0.1"
 _LOCK_FILE = ".review.lock"

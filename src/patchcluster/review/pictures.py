@@ -16,13 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import runfolder
 from ..errors import RunError, UnreadableImage
-from ..images import load_image, survey
-from ..inputs import find_again, is_url, open_input
-from ..pictures import colour_bounds, draw_top, heat_png
-from ..runinfo import ImageRecord
-from ..runs import Run
+from ..images.decode import load_image, survey
+from ..images.inputs import (
+    find_again,
+    is_url,
+    open_input,
+)
+from ..runs import runfolder
+from ..runs.info import ImageRecord
+from ..runs.pictures import (
+    colour_bounds,
+    draw_top,
+    heat_png,
+)
+from ..runs.run import Run
 
 MAP_SIDE = 1024  # longer side of a map, pixels; the page stretches it bilinearly, as `Run.map` does
 CROP_SIDE = 256  # largest side of a crop, pixels

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, PatchclusterError, RunError
-from ..inputs import stamp
-from ..labels import Label
-from ..reflagging import reflag
-from ..runfolder import LABELS_FILE, RUN_FILE, to_csv
-from ..runinfo import ImageRecord
-from ..runs import Run
-from ..scanning import Progress, rescore
-from ..thresholds import Flagging
+from ..images.inputs import stamp
+from ..pipeline.reflagging import reflag
+from ..pipeline.scanning import Progress, rescore
+from ..runs.info import ImageRecord
+from ..runs.run import Run
+from ..runs.runfolder import (
+    LABELS_FILE,
+    RUN_FILE,
+    to_csv,
+)
+from ..scores.labels import Label
+from ..scores.thresholds import Flagging
 from .group_names import find_names
 from .pictures import Pictures
 from .store import Box, GroupName, LabelStore, Mark

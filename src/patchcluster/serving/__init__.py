@@ -29,7 +29,7 @@ from fastapi.security import HTTPBearer
 
 from .. import __version__
 from ..errors import SettingError, UnreadableImage
-from ..scoring import Scorer
+from ..pipeline.scoring import Scorer
 from .admission import HOST, Desk, Gate, Refusal, check_headers, read_body, say_errors_alike
 from .answers import BODY, Health, MapFormat, RunSummary, Score, Threshold, answer, refusals
 from .counters import CONTENT_TYPE, Counters

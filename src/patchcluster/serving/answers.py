@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from ..colours import colours
-from ..maps import Floats
-from ..scoring import ScoredImage
+from ..pipeline.scoring import ScoredImage
+from ..scores.colours import colours
+from ..scores.maps import Floats
 
 MapFormat = Literal["none", "png", "npy"]
 

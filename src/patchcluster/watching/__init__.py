@@ -14,11 +14,15 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from .. import runfolder
 from ..errors import InputError, PatchclusterError, RunError, SettingError, UnreadableImage
-from ..inputs import is_url, read_input, reason
-from ..runs import Run, load_run
-from ..scoring import Scorer
+from ..images.inputs import (
+    is_url,
+    read_input,
+    reason,
+)
+from ..pipeline.scoring import Scorer
+from ..runs import runfolder
+from ..runs.run import Run, load_run
 from .arrivals import NEW, Arrivals, Known, Stamp, read_stamp
 from .table import Box, Row, open_table
 

@@ -15,10 +15,11 @@ from errno import ENOSPC
 from pathlib import Path
 from typing import IO
 
-from .. import runfolder, scoring, storage
 from ..errors import RunError
-from ..runfolder import round_as_written
-from ..scoring import ScoredImage
+from ..pipeline import scoring
+from ..pipeline.scoring import ScoredImage
+from ..runs import runfolder, storage
+from ..runs.runfolder import round_as_written
 from .arrivals import NEW, Known
 
 HEADER = [

@@ -1,0 +1,8 @@
+"""Files -> pixels, and masks of what is scored.
+
+inputs.py    what a user names -> files, here or at URLs
+decode.py    bytes of an image file -> pixels, by stated rules
+masks.py     masks as files
+roi.py       regions of interest: the part of each image that is scored
+polygons.py  polygons -> pixels
+"""

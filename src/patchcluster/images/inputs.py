@@ -1,0 +1,396 @@
+"""Find the files that a user names, and read their bytes: local paths and fsspec URLs."""
+
+import errno
+import glob
+import hashlib
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import InputError, UnreadableImage
+
+_HEAD = 64 * 1024  # bytes of a remote file that are fetched to read its header
+_SMALL = 256 * 1024  # bytes up to which a second request would take longer than all of the file
+_VERSION_FIELDS = (  # what file systems say of the version of a file, what says most first
+    "ETag", "etag", "generation", "blob_id", "oid", "md5Hash", "content_hash", "Content-MD5",
+    "mtime", "LastModified", "last_modified", "Last-Modified", "modified", "modify", "created",
+)  # fmt: skip
+# Classes of errors of a connection or of credentials, in the standard library, botocore, requests,
+# aiohttp, httpx and google.auth, of which not all are installed.
+_ACCESS_ERRORS = {
+    "ConnectionError", "TimeoutError", "HTTPClientError", "ClientConnectionError", "TransportError",
+    "NoCredentialsError", "CredentialRetrievalError", "SSOError", "RefreshError",
+}  # fmt: skip
+_ACCESS_CODES = {  # of S3, which s3fs turns into the error of a forbidden file
+    "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId",
+    "SignatureDoesNotMatch", "RequestTimeTooSkewed",
+}  # fmt: skip
+_ACCESS_STATUS = (401, 429, 500, 502, 503, 504)  # HTTP: not logged in, busy
+_BUSY = {errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EBUSY)}
+_PACKAGES = {  # that fsspec asks for, by protocol
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
+    "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
+    "sftp": "paramiko", "ssh": "paramiko",
+}  # fmt: skip
+
+
+def find_images(
+    inputs: Sequence[str | os.PathLike[str]],
+    leave_out: Callable[[Path], bool] = lambda _: False,
+    leave_out_remote: Callable[[Sequence[str]], set[str]] = lambda _: set(),
+) -> list[str]:
+    """List every candidate file of folders, files, globs and fsspec URLs, in natural order.
+
+    Folders are searched with their subfolders; links are followed, loops are not; hidden files and
+    folders and those that `leave_out` names are left out, of the files of a URL what lies in the
+    folders that `leave_out_remote` names. A file named twice is listed once.
+    Whether a file is an image is for its reader to say, so that nothing disappears in silence.
+
+    Raises InputError if an input does not exist or nothing is found.
+    """
+    found: dict[str, str] = {}  # absolute path -> path as the user gave it
+    items = [os.fspath(item) for item in inputs]
+    for item in items:
+        for path in _expand(item, leave_out, leave_out_remote):
+            found.setdefault(path if is_url(path) else os.path.abspath(path), path)
+    if not found:
+        raise InputError(
+            f"no files in {', '.join(map(repr, items))}: name a folder that holds images"
+        )
+    return sorted(found.values(), key=natural_key)
+
+
+def natural_key(path: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts `part2.png` before `part10.png`."""
+    pieces = re.split(r"(\d+)", path)
+    return [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in pieces]
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names a remote file system (`s3://...`) rather than a local file."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
+
+
+def local_path(place: str | os.PathLike[str]) -> Path:
+    """Return the path of a run, or of a file or folder to write. Raises InputError for a URL."""
+    name = os.fspath(place)
+    if is_url(name):
+        raise InputError(
+            f"{name!r} is a URL, and only images can be at one: name a path on this machine"
+        )
+    return Path(name)
+
+
+def _expand(
+    item: str,
+    leave_out: Callable[[Path], bool],
+    leave_out_remote: Callable[[Sequence[str]], set[str]],
+) -> Iterator[str]:
+    if is_url(item):
+        yield from _expand_url(item, leave_out_remote)
+    elif os.path.isdir(item):
+        yield from walk(Path(item), leave_out)
+    elif os.path.lexists(item):
+        yield item
+    elif any(c in item for c in "*?["):
+        matches = glob.glob(item, recursive=True)
+        if not matches:
+            raise InputError(f"nothing matches {item!r}: check the pattern")
+        for match in matches:
+            if os.path.isdir(match):
+                # `**` lists the folders and what is in them; walking both lists files twice,
+                # which `find_images` undoes.
+                yield from walk(Path(match), leave_out)
+            else:
+                yield match
+    else:
+        why = _why_missing(item)
+        raise InputError(f"{item!r} {why}: check the path (a folder, file, glob or URL)")
+
+
+def _why_missing(item: str) -> str:
+    try:
+        os.lstat(item)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        return f"cannot be reached ({reason(error)})"
+    return "does not exist"
+
+
+def _expand_url(url: str, leave_out: Callable[[Sequence[str]], set[str]]) -> Iterator[str]:
+    fs, root = _open_place(url)
+    try:
+        fs.invalidate_cache()  # what changed since an earlier listing is seen
+        if fs.isdir(root):
+            names = list(fs.find(root))
+        elif fs.exists(root):
+            names = [root]
+        else:
+            names = fs.glob(root) if any(c in root for c in "*?[") else []
+            names = [name for name in names if not fs.isdir(name)]
+    except Exception as error:  # each file system raises its own classes
+        raise InputError(
+            f"cannot list {url!r} ({reason(error)}): check the address, the connection and your "
+            "credentials"
+        ) from error
+    if not names:
+        raise InputError(f"nothing is at {url!r}: check the address")
+    left_out = leave_out(names)
+    for name in names:
+        hidden = any(part.startswith(".") for part in name[len(root) :].split("/"))
+        # A key that ends in / stands for a folder in storage that has none.
+        if not hidden and not name.endswith("/") and left_out.isdisjoint(_folders(name)):
+            yield fs.unstrip_protocol(name)
+
+
+def _folders(name: str) -> Iterator[str]:
+    """The folders that a remote file lies in."""
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def _open_place(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the name there. Raises InputError if there is none."""
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        protocol = url.split("://")[0].lower()
+        package = _PACKAGES.get(protocol)
+        advice = f": pip install {package}" if package else f": {reason(error)}"
+        raise InputError(
+            f"cannot open {url!r}, a package for {protocol}:// is missing{advice}"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"cannot open {url!r}: {reason(error)}") from error
+    return fs, root
+
+
+def walk(
+    folder: Path, leave_out: Callable[[Path], bool], parents: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """The files under a folder, by the rules of `find_images`, and folders that cannot be listed.
+
+    parents: the real paths above it, to stop at loops.
+    """
+    real = os.path.realpath(folder)
+    if real in parents or leave_out(folder):
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError:
+        yield str(folder)  # `open_input` refuses it with a reason, so that a scan lists it
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from walk(folder / entry.name, leave_out, parents | {real})
+        else:
+            yield str(folder / entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed
+        return False
+
+
+def open_input(path: str, head: bool = False) -> IO[bytes]:
+    """Open a local file or a URL for reading and seeking.
+
+    head: only the beginning may be needed; of a URL no more is then fetched before it is asked for.
+    A pipe or a device is never opened: it could block for ever.
+
+    Raises UnreadableImage with the reason, and InputError if the storage cannot be reached: that
+    says nothing of the image.
+    """
+    file = _open_url(path, head) if is_url(path) else _open_local(path)
+    if not file.read(1):
+        file.close()
+        raise UnreadableImage("empty file (0 bytes)")
+    file.seek(0)
+    return file
+
+
+def read_input(path: str) -> bytes:
+    """All bytes of a local file or a URL. Raises as `open_input`."""
+    with open_input(path) as file:
+        try:
+            return file.read()
+        except OSError as error:  # a disk or a share that fails in the middle
+            raise UnreadableImage(reason(error)) from error
+
+
+def locate(path: str) -> str:
+    """The same file, whatever the current folder: an absolute path, or the URL."""
+    return path if is_url(path) else os.path.join(os.getcwd(), path)
+
+
+def find_again(path: str, run: Path) -> Path:
+    """The local file that a scan read: as it was named, or from the folder that the run lies in.
+
+    Raises UnreadableImage if it is at neither place.
+    """
+    for file in (Path(path), run.absolute().parent / path):
+        if file.is_file():
+            return file
+    raise UnreadableImage("the file is not where it was when it was scanned")
+
+
+def hash_file(path: str) -> str:
+    """SHA-256 of a file or URL; "" if it cannot be read."""
+    try:
+        with open_input(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (UnreadableImage, OSError):
+        return ""
+
+
+def _open_local(path: str) -> IO[bytes]:
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise UnreadableImage("a folder that cannot be listed")
+        if not stat.S_ISREG(mode):
+            raise UnreadableImage("not a regular file")
+        return open(path, "rb")
+    except OSError as error:
+        raise UnreadableImage(reason(error)) from error
+
+
+def _open_url(url: str, head: bool) -> IO[bytes]:
+    with _reaching(url):
+        fs, name = _open_place(url)
+        size = fs.info(name).get("size") if head else None
+        whole = name.lower().endswith(".png")  # gone through to its end: see `images._has_metadata`
+        if whole or size is None or size <= _SMALL:
+            return io.BytesIO(fs.cat_file(name))
+        return io.BufferedReader(_Beginning(url, fs.cat_file(name, start=0, end=_HEAD), size))
+
+
+class _Beginning(io.RawIOBase):
+    """The beginning of a remote file. If more is asked for, all is fetched, of one version."""
+
+    def __init__(self, url: str, data: bytes, size: int) -> None:
+        super().__init__()
+        self._url, self._data, self._size, self._at = url, data, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError("before the beginning of the file")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if len(self._data) <= self._at < self._size:
+            with _reaching(self._url):
+                fs, name = _open_place(self._url)
+                self._data = fs.cat_file(name)
+            self._size = len(self._data)
+        part = self._data[self._at : self._at + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Tell what is wrong with a remote file from what is wrong with the way to it."""
+    try:
+        yield
+    except (InputError, UnreadableImage):
+        raise
+    except Exception as error:  # each file system raises its own classes
+        if is_of_access(error):
+            raise InputError(
+                f"cannot reach {url!r} ({reason(error)}): look after connection and credentials; "
+                "the same command resumes"
+            ) from error
+        raise UnreadableImage(reason(error)) from error
+
+
+def is_of_access(error: Exception) -> bool:
+    """Whether an error says nothing of a file, only of the way to it, and may be mended."""
+    names = {one.__name__ for one in type(error).__mro__}
+    busy = isinstance(error, OSError) and error.errno in _BUSY
+    status = getattr(error, "status", getattr(error, "code", None))
+    answer = getattr(error.__cause__, "response", None)  # botocore's
+    code = answer.get("Error", {}).get("Code") if isinstance(answer, dict) else None
+    return bool(names & _ACCESS_ERRORS) or busy or status in _ACCESS_STATUS or code in _ACCESS_CODES
+
+
+def stamp(path: str) -> list[int]:
+    """Size in bytes and time of change in ns of a file, to notice that it changed.
+
+    Of a URL the second is a number for what its file system says of the version (ETag, generation,
+    time); 0: nothing. Raises UnreadableImage with the reason, and InputError as `open_input`.
+    """
+    if is_url(path):
+        with _reaching(path):
+            fs, name = _open_place(path)
+            info = fs.info(name)
+            return [int(info.get("size") or 0), version_of(info)]
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UnreadableImage(reason(error)) from error
+    return [status.st_size, status.st_mtime_ns]
+
+
+def version_of(info: Mapping[str, Any]) -> int:
+    """A number for what an fsspec file system says of the version of a file; 0: nothing."""
+    said = next((info[field] for field in _VERSION_FIELDS if info.get(field)), None)
+    if said is None:
+        return 0
+    return int.from_bytes(hashlib.sha256(str(said).encode()).digest()[:6], "big")
+
+
+def reason(error: Exception) -> str:
+    """One line that says why: the system's words for an OSError, else the message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class PathFinder:
+    """Finds images by their path as given, or by the end of it if only one fits."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._positions = {path: i for i, path in enumerate(paths)}
+        self._by_name: dict[str, list[tuple[list[str], int]]] = {}
+        for i, path in enumerate(paths):
+            parts = _split(path)
+            self._by_name.setdefault(parts[-1], []).append((parts, i))
+
+    def find(self, path: str) -> int:
+        """Position of an image. Raises InputError if none or several fit."""
+        if path in self._positions:
+            return self._positions[path]
+        end = _split(path)
+        named = self._by_name.get(end[-1], [])
+        fitting = [i for parts, i in named if parts[-len(end) :] == end]
+        if len(fitting) == 1:
+            return fitting[0]
+        what = f"fits {len(fitting)} images" if fitting else "is not among the images"
+        raise InputError(f"{path!r} {what}: give the path as scores.csv has it")
+
+
+def _split(path: str) -> list[str]:
+    return path.replace("\\", "/").lstrip("/").split("/")

@@ -1,0 +1,9 @@
+"""Pixels -> patches: the pretrained network.
+
+backbones.py       networks, their weights, the stages that are taken of them
+backbone_table.py  which are tested, and their licences
+tiling.py          large images tile by tile
+patches.py         stages -> one grid of patches an image
+devices.py         which devices there are
+out_of_memory.py   batches that turn out to be too large for a GPU
+"""

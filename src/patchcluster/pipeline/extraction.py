@@ -1,0 +1,379 @@
+"""Files -> patches on disk, in batches that a later start can take up again.
+
+A batch is a list of files of one network size; which files it holds depends on the list of files
+alone. On the CPU each thread takes an image from its file to its patches, with a network of one
+thread: no thread waits for another. For a GPU the threads only decode, ahead of the network.
+"""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, UnreadableImage
+from ..images import roi
+from ..images.decode import (
+    STRIDE,
+    Header,
+    LoadedImage,
+    Pixels,
+    load_image,
+    survey,
+)
+from ..images.inputs import (
+    is_url,
+    locate,
+    stamp,
+)
+from ..images.masks import (
+    Bools,
+    cover,
+    read_mask_file,
+)
+from ..network.backbones import Backbone
+from ..network.out_of_memory import in_halves
+from ..runs import runfolder, storage
+from ..runs.info import ImageRecord, Skipped
+from ..settings import Settings
+from .extract import extract, input_shapes
+from .workers import Workers
+
+BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
+_TRIED = 2  # images a thread, by which the time of all is foreseen
+_AHEAD = 4  # images a thread that may be waiting to be written, so that threads never wait
+
+Done = Callable[[int, int], None]  # done, total
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that the survey could read. `id` is its place among all files found."""
+
+    id: int
+    path: str
+    header: Header
+    stamp: list[int]
+    inputs: tuple[tuple[int, int], ...]  # network input (height, width), one a network size
+    roi: str = ""  # name of its mask of what is scored
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What the masks of a scan say of its candidates."""
+
+    candidates: list[Candidate] = field(default_factory=list)  # with the names of their masks
+    skipped: dict[int, Skipped] = field(default_factory=dict)  # by id: nothing of them is inside
+    files: dict[str, Path] = field(default_factory=dict)  # name of a mask -> its file
+    # Pixels of the network's input that are scored, by id, one a network size.
+    areas: dict[int, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What became of all candidates: records of the images, and the files that were skipped."""
+
+    images: list[ImageRecord]
+    skipped: dict[int, Skipped]  # by id
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image, and its patches float16 [h, w, c] for each network size, once they are made."""
+
+    image: LoadedImage
+    grids: list[Tensor] | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How long images took in one thread; grids: the patches [h, w, c] of each at one size."""
+
+    load: float  # seconds a pixel of the file
+    network: float  # seconds a pixel of the network's input
+    grids: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Files -> patches; the work of a batch of files (see `workers.Work`).
+
+    On the CPU `prepare` does all of it, elsewhere it decodes and `finish` has the network.
+    """
+
+    backbone: Backbone
+    settings: Settings
+    ranges: dict[str, list[float]]
+    ahead: ClassVar[int] = _AHEAD
+
+    def prepare(self, item: Candidate) -> Made | str:
+        """An image, on the CPU with its patches, or the reason why it cannot be read."""
+        try:
+            image = load_image(item.path, item.header, item.inputs, self.ranges)
+        except UnreadableImage as error:
+            return str(error)
+        if not self._threads_have_networks:
+            return Made(image, None)
+        sizes = self.settings.size
+        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, sizes, strict=True)]
+        return Made(dataclasses.replace(image, pixels=[]), grids)
+
+    def finish(self, ready: Sequence[Made | str]) -> list[Made | str]:
+        """The images of a batch, all with their patches."""
+        images = [one.image for one in ready if isinstance(one, Made) and one.grids is None]
+        if not images:
+            return list(ready)
+        grids: list[list[Tensor]] = []
+        for which, size in enumerate(self.settings.size):
+            pixels = [image.pixels[which] for image in images]
+            parts = in_halves(partial(self.patches, size=size), pixels, "network")
+            grids.append([grid for part in parts for grid in part])
+        made = (
+            Made(dataclasses.replace(image, pixels=[]), list(of_image))
+            for image, of_image in zip(images, zip(*grids, strict=True), strict=True)
+        )
+        return [one if isinstance(one, str) else next(made) for one in ready]
+
+    def on(self, device: torch.device) -> Self:
+        backbone = copy.deepcopy(self.backbone).to(device)
+        return dataclasses.replace(self, backbone=backbone)
+
+    def try_out(self, candidates: Sequence[Candidate], threads: int) -> Trial | None:
+        """Take a few images to their patches, to see how long that takes.
+
+        None if none of them can be read.
+        """
+        spread = candidates[:: max(1, len(candidates) // (_TRIED * threads))]
+        usual = torch.get_num_threads()
+        with ThreadPoolExecutor(threads, "try", lambda: torch.set_num_threads(1)) as pool:
+            list(pool.map(self._try, spread[:threads]))  # what is first takes longer
+            tried = pool.map(self._try, spread[: _TRIED * threads])
+            trials = [trial for trial in tried if trial is not None]
+        torch.set_num_threads(usual)
+        if not trials:
+            return None
+        return Trial(
+            sum(trial.load for trial in trials) / len(trials),
+            sum(trial.network for trial in trials) / len(trials),
+            [grid for trial in trials for grid in trial.grids],
+        )
+
+    def _try(self, candidate: Candidate) -> Trial | None:
+        start = time.perf_counter()
+        try:
+            image = load_image(candidate.path, candidate.header, candidate.inputs, self.ranges)
+        except UnreadableImage:
+            return None
+        loaded = time.perf_counter()
+        sizes = self.settings.size
+        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, sizes, strict=True)]
+        size = candidate.header.width * candidate.header.height
+        seen = sum(height * width for height, width in candidate.inputs)
+        return Trial((loaded - start) / size, (time.perf_counter() - loaded) / seen, grids[-1:])
+
+    def patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
+        """Images of one shape, at one network size -> patches float16 [h, w, c], on the CPU."""
+        return [grid.cpu() for grid in extract(pixels, self.backbone, self.settings, size)]
+
+    @property
+    def _threads_have_networks(self) -> bool:
+        """Whether each thread takes images to their patches; else they decode for one network."""
+        return self.backbone.mean.device.type == "cpu"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Has batches of files turned into patches, and writes them."""
+
+    features: Features
+    folder: Path
+    workers: Workers
+
+    def run(self, batches: Sequence[Sequence[Candidate]], done: Done) -> Extracted:
+        """Make the patches of all batches that the run folder does not hold yet."""
+        runfolder.remove_batches_from(self.folder, len(batches))  # of an earlier, longer list
+        notes = [self._note_on_disk(i, batch) for i, batch in enumerate(batches)]
+        total = sum(len(batch) for batch in batches)
+        finished = sum(len(batches[i]) for i, note in enumerate(notes) if note is not None)
+        done(finished, total)
+        pending = (
+            (i, [dataclasses.replace(one, path=locate(one.path)) for one in batches[i]])
+            for i, note in enumerate(notes)
+            if note is None
+        )
+        for i, made in self.workers.map(self.features, pending):
+            if self.workers.apart:
+                self._check_same_files(batches[i], made)
+            notes[i] = self._write(i, batches[i], made)
+            finished += len(batches[i])
+            done(finished, total)
+        images = [ImageRecord(**image) for note in notes if note for image in note["images"]]
+        skipped = {
+            skip["id"]: Skipped(skip["path"], skip["reason"])
+            for note in notes
+            if note
+            for skip in note["skipped"]
+        }
+        return Extracted(sorted(images, key=lambda image: image.id), skipped)
+
+    def _identity(self, batch: Sequence[Candidate]) -> dict[str, Any]:
+        """What a batch on disk must agree in to be taken as it is."""
+        features = self.features
+        return {
+            "weights": features.backbone.weights_hash,
+            "sizes": list(features.settings.size),
+            "tile": features.settings.tile,
+            "layout": features.settings.layout,
+            "stages": list(features.backbone.indices),
+            "ranges": features.ranges,
+            "files": [[c.id, c.path, *c.stamp, c.roi] for c in batch],
+        }
+
+    def _note_on_disk(self, number: int, batch: Sequence[Candidate]) -> dict[str, Any] | None:
+        note = storage.read_note(runfolder.batch_path(self.folder, number))
+        if isinstance(note, dict) and note.get("identity") == self._identity(batch):
+            return note
+        return None
+
+    def _check_same_files(self, batch: Sequence[Candidate], made: Sequence[Made | str]) -> None:
+        """Raise InputError if workers on other machines saw other files than the survey did."""
+        for candidate, one in zip(batch, made, strict=True):
+            if isinstance(one, Made) and candidate.stamp[0] in (0, one.image.file_size):
+                continue
+            here = self.features.prepare(candidate)
+            if isinstance(here, str):  # nobody can read it
+                continue
+            if isinstance(one, str) or one.image.sha256 != here.image.sha256:
+                why = one if isinstance(one, str) else "another file is there"
+                raise InputError(
+                    f"a worker of the cluster cannot read {candidate.path!r} ({why}), which is "
+                    "here: put the images on storage that all nodes share, under one path, or "
+                    "name them by URL"
+                )
+
+    def _write(
+        self, number: int, batch: Sequence[Candidate], made: Sequence[Made | str]
+    ) -> dict[str, Any]:
+        """Write one batch: thumbnails first, since the batch's file says that all is there."""
+        both = list(zip(batch, made, strict=True))
+        good = [(c, one) for c, one in both if not isinstance(one, str)]
+        tensors: dict[str, Tensor] = {}
+        for candidate, one in good:
+            for size, grid in zip(self.features.settings.size, one.grids or [], strict=True):
+                tensors[patches_name(size, candidate.id)] = grid
+            path = runfolder.thumbnail_path(self.folder, candidate.id)
+            storage.write_bytes(path, one.image.thumbnail, durable=False)
+        note = {
+            "identity": self._identity(batch),
+            "images": [
+                {
+                    "id": c.id, "path": c.path, "sha256": one.image.sha256,
+                    "bytes": one.image.file_size, "width": c.header.width,
+                    "height": c.header.height, "roi": c.roi,
+                    "version": c.stamp[1] if is_url(c.path) else 0,
+                }
+                for c, one in good
+            ],
+            "skipped": [
+                {"id": c.id, "path": c.path, "reason": why}
+                for c, why in both
+                if isinstance(why, str)
+            ],
+        }  # fmt: skip
+        storage.write_tensors(runfolder.batch_path(self.folder, number), tensors, note)
+        return note
+
+
+def patches_name(size: int, image_id: int) -> str:
+    """Name of an image's patches float16 [h, w, c] in the file of its batch."""
+    return f"{size}.{image_id}"
+
+
+def survey_files(
+    paths: Sequence[str], settings: Settings, strides: Sequence[int], threads: int, done: Done
+) -> tuple[list[Candidate], dict[int, Skipped]]:
+    """Read the headers of all files; those that cannot be read are skipped with the reason.
+
+    strides: of the network's stages.
+    """
+    candidates: list[Candidate] = []
+    skipped: dict[int, Skipped] = {}
+    with ThreadPoolExecutor(threads, "survey") as pool:
+        for i, (path, found) in enumerate(zip(paths, pool.map(_survey, paths), strict=True)):
+            if isinstance(found, str):
+                skipped[i] = Skipped(path, found)
+            else:
+                header, mark = found
+                inputs = input_shapes(header.width, header.height, settings, strides)
+                candidates.append(Candidate(i, path, header, mark, inputs))
+            done(i + 1, len(paths))
+    return candidates, skipped
+
+
+def _survey(path: str) -> tuple[Header, list[int]] | str:
+    try:
+        return survey(path), stamp(path)
+    except UnreadableImage as error:
+        return str(error)
+
+
+def at_sizes(
+    candidates: Sequence[Candidate], regions: Regions, settings: Settings, strides: Sequence[int]
+) -> tuple[list[Candidate], Regions]:
+    """The same files at other network sizes; what masks leave of them keeps its share."""
+    resized, areas = [], {}
+    for candidate in candidates:
+        header = candidate.header
+        inputs = input_shapes(header.width, header.height, settings, strides)
+        if candidate.roi:
+            height, width = candidate.inputs[0]
+            share = regions.areas[candidate.id][0] / (height * width)
+            areas[candidate.id] = [round(share * high * wide) for high, wide in inputs]
+        resized.append(dataclasses.replace(candidate, inputs=inputs))
+    return resized, dataclasses.replace(regions, candidates=resized, areas=areas)
+
+
+def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:
+    """Give every image its mask: of a file for all, or of a folder.
+
+    Raises InputError if an image has none, or a mask cannot be read.
+    """
+    regions, last = Regions(), None
+    files = roi.find_masks([candidate.path for candidate in candidates], masks)
+    for candidate, file in zip(candidates, files, strict=True):
+        if file != last:  # a mask for all is read once; those of a set may not fit in memory
+            mask, last = read_mask_file(file), file
+            name = roi.name_region(mask)
+        shown = roi.at_size(mask, candidate.header.width, candidate.header.height)
+        if not shown.any():
+            reason = "nothing of it is inside its mask"
+            regions.skipped[candidate.id] = Skipped(candidate.path, reason)
+            continue
+        regions.files[name] = file
+        regions.areas[candidate.id] = [area_inside(shown, shape) for shape in candidate.inputs]
+        regions.candidates.append(dataclasses.replace(candidate, roi=name))
+    return regions
+
+
+def area_inside(mask: Bools, shape: tuple[int, int]) -> int:
+    """Pixels of a network input (height, width) that are scored, of an image with such a mask."""
+    return int(cover(mask, (shape[0] // STRIDE, shape[1] // STRIDE)).sum()) * STRIDE**2
+
+
+def make_batches(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Group files by network size, then cut the groups to batches of about equal cost."""
+    groups: dict[tuple[tuple[int, int], ...], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.inputs, []).append(candidate)
+    batches = []
+    for inputs, group in groups.items():
+        most = max(1, BATCH_PIXELS // sum(height * width for height, width in inputs))
+        batches += [group[i : i + most] for i in range(0, len(group), most)]
+    return batches

@@ -1,0 +1,345 @@
+"""New images against the bank of a finished run, which stays as it is."""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import (
+    InputError,
+    RunError,
+    SettingError,
+    UnreadableImage,
+)
+from ..images.decode import (
+    Pixels,
+    load_image,
+    network_size,
+    survey,
+)
+from ..images.inputs import (
+    find_images,
+    local_path,
+    read_input,
+)
+from ..images.roi import Packing
+from ..methods import Comparison, Method
+from ..methods.base import NEIGHBOURS_KEPT
+from ..network.devices import choose_device
+from ..network.patches import block_side
+from ..runs import runfolder
+from ..runs.info import ImageRecord, Skipped
+from ..runs.run import (
+    Neighbour,
+    Run,
+    load_run,
+)
+from ..scores import maps
+from ..scores.finish import Finished, finish
+from ..scores.maps import Floats, Region
+from ..settings import resolve
+from .comparing import Explanations, ImageSet, find_packing
+from .extract import extract, input_shapes
+from .reflagging import load_method, load_network
+
+HEADER = ["path", "score", "percentile", "flagged", "regions", "nearest"]  # of a table of scores
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """A new image as a run sees it.
+
+    `score`: larger is more anomalous; `percentile`: the share of the run's images that score lower,
+    in %; `flagged`: whether the score is over the run's threshold; `regions` as in `Run.regions`,
+    without groups; `place`: x and y of the centre of its most anomalous patch, in pixels;
+    `nearest`: path of the image of the set that this place is nearest to, or ""; `same_as`: path of
+    the image of the set that has the same bytes, or ""; `grid` float32 [h, w], NaN: not scored.
+    """
+
+    record: ImageRecord
+    score: float
+    percentile: float
+    flagged: bool
+    regions: list[Region]
+    place: tuple[float, float]
+    nearest: str
+    same_as: str
+    grid: Floats
+    _scorer: "Scorer" = field(repr=False)
+    _explanations: Explanations = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        return self.record.path
+
+    def map(self) -> Floats:
+        """Anomaly map float32 [height, width]; NaN outside a region of interest."""
+        return self._scorer.finish(self.record, self.grid).map()
+
+    def neighbours(self, x: float, y: float) -> list[Neighbour]:
+        """The places of the set that the place at pixel (x, y) was compared with, nearest first.
+
+        Raises InputError if (x, y) lies outside the image.
+        """
+        width, height = self.record.width, self.record.height
+        if not (0 <= x < width and 0 <= y < height):
+            raise InputError(f"({x}, {y}) lies outside an image of {width} x {height} pixels")
+        rows, columns = self.grid.shape
+        row = min(rows - 1, int(y * rows / height))
+        column = min(columns - 1, int(x * columns / width))
+        return self._scorer.find_places(self._explanations, row * columns + column)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` gave: `images` in natural order of their paths, `skipped` files with reasons."""
+
+    images: list[ScoredImage]
+    skipped: list[Skipped]
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write a CSV file with the columns of HEADER.
+
+        Raises RunError if it cannot be written, InputError for a URL.
+        """
+        rows = [
+            [
+                one.path,
+                f"{one.score:.9g}",
+                f"{one.percentile:.2f}",
+                "true" if one.flagged else "false",
+                len(one.regions),
+                one.nearest,
+            ]
+            for one in self.images
+        ]
+        runfolder.write_table(local_path(path), HEADER, rows)
+
+
+def score(
+    run: Run | str | os.PathLike[str],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    device: str | None = None,
+    weights: str | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Scores:
+    """Score new images against the bank of a run, or its folder, without changing it.
+
+    inputs: folders, files, globs or fsspec URLs. Others as in `Scorer`; progress(done, total).
+    Raises InputError, SettingError, WeightsError or RunError.
+    """
+    items = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    files = find_images(items, runfolder.is_run, runfolder.find_runs)
+    scorer = Scorer(run, device=device, weights=weights)
+    images, skipped = [], []
+    with scorer.threads() as pool:
+        for found in pool.map(scorer.try_file, files):
+            if isinstance(found, Skipped):
+                skipped.append(found)
+            else:
+                images.append(found)
+            progress(len(images) + len(skipped), len(files))
+    return Scores(images, skipped)
+
+
+class Scorer:
+    """Scores images one by one against the bank of a run; safe to use from several threads.
+
+    An image is brought to the network, compared and mapped as the images of the scan were, by
+    their scale of deep images, tiles and mask. It is compared with all images of the set; what
+    labels taught of the set's own images (`feedback`) shifts no score of a new one. An image whose
+    bytes are in the set is compared like any other: it meets itself there at next to no distance,
+    so that it looks ordinary, unless the method leaves near-duplicates out, as the default does.
+
+    Parameters: the run, or its folder; `device`: another than the scan's; `weights`: where
+    the file of the backbone's weights lies now. Raises RunError if the weights are not the scan's,
+    or each image of the run has a mask of its own; WeightsError; SettingError.
+    """
+
+    def __init__(
+        self,
+        run: Run | str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        weights: str | None = None,
+    ) -> None:
+        self.run = run if isinstance(run, Run) else load_run(run)
+        self.settings = resolve(**self.run.info.settings)
+        self._roi = self._find_mask()
+        self.device = choose_device(device or self.settings.device)
+        self.backbone = load_network(self.run, weights, self.device)
+        self._methods = [load_method(self.run, size, self.device) for size in self.settings.size]
+        self._set = [copies[0] for copies in ImageSet.of(self.run.images).records.values()]
+        self._same = {image.sha256: image.path for image in reversed(self.run.images)}
+        self._ascending = np.sort(self.run.scores)
+        self._warm_up()
+
+    @property
+    def parallel(self) -> int:
+        """How many images are best scored at a time."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    @contextmanager
+    def threads(self, count: int | None = None) -> Iterator[ThreadPoolExecutor]:
+        """Threads to score in, by default one a core: each image stays in one, as in a scan."""
+        usual, count = torch.get_num_threads(), count or self.parallel
+        each = max(1, usual // count)  # a single one has all cores to itself
+        pool = ThreadPoolExecutor(count, "score", lambda: torch.set_num_threads(each))
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(usual)  # new threads would otherwise take the pool's
+
+    def try_file(self, path: str) -> ScoredImage | Skipped:
+        """Score a file, or say why it cannot be."""
+        try:
+            return self.score(read_input(path), path)
+        except UnreadableImage as error:
+            return Skipped(path, str(error))
+
+    def score(self, data: bytes, path: str = "", max_pixels: int | None = None) -> ScoredImage:
+        """Score an image by the bytes of its file.
+
+        Raises UnreadableImage with the reason, also if it has more than `max_pixels`.
+        """
+        header = survey(data, max_pixels)
+        ranges = self.run.info.deep_range
+        if header.depth != "byte" and header.depth not in ranges:
+            raise UnreadableImage(
+                f"has {header.depth} values of more than 8 bits, and no image of the set has: "
+                "its scale is not known, save it with 8 bits"
+            )
+        shapes = input_shapes(header.width, header.height, self.settings, self.backbone.strides)
+        image = load_image(data, header, shapes, ranges)
+        record = ImageRecord(
+            -1, path, image.sha256, image.file_size, header.width, header.height, self._roi
+        )
+        with torch.inference_mode():
+            return self._score(record, image.pixels)
+
+    def finish(self, record: ImageRecord, grid: Floats) -> Finished:
+        """Bring the score grid of an image to its frame, as those of the scan were."""
+        mask = runfolder.read_mask_of(self.run.folder, record)
+        return finish(grid, record.width, record.height, self.run.map_rule, mask)
+
+    def find_places(self, explanations: Explanations, patch: int) -> list[Neighbour]:
+        """Where the places of the set lie that a patch was compared with, nearest first."""
+        rows = zip(
+            explanations.image[patch].tolist(),
+            explanations.patch[patch].tolist(),
+            explanations.distance[patch].tolist(),
+            strict=True,
+        )
+        return [self._find_place(*row) for row in rows if row[0] >= 0]
+
+    def _find_place(self, image: int, patch: int, distance: float) -> Neighbour:
+        record = self._set[image]
+        packing = self._packing(record, self.run.patch_grid_shape(record.id))
+        at = patch if packing is None else int(packing.cells[patch])
+        return self.run.neighbour(record.id, at, distance)
+
+    def _score(self, record: ImageRecord, pixels: Sequence[Pixels]) -> ScoredImage:
+        compared = [
+            self._compare(record, one, size, method)
+            for one, size, method in zip(pixels, self.settings.size, self._methods, strict=True)
+        ]
+        grid = maps.round_as_stored(maps.fuse([one.grid for one in compared]))
+        finest = compared[int(np.argmax(self.settings.size))]
+        finished, threshold = self.finish(record, grid), self.run.threshold.value
+        own = compared[0].image_score
+        # As those that the threshold was chosen from:
+        value = runfolder.round_as_written(finished.score if own is None else own)
+        peak = int(np.nanargmax(grid))
+        (rows, columns), (row, column) = grid.shape, divmod(peak, grid.shape[1])
+        shown = finest.explanations.image[peak].tolist()
+        return ScoredImage(
+            record,
+            value,
+            100 * float(np.searchsorted(self._ascending, value)) / len(self._ascending),
+            value > threshold,
+            finished.regions(value, threshold),
+            ((column + 0.5) * record.width / columns, (row + 0.5) * record.height / rows),
+            self._set[shown[0]].path if shown else "",
+            self._same.get(record.sha256, ""),
+            grid,
+            self,
+            finest.explanations,
+        )
+
+    def _compare(
+        self, record: ImageRecord, pixels: Pixels, size: int, method: Method
+    ) -> "_Compared":
+        """Compare an image at one network size, as `comparing.Comparer` does those of a set."""
+        (patches,) = extract([pixels], self.backbone, self.settings, size)
+        shape = (patches.shape[0], patches.shape[1])
+        packing = self._packing(record, shape)
+        if packing is not None:
+            if not len(packing.cells):
+                raise UnreadableImage("nothing of it is inside the mask of the run")
+            patches = packing.pack(patches.cpu()).to(self.device)
+        try:
+            comparison = method.compare(
+                [patches], blocks=None if packing is None else [packing.blocks]
+            )
+        except SettingError as error:  # padim: another size than the set's
+            raise UnreadableImage(str(error)) from error
+        scores, image_score = method.to_scores(comparison), None
+        if self.settings.image_score in method.image_scores:
+            rule = self.settings.image_score
+            image_score = float(method.score_images(rule, [patches], [scores])[0])
+        scores = scores.cpu()
+        return _Compared(
+            scores.view(shape).numpy() if packing is None else packing.unpack(scores),
+            _explain(method, comparison, packing),
+            image_score,
+        )
+
+    def _find_mask(self) -> str:
+        """Name of the mask of all images of the run, and so of new ones; "": none."""
+        names = {image.roi for image in self.run.images}
+        if len(names) > 1:
+            raise RunError(
+                f"{str(self.run.folder)!r} was scanned with a mask for each image, and a new image "
+                "has none: scan with one mask for all"
+            )
+        return names.pop()
+
+    def _packing(self, record: ImageRecord, shape: tuple[int, int]) -> Packing | None:
+        side = block_side(self.backbone.strides, self.settings.layout)
+        return find_packing(self.run.folder, record, shape, side)
+
+    def _warm_up(self) -> None:
+        """Build what methods build at their first comparison, before threads share them."""
+        first, buffer = self.run.images[0], io.BytesIO()
+        height, width = network_size(first.width, first.height, max(self.settings.size))
+        Image.new("L", (width, height), 128).save(buffer, "PNG")
+        with suppress(UnreadableImage):
+            self.score(buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """An image at one network size; `grid` as in `ScoredImage`."""
+
+    grid: Floats
+    explanations: Explanations
+    image_score: float | None  # by a rule of the method's own
+
+
+def _explain(method: Method, comparison: Comparison, packing: Packing | None) -> Explanations:
+    """What the patches of one image were compared with; places as the bank has them."""
+    rows = comparison.neighbours[:, :NEIGHBOURS_KEPT].to(method.bank_image_.device)
+    explanations = Explanations(
+        method.bank_image_[rows].int().cpu(),
+        method.bank_patch_[rows].int().cpu(),
+        comparison.neighbour_distances[:, :NEIGHBOURS_KEPT].cpu(),
+    )
+    return explanations if packing is None else explanations.unpack(packing)

@@ -1,0 +1,167 @@
+"""How long a scan will take on this machine, said before it starts.
+
+The work is counted from the survey of the set; a few images and a small search tell how fast this
+machine is now, whatever else runs on it. Factors were fitted once with benchmarks/predictions.py.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from statistics import fmean, median
+from typing import Self, TypeVar
+
+import torch
+
+from ..methods.base import SearchCost
+from ..methods.ranked_images import RankedImages
+from ..scores import maps
+from ..scores.levels import find_level
+from ..search.row_index import NEAREST_ROWS, RowIndex
+
+# What a scan takes, in units of what is measured:
+_EXTRACTING = 1.1  # writing the patches, and what is done once a batch
+_MAPPING = 6.0  # maps an image that are looked at or written, until all results are there
+_FLAGGED = 0.4  # of the images, in whose maps regions are looked for
+_REPORTING = 5.0  # and until the page is written
+_BUILDING, _SCANNING, _RANKING = 0.6, 0.6, 1.2
+_ROWS, _CHANNELS = 32_768, 64  # of the bank in the search that is timed
+_QUERIES = 768
+_OWNERS = 42  # images that the rows are said to be of
+_SIDE = 512  # pixels, of the image in which regions are found
+_REPEATS = 2
+# A machine that is shared gets faster and slower by a fifth within seconds: for a long scan it is
+# measured more than once,
+_MEASURING = 0.02  # of the seconds that are foreseen, and
+_MEASUREMENTS = 6  # times at most
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds that this machine takes, as measured."""
+
+    load: float  # a pixel of a file, in each of the threads
+    network: float  # a pixel of the network's input, to patches; on the CPU in each of the threads
+    build: float  # a value of a bank that is indexed, times `_count_compared` of its rows
+    scan: float  # a value of a query that is searched for, times the same
+    rank: float  # a query whose nearest images are ranked
+    smooth: float  # a map on its frame, and what it says of its image
+    regions: float  # a pixel of an image whose map regions are looked for in
+
+    @classmethod
+    def mean(cls, several: Sequence[Self]) -> Self:
+        """Average each rate over several measurements."""
+        return cls(*(fmean(getattr(one, f.name) for one in several) for f in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a scan has to do, as far as time goes."""
+
+    images: int
+    pixels: int  # of all files
+    seen_pixels: int  # of all inputs of the network, tiles with their overlaps
+    threads: int
+    on_cpu: bool  # where each thread has a network of its own, and searches are not exact
+    searches: Sequence[SearchCost] | None  # one a stage and network size; None: not known
+
+
+def predict_seconds(work: Work, rates: Rates) -> dict[str, float]:
+    """Predict the seconds of each step still to come; without `compare` if that is not known."""
+    load = work.pixels * rates.load / work.threads
+    network = work.seen_pixels * rates.network
+    features = load + network / work.threads if work.on_cpu else max(load, network)
+    smooth = work.images * rates.smooth / work.threads
+    seconds = {"features": features * _EXTRACTING}
+    if work.searches is not None:
+        seconds["compare"] = sum(
+            _count_compared(one.rows, work.on_cpu)
+            * one.channels
+            * (one.rows * rates.build * _BUILDING + one.queries * rates.scan * _SCANNING)
+            + one.queries * rates.rank * _RANKING
+            for one in work.searches
+        )
+    regions = _FLAGGED * work.pixels * rates.regions / work.threads
+    return seconds | {"maps": smooth * _MAPPING + regions, "report": smooth * _REPORTING}
+
+
+def _count_compared(rows: float, on_cpu: bool) -> float:
+    """Count the rows that a query is compared with, but for a factor: see `RowIndex`."""
+    return math.sqrt(rows) if on_cpu else rows
+
+
+def measure_repeatedly(
+    measure: Callable[[], Rates | None], predict: Callable[[Rates], float]
+) -> Rates | None:
+    """Average one or several measurements; None if nothing can be measured.
+
+    predict: rates -> seconds of the work that they are for.
+    """
+    begin = time.perf_counter()
+    several: list[Rates] = []
+    while len(several) < _MEASUREMENTS:
+        rates = measure()
+        if rates is None:
+            return None
+        several.append(rates)
+        if time.perf_counter() - begin > _MEASURING * predict(Rates.mean(several)):
+            break
+    return Rates.mean(several)
+
+
+def measure_search(device: torch.device) -> tuple[float, float, float]:
+    """Measure the rates `build`, `scan` and `rank` by a search in a small bank of drawn rows."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(64, _CHANNELS, generator=generator)  # patches come in kinds, not evenly
+    which = torch.randint(0, 64, (_ROWS,), generator=generator)
+    rows = (centres[which] + torch.randn(_ROWS, _CHANNELS, generator=generator)).to(device)
+    queries = rows[:: _ROWS // _QUERIES].contiguous()
+    owners = torch.arange(_ROWS, device=device) % _OWNERS
+    own = torch.full((len(queries),), -1, device=device)
+    build, index = clock(lambda: RowIndex(rows), device)
+    scan, found = clock(lambda: index.search(queries, NEAREST_ROWS), device)
+    rank, _ = clock(lambda: RankedImages.of_rows(*found, owners, _OWNERS, own, _OWNERS), device)
+    values = _count_compared(_ROWS, device.type == "cpu") * _CHANNELS
+    return build / (_ROWS * values), scan / (len(queries) * values), rank / len(queries)
+
+
+def measure_maps(frame: float) -> tuple[float, float]:
+    """Measure the rates `smooth` and `regions`, on frames of so many pixels a side."""
+    grid = torch.rand(28, 28, generator=torch.Generator().manual_seed(0)).numpy()
+    cpu = torch.device("cpu")
+
+    def smooth_and_score() -> maps.Floats:
+        on_frame = maps.smooth(grid, frame, 1, 1)
+        maps.score_image(on_frame, "top1%")
+        find_level(on_frame)
+        return on_frame
+
+    smooth, on_frame = clock(smooth_and_score, cpu)
+    threshold = float(on_frame.max()) * 0.9
+
+    def find() -> list[maps.Region]:
+        return maps.find_regions(maps.to_image(on_frame, _SIDE, _SIDE), threshold)
+
+    return smooth, clock(find, cpu)[0] / _SIDE**2
+
+
+def clock(work: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
+    """Return the median seconds of some work, after a first time that is not counted, and what it
+    gave."""
+    result = work()
+    spent = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        result = work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        spent.append(time.perf_counter() - start)
+    return median(spent), result
+
+
+def format_seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

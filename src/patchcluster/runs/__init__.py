@@ -1,0 +1,9 @@
+"""The run folder: nothing else knows a file name in it.
+
+storage.py    files that survive a kill, and locks
+info.py       run.json as values
+runfolder.py  the layout
+run.py        `Run`, a finished run
+pictures.py   heat maps, thumbnails and crops of a run's images
+threads.py    a function of many images, in threads
+"""

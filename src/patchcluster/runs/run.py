@@ -1,0 +1,337 @@
+"""A finished run, read from its folder."""
+
+import csv
+import functools
+import math
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError, RunError
+from ..images.inputs import (
+    PathFinder,
+    local_path,
+    reason,
+)
+from ..scores.feedback import order_by_doubt
+from ..scores.finish import (
+    Finished,
+    MapRule,
+    finish,
+)
+from ..scores.maps import Floats, Region
+from ..scores.thresholds import Threshold
+from ..settings import resolve
+from . import storage
+from .info import ImageRecord
+from .runfolder import (
+    NEIGHBOURS_FILE,
+    REGIONS_FILE,
+    RUN_FILE,
+    SCORES_FILE,
+    map_path,
+    rank,
+    read_info,
+    read_mask_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = 10  # images in a notebook
+_TRUTH = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A place of the set that a place was compared with; x, y are its centre in pixels."""
+
+    path: str
+    x: float
+    y: float
+    distance: float
+
+
+def load_run(folder: str | os.PathLike[str]) -> "Run":
+    """Open a finished run.
+
+    Raises RunError if it is missing, unfinished, damaged or too new; InputError for a URL.
+    """
+    return Run(local_path(folder))
+
+
+@contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Hold a run against other processes, to change it; leave a folder that is none as it is.
+
+    Raises RunError if it is none, or in use.
+    """
+    check_run(folder)
+    with storage.lock(folder):
+        yield
+
+
+def check_run(folder: Path) -> None:
+    """Raise RunError if a folder is no run, finished or not."""
+    if not os.path.isfile(folder / RUN_FILE):
+        raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
+
+
+class Run:
+    """A finished run.
+
+    Attributes, all in input order: `paths` (as the user gave them), `scores` float64 [n], `flagged`
+    bool [n], `nearest` (path of the image that the most anomalous place is nearest to), `images`.
+    `ranking` int64 [n] orders them from most to least anomalous:
+    `run.paths[i] for i in run.ranking`. `skipped` lists the files without a score, `threshold` says
+    which scores are flagged and why, `info` is the rest of run.json.
+    """
+
+    def __init__(self, folder: Path, half_changed: bool = False) -> None:
+        """Read a run; half_changed: by its holder, also if a change was interrupted."""
+        check_run(folder)
+        self.folder = folder
+        self.info, self.images, self.skipped = read_info(folder)
+        if self.info.state == "running" or (self.info.state != "complete" and not half_changed):
+            if not half_changed and storage.is_held(folder):
+                raise RunError(f"{str(folder)!r} is being written by another process: wait for it")
+            raise RunError(self.say_unfinished())
+        self.threshold = Threshold(**self.info.threshold)
+        self.paths = [image.path for image in self.images]
+        self.scores: NDArray[np.float64] = np.zeros(len(self.paths))
+        self.nearest = [""] * len(self.paths)
+        self.flagged: NDArray[np.bool_] = np.zeros(len(self.paths), bool)
+        if self.info.state != "rescoring":  # whose tables may be of other images
+            self._read_scores()
+        self.ranking = rank(self.scores)
+
+    def _read_scores(self) -> None:
+        try:
+            rows = {row["path"]: row for row in self._read_table(SCORES_FILE)}
+            self.scores = np.array([float(rows[path]["score"]) for path in self.paths])
+            self.nearest = [rows[path]["nearest"] for path in self.paths]
+            self.flagged = np.array([_TRUTH[rows[path]["flagged"]] for path in self.paths])
+        except (KeyError, ValueError) as error:
+            raise self._damaged(SCORES_FILE, error) from error
+        if not np.isfinite(self.scores).all():
+            raise self._damaged(SCORES_FILE, "a score is no number")
+
+    def say_unfinished(self) -> str:
+        """Why the run cannot be read as it is, and what to do."""
+        name = repr(str(self.folder))
+        if self.info.state == "running":
+            return f"the scan of {name} is not finished: run the same scan again, it resumes"
+        command = f"patchcluster report {shlex.quote(str(self.folder))}"
+        for option, value in self.info.flagging.items():  # without them it would flag otherwise
+            if value is not None:
+                command += f" --{option.replace('_', '-')} {value}"
+        return f"{self.info.state} {name} was interrupted: `{command}` finishes it"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"<Run {str(self.folder)!r}: {len(self)} images, {self.flagged.sum()} flagged>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the most anomalous images as small cards."""
+        from ..report.notebook import cards_html  # of a room below, which only shows this one
+
+        return cards_html(self, _SHOWN)
+
+    def show(self, count: int = _SHOWN) -> "Figure":
+        """A matplotlib figure of the `count` most anomalous images with their heat maps.
+
+        A notebook draws it; elsewhere call `run.show().savefig("top.png")`. Raises
+        PatchclusterError if matplotlib is not installed.
+        """
+        from ..report.notebook import draw_figure
+
+        return draw_figure(self, count)
+
+    def index(self, path: str) -> int:
+        """Position in `paths` of an image: its path as given, or the end of it if only one fits.
+
+        Raises InputError if none or several fit.
+        """
+        return self._finder.find(str(path))
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Paths of images without a label; a label of the first would say most of the others."""
+        labels = [self.info.labels.get(path) for path in self.paths]
+        order = order_by_doubt(self.scores, labels, self.info.boundary)
+        return [self.paths[int(i)] for i in order]
+
+    def grid(self, path: str) -> Floats:
+        """Score grid float32 [h, w] of one image, one score a patch; NaN: not scored."""
+        image = self.images[self.index(path)]
+        grid = self._read_grid(image.id).astype(np.float32)
+        scored = np.isfinite(grid)
+        if not (scored.any() if image.roi else scored.all()):
+            raise self._damaged(map_path(Path("."), image.id).as_posix(), "a score is no number")
+        return grid
+
+    def _read_grid(self, image_id: int) -> NDArray[np.float16]:
+        """The score grid [h, w] of the image with an id, mapped from the disk."""
+        file = map_path(self.folder, image_id)
+        try:
+            grid: NDArray[np.float16] = np.lib.format.open_memmap(file, mode="r")
+        except Exception as error:  # damaged files make NumPy's reader raise almost anything
+            raise RunError(f"cannot read {str(file)!r} ({reason(error)}): scan again") from error
+        if grid.ndim != 2 or grid.size == 0 or grid.dtype != np.float16:
+            raise self._damaged(f"maps/{file.name}", f"{grid.dtype} of shape {grid.shape}")
+        return grid
+
+    def frame_map(self, path: str) -> Floats:
+        """Smoothed map float32 [h', w'] on its frame, before it is brought to the image.
+
+        NaN outside a region of interest.
+        """
+        return self.finished(path).smoothed
+
+    def map(self, path: str) -> Floats:
+        """Anomaly map float32 [height, width] of the original image; larger is more anomalous.
+
+        NaN outside a region of interest (`scan(..., roi=...)`).
+        """
+        return self.finished(path).map()
+
+    def map_at(self, path: str, width: int, height: int) -> Floats:
+        """The map of an image at another size, float32 [height, width]; NaN as in `map`."""
+        return self.finished(path).map(width, height)
+
+    def map_threshold(self, path: str) -> float:
+        """What the map of an image exceeds in its regions.
+
+        `threshold.value`, raised by what the image's level took off its score.
+        """
+        score = float(self.scores[self.index(path)])
+        return self.finished(path).map_threshold(score, self.threshold.value)
+
+    def finished(self, path: str) -> Finished:
+        """The map of an image on its frame, from which all else of it follows."""
+        image, grid = self.images[self.index(path)], self.grid(path)
+        mask = read_mask_of(self.folder, image)
+        return finish(grid, image.width, image.height, self.map_rule, mask)
+
+    def regions(self, path: str) -> list[Region]:
+        """Anomalous regions of one image, highest peak first, in pixels of the original."""
+        return self._regions.get(self.paths[self.index(path)], [])
+
+    def neighbours(self, path: str, x: float, y: float) -> list[Neighbour]:
+        """The places that the place at pixel (x, y) was compared with, nearest first.
+
+        With the default method they lie in different other images: what the place should have
+        looked like. Outside a region of interest there are none. Raises InputError if (x, y) lies
+        outside the image.
+        """
+        image = self.images[self.index(path)]
+        if not (0 <= x < image.width and 0 <= y < image.height):
+            raise InputError(
+                f"({x}, {y}) lies outside {path!r}, which is {image.width} x {image.height} pixels"
+            )
+        height, width = self.patch_grid_shape(image.id)
+        row = min(height - 1, int(y * height / image.height))
+        column = min(width - 1, int(x * width / image.width))
+        places = self._neighbour_places(image.id, row * width + column)
+        return [self.neighbour(*place) for place in places]
+
+    def neighbour(self, image_id: int, patch: int, distance: float) -> Neighbour:
+        """The place of a patch (row-major in its image's grid), by the id of its image."""
+        image = self._by_id[image_id]
+        height, width = self.patch_grid_shape(image_id)
+        row, column = divmod(patch, width)
+        x, y = (column + 0.5) * image.width / width, (row + 0.5) * image.height / height
+        return Neighbour(image.path, x, y, distance)
+
+    def _neighbour_places(self, image_id: int, patch: int) -> list[tuple[int, int, float]]:
+        """Image id, patch and distance of what a patch was compared with."""
+        tensors = self._neighbour_tensors
+        try:
+            position = int((tensors["ids"] == image_id).nonzero()[0, 0])
+            at = int(tensors["offsets"][position]) + patch
+            rows = [tensors[name][at].tolist() for name in ("image", "patch", "distance")]
+            places = [(int(i), int(p), float(d)) for i, p, d in zip(*rows, strict=True) if i >= 0]
+        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise self._damaged(NEIGHBOURS_FILE, error) from error
+        for other, place, _ in places:
+            if other not in self._by_id:
+                raise self._damaged(NEIGHBOURS_FILE, "an image that the run does not have")
+            if not 0 <= place < math.prod(self.patch_grid_shape(other)):
+                raise self._damaged(NEIGHBOURS_FILE, "a place that its image does not have")
+        return places
+
+    def patch_grid_shape(self, image_id: int) -> tuple[int, int]:
+        """Rows and columns of the score grid of the image with an id."""
+        rows, columns = self._read_grid(image_id).shape
+        return rows, columns
+
+    @functools.cached_property
+    def map_rule(self) -> MapRule:
+        """How score grids become maps and image scores."""
+        return resolve(**self.info.settings).map_rule(self.info.levels)
+
+    @functools.cached_property
+    def _finder(self) -> PathFinder:
+        return PathFinder(self.paths)
+
+    @functools.cached_property
+    def _by_id(self) -> dict[int, ImageRecord]:
+        return {image.id: image for image in self.images}
+
+    @functools.cached_property
+    def _neighbour_tensors(self) -> dict[str, Tensor]:
+        return storage.read_tensors(self.folder / NEIGHBOURS_FILE)[0]
+
+    @functools.cached_property
+    def _regions(self) -> dict[str, list[Region]]:
+        regions: dict[str, list[Region]] = {}
+        sizes = {image.path: (image.width, image.height) for image in self.images}
+        try:
+            for row in self._read_table(REGIONS_FILE):
+                x, y, width, height, area, group = (
+                    int(row[name] or 0) for name in ("x", "y", "width", "height", "area", "group")
+                )
+                region = Region(x, y, width, height, area, float(row["peak"]), group)
+                if not _is_within(region, *sizes[row["path"]]):
+                    raise ValueError("a region that its image does not have")
+                regions.setdefault(row["path"], []).append(region)
+        except (KeyError, ValueError) as error:
+            raise self._damaged(REGIONS_FILE, error) from error
+        return regions
+
+    def _damaged(self, name: str, reason: object) -> RunError:
+        return RunError(f"{str(self.folder / name)!r} is damaged ({reason!r}): scan again")
+
+    def _read_table(self, name: str) -> list[dict[str, str]]:
+        try:
+            with open(
+                self.folder / name, encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file:
+                rows = list(csv.DictReader(file))
+        except OSError as error:
+            raise RunError(
+                f"cannot read {str(self.folder / name)!r} ({error}): scan again"
+            ) from error
+        except csv.Error as error:
+            raise self._damaged(name, error) from error
+        if any(None in row or None in row.values() for row in rows):
+            raise self._damaged(name, "a row of another length than the first")
+        return rows
+
+
+def _is_within(region: Region, width: int, height: int) -> bool:
+    """Whether a region can be one of an image of width x height."""
+    across = 0 <= region.x < region.x + region.width <= width
+    down = 0 <= region.y < region.y + region.height <= height
+    filled = 0 < region.area <= region.width * region.height
+    return across and down and filled and region.group >= 0 and math.isfinite(region.peak)

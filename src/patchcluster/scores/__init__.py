@@ -1,0 +1,10 @@
+"""Score grids -> maps, image scores, flags, regions and groups; what labels add; metrics.
+
+maps.py, levels.py  the parts of the next
+finish.py           a score grid -> the map, image score and regions of one image
+thresholds.py       which images are flagged
+groups.py           similar regions over all images
+labels.py           what a person said; feedback.py: what it says of other images
+metrics.py          AUROC, PRO and the like
+colours.py          the one colour scale
+"""
