@@ -219,7 +219,8 @@ def test_an_error_ends_the_process_with_its_exit_code(tmp_path):
 # Stands still when the first features are written, until it is interrupted.
 STOPPED = """
 import time
-from patchcluster import cli, storage
+from patchcluster import cli
+from patchcluster.runs import storage
 write = storage.write_tensors
 def write_and_stop(*given):
     write(*given)

@@ -256,14 +256,16 @@ def test_deep_images_that_change_the_scale_of_all_are_refused(tmp_path):
 
 UPDATE = """
 import sys, os, signal, patchcluster
-from patchcluster import storage, report, updating
+from patchcluster import report
+from patchcluster.pipeline import scanning
+from patchcluster.runs import runfolder
 stop, run, *added = sys.argv[1:]
 def killed(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 def progress(step, done, total):
     if step == stop and done: killed()
-if stop == "results": patchcluster.runs.runfolder.write_bank = killed
-if stop == "settle": patchcluster.runs.runfolder.keep_batches = killed
-if stop == "page": patchcluster.pipeline.scanning.write_report = killed
+if stop == "results": runfolder.write_bank = killed
+if stop == "settle": runfolder.keep_batches = killed
+if stop == "page": scanning.write_report = killed
 patchcluster.update(run, add=added, remove="part3.png", progress=progress)
 """
 
