@@ -46,6 +46,7 @@ lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks examples experiments docs
 	$(BIN)/ruff format --check src tests benchmarks examples experiments docs
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # PEER=python of an environment with anomalib, see benchmarks/peers/anomalib_peer.py.
 MVTEC := $(wildcard ../shared/data/mvtec)
