@@ -1,6 +1,7 @@
 """Scans whose bank has some of the images: patches are read when they are needed."""
 
 import gc
+import os
 import shutil
 import weakref
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import patchcluster
@@ -143,49 +145,41 @@ def test_labels_that_leave_fewer_images_than_the_bank_may_have_leave_it_these(rn
 # --- what is on the disk ------------------------------------------------------------------------
 
 
-def test_tensors_written_part_by_part_are_plain_safetensors(tmp_path, rng):
+def test_tensors_are_written_as_plain_safetensors(tmp_path, rng):
     values = {
         "halves": torch.randn(7, 3, generator=rng).half(),
+        "columns": torch.randn(3, 7, generator=rng).t(),
         "bytes": torch.arange(5, dtype=torch.int8),
-        "numbers": torch.arange(12).view(4, 3),
         "none": torch.empty(0, 3),
         "nothing": torch.empty(1, dtype=torch.float64).as_strided((0,), (0,)),  # as of no array
         "one": torch.tensor(2.5, dtype=torch.float64),
     }
-    shapes = {name: (value.dtype, tuple(value.shape)) for name, value in values.items()}
-    with storage.stream_tensors(tmp_path / "file", shapes, "note") as add:
-        for row in range(7):
-            add("halves", values["halves"][row])
-            if row < 4:
-                add("numbers", values["numbers"][row : row + 1])
-        for name in ("bytes", "none", "nothing", "one"):
-            add(name, values[name])
-    found = load_file(tmp_path / "file")
+    values["again"] = values["halves"]
+    values["first"] = values["halves"][:2]
+    file = tmp_path / "new" / "file"
+    storage.write_tensors(file, values, "note")
+    found = load_file(file)
     assert found.keys() == values.keys()
     assert all(torch.equal(found[name], value) for name, value in values.items())
-    with storage.stream_tensors(tmp_path / "mixed", shapes, "note") as add:
-        for row in (6, 0, 3, 1, 5, 2, 4):
-            add("halves", values["halves"][row], row)
-        for row in (2, 0):
-            add("numbers", values["numbers"][row : row + 2], row)
-        for name in ("bytes", "none", "nothing", "one"):
-            add(name, values[name])
-    assert (tmp_path / "mixed").read_bytes() == (tmp_path / "file").read_bytes()
-    assert storage.read_note(tmp_path / "file") == "note"
-    assert storage.read_shapes(tmp_path / "file")[0]["halves"] == (7, 3)
-    assert torch.equal(
-        storage.read_tensor(tmp_path / "file", "halves", slice(2, 5)), values["halves"][2:5]
-    )
+    assert storage.read_note(file) == "note"
+    assert storage.read_shapes(file)[0]["halves"] == (7, 3)
+    assert torch.equal(storage.read_tensor(file, "halves", slice(2, 5)), values["halves"][2:5])
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode  # who may read it
 
 
-def test_a_file_with_a_part_missing_does_not_come_to_be(tmp_path):
-    shapes = {"rows": (torch.float32, (4, 2))}
-    with (
-        pytest.raises(ValueError, match="missing"),
-        storage.stream_tensors(tmp_path / "file", shapes) as add,
-    ):
-        add("rows", torch.zeros(3, 2))
-    assert list(tmp_path.iterdir()) == []
+def test_tensors_that_cannot_be_written_leave_what_was_there(tmp_path, monkeypatch):
+    def fail(_, path, __):
+        path.write_bytes(b"half of it")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    file = tmp_path / "file"
+    storage.write_tensors(file, {"a": torch.ones(2)})
+    monkeypatch.setattr(storage, "save_file", fail)
+    with pytest.raises(RunError, match=r"cannot write '.*/file': .*No space left .*\. Make room"):
+        storage.write_tensors(file, {"a": torch.zeros(2)})
+    assert os.listdir(tmp_path) == ["file"]
+    assert storage.read_tensor(file, "a").tolist() == [1, 1]
 
 
 @given(st.lists(st.integers(1, 900), max_size=60))

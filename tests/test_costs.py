@@ -75,6 +75,15 @@ def test_a_set_that_is_read_image_by_image_needs_memory_for_its_bank_alone():
     assert predict_memory(whole, GIB) > 2 * needs[3000]
 
 
+def test_what_patches_were_compared_with_needs_memory_while_it_is_written():
+    few, many = (
+        predict_memory(workload(patches=[count * 784], images=count, bank=1000, streamed=True), GIB)
+        for count in (10_000, 20_000)
+    )
+    # ids of 3 images and 3 patches, int32, and 3 distances, float16
+    assert many - few > 10_000 * 784 * 3 * (4 + 4 + 2)
+
+
 def test_limit():
     check_memory(5 * GIB, None, str)
     check_memory(5 * GIB, 5 * GIB, str)

@@ -3,6 +3,7 @@ as if nothing had been, once there is room.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -23,23 +24,23 @@ WRITES = {
         "open .lock 1",
         "open .run.json.part 1",
         "open thumbnails/.N.jpg.part 7",
-        "open .work/.features-N.safetensors.part 2",
-        "open .work/.fitted-N.safetensors.part 1",
-        "open .work/.comparison-N-N.safetensors.part 2",
+        "mkdir .work/.features-N.safetensors.part 2",
+        "mkdir .work/.fitted-N.safetensors.part 1",
+        "mkdir .work/.comparison-N-N.safetensors.part 2",
         "open maps/.N.npy.part 5",
         "open .scores.csv.part 1",
         "open .regions.csv.part 1",
-        "open .neighbours.safetensors.part 1",
-        "open .bank.safetensors.part 1",
+        "mkdir .neighbours.safetensors.part 1",
+        "mkdir .bank.safetensors.part 1",
         "open .run.json.part 2",
         "open .report.html.part 1",
     ],
     "scan other settings": ["open .run.json.part 1"],
     "scan --labels": [
-        "open .work/.comparison-N-N.safetensors.part 2",
+        "mkdir .work/.comparison-N-N.safetensors.part 2",
         "open .run.json.part 1",
         "open maps/.N.npy.part 5",
-        "open .bank.safetensors.part 1",
+        "mkdir .bank.safetensors.part 1",
         "open .run.json.part 2",
         "open .report.html.part 1",
         "open .run.json.part 3",
@@ -52,7 +53,7 @@ WRITES = {
     ],
     "benchmark": [
         "open .benchmark.json.part 1",
-        "open .work/.part.safetensors.part 1",
+        "mkdir .work/.part.safetensors.part 1",
         "open .results.csv.part 1",
         "open .report.md.part 1",
     ],
@@ -88,8 +89,7 @@ def test_a_disk_that_is_full(disk, place_on_disk, name, change):
     folder = place_on_disk.prepare(name)
     full = partial(before, folder / VERBS[name].output, change, partial(fill, disk))
     said = place_on_disk.start(name, folder, full).fail()
-    assert "cannot write" in said
-    assert "no space left on device. Make room" in said
+    assert re.search(r"cannot write .*no space left on device.*\. Make room", said, re.I)
     (disk / "ballast").unlink()
     place_on_disk.check_survived(name, folder)
 
@@ -99,8 +99,7 @@ def test_a_write_that_is_refused(workplace, name, change):
     folder = workplace.prepare(name)
     refused = partial(refuse_one_write, folder / VERBS[name].output, change)
     said = workplace.start(name, folder, refused).fail()
-    assert "cannot write" in said
-    assert "file too large. Make room" in said
+    assert re.search(r"cannot write .*file too large.*\. Make room", said, re.I)
     workplace.check_survived(name, folder)
 
 
@@ -117,7 +116,7 @@ def test_a_review_that_starts_on_a_full_disk(disk, place_on_disk):
     folder = place_on_disk.copy("scan")
     fill(disk)
     said = Command(("review", RUN), folder).fail()
-    assert "no space left on device. Labels are kept there: make room" in said
+    assert "'run/labels.sqlite' (database or disk is full): make room" in said
     (disk / "ballast").unlink()
     check_same(read_output(folder / RUN), place_on_disk.undisturbed("scan").outputs[-1])
 
@@ -130,7 +129,7 @@ def test_a_review_on_a_disk_that_gets_full(disk, place_on_disk):
     status, answer = reviewing.label(images, "anomalous")
     assert status == 500
     assert "make room" in json.loads(answer)["error"]
-    assert "no space left on device" in reviewing.do("rescore")
+    assert "no space left on device" in reviewing.do("rescore").lower()
     assert reviewing.labels() == dict.fromkeys(images, "normal")
     (disk / "ballast").unlink()
     assert reviewing.label([3, 4], "anomalous")[0] == 200

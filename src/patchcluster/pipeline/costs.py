@@ -18,6 +18,7 @@ _SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of in
 _PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
 _MAP_BYTES = 10  # of the map of an image that regions are looked for in, and of the regions
 _GRID_BYTES = 12  # of the scores of all images, a patch
+_NEIGHBOUR_BYTES = 30  # of what each patch was compared with, a patch, while that is written
 _COMPARISON_BYTES = 60  # of the comparisons of the bank's own patches, a patch
 _IMAGE_BYTES = 8_000  # of what is known of an image beside its patches
 _MEAN_BYTES = 28  # of the means by which a bank is chosen, an image and channel
@@ -73,7 +74,8 @@ def predict_memory(work: Workload, baseline: int) -> int:
     means = work.images * work.channels * _MEAN_BYTES
     compared = bank + sum(work.patches) * _GRID_BYTES + means + left
     maps = work.threads * work.largest_image * _MAP_BYTES
-    search = compared + max(tiles + work.extra, maps)
+    results = maps + patches * _NEIGHBOUR_BYTES
+    search = compared + max(tiles + work.extra, results)
     grid = work.largest_grid * work.channels
     network = work.input_pixels * _ACTIVATION_BYTES + grid * _STAGE_BYTES
     made = work.largest_image * _INPUT_BYTES + max(network, grid * _JOINING_BYTES)

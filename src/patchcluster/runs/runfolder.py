@@ -298,25 +298,25 @@ def write_neighbours(
     """
     offsets = torch.tensor([0, *(patches[result.content] for result in results)]).cumsum(0)
     shape = (int(offsets[-1]), explanations[0].patch.shape[1])
+    image, patch = (torch.empty(shape, dtype=torch.int32) for _ in range(2))
+    distance = torch.empty(shape, dtype=torch.float16)
     by_content = torch.tensor(ids)
-    tensors = {
-        "ids": (torch.int64, (len(results),)),
-        "offsets": (torch.int64, (len(offsets),)),
-        "image": (torch.int32, shape),
-        "patch": (torch.int32, shape),
-        "distance": (torch.float16, shape),
-    }
-    with storage.stream_tensors(folder / NEIGHBOURS_FILE, tensors) as add:
-        add("ids", torch.tensor([result.record.id for result in results]))
-        add("offsets", offsets)
-        # In the order of the contents, as those of a batch are in one file.
-        for i in sorted(range(len(results)), key=lambda i: results[i].content):
-            part, row = explanations[results[i].content], int(offsets[i])
-            image = part.image.long()
-            known = torch.where(image < 0, -1, by_content[image])  # -1: a patch without a score
-            add("image", known.int(), row)
-            add("patch", part.patch, row)
-            add("distance", part.distance.half(), row)
+    # In the order of the contents, as those of a batch are in one file.
+    for i in sorted(range(len(results)), key=lambda i: results[i].content):
+        part, rows = explanations[results[i].content], slice(offsets[i], offsets[i + 1])
+        known = part.image.long()
+        image[rows] = torch.where(known < 0, -1, by_content[known])  # -1: a patch without a score
+        patch[rows], distance[rows] = part.patch, part.distance
+    storage.write_tensors(
+        folder / NEIGHBOURS_FILE,
+        {
+            "ids": torch.tensor([result.record.id for result in results]),
+            "offsets": offsets,
+            "image": image,
+            "patch": patch,
+            "distance": distance,
+        },
+    )
 
 
 def write_bank(
