@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import patchcluster
-from patchcluster.scores.colours import colours
 from patchcluster.demo import write_parts
+from patchcluster.scores.colours import colours
 
 HERE = Path(__file__).resolve().parent
 SIDE = 360  # of a panel, pixels

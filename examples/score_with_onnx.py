@@ -3,7 +3,7 @@
     python score_with_onnx.py RUN NETWORK.onnx PHOTO...
 
 RUN is what `patchcluster scan photos/ --method patchcluster -o RUN` wrote, NETWORK.onnx what
-`patchcluster.exporting.onnx.export_network` made of it. Takes images of 8 bits without transparency;
+`patchcluster export RUN --format onnx` made of it. Takes images of 8 bits without transparency;
 needs onnxruntime, NumPy, Pillow and safetensors.
 """
 

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import io
 import json
+import pkgutil
 import re
 import runpy
 import shutil
@@ -518,6 +519,23 @@ def test_the_house_has_all_its_rooms():
     ]
     rooms = {f"{path.name}/" if path.is_dir() else path.name for path in package}
     assert set(listed) == {room for room in rooms if not room.startswith("__")}
+
+
+@pytest.mark.parametrize(
+    "room", ["images", "methods", "network", "pipeline", "runs", "scores", "search"]
+)
+def test_a_room_says_what_each_of_its_files_does(room):
+    says = importlib.import_module(f"patchcluster.{room}").__doc__
+    files = {path.name for path in (ROOT / "src/patchcluster" / room).glob("[!_]*.py")}
+    assert set(re.findall(r"\w+\.py", says)) == files
+
+
+def test_the_way_of_one_image_is_as_it_is_written():
+    page = PAGES["docs/architecture.md"].partition("## The way of one image")[2].partition("##")[0]
+    names = re.findall(r"`([a-z]+(?:\.\w+)+)`", page)
+    assert len(names) > 12
+    for name in names:
+        assert pkgutil.resolve_name(f"patchcluster.{name}"), name
 
 
 def test_the_pictures_can_be_drawn(tmp_path, monkeypatch):
