@@ -345,9 +345,8 @@ def test_killed_while_its_patches_were_kept_it_takes_them_up_again(bounded, tmp_
     for number, path in enumerate(batches[:moved]):
         path.rename(killed / runfolder.PATCHES_FOLDER / f"{number:06d}.safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "patchcluster.pipeline.extraction.Extractor._write", None
-        )  # nothing is made again
+        # Nothing is made again.
+        patch.setattr("patchcluster.pipeline.extraction.Extractor._keep", None)
         run = patchcluster.scan(images, killed, size=SIZE, bank_images=BANK)
     np.testing.assert_array_equal(run.scores, bounded.scores)
     names = [path.name for path in runfolder.kept_paths(killed)]

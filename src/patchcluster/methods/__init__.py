@@ -1,13 +1,13 @@
 """Patches -> score grids: the methods by name. A new one is a file in this folder and a line here.
 
-    base.py           what every method has in common
-    grids.py          patches that are read when they are asked for
-    whole_bank.py     methods whose bank has all patches of images
-    ranked_images.py  the images nearest to each patch
-    patchcluster_plus.py  the default
-    patchcluster.py, patchcore.py, patchcore_lof.py, spade.py, padim.py, reverse_distillation.py
-                      those of the paper
-    musc.py           MuSc
+base.py           what every method has in common
+grids.py          patches that are read when they are asked for
+whole_bank.py     methods whose bank has all patches of images
+ranked_images.py  the images nearest to each patch
+patchcluster_plus.py  the default
+patchcluster.py, patchcore.py, patchcore_lof.py, spade.py, padim.py, reverse_distillation.py
+                  those of the paper
+musc.py           MuSc
 """
 
 from .base import Comparison, Method, NeighbourMethod

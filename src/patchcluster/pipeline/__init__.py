@@ -1,7 +1,8 @@
 """From images to a run, and what may be done with it.
 
 extract.py        images in memory -> patches
-extraction.py     the same for files, in batches on disk
+stage.py          a function over batches, with results on disk
+extraction.py     patches of files, in batches on disk
 comparing.py      patches on disk -> the fitted method and every image's score grid
 finishing.py, results.py  score grids -> all files of the run
 scanning.py       the steps of a scan in order

@@ -35,6 +35,7 @@ from ..runs import runfolder, storage
 from ..runs.info import ImageRecord
 from ..scores.labels import Label, Labels
 from ..scores.maps import Floats, ImageScore
+from .stage import Batch, run_stage
 from .workers import Workers
 
 # Patches float16 [h, w, c] of each content of a set, packed if it has a mask; and how they are.
@@ -310,21 +311,23 @@ class Comparer:
         batches = list(make_batches(patches.counts))
         paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
         # A file says of which images it is too: another version may cut other batches.
-        notes = [f"{self._key} {batch[0]}-{batch[-1]}" for batch in batches]
-        pending = [n for n, path in enumerate(paths) if storage.read_note(path) != notes[n]]
-        finished = len(patches) - sum(len(batches[n]) for n in pending)
-        self.progress("compare", finished, len(patches))
+        keys = [f"{self._key} {batch[0]}-{batch[-1]}" for batch in batches]
 
         def queries(batch: Sequence[int]) -> list[Query]:
             masks = [packings[i] for i in batch]  # of all images, or of none
             blocks = [None if mask is None else mask.blocks for mask in masks]
             return [Query(i, patches[i], b) for i, b in zip(batch, blocks, strict=True)]
 
-        jobs = ((n, queries(batches[n])) for n in pending)
-        for n, comparison in self.workers.map(search, jobs):
-            storage.write_tensors(paths[n], comparison.tensors(), notes[n])
-            finished += len(batches[n])
-            self.progress("compare", finished, len(patches))
+        run_stage(
+            [
+                Batch(path, key, len(batch), functools.partial(queries, batch))
+                for path, key, batch in zip(paths, keys, batches, strict=True)
+            ],
+            search,
+            self.workers,
+            lambda _, comparison: (comparison.tensors(), {}),
+            lambda done, total: self.progress("compare", done, total),
+        )
         return Comparisons(paths, batches, patches.counts)
 
     def _explain(

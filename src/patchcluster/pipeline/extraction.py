@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ from ..runs import runfolder, storage
 from ..runs.info import ImageRecord, Skipped
 from ..settings import Settings
 from .extract import extract, input_shapes
+from .stage import Batch, Note, run_stage
 from .workers import Workers
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
@@ -199,34 +200,24 @@ class Extractor:
     def run(self, batches: Sequence[Sequence[Candidate]], done: Done) -> Extracted:
         """Make the patches of all batches that the run folder does not hold yet."""
         runfolder.remove_batches_from(self.folder, len(batches))  # of an earlier, longer list
-        notes = [self._note_on_disk(i, batch) for i, batch in enumerate(batches)]
-        total = sum(len(batch) for batch in batches)
-        finished = sum(len(batches[i]) for i, note in enumerate(notes) if note is not None)
-        done(finished, total)
-        pending = (
-            (i, [dataclasses.replace(one, path=locate(one.path)) for one in batches[i]])
-            for i, note in enumerate(notes)
-            if note is None
+        notes = run_stage(
+            [self._batch(number, batch) for number, batch in enumerate(batches)],
+            self.features,
+            self.workers,
+            lambda number, made: self._keep(batches[number], made),
+            done,
         )
-        for i, made in self.workers.map(self.features, pending):
-            if self.workers.apart:
-                self._check_same_files(batches[i], made)
-            notes[i] = self._write(i, batches[i], made)
-            finished += len(batches[i])
-            done(finished, total)
-        images = [ImageRecord(**image) for note in notes if note for image in note["images"]]
+        images = [ImageRecord(**image) for note in notes for image in note["images"]]
         skipped = {
             skip["id"]: Skipped(skip["path"], skip["reason"])
             for note in notes
-            if note
             for skip in note["skipped"]
         }
         return Extracted(sorted(images, key=lambda image: image.id), skipped)
 
-    def _identity(self, batch: Sequence[Candidate]) -> dict[str, Any]:
-        """What a batch on disk must agree in to be taken as it is."""
+    def _batch(self, number: int, batch: Sequence[Candidate]) -> Batch[Candidate]:
         features = self.features
-        return {
+        key = {
             "weights": features.backbone.weights_hash,
             "sizes": list(features.settings.size),
             "tile": features.settings.tile,
@@ -235,12 +226,12 @@ class Extractor:
             "ranges": features.ranges,
             "files": [[c.id, c.path, *c.stamp, c.roi] for c in batch],
         }
-
-    def _note_on_disk(self, number: int, batch: Sequence[Candidate]) -> dict[str, Any] | None:
-        note = storage.read_note(runfolder.batch_path(self.folder, number))
-        if isinstance(note, dict) and note.get("identity") == self._identity(batch):
-            return note
-        return None
+        return Batch(
+            runfolder.batch_path(self.folder, number),
+            key,
+            len(batch),
+            lambda: [dataclasses.replace(one, path=locate(one.path)) for one in batch],
+        )
 
     def _check_same_files(self, batch: Sequence[Candidate], made: Sequence[Made | str]) -> None:
         """Raise InputError if workers on other machines saw other files than the survey did."""
@@ -258,10 +249,15 @@ class Extractor:
                     "name them by URL"
                 )
 
-    def _write(
-        self, number: int, batch: Sequence[Candidate], made: Sequence[Made | str]
-    ) -> dict[str, Any]:
-        """Write one batch: thumbnails first, since the batch's file says that all is there."""
+    def _keep(
+        self, batch: Sequence[Candidate], made: Sequence[Made | str]
+    ) -> tuple[dict[str, Tensor], Note]:
+        """Name the patches of a batch, and what became of its files.
+
+        Writes the thumbnails: the batch's file, which comes after, says that all is there.
+        """
+        if self.workers.apart:
+            self._check_same_files(batch, made)
         both = list(zip(batch, made, strict=True))
         good = [(c, one) for c, one in both if not isinstance(one, str)]
         tensors: dict[str, Tensor] = {}
@@ -270,25 +266,19 @@ class Extractor:
                 tensors[patches_name(size, candidate.id)] = grid
             path = runfolder.thumbnail_path(self.folder, candidate.id)
             storage.write_bytes(path, one.image.thumbnail, durable=False)
-        note = {
-            "identity": self._identity(batch),
-            "images": [
-                {
-                    "id": c.id, "path": c.path, "sha256": one.image.sha256,
-                    "bytes": one.image.file_size, "width": c.header.width,
-                    "height": c.header.height, "roi": c.roi,
-                    "version": c.stamp[1] if is_url(c.path) else 0,
-                }
-                for c, one in good
-            ],
-            "skipped": [
-                {"id": c.id, "path": c.path, "reason": why}
-                for c, why in both
-                if isinstance(why, str)
-            ],
-        }  # fmt: skip
-        storage.write_tensors(runfolder.batch_path(self.folder, number), tensors, note)
-        return note
+        images = [
+            {
+                "id": c.id, "path": c.path, "sha256": one.image.sha256,
+                "bytes": one.image.file_size, "width": c.header.width,
+                "height": c.header.height, "roi": c.roi,
+                "version": c.stamp[1] if is_url(c.path) else 0,
+            }
+            for c, one in good
+        ]  # fmt: skip
+        skipped = [
+            {"id": c.id, "path": c.path, "reason": why} for c, why in both if isinstance(why, str)
+        ]
+        return tensors, {"images": images, "skipped": skipped}
 
 
 def patches_name(size: int, image_id: int) -> str:
