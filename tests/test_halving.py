@@ -11,6 +11,7 @@ from patchcluster.methods import PatchClusterPlus
 from patchcluster.network.backbones import Backbone
 from patchcluster.network.out_of_memory import in_halves
 from patchcluster.pipeline.extraction import Features
+from patchcluster.settings import resolve
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -52,7 +53,7 @@ def test_other_errors_are_not_touched():
 
 def test_a_network_that_runs_out_of_memory_gives_the_same_patches(backbone, monkeypatch):
     pixels = [textured_image(i, 64, 64) for i in range(5)]
-    work = Features(backbone, [64], "middle", {})
+    work = Features(backbone, resolve(size=(64,)), {})
     expected = work.patches(pixels, 64)
     network, seen = Backbone.features, []
 

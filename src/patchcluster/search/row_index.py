@@ -119,7 +119,9 @@ def _find_centres(rows: Tensor, count: int) -> Values:
         max_points_per_centroid=len(sample),  # all that are given
         min_points_per_centroid=1,
     )
+    threads = torch.get_num_threads()  # of OpenMP, which both have in common
     faiss.omp_set_num_threads(1)
     clustering.train(sample)
+    torch.set_num_threads(threads)
     centres: Values = clustering.centroids
     return centres
