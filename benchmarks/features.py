@@ -19,12 +19,8 @@ from machine import alternate, describe
 from patchcluster.demo import write_parts
 from patchcluster.images.inputs import find_images
 from patchcluster.network.backbones import load_backbone
-from patchcluster.pipeline.extraction import (
-    Extractor,
-    Features,
-    make_batches,
-    survey_files,
-)
+from patchcluster.pipeline.extraction import Extractor, Features
+from patchcluster.pipeline.survey import make_batches, survey_files
 from patchcluster.pipeline.workers import Here
 from patchcluster.settings import resolve
 

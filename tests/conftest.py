@@ -20,12 +20,8 @@ from faults.watching import die, watch
 from patchcluster import cli
 from patchcluster.network.backbones import Backbone, random_backbone
 from patchcluster.pipeline.costs import GIB
-from patchcluster.pipeline.extraction import (
-    Regions,
-    survey_files,
-    take_regions,
-)
 from patchcluster.pipeline.planning import Planner
+from patchcluster.pipeline.survey import Regions, survey_files, take_regions
 from patchcluster.runs.run import Run
 from patchcluster.settings import resolve
 

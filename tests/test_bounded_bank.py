@@ -20,7 +20,7 @@ from patchcluster.errors import RunError
 from patchcluster.methods import Comparison, PatchClusterPlus
 from patchcluster.methods.base import join, make_batches
 from patchcluster.methods.grids import Grids
-from patchcluster.pipeline import scanning
+from patchcluster.pipeline import rescoring
 from patchcluster.pipeline.comparing import (
     Comparisons,
     ImageSet,
@@ -313,7 +313,7 @@ def test_without_its_patches_a_run_says_so_in_one_line(copied, damage):
             del tensors[name]
         storage.write_tensors(path, tensors)
     with pytest.raises(RunError, match=r"scan again"):
-        scanning.rescore(copied.folder, {copied.paths[0]: "normal"})
+        rescoring.rescore(copied.folder, {copied.paths[0]: "normal"})
 
 
 def test_a_scan_without_a_cache_keeps_no_patches_and_says_what_it_cannot_do(bounded, tmp_path):
@@ -322,7 +322,7 @@ def test_a_scan_without_a_cache_keeps_no_patches_and_says_what_it_cannot_do(boun
     np.testing.assert_array_equal(run.scores, bounded.scores)
     assert not (run.folder / runfolder.PATCHES_FOLDER).exists()
     with pytest.raises(RunError, match="without --no-cache"):
-        scanning.rescore(run.folder, {run.paths[0]: "normal"})
+        rescoring.rescore(run.folder, {run.paths[0]: "normal"})
     again = reflag(run.folder, Flagging(flag_top=3))
     assert again.flagged.sum() == 3
     assert {r.group for path in again.paths for r in again.regions(path)} == {0}
@@ -371,7 +371,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path, monkeypatch):
     """Counted in tensors: what the process holds depends on the allocator and on threads too."""
-    monkeypatch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 64 * 64)
+    monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 64 * 64)
     monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 16)
 
     def most_held(name, count):

@@ -44,7 +44,7 @@ IMAGES = 40
 def small_batches():
     """An image a batch, so that there is a middle to kill in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 64 * 64)
+        patch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 64 * 64)
         patch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1)
         patch.setattr(product, "_PATIENCE", PATIENCE)
         yield
@@ -153,7 +153,7 @@ def test_workers_and_nodes_are_killed_and_nothing_is_lost(
 
 def test_a_killed_scan_goes_on_with_the_cluster_or_without(images, nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "patchcluster.pipeline.extraction.BATCH_PIXELS", 2 * 128 * 128
+        "patchcluster.pipeline.survey.BATCH_PIXELS", 2 * 128 * 128
     )  # as kill_scan has
     monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 128)
     undisturbed = patchcluster.scan(images, tmp_path / "undisturbed", size=(128,))

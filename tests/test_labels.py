@@ -16,7 +16,7 @@ from patchcluster.cli import app
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.pipeline.reflagging import reflag
-from patchcluster.pipeline.scanning import finish, rescore
+from patchcluster.pipeline.rescoring import finish, rescore
 from patchcluster.runs import runfolder, storage
 from patchcluster.scores.feedback import (
     find_boundary,
@@ -264,7 +264,7 @@ def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, g
 
 
 def test_a_finished_scan_is_flagged_again_without_work(run, monkeypatch):
-    monkeypatch.setattr("patchcluster.pipeline.scanning.Scan._scan", None)
+    monkeypatch.setattr("patchcluster.pipeline.scanning._scan", None)
     again = fresh(run, run.folder, flag_top=5)
     assert again.flagged.sum() == 5
     assert set(np.flatnonzero(again.flagged)) == set(run.ranking[:5])
@@ -308,7 +308,7 @@ def test_until_its_page_is_written_a_flagging_is_not_finished(run, monkeypatch):
     ):
         with monkeypatch.context() as patched:
             patched.setattr("patchcluster.pipeline.reflagging.write_report", fail)
-            patched.setattr("patchcluster.pipeline.scanning.write_report", fail)
+            patched.setattr("patchcluster.pipeline.steps.write_report", fail)
             with pytest.raises(KeyboardInterrupt):
                 change()
         with pytest.raises(RunError, match=r"flagging .*`patchcluster report .* --flag-top 2`"):

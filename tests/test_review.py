@@ -27,7 +27,7 @@ import patchcluster
 from conftest import PATIENCE, run_command, textured_image, wait_until, write_set
 from faults.processes import Command
 from patchcluster.errors import RunError
-from patchcluster.pipeline.scanning import rescore
+from patchcluster.pipeline.rescoring import rescore
 from patchcluster.review.group_names import find_names
 from patchcluster.review.store import GroupName, LabelStore
 from patchcluster.runs.run import Run, load_run

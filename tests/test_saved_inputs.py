@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 import patchcluster
 from conftest import textured_image
 from patchcluster.errors import InputError, RunError, SettingError
-from patchcluster.pipeline import saved_inputs, scanning
+from patchcluster.pipeline import saved_inputs
+from patchcluster.pipeline.extraction import Extractor
 from patchcluster.pipeline.saved_inputs import index_of
 from patchcluster.runs import runfolder
 from patchcluster.runs.run import load_run
@@ -189,7 +190,7 @@ def test_a_kill_while_a_run_is_replaced(copy, monkeypatch, at):
         if at == "remove":
             patch.setattr(saved_inputs.Path, "rename", kill)
         if at == "features":
-            patch.setattr(scanning.Extractor, "run", kill)
+            patch.setattr(Extractor, "run", kill)
         given = killing(images, 3) if at == "saving" else images
         with pytest.raises(Killed):
             rescan(given, copy, overwrite=True)

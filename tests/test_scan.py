@@ -171,7 +171,7 @@ def test_order_and_names_of_the_files_do_not_change_the_scores(tmp_path, small_r
 
 
 def test_batch_size_does_not_change_the_scores(small_run, monkeypatch):
-    monkeypatch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 2 * 128 * 128)
+    monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 2 * 128 * 128)
     monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 64)
     run = patchcluster.scan(small_run.info.inputs, size=SIZE)
     np.testing.assert_allclose(run.scores, small_run.scores, rtol=1e-3)
@@ -466,7 +466,7 @@ s.write_tensors = spy
 
 
 def test_files_may_come_and_go_between_a_kill_and_the_next_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 2 * 128 * 128)
+    monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 2 * 128 * 128)
     images, out = tmp_path / "images", tmp_path / "run"
     paths = write_set(images, 9)
 

@@ -14,7 +14,7 @@ from PIL import Image
 import patchcluster
 from conftest import run_command, textured_image, write_set
 from patchcluster.errors import InputError, RunError, SettingError, WeightsError
-from patchcluster.pipeline import scanning
+from patchcluster.pipeline import rescoring
 from patchcluster.pipeline.comparing import ImageSet, load_batches
 from patchcluster.pipeline.reflagging import reflag
 from patchcluster.runs import runfolder
@@ -158,7 +158,7 @@ def test_of_removed_images_no_patches_are_left(images, tmp_path):
     assert not any(runfolder.map_path(run.folder, image).exists() for image in gone)
     assert [path[-9:] for path in updated.info.removed] == ["part2.png", "part7.png"]
     assert len(patchcluster.update(run, remove="part2.png")) == len(updated)  # it is gone already
-    relabelled = scanning.rescore(run.folder, {updated.paths[0]: "normal"})
+    relabelled = rescoring.rescore(run.folder, {updated.paths[0]: "normal"})
     assert relabelled.info.labels == {updated.paths[0]: "normal"}
 
 
@@ -169,13 +169,13 @@ def test_a_removal_asks_nothing_of_the_network(images, tmp_path, monkeypatch):
     def missing(*_):
         raise WeightsError("no weights")
 
-    monkeypatch.setattr("patchcluster.pipeline.scanning.load_backbone", missing)
+    monkeypatch.setattr("patchcluster.pipeline.job.load_backbone", missing)
     updated = patchcluster.update(run.folder, remove=["part2.png"])
     monkeypatch.undo()
     assert updated.info.backbone == run.info.backbone
     left = [file for file in names_of(images, 0, 12) if not file.endswith("part2.png")]
     assert_equal(updated, scan_of(left, tmp_path / "fresh", BOUNDED))
-    monkeypatch.setattr("patchcluster.pipeline.scanning.load_backbone", missing)
+    monkeypatch.setattr("patchcluster.pipeline.job.load_backbone", missing)
     with pytest.raises(WeightsError):
         patchcluster.update(run.folder, add=names_of(images, 2, 3))
 
@@ -257,7 +257,7 @@ def test_deep_images_that_change_the_scale_of_all_are_refused(tmp_path):
 UPDATE = """
 import sys, os, signal, patchcluster
 from patchcluster import report
-from patchcluster.pipeline import scanning
+from patchcluster.pipeline import steps
 from patchcluster.runs import runfolder
 stop, run, *added = sys.argv[1:]
 def killed(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
@@ -265,7 +265,7 @@ def progress(step, done, total):
     if step == stop and done: killed()
 if stop == "results": runfolder.write_bank = killed
 if stop == "settle": runfolder.keep_batches = killed
-if stop == "page": scanning.write_report = killed
+if stop == "page": steps.write_report = killed
 patchcluster.update(run, add=added, remove="part3.png", progress=progress)
 """
 
@@ -293,7 +293,7 @@ def test_killed_at_any_step_the_run_is_the_old_one_or_can_be_finished(images, tm
             patchcluster.load_run(copy)
         if stop == "maps":  # or the same command
             patchcluster.update(copy, add=added, remove="part3.png")
-        scanning.finish(copy)
+        rescoring.finish(copy)
         assert_equal(patchcluster.load_run(copy), fresh)
         assert not (copy / ".work").exists()
 

@@ -12,7 +12,8 @@ import patchcluster
 from conftest import PATIENCE
 from patchcluster.errors import ClusterError
 from patchcluster.network.devices import choose_device, choose_devices
-from patchcluster.pipeline.scanning import Scan, predict
+from patchcluster.pipeline.job import Job
+from patchcluster.pipeline.scanning import predict
 from patchcluster.pipeline.workers import Devices, Here
 
 CPU = torch.device("cpu")
@@ -111,11 +112,11 @@ def test_results_need_not_be_taken_to_the_end():
 
 @pytest.mark.parametrize("method", ["patchcluster-plus", "musc"])
 def test_scores_of_two_devices_are_those_of_one(small_run, tmp_path, monkeypatch, method):
-    monkeypatch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", 64 * 64)
+    monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 64 * 64)
     monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 20)
     images = small_run.info.inputs[0]
     one = patchcluster.scan(images, tmp_path / "one", size=(64,), method=method)
-    monkeypatch.setattr(Scan, "devices", [CPU, CPU])
+    monkeypatch.setattr(Job, "devices", [CPU, CPU])
     two = patchcluster.scan(images, tmp_path / "two", size=(64,), method=method)
     assert two.info.device == "cpu,cpu"
     np.testing.assert_allclose(two.scores, one.scores, rtol=1e-5)

@@ -40,9 +40,9 @@ _NO_RESULTS = (".lock", ".review.lock", "labels.sqlite")
 def use_small_batches() -> None:
     """Let a small set be cut into batches as a large one is."""
     from patchcluster.methods import base
-    from patchcluster.pipeline import extraction
+    from patchcluster.pipeline import survey
 
-    extraction.BATCH_PIXELS = 2 * 64 * 64
+    survey.BATCH_PIXELS = 2 * 64 * 64
     base.COMPARED_PATCHES = 128
 
 

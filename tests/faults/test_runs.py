@@ -323,7 +323,7 @@ def test_damaged_work_of_an_unfinished_scan_is_done_again(place, damage, monkeyp
     shutil.rmtree("run")
     with monkeypatch.context() as patch:  # stopped when all work lies there
         patch.setattr(
-            "patchcluster.pipeline.scanning.Scan._write_results",
+            "patchcluster.pipeline.scanning.write_results",
             lambda *_: (_ for _ in ()).throw(KeyError),
         )
         with pytest.raises(KeyError):

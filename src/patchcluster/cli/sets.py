@@ -177,7 +177,7 @@ def report(
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
     with shown_errors(debug), shown_progress(quiet=False) as progress:
         from ..images.inputs import local_path
-        from ..pipeline.scanning import refresh
+        from ..pipeline.rescoring import refresh
         from ..scores.thresholds import Flagging
 
         share = None if expect is None else parse_share(expect)
@@ -208,7 +208,7 @@ def review(
 
     with shown_errors(debug):
         from ..images.inputs import local_path
-        from ..pipeline.scanning import finish
+        from ..pipeline.rescoring import finish
         from ..review import review as run_review
 
         folder = local_path(run_folder)

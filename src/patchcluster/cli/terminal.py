@@ -12,7 +12,7 @@ import typer
 from ..errors import PatchclusterError
 
 if TYPE_CHECKING:
-    from ..pipeline.scanning import Forecast
+    from ..pipeline.forecast import Forecast
     from ..pipeline.scoring import Scores
     from ..runs.info import Skipped
     from ..runs.run import Run

@@ -1,16 +1,19 @@
 """From images to a run, and what may be done with it.
 
-extract.py        images in memory -> patches
-stage.py          a function over batches, with results on disk
-extraction.py     patches of files, in batches on disk
-comparing.py      patches on disk -> the fitted method and every image's score grid
-finishing.py, results.py  score grids -> all files of the run
-scanning.py       the steps of a scan in order
+scanning.py       a scan: the order of its steps
+    forecast.py   the survey of a set, and what a scan will take: survey.py (headers and masks),
+                  planning.py (the work, and what would need less), costs.py (memory), times.py
+    extraction.py patches of files, by extract.py (of images in memory)
+    comparing.py  patches on disk -> the fitted method and every image's score grid
+    finishing.py  score grids -> the run, by results.py (flags, regions, groups)
+    stage.py      a function over batches, with results on disk
+    job.py        what the steps have in common
+    steps.py      those that a scan, an update and a new scoring share
+    workers.py    who does the work; ray_workers.py: the nodes of a cluster
+    sources.py    images given as objects; saved_inputs.py: saved to the run
 updating.py       a run whose set has changed
-reflagging.py     a run with another threshold
+rescoring.py      a run scored again with labels
+reflagging.py     a run flagged again; its method and patches
 scoring.py        new images against a run
 evaluation.py     a run against truth
-sources.py, saved_inputs.py  images that are no files
-planning.py, costs.py, times.py  what a scan will need
-workers.py, ray_workers.py  who does the work
 """

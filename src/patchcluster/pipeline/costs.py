@@ -2,8 +2,10 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from ..errors import SettingError
 from ..methods.base import COMPARED_PATCHES
@@ -33,6 +35,20 @@ _INDEXED_BYTES = 2 + 2 + 2
 _ROW_BYTES = 40  # of the index, and of what is known of its rows, a patch
 _QUERY_BYTES = 8_000  # of what is found for a patch that is compared, beside its values
 _SLACK = 96 * MIB
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a scan must keep within (memory, in bytes), and when it began."""
+
+    memory: int | None = None
+    since: float = 0.0
+
+    @classmethod
+    def of(cls, max_memory: int | str | None, since: float | None) -> Self:
+        """Take bytes or text such as "8GB"; since: of `time.monotonic`, None: now."""
+        memory = parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
+        return cls(memory, time.monotonic() if since is None else since)
 
 
 @dataclass(frozen=True)

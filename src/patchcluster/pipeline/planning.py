@@ -18,7 +18,7 @@ from ..network.tiling import (
 from ..settings import PRESETS, Settings
 from . import costs
 from .costs import Workload
-from .extraction import Candidate, Regions, at_sizes
+from .survey import Candidate, Regions, at_sizes
 from .times import Work
 
 _SIZES = (384, 320, 256, 192, 128, 96, 64)  # that are tried instead of a larger one

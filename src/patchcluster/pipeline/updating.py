@@ -21,30 +21,31 @@ from ..images.inputs import (
     local_path,
     natural_key,
 )
-from ..images.masks import read_mask_file
-from ..network.backbones import take_stages
+from ..network.backbones import Backbone, take_stages
 from ..network.patches import block_side
 from ..runs import runfolder
 from ..runs.info import ImageRecord, Skipped
 from ..runs.run import Run, hold_run
 from ..runs.storage import write_tensors
+from ..settings import Settings
 from . import costs
 from .comparing import ImageSet, Loaded, load_batches
+from .costs import Limits
 from .extract import input_shapes
-from .extraction import (
+from .extraction import Extracted, patches_name
+from .job import Job, Progress, describe_versions
+from .planning import Network, Planner, check_sizes
+from .reflagging import load_bank
+from .rescoring import finish_held
+from .steps import compare_all, extract_all, join_images, keep_masks, replace_results
+from .survey import (
     Candidate,
-    Extracted,
     Regions,
     area_inside,
     make_batches,
-    patches_name,
     survey_files,
     take_regions,
 )
-from .finishing import name_near_duplicates
-from .planning import Network, Planner, check_sizes
-from .reflagging import load_bank
-from .scanning import Limits, Progress, Scan, finish_held
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
 
@@ -81,8 +82,9 @@ def update(
             found = Run(folder)
         change = find_change(found, _listed(add), _listed(remove))
         if change.files or change.gone:
-            limits = Limits.of(max_memory, since)
-            Update(found, limits, step, tell).run_change(change)
+            info = dataclasses.replace(found.info, seconds={}, predicted_seconds={}, memory={})
+            job = Job(folder, info, step, tell)
+            change_set(job, found, change, Limits.of(max_memory, since))
         return Run(folder)
 
 
@@ -169,146 +171,159 @@ class _Recorded:
         return take_stages(self.wanted, self.channels, self.strides, strides)
 
 
-class Update(Scan):
-    """One change of the set of one run."""
+def change_set(job: Job, before: Run, change: Change, limits: Limits) -> None:
+    """Make a finished run one of another set, for who holds it.
 
-    def __init__(
-        self, run: Run, limits: Limits, progress: Progress, tell: Callable[[str], None]
-    ) -> None:
-        info = dataclasses.replace(run.info, seconds={}, predicted_seconds={}, memory={})
-        super().__init__(run.folder, info, limits, progress, tell)
-        self.before = run
-
-    def run_change(self, change: Change) -> None:
-        """Do what is to be done."""
-        planner, added, skipped = self._survey_change(change)
-        self.info.memory["predicted"] = planner.check(self.limits.memory)
-        memory = costs.format_bytes(self.info.memory["predicted"])
-        self.tell(
-            f"{len(added)} images to add, {len(change.gone)} to remove: "
-            f"{len(planner.candidates)} in all; about {memory} of memory"
-        )
-        for name, file in self.regions.files.items():
-            runfolder.write_region(self.folder, name, read_mask_file(file))
-        batches = make_batches(added)
-        extracted = self._extract_batches(batches) if batches else Extracted([], {})
+    job: on the run's record, without what was measured for it.
+    """
+    info, folder = job.info, job.folder
+    surveyed = _survey_change(job, before, change)
+    planner, added = surveyed.planner, surveyed.added
+    info.memory["predicted"] = planner.check(limits.memory)
+    memory = costs.format_bytes(info.memory["predicted"])
+    job.tell(
+        f"{len(added)} images to add, {len(change.gone)} to remove: "
+        f"{len(planner.candidates)} in all; about {memory} of memory"
+    )
+    keep_masks(job, planner.regions)
+    with job.workers() as workers:
+        extracted = Extracted([], {})
+        if surveyed.backbone is not None and added:
+            extracted = extract_all(job, surveyed.backbone, added, workers)
         every = sorted([*change.kept, *extracted.images], key=lambda one: natural_key(one.path))
-        image_set = self._image_set(every)
-        self._open_bank(change.kept, len(batches))
-        side = block_side(planner.backbone.strides, self.settings.layout)
-        load = functools.partial(load_batches, self.folder, image_set, side)
+        image_set = join_images(job, every)
+        _open_bank(job, before, change.kept, len(make_batches(added)))
+        side = block_side(planner.backbone.strides, job.settings.layout)
+        load = functools.partial(load_batches, folder, image_set, side)
         paths = {image.path for image in every}
-        gone = {*self.info.removed, *change.gone} - paths
-        self.info.removed = sorted(gone, key=natural_key)
-        self.info.labels = {p: label for p, label in self.info.labels.items() if p in paths}
-        self.info.inputs += [item for item in change.inputs if item not in self.info.inputs]
-        compared = self._compare(image_set, load, planner.device)
-        self.info.near_duplicates = name_near_duplicates(image_set, compared)
-        skips = [*change.skipped, *skipped, *extracted.skipped.values()]
-        skips.sort(key=lambda skip: natural_key(skip.path))
-        self.replace_results(image_set, compared, every, skips)
+        info.removed = sorted({*info.removed, *change.gone} - paths, key=natural_key)
+        info.labels = {p: label for p, label in info.labels.items() if p in paths}
+        info.inputs += [item for item in change.inputs if item not in info.inputs]
+        compared = compare_all(job, image_set, load, planner.device, workers)
+    skips = [*change.skipped, *surveyed.skipped, *extracted.skipped.values()]
+    skips.sort(key=lambda skip: natural_key(skip.path))
+    replace_results(job, image_set, compared, every, skips)
 
-    def _survey_change(self, change: Change) -> tuple[Planner, list[Candidate], list[Skipped]]:
-        """Read the headers of what is added; what can be refused without work is refused."""
-        self._begin()
-        backbone = self._find_network(change)
-        with self._timed("survey"):
-            found, unread = survey_files(
-                change.files, self.settings, backbone.strides, self.threads, self._step("survey")
-            )
-            first = 1 + max(image.id for image in self.before.images)
-            found = [dataclasses.replace(one, id=first + one.id) for one in found]
-            if self.settings.roi is not None:
-                self._check_mask()
-                self.regions = take_regions(found, self.settings.roi)
-                found = self.regions.candidates
-            self._check_depths(change.kept, [one.header for one in found])
-        kept = [self._as_candidate(image, backbone.strides) for image in change.kept]
-        regions = self._regions_of(kept, change.kept)
-        every = [*kept, *found]
-        if every:
-            check_sizes(every, self.settings.method)
-        self._describe_versions()
-        memory = costs.resident_memory()
-        planner = Planner(every, regions, self.settings, backbone, self.threads, memory)
-        return planner, found, [*unread.values(), *self.regions.skipped.values()]
 
-    def _find_network(self, change: Change) -> Network:
-        """What a plan needs of the network; loaded if there are images for it."""
-        recorded = self.before.info.backbone
-        if not change.files:
-            wanted, device = self.settings.strides, self.devices[0]
-            return _Recorded(wanted, recorded["channels"], recorded["strides"], device)
-        self.backbone = self._load_network()
-        if self.backbone.weights_hash != recorded["sha256"]:
-            raise RunError(
-                f"the weights of {self.backbone.name} are not those that {str(self.folder)!r} was "
-                "scanned with: scan again"
-            )
-        return self.backbone
+@dataclass(frozen=True)
+class _Surveyed:
+    """A change once the headers of what is added are read. backbone: None if nothing is."""
 
-    def _check_mask(self) -> None:
-        """Raise RunError if the one mask of all images has changed; a folder of masks may grow."""
-        assert self.settings.roi is not None
-        now = roi.hash_masks(self.settings.roi)
-        if os.path.isfile(self.settings.roi) and now != self.info.roi_sha256:
-            raise RunError(
-                f"the mask {self.settings.roi!r} has changed since {str(self.folder)!r} was "
-                "scanned: scan again"
-            )
-        self.info.roi_sha256 = now
+    planner: Planner
+    backbone: Backbone | None
+    added: list[Candidate]
+    skipped: list[Skipped]
 
-    def _check_depths(self, kept: Sequence[ImageRecord], added: Sequence[Header]) -> None:
-        """Raise RunError if the scale of deep images would be another one for this set."""
-        if not self.info.deep_range and all(header.depth == "byte" for header in added):
-            return
-        paths = [image.path for image in kept]
-        strides = self.before.info.backbone["strides"]
-        there, unread = survey_files(paths, self.settings, strides, self.threads, lambda *_: None)
-        for skip in unread.values():
-            raise RunError(
-                f"{skip.path!r} cannot be read ({skip.reason}), and images of more than 8 bits "
-                "need the scale of all: scan again"
-            )
-        if deep_range([*(one.header for one in there), *added]) != self.info.deep_range:
-            raise RunError(
-                "images of more than 8 bits would be scaled in another way with this set: scan "
-                "again"
-            )
 
-    def _as_candidate(self, image: ImageRecord, strides: Sequence[int]) -> Candidate:
-        header = Header(image.width, image.height, "byte")
-        inputs = input_shapes(image.width, image.height, self.settings, strides)
-        return Candidate(image.id, image.path, header, [image.bytes, 0], inputs, image.roi)
+def _survey_change(job: Job, before: Run, change: Change) -> _Surveyed:
+    """Read the headers of what is added; what can be refused without work is refused."""
+    job.begin()
+    settings = job.settings
+    backbone, network = _find_network(job, before, change)
+    with job.timed("survey"):
+        found, unread = survey_files(
+            change.files, settings, network.strides, job.threads, job.step("survey")
+        )
+        first = 1 + max(image.id for image in before.images)
+        found = [dataclasses.replace(one, id=first + one.id) for one in found]
+        regions = Regions()
+        if settings.roi is not None:
+            _check_mask(job, settings.roi)
+            regions = take_regions(found, settings.roi)
+            found = regions.candidates
+        _check_depths(job, before, change.kept, [one.header for one in found])
+    kept = [_as_candidate(image, settings, network.strides) for image in change.kept]
+    every = [*kept, *found]
+    if every:
+        check_sizes(every, settings.method)
+    describe_versions(job.info, settings)
+    memory = costs.resident_memory()
+    all_regions = _join_regions(job, regions, kept, change.kept)
+    planner = Planner(every, all_regions, settings, network, job.threads, memory)
+    return _Surveyed(planner, backbone, found, [*unread.values(), *regions.skipped.values()])
 
-    def _regions_of(self, kept: list[Candidate], images: Sequence[ImageRecord]) -> Regions:
-        """The masks of all images, for the plan."""
-        areas = dict(self.regions.areas)
-        for candidate, image in zip(kept, images, strict=True):
-            mask = runfolder.read_mask_of(self.folder, image)
-            if mask is not None:
-                areas[image.id] = [area_inside(mask, shape) for shape in candidate.inputs]
-        every = [*kept, *self.regions.candidates]
-        return dataclasses.replace(self.regions, candidates=every, areas=areas)
 
-    def _open_bank(self, kept: Sequence[ImageRecord], first: int) -> None:
-        """Write patches that only the bank has to files like those of a scan, from a number on."""
-        if runfolder.kept_paths(self.folder):
-            return
-        before = ImageSet.of(self.before.images)
-        loaded = {size: load_bank(self.before, before, size) for size in self.settings.size}
-        wanted = {image.id for image in kept}
-        contents = list(before.records.values())
-        places = [i for i, copies in enumerate(contents) if any(c.id in wanted for c in copies)]
-        for start in range(0, len(places), _AT_A_TIME):
-            tensors = {
-                patches_name(size, one.id): _unpacked(patches, i)
-                for size, patches in loaded.items()
-                if patches is not None  # or `load_batches` says what is missing
-                for i in places[start : start + _AT_A_TIME]
-                for one in contents[i]
-            }
-            write_tensors(runfolder.batch_path(self.folder, first + start), tensors)
+def _find_network(job: Job, before: Run, change: Change) -> tuple[Backbone | None, Network]:
+    """Load the network if there are images for it; and what a plan needs of it."""
+    recorded = before.info.backbone
+    if not change.files:
+        wanted, device = job.settings.strides, job.devices[0]
+        return None, _Recorded(wanted, recorded["channels"], recorded["strides"], device)
+    backbone = job.load_network()
+    if backbone.weights_hash != recorded["sha256"]:
+        raise RunError(
+            f"the weights of {backbone.name} are not those that {str(job.folder)!r} was "
+            "scanned with: scan again"
+        )
+    return backbone, backbone
+
+
+def _check_mask(job: Job, masks: str) -> None:
+    """Raise RunError if the one mask of all images has changed; a folder of masks may grow."""
+    found = roi.hash_masks(masks)
+    if os.path.isfile(masks) and found != job.info.roi_sha256:
+        raise RunError(
+            f"the mask {masks!r} has changed since {str(job.folder)!r} was scanned: scan again"
+        )
+    job.info.roi_sha256 = found
+
+
+def _check_depths(
+    job: Job, before: Run, kept: Sequence[ImageRecord], added: Sequence[Header]
+) -> None:
+    """Raise RunError if the scale of deep images would be another one for this set."""
+    known = job.info.deep_range
+    if not known and all(header.depth == "byte" for header in added):
+        return
+    paths, strides = [image.path for image in kept], before.info.backbone["strides"]
+    there, unread = survey_files(paths, job.settings, strides, job.threads, lambda *_: None)
+    for skip in unread.values():
+        raise RunError(
+            f"{skip.path!r} cannot be read ({skip.reason}), and images of more than 8 bits "
+            "need the scale of all: scan again"
+        )
+    if deep_range([*(one.header for one in there), *added]) != known:
+        raise RunError(
+            "images of more than 8 bits would be scaled in another way with this set: scan again"
+        )
+
+
+def _as_candidate(image: ImageRecord, settings: Settings, strides: Sequence[int]) -> Candidate:
+    header = Header(image.width, image.height, "byte")
+    inputs = input_shapes(image.width, image.height, settings, strides)
+    return Candidate(image.id, image.path, header, [image.bytes, 0], inputs, image.roi)
+
+
+def _join_regions(
+    job: Job, added: Regions, kept: Sequence[Candidate], images: Sequence[ImageRecord]
+) -> Regions:
+    """Join the masks of what is added with those of the images that stay, for the plan."""
+    areas = dict(added.areas)
+    for candidate, image in zip(kept, images, strict=True):
+        mask = runfolder.read_mask_of(job.folder, image)
+        if mask is not None:
+            areas[image.id] = [area_inside(mask, shape) for shape in candidate.inputs]
+    return dataclasses.replace(added, candidates=[*kept, *added.candidates], areas=areas)
+
+
+def _open_bank(job: Job, before: Run, kept: Sequence[ImageRecord], first: int) -> None:
+    """Write patches that only the bank has to files like those of a scan, from a number on."""
+    if runfolder.kept_paths(job.folder):
+        return
+    records = ImageSet.of(before.images)
+    loaded = {size: load_bank(before, records, size) for size in job.settings.size}
+    wanted = {image.id for image in kept}
+    contents = list(records.records.values())
+    places = [i for i, copies in enumerate(contents) if any(c.id in wanted for c in copies)]
+    for start in range(0, len(places), _AT_A_TIME):
+        tensors = {
+            patches_name(size, one.id): _unpacked(patches, i)
+            for size, patches in loaded.items()
+            if patches is not None  # or `load_batches` says what is missing
+            for i in places[start : start + _AT_A_TIME]
+            for one in contents[i]
+        }
+        write_tensors(runfolder.batch_path(job.folder, first + start), tensors)
 
 
 def _unpacked(loaded: Loaded, image: int) -> torch.Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..errors import InputError, PatchclusterError, RunError
 from ..images.inputs import stamp
+from ..pipeline.job import Progress
 from ..pipeline.reflagging import reflag
-from ..pipeline.scanning import Progress, rescore
+from ..pipeline.rescoring import rescore
 from ..runs.info import ImageRecord
 from ..runs.run import Run
 from ..runs.runfolder import (
