@@ -8,7 +8,7 @@ from pathlib import Path
 
 _SCAN = """
 import json, sys, time, patchcluster
-import patchcluster.methods.base as c, patchcluster.pipeline.survey as e
+import patchcluster.methods.grids as c, patchcluster.pipeline.survey as e
 e.BATCH_PIXELS = 2 * 128 * 128
 c.COMPARED_PATCHES = 128
 stop, images, out, given = sys.argv[1:]

@@ -11,14 +11,14 @@ from PIL import Image
 
 from patchcluster import __version__
 from patchcluster.pipeline.comparing import Explanations
-from patchcluster.runs import runfolder, storage
+from patchcluster.runs import runfolder, storage, tables
 from patchcluster.runs.info import (
     ImageRecord,
     RunInfo,
     Skipped,
 )
 from patchcluster.runs.run import Run
-from patchcluster.runs.runfolder import Result
+from patchcluster.runs.tables import Result
 from patchcluster.scores.labels import Label
 from patchcluster.scores.maps import Region
 from patchcluster.scores.thresholds import Flagging
@@ -85,8 +85,8 @@ def write_run(
         labels=dict(labels or {}),
         duplicates=[[names[i] for i in group] for group in duplicates],
     )
-    runfolder.write_scores(folder, results)
-    runfolder.write_regions(folder, results)
+    tables.write_scores(folder, results)
+    tables.write_regions(folder, results)
     runfolder.write_neighbours(
         folder, results, explanations, [GRID**2] * len(names), range(len(names))
     )

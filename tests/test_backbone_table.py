@@ -20,14 +20,9 @@ from patchcluster.cli import app
 from patchcluster.errors import WeightsError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.network.backbone_table import COST_SIZE, ROWS
-from patchcluster.network.backbones import (
-    EMBEDDED,
-    Backbone,
-    _build,
-    describe,
-    load_backbone,
-)
+from patchcluster.network.backbones import Backbone, _build, describe, load_backbone
 from patchcluster.network.patches import patch_grid
+from patchcluster.network.weights import EMBEDDED
 from patchcluster.scores.maps import smooth, to_image
 
 NAMES = [row.name for row in ROWS]

@@ -18,14 +18,12 @@ from conftest import write_set
 from killing import kill_scan, scan_apart
 from patchcluster.errors import RunError
 from patchcluster.methods import Comparison, PatchClusterPlus
-from patchcluster.methods.base import join, make_batches
-from patchcluster.methods.grids import Grids
+from patchcluster.methods.base import join
+from patchcluster.methods.grids import Grids, make_batches
 from patchcluster.pipeline import rescoring
-from patchcluster.pipeline.comparing import (
-    Comparisons,
-    ImageSet,
-    load_batches,
-)
+from patchcluster.pipeline.comparing import Comparisons
+from patchcluster.pipeline.image_set import ImageSet
+from patchcluster.pipeline.patch_files import load_batches
 from patchcluster.pipeline.reflagging import reflag
 from patchcluster.pipeline.results import Scored, _group
 from patchcluster.runs import runfolder, storage
@@ -185,7 +183,7 @@ def test_tensors_that_cannot_be_written_leave_what_was_there(tmp_path, monkeypat
 @given(st.lists(st.integers(1, 900), max_size=60))
 def test_batches_are_all_images_in_order_and_of_about_equal_work(counts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1000)
+        patch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 1000)
         batches = list(make_batches(counts))
     assert [image for batch in batches for image in batch] == list(range(len(counts)))
     for batch in batches:
@@ -372,7 +370,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
 def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path, monkeypatch):
     """Counted in tensors: what the process holds depends on the allocator and on threads too."""
     monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 64 * 64)
-    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 16)
+    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 16)
 
     def most_held(name, count):
         write_set(tmp_path / name, count, size=64)

@@ -45,7 +45,7 @@ def small_batches():
     """An image a batch, so that there is a middle to kill in."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 64 * 64)
-        patch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1)
+        patch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 1)
         patch.setattr(product, "_PATIENCE", PATIENCE)
         yield
 
@@ -155,7 +155,7 @@ def test_a_killed_scan_goes_on_with_the_cluster_or_without(images, nodes, tmp_pa
     monkeypatch.setattr(
         "patchcluster.pipeline.survey.BATCH_PIXELS", 2 * 128 * 128
     )  # as kill_scan has
-    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 128)
+    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 128)
     undisturbed = patchcluster.scan(images, tmp_path / "undisturbed", size=(128,))
     kill_scan("compare", images, tmp_path / "with", ray=nodes.address)
     kept = {path.name for path in (tmp_path / "with" / ".work").glob("*-*.safetensors")}

@@ -616,7 +616,7 @@ def test_plus_scores_a_small_set_with_near_duplicates_alike_in_any_batches(monke
     patches = random_patches(1, 4, 4) + 0.2 * random_patches(4, 4, 4, seed=1)
     patches[1] = patches[0] + 0.01
     together = PatchClusterPlus().fit_score(patches)
-    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 1)
+    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 1)
     one_by_one = PatchClusterPlus().fit_score(patches)
     np.testing.assert_allclose(one_by_one, together, rtol=1e-5)
     compared_with_all = PatchClusterPlus(duplicate=math.inf).fit_score(patches)

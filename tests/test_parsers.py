@@ -26,7 +26,7 @@ from patchcluster.images.decode import deep_range, load_image, survey
 from patchcluster.images.masks import read_mask_file
 from patchcluster.images.roi import name_region, to_png
 from patchcluster.pipeline.costs import parse_bytes
-from patchcluster.runs import runfolder, storage
+from patchcluster.runs import runfolder, storage, tables
 from patchcluster.runs.run import load_run
 from patchcluster.scores.labels import read_labels
 from patchcluster.scores.thresholds import Flagging
@@ -252,7 +252,7 @@ def changed_table(draw, data):
                 rows[row].insert(column, draw(CELLS))
             case "fewer":
                 del rows[row][column:]
-    table = runfolder.to_csv(rows[0], rows[1:])
+    table = tables.to_csv(rows[0], rows[1:])
     return draw(st.just(table) | spliced(table, b'"', b"\0\r"))
 
 
@@ -274,13 +274,13 @@ def test_a_changed_list_of_labels_is_valid_or_refused(tmp_path):
     file = tmp_path / "labels.csv"
 
     @fuzz(200)
-    @given(changed_table(runfolder.to_csv(["path", "label"], rows)) | st.binary(max_size=40))
+    @given(changed_table(tables.to_csv(["path", "label"], rows)) | st.binary(max_size=40))
     def check(data):
         file.write_bytes(data)
         labels = attempt(lambda: read_labels(file), InputError)
         if labels is not None:
             assert set(labels.values()) <= {"normal", "anomalous"}
-            file.write_bytes(runfolder.to_csv(["path", "label"], list(labels.items())))
+            file.write_bytes(tables.to_csv(["path", "label"], list(labels.items())))
             assert read_labels(file) == labels
 
     check()

@@ -20,7 +20,7 @@ from conftest import textured_image, write_set
 from killing import kill_scan, scan_apart
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
 from patchcluster.methods import METHODS
-from patchcluster.runs import runfolder, storage
+from patchcluster.runs import runfolder, storage, tables
 from patchcluster.scores.maps import find_regions, fuse
 
 SIZE = (128,)  # small and fast
@@ -51,7 +51,7 @@ def test_map_has_the_size_of_the_original_image(small_run):
 def test_scores_csv_is_ranked_and_agrees_with_the_run(small_run):
     with open(small_run.folder / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == runfolder.SCORES_HEADER
+    assert list(rows[0]) == tables.SCORES_HEADER
     assert [int(row["rank"]) for row in rows] == list(range(1, 9))
     assert [row["path"] for row in rows] == [small_run.paths[i] for i in small_run.ranking]
     values = [float(row["score"]) for row in rows]
@@ -71,7 +71,7 @@ def test_regions_csv_agrees_with_the_maps(small_run):
     with open(small_run.folder / "regions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
-    assert list(rows[0]) == runfolder.REGIONS_HEADER
+    assert list(rows[0]) == tables.REGIONS_HEADER
     for path in small_run.paths:
         expected = find_regions(small_run.map(path), small_run.map_threshold(path))
         found = small_run.regions(path)
@@ -172,7 +172,7 @@ def test_order_and_names_of_the_files_do_not_change_the_scores(tmp_path, small_r
 
 def test_batch_size_does_not_change_the_scores(small_run, monkeypatch):
     monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 2 * 128 * 128)
-    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 64)
+    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 64)
     run = patchcluster.scan(small_run.info.inputs, size=SIZE)
     np.testing.assert_allclose(run.scores, small_run.scores, rtol=1e-3)
 
@@ -494,7 +494,7 @@ def test_comparisons_of_other_batches_are_not_taken_up(tmp_path, monkeypatch):
     write_set(images, 9)
     with pytest.raises(KeyboardInterrupt):
         patchcluster.scan(images, out, size=SIZE, progress=stop)
-    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 4 * 8 * 8)
+    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 4 * 8 * 8)
     resumed = patchcluster.scan(images, out, size=SIZE)
     fresh = patchcluster.scan(images, tmp_path / "fresh", size=SIZE)
     np.testing.assert_array_equal(resumed.scores, fresh.scores)

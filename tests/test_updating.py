@@ -15,7 +15,8 @@ import patchcluster
 from conftest import run_command, textured_image, write_set
 from patchcluster.errors import InputError, RunError, SettingError, WeightsError
 from patchcluster.pipeline import rescoring
-from patchcluster.pipeline.comparing import ImageSet, load_batches
+from patchcluster.pipeline.image_set import ImageSet
+from patchcluster.pipeline.patch_files import load_batches
 from patchcluster.pipeline.reflagging import reflag
 from patchcluster.runs import runfolder
 from patchcluster.scores.thresholds import Flagging

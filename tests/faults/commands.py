@@ -39,11 +39,11 @@ _NO_RESULTS = (".lock", ".review.lock", "labels.sqlite")
 
 def use_small_batches() -> None:
     """Let a small set be cut into batches as a large one is."""
-    from patchcluster.methods import base
+    from patchcluster.methods import grids
     from patchcluster.pipeline import survey
 
     survey.BATCH_PIXELS = 2 * 64 * 64
-    base.COMPARED_PATCHES = 128
+    grids.COMPARED_PATCHES = 128
 
 
 def use_small_demo() -> None:

@@ -254,7 +254,7 @@ def test_near_duplicates_of_the_defect_do_not_hide_it_and_are_reported(
 def test_a_scan_that_goes_on_and_one_that_scores_again_know_the_near_duplicates(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("patchcluster.methods.base.COMPARED_PATCHES", 16)
+    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 16)
     images, out = tmp_path / "images", tmp_path / "run"
     write_set(images, 8)
     save(images, again=np.roll(textured_image(7, 96, 96, True), 1, axis=1))

@@ -26,7 +26,8 @@ from ..methods import (
     ReverseDistillation,
     SpadeCluster,
 )
-from ..methods.base import join, make_batches
+from ..methods.base import join
+from ..methods.grids import make_batches
 from ..methods.patchcluster import shrink
 from ..network.backbones import Backbone
 from ..runs import storage

@@ -10,7 +10,7 @@ from ..datasets import Category, Setting, Statistics, select, statistics
 from ..errors import InputError
 from ..pipeline.costs import format_bytes
 from ..runs import storage
-from ..runs.runfolder import write_table
+from ..runs.tables import write_table
 from .cells import Cell, Figures
 from .features import ImageInfo, InputRule
 from .plan import Plan

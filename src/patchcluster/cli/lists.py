@@ -42,7 +42,8 @@ def backbones(as_json: AsJson = False) -> None:
     """
     from ..methods import PatchClusterPlus
     from ..network.backbone_table import COST_SIZE, ROWS
-    from ..network.backbones import describe, find_weights
+    from ..network.backbones import describe
+    from ..network.weights import find_weights
 
     rows: list[dict[str, Any]] = []
     for row in ROWS:

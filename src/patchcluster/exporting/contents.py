@@ -23,7 +23,7 @@ from ..images.masks import Bools
 from ..images.polygons import Points
 from ..runs.info import ImageRecord
 from ..runs.run import Run
-from ..runs.runfolder import REGIONS_FILE, percentiles
+from ..runs.tables import REGIONS_FILE, percentiles
 from ..scores.maps import Floats, Region
 from . import names, shapes
 

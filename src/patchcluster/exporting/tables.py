@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import PatchclusterError
-from ..runs import runfolder, storage
+from ..runs import storage, tables
 from .contents import Contents, Item
 from .names import clean
 
@@ -26,7 +26,7 @@ _REGION = {
 def write_csv(contents: Contents, file: Path) -> None:
     """One row a region; an image without regions has one row, empty there."""
     rows = [[_text(value) for value in row.values()] for row in _rows(contents)]
-    file.write_bytes(runfolder.to_csv([*_IMAGE, *_REGION], rows))
+    file.write_bytes(tables.to_csv([*_IMAGE, *_REGION], rows))
 
 
 def write_parquet(contents: Contents, file: Path) -> None:

@@ -1,7 +1,8 @@
 """Patches -> score grids: the methods by name. A new one is a file in this folder and a line here.
 
 base.py           what every method has in common
-grids.py          patches that are read when they are asked for
+neighbour_method.py  what those have that score by the nearest rows of a bank
+grids.py          patches of images: in memory, or read when they are asked for
 whole_bank.py     methods whose bank has all patches of images
 ranked_images.py  the images nearest to each patch
 patchcluster_plus.py  the default
@@ -10,8 +11,9 @@ patchcluster.py, patchcore.py, patchcore_lof.py, spade.py, padim.py, reverse_dis
 musc.py           MuSc
 """
 
-from .base import Comparison, Method, NeighbourMethod
+from .base import Comparison, Method
 from .musc import MuSc
+from .neighbour_method import NeighbourMethod
 from .padim import PaDiM
 from .patchcluster import PatchCluster
 from .patchcluster_plus import PatchClusterPlus

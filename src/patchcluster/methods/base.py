@@ -12,10 +12,9 @@ workers:
 steps, so that one search serves several methods that share a bank.
 """
 
-import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, overload
 
@@ -26,15 +25,13 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..network.patches import Layout
-from ..search.neighbors import nearest, to_float
-from .grids import Grids
+from ..search.neighbors import to_float
+from .grids import Grids, Patches, as_grids, as_tensors, flatten, like, make_batches
 
 Progress = Callable[[int, int], None]  # done, total
-Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
 Labels = Sequence[str | None]  # what a person said of each image: normal, anomalous or None
 NEIGHBOURS_KEPT = 3
 PAPER_SETTINGS: dict[str, Any] = {"size": (224,), "frame": 224, "image_score": "max"}
-COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matrix products busy
 
 
 @dataclass(frozen=True)
@@ -326,80 +323,6 @@ class Method(ABC):
         return starts[self.bank_image_.cpu()] + self.bank_patch_.cpu()
 
 
-class NeighbourMethod(Method):
-    """A method that scores a patch by its distances to the nearest rows of a bank.
-
-    The bank has all patches of all images, unless a method builds another.
-
-    `compare` is a search, which takes nearly all the time, and a summary of what it found. Methods
-    of equal `bank_key` that were fitted on one set have equal banks: what the method with the
-    largest `neighbour_count` finds, the others can summarise.
-    """
-
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
-    ) -> None:
-        self.bank_ = torch.cat([to_float(flatten(grid)) for grid in grids])
-        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
-        self.image_count_ = len(grids)
-        self.neighbour_count(blind=len(grids) > 1)  # whether the set is large enough
-
-    def bank_key(self) -> Hashable:
-        """Name what decides the bank beside the set."""
-        return ("patches", 1.0)
-
-    @abstractmethod
-    def neighbour_count(self, blind: bool) -> int:
-        """How many neighbours `summarise` needs; blind: for images of the set that was fitted.
-
-        Raises SettingError if the bank has not so many.
-        """
-
-    def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
-        """Find the k nearest rows of the bank for all patches; parameters as in `compare`.
-
-        Distances, ascending, and neighbours are [p, k]. Of images of the fitted set the first
-        neighbour, which is the patch itself, is skipped.
-        """
-        rows, skip = torch.cat([flatten(grid) for grid in grids]), int(own is not None)
-        distances, indices = map(torch.as_tensor, nearest(rows, self.bank_, skip + k))
-        return Comparison(distances[:, skip:], indices[:, skip:], distances[:, skip:])
-
-    @abstractmethod
-    def summarise(self, found: Comparison) -> Comparison:
-        """What `to_scores` needs, of a search for at least `neighbour_count` neighbours."""
-
-    def compare(
-        self,
-        grids: Sequence[Tensor],
-        own: Sequence[int] | None = None,
-        blocks: Sequence[Tensor] | None = None,  # noqa: ARG002 (patches are compared one by one)
-    ) -> Comparison:
-        return self.summarise(self.search(grids, own, self.neighbour_count(own is not None)))
-
-
-def mean_of_nearest(found: Comparison, k: int) -> Comparison:
-    """A search with the mean distance to the k nearest as the one distance (equation 2)."""
-    return Comparison(
-        found.distances[:, :k].mean(1, keepdim=True),
-        found.neighbours[:, :NEIGHBOURS_KEPT],
-        found.distances[:, :NEIGHBOURS_KEPT],
-    )
-
-
-def check_k(k: int, left: int) -> int:
-    """k, if a bank with so many rows left can serve it. Raises SettingError."""
-    if not 1 <= k <= left:
-        raise SettingError(
-            f"k={k} neighbours, but the bank offers {left}: choose a smaller k or more images"
-        )
-    return k
-
-
 def join(comparisons: Sequence[Comparison]) -> Comparison:
     """The comparisons of several sets of patches as one, in order."""
     return Comparison(
@@ -410,74 +333,8 @@ def join(comparisons: Sequence[Comparison]) -> Comparison:
     )
 
 
-def place_counted(images: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return image and patch of each row of a bank that holds all patches of some images, of so
-    many patches each, int64 [m]."""
-    image = torch.tensor(images).repeat_interleave(torch.tensor(counts))
-    return image, torch.cat([torch.arange(count) for count in counts])
-
-
 def compare_bank(method: Method) -> Comparison:
     """Compare a method's own bank, which holds all patches of all images, with itself."""
     counts = torch.bincount(method.bank_image_).tolist()
     images = [rows[None] for rows in torch.split(method.bank_, counts)]
     return join([method.compare([images[i] for i in b], b) for b in make_batches(counts)])
-
-
-def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
-    """Cut images of so many patches each into consecutive batches of about equal work."""
-    batch: list[int] = []
-    patches = 0
-    for image, count in enumerate(counts):
-        batch.append(image)
-        patches += count
-        if patches >= COMPARED_PATCHES:
-            yield batch
-            batch, patches = [], 0
-    if batch:
-        yield batch
-
-
-def digest(grid: Tensor) -> int:
-    """A number that names the content of patches."""
-    values = grid.contiguous().cpu().numpy()
-    return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
-
-
-def flatten(grid: Tensor) -> Tensor:
-    """Patches of one image [h, w, c] -> [h * w, c], row-major."""
-    return grid.reshape(-1, grid.shape[-1])
-
-
-def as_tensors(patches: Patches) -> list[Tensor]:
-    """Patches of any kind -> a list of tensors [h_i, w_i, c]. Raises SettingError for the shape."""
-    return list(as_grids(patches))
-
-
-def as_grids(patches: Patches) -> Grids:
-    """The same, left where they are. Raises SettingError for the shape."""
-    if isinstance(patches, Grids):
-        return patches
-    grids = [torch.as_tensor(grid) for grid in patches]
-    if not grids:
-        raise SettingError("no patches: give an array [n, h, w, c] or a list of [h, w, c]")
-    shapes = {tuple(grid.shape) for grid in grids}
-    if any(len(s) != 3 or 0 in s for s in shapes) or len({s[-1] for s in shapes}) > 1:
-        raise SettingError(
-            f"patches of an image must be [h, w, c] with one c for all, not {sorted(shapes)[:3]}"
-        )
-    for image, grid in enumerate(grids):
-        if not grid.isfinite().all():
-            raise SettingError(f"patches of image {image} are not all finite: leave it out")
-    return Grids.of(grids)
-
-
-def like(patches: Patches, grids: list[Tensor]) -> Any:
-    """Score grids in the form of the patches they came from."""
-    if isinstance(patches, Tensor):
-        return torch.stack(grids)
-    if isinstance(patches, np.ndarray):
-        return torch.stack(grids).numpy()
-    if isinstance(patches[0], np.ndarray):
-        return [grid.numpy() for grid in grids]
-    return grids

@@ -1,9 +1,15 @@
 """Sequences whose items are read when they are asked for, so that a set need not fit in memory."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from ..errors import SettingError
 
 Item = TypeVar("Item")
 
@@ -40,3 +46,75 @@ class Grids(Lazy[Tensor]):
     def counts(self) -> list[int]:
         """Number of patches of each image."""
         return [height * width for height, width, _ in self.shapes]
+
+
+Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
+
+
+COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matrix products busy
+
+
+def place_counted(images: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return image and patch of each row of a bank that holds all patches of some images, of so
+    many patches each, int64 [m]."""
+    image = torch.tensor(images).repeat_interleave(torch.tensor(counts))
+    return image, torch.cat([torch.arange(count) for count in counts])
+
+
+def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
+    """Cut images of so many patches each into consecutive batches of about equal work."""
+    batch: list[int] = []
+    patches = 0
+    for image, count in enumerate(counts):
+        batch.append(image)
+        patches += count
+        if patches >= COMPARED_PATCHES:
+            yield batch
+            batch, patches = [], 0
+    if batch:
+        yield batch
+
+
+def digest(grid: Tensor) -> int:
+    """A number that names the content of patches."""
+    values = grid.contiguous().cpu().numpy()
+    return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
+
+
+def flatten(grid: Tensor) -> Tensor:
+    """Patches of one image [h, w, c] -> [h * w, c], row-major."""
+    return grid.reshape(-1, grid.shape[-1])
+
+
+def as_tensors(patches: Patches) -> list[Tensor]:
+    """Patches of any kind -> a list of tensors [h_i, w_i, c]. Raises SettingError for the shape."""
+    return list(as_grids(patches))
+
+
+def as_grids(patches: Patches) -> Grids:
+    """The same, left where they are. Raises SettingError for the shape."""
+    if isinstance(patches, Grids):
+        return patches
+    grids = [torch.as_tensor(grid) for grid in patches]
+    if not grids:
+        raise SettingError("no patches: give an array [n, h, w, c] or a list of [h, w, c]")
+    shapes = {tuple(grid.shape) for grid in grids}
+    if any(len(s) != 3 or 0 in s for s in shapes) or len({s[-1] for s in shapes}) > 1:
+        raise SettingError(
+            f"patches of an image must be [h, w, c] with one c for all, not {sorted(shapes)[:3]}"
+        )
+    for image, grid in enumerate(grids):
+        if not grid.isfinite().all():
+            raise SettingError(f"patches of image {image} are not all finite: leave it out")
+    return Grids.of(grids)
+
+
+def like(patches: Patches, grids: list[Tensor]) -> Any:
+    """Score grids in the form of the patches they came from."""
+    if isinstance(patches, Tensor):
+        return torch.stack(grids)
+    if isinstance(patches, np.ndarray):
+        return torch.stack(grids).numpy()
+    if isinstance(patches[0], np.ndarray):
+        return [grid.numpy() for grid in grids]
+    return grids

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import to_float
-from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress, flatten
-from .grids import Grids
+from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress
+from .grids import Grids, flatten
 
 _REGULARISATION = 0.01  # of every covariance, as in PaDiM's paper
 _POSITIONS = 64  # whose covariances are worked on at a time

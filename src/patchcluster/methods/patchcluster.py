@@ -8,18 +8,9 @@ from torch import Tensor
 from ..errors import SettingError
 from ..search.coreset import greedy_coreset
 from ..search.neighbors import nearest, to_float
-from .base import (
-    NEIGHBOURS_KEPT,
-    PAPER_SETTINGS,
-    Comparison,
-    Labels,
-    NeighbourMethod,
-    Progress,
-    check_k,
-    flatten,
-    mean_of_nearest,
-)
-from .grids import Grids
+from .base import NEIGHBOURS_KEPT, PAPER_SETTINGS, Comparison, Labels, Progress
+from .grids import Grids, flatten
+from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
 
 
 class PatchCluster(NeighbourMethod):

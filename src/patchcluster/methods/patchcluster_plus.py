@@ -20,17 +20,8 @@ from ..search.row_index import (
     RowIndex,
     find_distinct,
 )
-from .base import (
-    COMPARED_PATCHES,
-    NEIGHBOURS_KEPT,
-    Comparison,
-    Labels,
-    Progress,
-    SearchCost,
-    digest,
-    flatten,
-)
-from .grids import Grids
+from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress, SearchCost
+from .grids import COMPARED_PATCHES, Grids, digest, flatten
 from .ranked_images import RankedImages
 from .whole_bank import WholeBank
 

@@ -5,16 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import (
-    PAPER_SETTINGS,
-    Comparison,
-    Labels,
-    NeighbourMethod,
-    Progress,
-    check_k,
-    compare_bank,
-)
+from .base import PAPER_SETTINGS, Comparison, Labels, Progress, compare_bank
 from .grids import Grids
+from .neighbour_method import NeighbourMethod, check_k
 
 _TINY = 1e-10  # keeps the density of identical patches finite, as in scikit-learn
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from ..search.neighbors import to_float
-from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress, digest
-from .grids import Grids
+from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress
+from .grids import Grids, digest
 
 _LEARNING_RATE = 0.005  # this and the betas as in reverse distillation's paper
 _BETAS = (0.5, 0.999)

@@ -7,20 +7,9 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import nearest, to_float
-from .base import (
-    NEIGHBOURS_KEPT,
-    PAPER_SETTINGS,
-    Comparison,
-    Labels,
-    NeighbourMethod,
-    Progress,
-    check_k,
-    flatten,
-    join,
-    mean_of_nearest,
-    place_counted,
-)
-from .grids import Grids
+from .base import NEIGHBOURS_KEPT, PAPER_SETTINGS, Comparison, Labels, Progress, join
+from .grids import Grids, flatten, place_counted
+from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
 
 
 class SpadeCluster(NeighbourMethod):

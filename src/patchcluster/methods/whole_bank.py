@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Comparison, Method, flatten, join, make_batches, place_counted
-from .grids import Grids
+from .base import Comparison, Method, join
+from .grids import Grids, flatten, make_batches, place_counted
 
 
 class WholeBank(Method):

@@ -5,6 +5,7 @@ scanning.py       a scan: the order of its steps
                   planning.py (the work, and what would need less), costs.py (memory), times.py
     extraction.py patches of files, by extract.py (of images in memory)
     comparing.py  patches on disk -> the fitted method and every image's score grid
+    image_set.py  the images of a set; patch_files.py: their patches on disk
     finishing.py  score grids -> the run, by results.py (flags, regions, groups)
     stage.py      a function over batches, with results on disk
     job.py        what the steps have in common

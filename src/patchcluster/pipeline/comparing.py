@@ -21,55 +21,18 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ..errors import RunError
 from ..images.roi import Packing
 from ..methods import Comparison, Method
-from ..methods.base import (
-    NEIGHBOURS_KEPT,
-    join,
-    make_batches,
-)
-from ..methods.grids import Grids, Lazy
+from ..methods.base import NEIGHBOURS_KEPT, join
+from ..methods.grids import Grids, Lazy, make_batches
 from ..network.out_of_memory import in_halves
 from ..runs import runfolder, storage
-from ..runs.info import ImageRecord
-from ..scores.labels import Label, Labels
+from ..scores.labels import Labels
 from ..scores.maps import Floats, ImageScore
+from .image_set import ImageSet
+from .patch_files import Loaded, describe_whole
 from .stage import Batch, run_stage
 from .workers import Workers
-
-# Patches float16 [h, w, c] of each content of a set, packed if it has a mask; and how they are.
-Loaded = tuple[Grids, list[Packing | None]]
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """The images of a set, each content once, in an order that only the contents decide."""
-
-    records: dict[str, list[ImageRecord]]  # sha256 and mask, ascending -> the files that share them
-
-    @classmethod
-    def of(cls, images: Sequence[ImageRecord]) -> Self:
-        """Of images in input order."""
-        records: dict[str, list[ImageRecord]] = {}
-        for image in images:
-            records.setdefault(image.sha256 + image.roi, []).append(image)
-        return cls(dict(sorted(records.items())))
-
-    @property
-    def shas(self) -> list[str]:
-        return list(self.records)
-
-    def labels(self, by_path: Labels) -> list[Label | None]:
-        """What is said of each content by a label of one of its files; anomalous goes first."""
-        said = [{by_path.get(one.path) for one in copies} for copies in self.records.values()]
-        order: tuple[Label, ...] = ("anomalous", "normal")
-        return [next((label for label in order if label in of), None) for of in said]
-
-    @property
-    def keys(self) -> list[int]:
-        """What seeds the random choices about each image: its content."""
-        return [int(sha[:16], 16) for sha in self.records]
 
 
 @dataclass(frozen=True)
@@ -357,62 +320,3 @@ def _group(pairs: Tensor, images: int) -> list[list[int]]:
     for image, group in enumerate(connected_components(links, directed=False)[1].tolist()):
         groups.setdefault(group, []).append(image)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def describe_whole(
-    method: Method, patches: Grids | None, image: int, packing: Packing | None
-) -> Tensor | None:
-    """What a fitted method says of the patches of an image's whole grid; None: not of all.
-
-    patches: of all images, for a bank that has only some.
-    """
-    if method.bounded and patches is not None:
-        vectors: Tensor | None = method.describe_grid(patches[image].to(method.bank_.device))
-    else:
-        vectors = method.describe(image)
-    if vectors is None or packing is None:
-        return vectors
-    return packing.unpack_rows(vectors) if len(vectors) == len(packing.cells) else None
-
-
-def load_batches(folder: Path, image_set: ImageSet, block_side: int, size: int) -> Loaded:
-    """Patches and packings of each content, from files of patches: of a run, or of a scan.
-
-    block_side: of the smallest part of a grid that is scored or not, in patches. Raises RunError if
-    some are missing.
-    """
-    firsts = [copies[0] for copies in image_set.records.values()]
-    places: dict[int, tuple[Path, str, tuple[int, ...]]] = {}
-    for path in (*runfolder.kept_paths(folder), *runfolder.batch_paths(folder)):
-        shapes, _ = storage.read_shapes(path)
-        for name, shape in shapes.items():
-            of_size, _, image_id = name.partition(".")
-            if of_size == str(size) and image_id.isdecimal() and len(shape) == 3:
-                places[int(image_id)] = path, name, shape
-    missing = [one.path for one in firsts if one.id not in places]
-    if missing:
-        raise RunError(
-            f"{str(folder)!r} does not keep the patches of {missing[0]!r}: scan again, without "
-            "--no-cache"
-        )
-    packings, shapes_ = [], []
-    for one in firsts:
-        shape = places[one.id][2]
-        packing = find_packing(folder, one, (shape[0], shape[1]), block_side)
-        packings.append(packing)
-        shapes_.append(shape if packing is None else (*packing.packed_shape, shape[2]))
-
-    def read(image: int) -> Tensor:
-        path, name, _ = places[firsts[image].id]
-        grid, packing = storage.read_tensor(path, name), packings[image]
-        return grid if packing is None else packing.pack(grid)
-
-    return Grids(shapes_, read), packings
-
-
-def find_packing(
-    folder: Path, image: ImageRecord, shape: tuple[int, int], block_side: int
-) -> Packing | None:
-    """How an image's grid of patches of a shape (h, w) is packed; None: it is whole."""
-    mask = runfolder.read_mask_of(folder, image)
-    return None if mask is None else Packing.of(mask, shape, block_side)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ..errors import SettingError
-from ..methods.base import COMPARED_PATCHES
+from ..methods.grids import COMPARED_PATCHES
 from ..search.neighbors import QUERY_TILE
 
 MIB = 1 << 20

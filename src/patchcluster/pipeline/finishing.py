@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..images.inputs import natural_key
-from ..runs import runfolder
+from ..runs import runfolder, tables
 from ..runs.info import ImageRecord, RunInfo
 from ..runs.threads import map_in_threads
 from ..scores import maps
@@ -18,7 +18,8 @@ from ..scores.levels import describe_levels
 from ..scores.maps import Floats
 from ..scores.thresholds import Flagging
 from ..settings import Settings
-from .comparing import Compared, ImageSet
+from .comparing import Compared
+from .image_set import ImageSet
 from .results import Scored, find_results, flag
 
 
@@ -53,8 +54,8 @@ class Finisher:
         )
         ids = [copies[0].id for copies in image_set.records.values()]
         patches = [grid.size for grid in finest.grids]
-        runfolder.write_scores(self.folder, results)
-        runfolder.write_regions(self.folder, results)
+        tables.write_scores(self.folder, results)
+        tables.write_regions(self.folder, results)
         runfolder.write_neighbours(self.folder, results, finest.explanations, patches, ids)
         method = finest.method
         runfolder.write_bank(
@@ -82,7 +83,7 @@ class Finisher:
         for i, (records, grid, score) in enumerate(zip(copies, grids, scores, strict=True)):
             shown = finest.explanations[i].image[int(np.nanargmax(grid))].tolist()
             nearest = copies[shown[0]][0].path if shown else ""
-            scored.append(Scored(records, grid, runfolder.round_as_written(score), nearest))
+            scored.append(Scored(records, grid, tables.round_as_written(score), nearest))
         for _ in map_in_threads(self._write_maps, scored, self.threads):
             pass
         return scored

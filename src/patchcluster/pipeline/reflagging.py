@@ -15,13 +15,14 @@ from ..methods.grids import Grids
 from ..network.backbones import Backbone, load_backbone
 from ..network.patches import block_side, grid_stride
 from ..report import write_report
-from ..runs import runfolder, storage
+from ..runs import runfolder, storage, tables
 from ..runs.info import ImageRecord
 from ..runs.run import Run, hold_run
 from ..scores.thresholds import Flagging
 from ..settings import resolve
-from .comparing import ImageSet, Loaded, describe_whole, find_packing, load_batches
 from .extract import input_shapes
+from .image_set import ImageSet
+from .patch_files import Loaded, describe_whole, find_packing, load_batches
 from .results import Scored, find_results, flag
 
 
@@ -72,8 +73,8 @@ def flag_again(folder: Path, how: Flagging, step: Callable[[int, int], None]) ->
     info.flagging, info.threshold = dataclasses.asdict(how), dataclasses.asdict(threshold)
     info.state = "flagging"  # until all files belong together
     runfolder.write_info(folder, info, run.images, run.skipped)
-    runfolder.write_scores(folder, results)
-    runfolder.write_regions(folder, results)
+    tables.write_scores(folder, results)
+    tables.write_regions(folder, results)
     write_report(Run(folder, half_changed=True))
     info.state = "complete"
     runfolder.write_info(folder, info, run.images, run.skipped)

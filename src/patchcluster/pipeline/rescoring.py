@@ -9,7 +9,7 @@ from ..runs.info import RunInfo
 from ..runs.run import Run, check_run, hold_run
 from ..scores.labels import Labels, match_labels
 from ..scores.thresholds import Flagging
-from .comparing import ImageSet
+from .image_set import ImageSet
 from .job import Job, Progress
 from .reflagging import flag_again, load_patches
 from .steps import compare_all, replace_results

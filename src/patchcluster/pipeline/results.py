@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..images.inputs import natural_key
 from ..runs.info import ImageRecord
-from ..runs.runfolder import Result
+from ..runs.tables import Result
 from ..runs.threads import map_in_threads
 from ..scores.finish import Finished
 from ..scores.groups import (

@@ -33,10 +33,10 @@ from ..runs.run import Run
 from ..scores.labels import Labels, match_labels, read_labels
 from ..scores.thresholds import Flagging
 from ..settings import resolve
-from .comparing import load_batches
 from .costs import Limits
 from .forecast import Forecast, forecast, survey_set
 from .job import Job, Progress
+from .patch_files import load_batches
 from .reflagging import flag_again
 from .rescoring import compare_again
 from .saved_inputs import save_inputs

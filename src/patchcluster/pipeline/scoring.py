@@ -33,7 +33,7 @@ from ..methods import Comparison, Method
 from ..methods.base import NEIGHBOURS_KEPT
 from ..network.devices import choose_device
 from ..network.patches import block_side
-from ..runs import runfolder
+from ..runs import runfolder, tables
 from ..runs.info import ImageRecord, Skipped
 from ..runs.run import (
     Neighbour,
@@ -44,8 +44,10 @@ from ..scores import maps
 from ..scores.finish import Finished, finish
 from ..scores.maps import Floats, Region
 from ..settings import resolve
-from .comparing import Explanations, ImageSet, find_packing
+from .comparing import Explanations
 from .extract import extract, input_shapes
+from .image_set import ImageSet
+from .patch_files import find_packing
 from .reflagging import load_method, load_network
 
 HEADER = ["path", "score", "percentile", "flagged", "regions", "nearest"]  # of a table of scores
@@ -119,7 +121,7 @@ class Scores:
             ]
             for one in self.images
         ]
-        runfolder.write_table(local_path(path), HEADER, rows)
+        tables.write_table(local_path(path), HEADER, rows)
 
 
 def score(
@@ -256,7 +258,7 @@ class Scorer:
         finished, threshold = self.finish(record, grid), self.run.threshold.value
         own = compared[0].image_score
         # As those that the threshold was chosen from:
-        value = runfolder.round_as_written(finished.score if own is None else own)
+        value = tables.round_as_written(finished.score if own is None else own)
         peak = int(np.nanargmax(grid))
         (rows, columns), (row, column) = grid.shape, divmod(peak, grid.shape[1])
         shown = finest.explanations.image[peak].tolist()

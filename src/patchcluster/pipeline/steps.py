@@ -15,10 +15,12 @@ from ..runs import runfolder, storage
 from ..runs.info import ImageRecord, RunInfo, Skipped
 from ..runs.run import Run
 from . import costs
-from .comparing import Compared, Comparer, ImageSet, Loaded
+from .comparing import Compared, Comparer
 from .extraction import Extracted, Extractor, Features
 from .finishing import Finisher, name_near_duplicates
+from .image_set import ImageSet
 from .job import Job, now
+from .patch_files import Loaded
 from .survey import Candidate, Regions, make_batches
 from .workers import Workers
 

@@ -29,11 +29,12 @@ from ..runs.run import Run, hold_run
 from ..runs.storage import write_tensors
 from ..settings import Settings
 from . import costs
-from .comparing import ImageSet, Loaded, load_batches
 from .costs import Limits
 from .extract import input_shapes
 from .extraction import Extracted, patches_name
+from .image_set import ImageSet
 from .job import Job, Progress, describe_versions
+from .patch_files import Loaded, load_batches
 from .planning import Network, Planner, check_sizes
 from .reflagging import load_bank
 from .rescoring import finish_held

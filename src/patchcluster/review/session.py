@@ -13,11 +13,8 @@ from ..pipeline.reflagging import reflag
 from ..pipeline.rescoring import rescore
 from ..runs.info import ImageRecord
 from ..runs.run import Run
-from ..runs.runfolder import (
-    LABELS_FILE,
-    RUN_FILE,
-    to_csv,
-)
+from ..runs.runfolder import LABELS_FILE, RUN_FILE
+from ..runs.tables import to_csv
 from ..scores.labels import Label
 from ..scores.thresholds import Flagging
 from .group_names import find_names

@@ -3,6 +3,7 @@
 storage.py    files that survive a kill, and locks
 info.py       run.json as values
 runfolder.py  the layout
+tables.py     scores.csv and regions.csv
 run.py        `Run`, a finished run
 pictures.py   heat maps, thumbnails and crops of a run's images
 threads.py    a function of many images, in threads

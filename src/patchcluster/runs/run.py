@@ -32,16 +32,8 @@ from ..scores.thresholds import Threshold
 from ..settings import resolve
 from . import storage
 from .info import ImageRecord
-from .runfolder import (
-    NEIGHBOURS_FILE,
-    REGIONS_FILE,
-    RUN_FILE,
-    SCORES_FILE,
-    map_path,
-    rank,
-    read_info,
-    read_mask_of,
-)
+from .runfolder import NEIGHBOURS_FILE, RUN_FILE, map_path, read_info, read_mask_of
+from .tables import REGIONS_FILE, SCORES_FILE, rank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,15 +18,15 @@ from typing import IO
 from ..errors import RunError
 from ..pipeline import scoring
 from ..pipeline.scoring import ScoredImage
-from ..runs import runfolder, storage
-from ..runs.runfolder import round_as_written
+from ..runs import storage, tables
+from ..runs.tables import round_as_written
 from .arrivals import NEW, Known
 
 HEADER = [
     *scoring.HEADER, "time", "sha256", "file_size", "modified", "threshold", "boxes",
     "same_as", "skipped",
 ]  # fmt: skip
-_HEADER_LINE = runfolder.to_csv(HEADER, [])
+_HEADER_LINE = tables.to_csv(HEADER, [])
 _ADVICE = "Make room or choose another -o; the same command resumes"
 _MOST_BOXES = 1000  # of an image: readers of CSV files limit the size of a cell
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows
@@ -98,7 +98,7 @@ class Row:
             cells["percentile"] = f"{self.percentile:.2f}"
             cells["flagged"] = str(self.flagged).lower()
         cells["regions"] = "" if self.score is None else len(boxes)
-        return runfolder.to_csv([cells[name] for name in HEADER], [])
+        return tables.to_csv([cells[name] for name in HEADER], [])
 
 
 class Table:

@@ -1,0 +1,86 @@
+"""Methods that score a patch by its distances to the nearest rows of a bank."""
+
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..search.neighbors import nearest, to_float
+from .base import NEIGHBOURS_KEPT, Comparison, Labels, Method, Progress
+from .grids import Grids, flatten, place_counted
+
+
+class NeighbourMethod(Method):
+    """A method that scores a patch by its distances to the nearest rows of a bank.
+
+    The bank has all patches of all images, unless a method builds another.
+
+    `compare` is a search, which takes nearly all the time, and a summary of what it found. Methods
+    of equal `bank_key` that were fitted on one set have equal banks: what the method with the
+    largest `neighbour_count` finds, the others can summarise.
+    """
+
+    def _fit(
+        self,
+        grids: Grids,
+        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
+        labels: Labels | None,  # noqa: ARG002
+        progress: Progress | None,  # noqa: ARG002 (takes no time)
+    ) -> None:
+        self.bank_ = torch.cat([to_float(flatten(grid)) for grid in grids])
+        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
+        self.image_count_ = len(grids)
+        self.neighbour_count(blind=len(grids) > 1)  # whether the set is large enough
+
+    def bank_key(self) -> Hashable:
+        """Name what decides the bank beside the set."""
+        return ("patches", 1.0)
+
+    @abstractmethod
+    def neighbour_count(self, blind: bool) -> int:
+        """How many neighbours `summarise` needs; blind: for images of the set that was fitted.
+
+        Raises SettingError if the bank has not so many.
+        """
+
+    def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
+        """Find the k nearest rows of the bank for all patches; parameters as in `compare`.
+
+        Distances, ascending, and neighbours are [p, k]. Of images of the fitted set the first
+        neighbour, which is the patch itself, is skipped.
+        """
+        rows, skip = torch.cat([flatten(grid) for grid in grids]), int(own is not None)
+        distances, indices = map(torch.as_tensor, nearest(rows, self.bank_, skip + k))
+        return Comparison(distances[:, skip:], indices[:, skip:], distances[:, skip:])
+
+    @abstractmethod
+    def summarise(self, found: Comparison) -> Comparison:
+        """What `to_scores` needs, of a search for at least `neighbour_count` neighbours."""
+
+    def compare(
+        self,
+        grids: Sequence[Tensor],
+        own: Sequence[int] | None = None,
+        blocks: Sequence[Tensor] | None = None,  # noqa: ARG002 (patches are compared one by one)
+    ) -> Comparison:
+        return self.summarise(self.search(grids, own, self.neighbour_count(own is not None)))
+
+
+def mean_of_nearest(found: Comparison, k: int) -> Comparison:
+    """A search with the mean distance to the k nearest as the one distance (equation 2)."""
+    return Comparison(
+        found.distances[:, :k].mean(1, keepdim=True),
+        found.neighbours[:, :NEIGHBOURS_KEPT],
+        found.distances[:, :NEIGHBOURS_KEPT],
+    )
+
+
+def check_k(k: int, left: int) -> int:
+    """k, if a bank with so many rows left can serve it. Raises SettingError."""
+    if not 1 <= k <= left:
+        raise SettingError(
+            f"k={k} neighbours, but the bank offers {left}: choose a smaller k or more images"
+        )
+    return k
