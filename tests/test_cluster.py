@@ -192,7 +192,7 @@ def test_files_that_only_this_machine_has_are_an_error_and_not_skipped(
 class Deadly:
     """A work whose item 1 cannot be done and whose item 2 kills the process."""
 
-    ahead = 0
+    prefetch = 0
     beside = False
 
     def prepare(self, item):

@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 class Squares:
     """Sums of squares of a job's numbers; which threads and which copies made them."""
 
-    def __init__(self, ahead, copies=None):
-        self.ahead = ahead
+    def __init__(self, prefetch, copies=None):
+        self.prefetch = prefetch
         self.copies = [] if copies is None else copies
         self.copies.append(self)
         self.prepared, self.finished = set(), []
@@ -41,23 +41,23 @@ class Squares:
 
     def on(self, device):
         assert device == CPU
-        return type(self)(self.ahead, self.copies)
+        return type(self)(self.prefetch, self.copies)
 
 
 JOBS = [(number, range(number % 4 + 1)) for number in range(60)]
 EXPECTED = {number: sum(i * i for i in items) for number, items in JOBS}
 
 
-@pytest.mark.parametrize("ahead", [0, 2])
+@pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("workers", [Here(3), Devices([CPU, CPU], 2)])
-def test_every_job_is_done_once(workers, ahead):
-    found = list(workers.map(Squares(ahead), JOBS))
+def test_every_job_is_done_once(workers, prefetch):
+    found = list(workers.map(Squares(prefetch), JOBS))
     assert len(found) == len(JOBS)
     assert dict(found) == EXPECTED
 
 
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_each_device_has_a_copy_and_a_thread_of_its_own(ahead):
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_each_device_has_a_copy_and_a_thread_of_its_own(prefetch):
     begun = threading.Barrier(3)
 
     class Meeting(Squares):
@@ -66,7 +66,7 @@ def test_each_device_has_a_copy_and_a_thread_of_its_own(ahead):
                 begun.wait(PATIENCE)  # or two might do all before the third begins
             return super().finish(ready)
 
-    work = Meeting(ahead)
+    work = Meeting(prefetch)
     list(Devices([CPU, CPU, CPU], 3).map(work, JOBS))
     assert len(work.copies) == 3
     for copy in work.copies:
@@ -91,13 +91,13 @@ def test_jobs_are_not_asked_for_far_ahead_of_the_results(workers):
     assert 0 < most < 20
 
 
-@pytest.mark.parametrize("ahead", [0, 2])
+@pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("workers", [Here(2), Devices([CPU, CPU], 2)])
-def test_an_error_is_raised_and_ends_the_work(workers, ahead):
+def test_an_error_is_raised_and_ends_the_work(workers, prefetch):
     jobs = [*JOBS[:5], (99, [1, -1]), *JOBS[5:]]
     found = []
     with pytest.raises(ValueError, match="-1 is negative"):
-        found += workers.map(Squares(ahead), jobs)
+        found += workers.map(Squares(prefetch), jobs)
     assert len(found) < len(JOBS)
 
 

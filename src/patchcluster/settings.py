@@ -154,6 +154,8 @@ def _check(settings: Settings) -> None:
     for name in _METHOD_OPTIONS:
         if getattr(settings, name) is not None and name not in taken:
             raise SettingError(f"{settings.method} has no setting {name}: leave it out")
+    if settings.seed and "seed" not in taken:
+        raise SettingError(f"nothing is random in {settings.method}: leave seed out")
     own = METHODS[settings.method].image_scores
     rules = ("contrast", "top1%", "max", *own)
     if settings.image_score not in rules:

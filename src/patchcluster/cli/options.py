@@ -77,7 +77,7 @@ FlagTop = Annotated[
         metavar="N", parser=parse_count, help="Flag so many images, most anomalous first."
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of what is random.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of padim and reverse-distillation.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

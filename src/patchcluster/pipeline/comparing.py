@@ -176,7 +176,7 @@ class Search:
 
     method: Method
     device: torch.device
-    ahead: ClassVar[int] = 0  # a batch at a time: the patches of large images take memory
+    prefetch: ClassVar[int] = 0  # a batch at a time: the patches of large images take memory
 
     def prepare(self, item: Query) -> Query:
         return item

@@ -39,7 +39,7 @@ from .survey import Candidate, Done
 from .workers import Workers
 
 _TRIED = 2  # images a thread, by which the time of all is foreseen
-_AHEAD = 4  # images a thread that may be waiting to be written, so that threads never wait
+_PREFETCHED = 4  # images a thread that may be waiting to be written, so that threads never wait
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Features:
     backbone: Backbone
     settings: Settings
     ranges: dict[str, list[float]]
-    ahead: ClassVar[int] = _AHEAD
+    prefetch: ClassVar[int] = _PREFETCHED
 
     def prepare(self, item: Candidate) -> Made | str:
         """An image, on the CPU with its patches, or the reason why it cannot be read."""

@@ -68,7 +68,7 @@ class _Worker:
     def do(self, put: Sequence[Any], items: Sequence[Any]) -> Any:
         """put: the one reference to the work; in a list, or it would be read for every job."""
         work = self._take(put[0])
-        if work.ahead:
+        if work.prefetch:
             ready = list(self._pool.map(work.prepare, items))
         else:
             ready = [work.prepare(item) for item in items]
@@ -96,9 +96,9 @@ class _Member:
     ready: bool = False
     items: dict[int, int] = field(default_factory=dict)  # how many each job has that it was given
 
-    def has_room(self, ahead: int) -> bool:
+    def has_room(self, prefetch: int) -> bool:
         """Always one job more than it works on; more of those whose items threads share."""
-        return len(self.items) < 2 or sum(self.items.values()) < ahead * self.threads
+        return len(self.items) < 2 or sum(self.items.values()) < prefetch * self.threads
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class RayWorkers:
         running: dict[Any, tuple[_Member, _Job[Item]]] = {}
         while True:
             self._look()
-            running |= self._give_out(put, work.ahead, left)
+            running |= self._give_out(put, work.prefetch, left)
             if not running and left.ended:
                 return
             for reference in self._wait(list(running)):
@@ -217,11 +217,11 @@ class RayWorkers:
                     yield job.number, result
 
     def _give_out(
-        self, put: Any, ahead: int, left: "_Jobs[Item]"
+        self, put: Any, prefetch: int, left: "_Jobs[Item]"
     ) -> Iterator[tuple[Any, tuple[_Member, "_Job[Item]"]]]:
         """Give jobs to the workers that have room: references to the results, who has which."""
         for member in self._members:
-            while member.ready and member.has_room(ahead):
+            while member.ready and member.has_room(prefetch):
                 job = left.take()
                 if job is None:
                     return

@@ -25,11 +25,11 @@ Given = TypeVar("Given", covariant=True)
 class Work(Protocol[Taken, Ready, Given]):
     """What is done with each job; it can be pickled, with all that it needs.
 
-    ahead: items a thread that may be prepared before they are needed; 0: `prepare` takes no time.
+    prefetch: items a thread that may be prepared before they are needed; 0: `prepare` takes no time.
     """
 
     @property
-    def ahead(self) -> int: ...
+    def prefetch(self) -> int: ...
 
     def prepare(self, item: Taken) -> Ready: ...
 
@@ -138,7 +138,7 @@ def _run(
     work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
 ) -> Iterator[tuple[int, Result]]:
     """Finish job after job in this thread, while others prepare the items of the next ones."""
-    if not work.ahead:
+    if not work.prefetch:
         for number, items in jobs:
             yield number, work.finish([work.prepare(item) for item in items])
         return
@@ -153,7 +153,7 @@ def _run(
         try:
             for number, items in jobs:
                 waiting.append((number, [pool.submit(work.prepare, item) for item in items]))
-                while _count(waiting) - len(waiting[0][1]) >= work.ahead * threads:
+                while _count(waiting) - len(waiting[0][1]) >= work.prefetch * threads:
                     yield finish()
             while waiting:
                 yield finish()

@@ -30,7 +30,7 @@ __all__ = ["Box", "Row", "watch"]
 
 _SHARE = 0.1  # of the time, at most, that goes into looking at the folder
 _RETRY = 30.0  # seconds after which a file that could not be read is tried again
-_AHEAD = 16  # images a thread, at most, that are scored before their rows are written
+_PREFETCHED = 16  # images a thread, at most, that are scored before their rows are written
 
 
 def _print_line(line: str) -> None:
@@ -149,9 +149,9 @@ def _score_new(
     def examine(file: tuple[str, Stamp]) -> tuple[Known, Row | None] | None:
         return _examine(scorer, *file, known.get(file[0], NEW))
 
-    ahead = _AHEAD * scorer.parallel
-    for start in range(0, len(files), ahead):
-        batch = files[start : start + ahead]
+    together = _PREFETCHED * scorer.parallel
+    for start in range(0, len(files), together):
+        batch = files[start : start + together]
         for (path, _), result in zip(batch, pool.map(examine, batch), strict=True):
             if result is not None:
                 known[path], row = result
