@@ -25,7 +25,7 @@ Given = TypeVar("Given", covariant=True)
 class Work(Protocol[Taken, Ready, Given]):
     """What is done with each job; it can be pickled, with all that it needs.
 
-    prefetch: items a thread that may be prepared before they are needed; 0: `prepare` takes no time.
+    prefetch: items a thread that may be prepared before they are needed; 0: `prepare` takes none.
     """
 
     @property
