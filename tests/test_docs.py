@@ -30,12 +30,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import test_methods
 import typer
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-import test_methods
 from conftest import PATIENCE, textured_image
 from docblocks import (
     Block,
@@ -71,8 +71,8 @@ GROUP = typer.main.get_command(cli.app)
 NOT_RUN = {
     r"^pip install": "it would change the environment of the tests",
     r"^make ": "the targets of the Makefile set up environments, or run these very tests",
-    r"^ray |--ray": "a cluster: tests/test_cluster.py scans on one",
-    r"s3://|hf://": "an object store: tests/test_url_inputs.py scans one",
+    r"^ray |--ray": "a cluster: tests/pipeline/test_cluster.py scans on one",
+    r"s3://|hf://": "an object store: tests/images/test_url_inputs.py scans one",
     r"\.\./shared/": "real images, which lie beside the repository on some machines only",
     r"\| while .* curl ": "it would call somebody",
 }

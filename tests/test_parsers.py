@@ -31,8 +31,8 @@ from patchcluster.runs.run import load_run
 from patchcluster.scores.labels import read_labels
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
+from png_files import deep_png
 from synthetic import write_run
-from test_images import deep_png
 
 # As `main` does: what Pillow remarks of damaged files is not the user's work.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

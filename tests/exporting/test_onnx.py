@@ -25,7 +25,7 @@ from patchcluster.runs.run import Run
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'patchcluster[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "score_with_onnx.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "score_with_onnx.py"
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ from synthetic import write_run
 WIDTH, HEIGHT = 120, 80
 TURNED = "photos/turned.jpg"
 _ORIENTATION = 0x0112
-READERS = Path(__file__).parent / "readers"
+READERS = Path(__file__).parents[1] / "readers"
 pytestmark = pytest.mark.filterwarnings(  # of pycocotools with NumPy 2
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )

@@ -14,7 +14,7 @@ from patchcluster.pipeline.reflagging import load_method
 from patchcluster.runs import runfolder, storage
 from patchcluster.runs.run import Run
 
-PAGE = Path(__file__).parents[1] / "docs" / "bank.md"
+PAGE = Path(__file__).parents[2] / "docs" / "bank.md"
 SMALL: dict[str, dict[str, Any]] = {
     "patchcluster-plus": {"bank_images": 4},
     "patchcore-lof": {"k": 3},

@@ -21,7 +21,7 @@ from patchcluster.scores.maps import (
     fuse,
     round_as_stored,
 )
-from test_images import deep_png, insert_chunk
+from png_files import deep_png, insert_chunk
 
 CELL = 16  # pixels of the network's input along a cell of a score grid
 RANGES = {"integer": [0.0, 65_535.0], "float": [0.0, 1.0]}

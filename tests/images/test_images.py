@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from patchcluster.errors import UnreadableImage
 from patchcluster.images.decode import Header, deep_range, load_image, network_size, survey
+from png_files import deep_png, insert_chunk
 
 
 def load(path, size=None, ranges=None):
@@ -22,25 +23,6 @@ def load(path, size=None, ranges=None):
 def gradient(width=40, height=30):
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 6, y * 8, 255 - x * 3], -1).astype(np.uint8)
-
-
-def deep_png(values: np.ndarray) -> bytes:
-    """A 16-bit RGB or RGBA PNG, which Pillow cannot write; values uint16 [h, w, 3 or 4]."""
-    height, width, channels = values.shape
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 # --- 8 bits -------------------------------------------------------------------------------------
@@ -62,12 +44,6 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     header = survey(str(tmp_path / "a.png"))
     assert (header.height, header.width) == expected.shape[:2]
     np.testing.assert_array_equal(load(tmp_path / "a.png"), expected)
-
-
-def insert_chunk(png: bytes, name: bytes, content: bytes, behind_pixels: bool) -> bytes:
-    at = png.index(b"IEND" if behind_pixels else b"IDAT") - 4
-    checksum = zlib.crc32(name + content).to_bytes(4, "big")
-    return png[:at] + len(content).to_bytes(4, "big") + name + content + checksum + png[at:]
 
 
 def orientation_chunks():
