@@ -29,8 +29,8 @@ from patchcluster.images.inputs import (
     open_input,
     stamp,
 )
-from patchcluster.methods import base
-from patchcluster.pipeline import extraction
+from patchcluster.methods import grids
+from patchcluster.pipeline import survey as files_of_a_set
 from patchcluster.runs import runfolder
 from patchcluster.runs.run import Run
 
@@ -223,8 +223,8 @@ def s3() -> Iterator[Any]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         # As in the scans that are killed: what they end with must be the same to the last bit.
-        patch.setattr(extraction, "BATCH_PIXELS", 2 * 128 * 128)
-        patch.setattr(base, "COMPARED_PATCHES", 128)
+        patch.setattr(files_of_a_set, "BATCH_PIXELS", 2 * 128 * 128)
+        patch.setattr(grids, "COMPARED_PATCHES", 128)
         fs = fsspec.filesystem("s3")
         fs.mkdir("bucket")
         yield fs
