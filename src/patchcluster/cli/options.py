@@ -36,7 +36,12 @@ Roi = Annotated[
     str | None,
     typer.Option("--roi", metavar="MASK", help="Score only inside: a mask, or a folder of masks."),
 ]
-K = Annotated[int | None, typer.Option("--k", help="Neighbours of a patch.")]
+K = Annotated[
+    int | None,
+    typer.Option(
+        "--k", help="Nearest neighbours of a patch that count: images by the default, else patches."
+    ),
+]
 Ratio = Annotated[
     float | None,
     typer.Option(help="Share of the patches in the bank, 0 to 1 (patchcluster, patchcore)."),
