@@ -9,8 +9,8 @@ import sys
 
 import patchcluster
 from patchcluster.methods import METHODS, Comparison, NeighbourMethod
-from patchcluster.methods.base import (NEIGHBOURS_KEPT, PAPER_SETTINGS)
-from patchcluster.methods.neighbour_method import (check_k)
+from patchcluster.methods.base import NEIGHBOURS_KEPT, PAPER_SETTINGS
+from patchcluster.methods.neighbour_method import check_k
 
 
 class KthNearest(NeighbourMethod):

@@ -1,0 +1,44 @@
+"""A new method is one file, and its name in one other: shown on a copy of the package."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import patchcluster
+from conftest import write_set
+
+PACKAGE = Path(patchcluster.__file__).parent
+EXAMPLE = Path(__file__).parents[2] / "examples" / "my_method.py"
+
+
+def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "src" / "patchcluster")
+    methods = tmp_path / "src" / "patchcluster" / "methods"
+    text = EXAMPLE.read_text()
+    imports = text[text.index("from patchcluster.methods.base") :].partition("\n\n\n")[0]
+    kind = text[text.index("class KthNearest") : text.index("def main")]
+    (methods / "kth_nearest.py").write_text(
+        f"from patchcluster.methods.neighbour_method import NeighbourMethod\n{imports}\n\n{kind}"
+    )
+    registry = (methods / "__init__.py").read_text()
+    changed = registry.replace("from .musc", "from .kth_nearest import KthNearest\nfrom .musc")
+    changed = changed.replace(
+        '    "musc": MuSc,\n', '    "musc": MuSc, "kth-nearest": KthNearest,\n'
+    )
+    assert len(changed) > len(registry) + 50
+    (methods / "__init__.py").write_text(changed)
+
+    write_set(tmp_path / "photos")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    program = [sys.executable, "-m", "patchcluster"]
+    listed = subprocess.run([*program, "methods"], env=environment, capture_output=True, text=True)
+    assert "kth-nearest" in listed.stdout
+    command = [*program, "scan", "photos", "-o", "run", "--method", "kth-nearest", "--size", "128"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "run" / "scores.csv", newline="") as file:
+        first = next(csv.DictReader(file))
+    assert first["path"].endswith("part7.png")  # which has a blot
