@@ -21,6 +21,7 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     imports = text[text.index("from patchcluster.methods.base") :].partition("\n\n\n")[0]
     kind = text[text.index("class KthNearest") : text.index("def main")]
     (methods / "kth_nearest.py").write_text(
+        "from patchcluster.methods.base import Comparison\n"
         f"from patchcluster.methods.neighbour_method import NeighbourMethod\n{imports}\n\n{kind}"
     )
     registry = (methods / "__init__.py").read_text()
