@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .watching import watch
 
 # PyTorch's threads wait for each other at every operation. By default they do so in a loop that
-# takes a whole core from whatever else runs: beside other programs a scan took twice as long. It is
+# takes a whole core from whatever else runs: with other programs a scan took twice as long. It is
 # read when PyTorch is loaded; what the user has set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

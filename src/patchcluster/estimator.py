@@ -112,17 +112,17 @@ class PatchClusterDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if self.ratio == 1:
             return np.arange(len(rows))
         first = int(np.linalg.norm(rows - rows.mean(0), axis=1).argmin())
-        size = max(2, round(len(rows) * self.ratio))  # or a row of it had nothing beside itself
+        size = max(2, round(len(rows) * self.ratio))  # or a row of it had nothing besides itself
         chosen: NDArray[np.int64] = greedy_coreset(torch.tensor(rows), size, first).numpy()
         return chosen
 
     def _find_k(self, left: int) -> int:
-        """The number of neighbours, of so many rows of the bank beside a row itself."""
+        """The number of neighbours, of so many rows of the bank besides a row itself."""
         if self.k is None:
             return min(_USUAL_K, left)
         if not isinstance(self.k, numbers.Integral) or not 1 <= self.k <= left:
             raise ValueError(
-                f"k={self.k} neighbours, but the bank offers {left} beside a row itself: choose 1 "
+                f"k={self.k} neighbours, but the bank offers {left} besides a row itself: choose 1 "
                 f"to {left}, or fit more rows"
             )
         return int(self.k)

@@ -1,7 +1,7 @@
 """The paper's experiments on a data set: categories x settings x methods, resumable per cell.
 
 OUT/
-  report.md       the paper's tables in its layout, measured beside published
+  report.md       the paper's tables in its layout, measured and published
   results.csv     a row a cell
   figures/        what the paper's figures 1, 3, 4 and 5 show, if asked for
   benchmark.json  what was asked

@@ -1,7 +1,7 @@
 """Cells: one variant of a method on one category in one setting, measured.
 
 Variants that share a bank are fitted once and search once: all K of a table, PatchCore and its LOF
-beside PatchCluster; smaller coresets are the beginnings of the largest.
+next to PatchCluster; smaller coresets are the beginnings of the largest.
 """
 
 import time

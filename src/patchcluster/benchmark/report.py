@@ -1,4 +1,4 @@
-"""results.csv and report.md: the paper's tables in its layout, measured beside published."""
+"""results.csv and report.md: the paper's tables in its layout, measured and published."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence

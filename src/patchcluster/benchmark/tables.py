@@ -61,7 +61,7 @@ class Table:
 
     `columns` maps the heading of a published column to the variant that it shows. The paper's Table
     3 has categories for columns; `by_category` says so, and its one variant is the only column.
-    `others` are shown beside the paper's own.
+    `others` are shown next to the paper's own.
     """
 
     number: int

@@ -30,7 +30,7 @@ def export(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="PATH", help="File or folder; else beside RUN."),
+        typer.Option("--output", "-o", metavar="PATH", help="File or folder; else next to RUN."),
     ] = None,
     flagged_only: Annotated[
         bool, typer.Option("--flagged-only", help="Export only the flagged images.")

@@ -122,7 +122,7 @@ def benchmark(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Run the paper's methods in its settings and write its tables, measured beside published.
+    """Run the paper's methods in its settings and write its tables, measured and published.
 
     The same command after a kill goes on where it stopped; with more names it adds to OUT.
     """

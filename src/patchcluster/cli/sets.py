@@ -61,7 +61,7 @@ def scan(
     no_cache: Annotated[
         bool,
         typer.Option(
-            "--no-cache", help="Keep no patches beside the bank: smaller, but no update after."
+            "--no-cache", help="Keep no patches besides the bank: smaller, but no update after."
         ),
     ] = False,
     max_memory: MaxMemory = None,

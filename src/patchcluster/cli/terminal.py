@@ -158,7 +158,7 @@ def _print_skipped(skipped: Sequence["Skipped"], where: str) -> None:
 
 
 def _print_groups(kind: str, groups: Sequence[Sequence[str]], treated: str) -> None:
-    """One line on images that are alike: how many, and where they are listed."""
+    """One line on images that are similar: how many, and where they are listed."""
     if groups:
         number = f"{len(groups)} group{'s' if len(groups) > 1 else ''}"
         print(f"{kind}  {sum(map(len, groups))} images in {number}, {treated}: see run.json")

@@ -1,7 +1,7 @@
 """COCO: a JSON file of images and of what is on them.
 
     annotations.json (or _annotations.coco.json)
-    NAME.* as the JSON file names them, beside it or in a folder `images`
+    NAME.* as the JSON file names them, next to it or in a folder `images`
 
 An image is anomalous if it has an annotation, whatever its category. Polygons and runs (RLE, as
 numbers or as text) are its masks; if an annotation has only a box, no one says where. All images
@@ -98,7 +98,7 @@ def read_file(path: Path) -> list[Sample]:
 
 
 def _locate(path: Path, images: list[_Image]) -> dict[int | str, Path]:
-    """The file of each image: all lie beside the JSON file, or all in a folder `images` there."""
+    """The file of each image: all lie next to the JSON file, or all in a folder `images` there."""
     first: Path | None = None
     for folder in (path.parent, path.parent / "images"):
         places = {image.id: folder / image.file_name for image in images}
@@ -107,7 +107,7 @@ def _locate(path: Path, images: list[_Image]) -> dict[int | str, Path]:
             return places
         first = first or missing
     raise InputError(
-        f"{str(path)!r} names {str(first)!r}, which is not there: put the images beside it, or "
+        f"{str(path)!r} names {str(first)!r}, which is not there: put the images next to it, or "
         "into a folder 'images' there"
     )
 

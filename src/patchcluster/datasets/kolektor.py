@@ -1,4 +1,4 @@
-"""KolektorSDD and KolektorSDD2: a mask beside each image, empty if that is normal.
+"""KolektorSDD and KolektorSDD2: a mask next to each image, empty if that is normal.
 
     kos01/Part0.jpg, kos01/Part0_label.bmp           KolektorSDD: 50 such folders, all test
     {train,test}/10301.png, .../10301_GT.png         KolektorSDD2: defects in the training part too

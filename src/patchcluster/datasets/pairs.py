@@ -1,4 +1,4 @@
-"""A folder of images beside one of masks.
+"""A folder of images next to one of masks.
 
     CATEGORY/images/NAME.*
     CATEGORY/masks/NAME.png (or NAME_mask.png)

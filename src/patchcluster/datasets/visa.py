@@ -2,7 +2,7 @@
 
 CATEGORY/Data/Images/{Normal,Anomaly}/NAME.JPG
 CATEGORY/Data/Masks/Anomaly/NAME.png
-split_csv/1cls.csv, beside the categories; without it all images are test
+split_csv/1cls.csv, next to the categories; without it all images are test
 """
 
 import csv

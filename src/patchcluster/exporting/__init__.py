@@ -79,7 +79,7 @@ def export(
 ) -> Path:
     """Write a run in a format of FORMATS, and give the file or folder that was written.
 
-    run: or its folder. output: by default beside the run, named after both. flagged_only: only the
+    run: or its folder. output: by default next to the run, named after both. flagged_only: only the
     flagged images. segmentation, images, image_prefix: for the formats that have them, see
     docs/export.md. overwrite: replace a file, or a folder that an export wrote. progress: is told
     how many images are done, of how many.
@@ -101,7 +101,7 @@ def export(
 
 
 def default_output(run: Run, format: str) -> Path:
-    """A file or folder beside the run, named after it."""
+    """A file or folder next to the run, named after it."""
     ending = _find_format(format).ending
     name = f"-{format}{ending}" if ending != f".{format}" else ending
     folder = run.folder if run.folder.name else run.folder.resolve()

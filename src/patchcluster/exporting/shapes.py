@@ -64,7 +64,7 @@ def _rings(mask: Bools) -> list[Points]:
     """The border and then the holes of a mask, along the edges of its pixels."""
     double = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     # OpenCV goes through the centres of border pixels. Of pixels of half the size these lie a
-    # quarter beside the edge, so that rounding gives the corner.
+    # quarter next to the edge, so that rounding gives the corner.
     found, _ = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     rings = [np.rint((ring[:, 0] + 0.5) / 2) for ring in found]
     rings.sort(key=lambda ring: -np.ptp(ring[:, 0]) * np.ptp(ring[:, 1]))

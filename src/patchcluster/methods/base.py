@@ -83,7 +83,7 @@ class Method(ABC):
     name: ClassVar[str]
     layout: ClassVar[Layout]  # the patch grid that the method is made for
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
-    learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ beside the bank, tensors or None
+    learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ besides the bank, tensors or None
     # Of a scan, as it was measured with the method; they override the defaults of `Settings`.
     settings: ClassVar[Mapping[str, Any]] = {}
     one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
@@ -186,7 +186,7 @@ class Method(ABC):
         return {name: getattr(self, attribute) for name, attribute in kept.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """Return all learned values, for `from_state`, beside the constructor's parameters."""
+        """Return all learned values, for `from_state`, besides the constructor's parameters."""
         names = ("bank", "bank_image", "bank_patch", *self.learned)
         values = {name: getattr(self, f"{name}_") for name in names}
         state = {name: value for name, value in values.items() if value is not None}
@@ -256,7 +256,7 @@ class Method(ABC):
         return None
 
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
-        """Bytes that the method needs beside the patches, the bank and a score a patch.
+        """Bytes that the method needs besides the patches, the bank and a score a patch.
 
         images of so many patches each, of so many channels.
         """

@@ -35,7 +35,7 @@ class NeighbourMethod(Method):
         self.neighbour_count(blind=len(grids) > 1)  # whether the set is large enough
 
     def bank_key(self) -> Hashable:
-        """Name what decides the bank beside the set."""
+        """Name what decides the bank besides the set."""
         return ("patches", 1.0)
 
     @abstractmethod

@@ -104,7 +104,7 @@ class PatchCluster(NeighbourMethod):
         return (1 - share) * scores
 
     def _k(self, left: int) -> int:
-        """K, at most what the bank has left beside a skipped neighbour. Raises SettingError."""
+        """K, at most what the bank has left besides a skipped neighbour. Raises SettingError."""
         rule = min(left, max(1, round(self.image_count_ * self.ratio)))
         return check_k(rule if self.k is None else self.k, left)
 

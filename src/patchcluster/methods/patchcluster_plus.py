@@ -32,7 +32,7 @@ _DUPLICATE_CLOSENESS = 0.05  # of near-duplicates, at least
 _DUPLICATES = (2, 16)  # near-duplicates of an image, at most, in a small and in a large set;
 _DUPLICATE_SHARE = 16  # between them 1 in so many images
 _GAP_SHARE, _GAP_IMAGES = 8, 32  # before a gap lies 1 in so many images at most, and so many
-_ALIKE = 0.12  # closeness above that of the median image that makes images alike as a whole
+_SAME_KIND = 0.12  # closeness above the median image's: the same pose, or kind of object
 _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 # A bank that is not asked for has at most so many patches (256 images at the default size), unless
 # that is fewer images than the least: so the cost of an image does not grow with the set.
@@ -512,7 +512,7 @@ class PatchClusterPlus(WholeBank):
         image int64 [q]: which of the i each patch is of.
         """
         most = (others - NEIGHBOURS_KEPT).clamp_max(self._most_before_gap())
-        excused = excess[image[:, None], ranked.images.clamp_min(0)] - _ALIKE
+        excused = excess[image[:, None], ranked.images.clamp_min(0)] - _SAME_KIND
         return ranked.last_gap(self.gap, most, excused)
 
     def _most_before_gap(self) -> int:

@@ -206,7 +206,7 @@ class Comparer:
     """Compares every image of a set with the set.
 
     load: network size -> patches of each content, in the order of the set (see `Loaded`). labels:
-    by path. common names all that the result depends on beside the contents.
+    by path. common names all that the result depends on besides the contents.
     """
 
     folder: Path

@@ -22,7 +22,7 @@ _MAP_BYTES = 10  # of the map of an image that regions are looked for in, and of
 _GRID_BYTES = 12  # of the scores of all images, a patch
 _NEIGHBOUR_BYTES = 30  # of what each patch was compared with, a patch, while that is written
 _COMPARISON_BYTES = 60  # of the comparisons of the bank's own patches, a patch
-_IMAGE_BYTES = 8_000  # of what is known of an image beside its patches
+_IMAGE_BYTES = 8_000  # of what is known of an image besides its patches
 _MEAN_BYTES = 28  # of the means by which a bank is chosen, an image and channel
 _DRAWN_BYTES = 250_000  # of an image whose map is in the page,
 _DRAWN = 500  # which are so many at most
@@ -33,7 +33,7 @@ _INPUT_BYTES = 3  # of an image at the network's size, a pixel
 # of a stage, half of all at most, from which the index is made.
 _INDEXED_BYTES = 2 + 2 + 2
 _ROW_BYTES = 40  # of the index, and of what is known of its rows, a patch
-_QUERY_BYTES = 8_000  # of what is found for a patch that is compared, beside its values
+_QUERY_BYTES = 8_000  # of what is found for a patch that is compared, besides its values
 _SLACK = 96 * MIB
 
 
@@ -64,7 +64,7 @@ class Workload:
     threads: int
     ratio: float  # share of the patches in the coreset
     bank: int  # images that each is compared with
-    extra: int = 0  # bytes that the method needs beside patches, bank and scores
+    extra: int = 0  # bytes that the method needs besides patches, bank and scores
     largest_grid: int = 0  # patches of the image that has most
     streamed: bool = False  # whether patches are read image by image, but for those of the bank
 

@@ -87,7 +87,7 @@ def compare_all(
 
 
 def name_common(info: RunInfo, image_set: ImageSet) -> str:
-    """Name all that comparisons of a set depend on beside the contents of its images."""
+    """Name all that comparisons of a set depend on besides the contents of its images."""
     labels = image_set.labels(info.labels)
     identity = [
         __version__,

@@ -108,7 +108,7 @@ class Devices:
                         yield result
             finally:
                 source.close()
-                while left:  # until none of them waits to be heard
+                while left:  # until none of them waits to put a result
                     left -= results.get() is None
                 torch.set_num_threads(usual)
             for one in serving:

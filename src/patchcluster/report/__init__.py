@@ -31,7 +31,7 @@ __all__ = ["island", "write_report"]
 
 
 def write_report(run: Run, step: Callable[[int, int], None] = lambda *_: None) -> None:
-    """Write RUN/report.html, and the heat maps of all but the first images beside it.
+    """Write RUN/report.html, and the heat maps of all but the first images next to it.
 
     step: is told how many images are done, of how many. Raises RunError if it cannot be written, or
     the run lacks a file.

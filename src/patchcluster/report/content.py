@@ -26,7 +26,7 @@ from ..runs.threads import map_in_threads
 from ..scores.labels import Label
 from ..scores.maps import Floats
 
-MOST_COMPARED = 100  # images beside places that look as they should
+MOST_COMPARED = 100  # images next to places that look as they should
 _COMPARED_WITH = 3
 _LEAST_CROP = 0.2  # of an image's shorter side
 _CROP_MARGIN = 1.6  # times the longer side of the region
@@ -123,7 +123,7 @@ def _write_beside(
     high: float,
     step: Step,
 ) -> None:
-    """Write heat maps beside the page, name them and the thumbnails, remove those of earlier."""
+    """Write heat maps next to the page, name them and the thumbnails, remove those of earlier."""
     written = set()
 
     def write(n: int) -> None:

@@ -55,7 +55,7 @@ class Skipped:
 
 @dataclass
 class RunInfo:
-    """What run.json holds beside the images."""
+    """What run.json holds besides the images."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 

@@ -134,7 +134,7 @@ def _kept_path(folder: Path, number: int) -> Path:
 
 
 def keep_batches(folder: Path) -> None:
-    """Have a run keep the patches of a scan in progress, beside those that it has."""
+    """Have a run keep the patches of a scan in progress, besides those that it has."""
     kept = kept_paths(folder)
     first = int(kept[-1].stem) + 1 if kept else 0
     with storage.writing(folder):
@@ -247,7 +247,7 @@ def write_bank(
 ) -> None:
     """Write the fitted methods, one a network size, as tensors named SIZE.NAME: docs/bank.md.
 
-    note: what they need beside the tensors.
+    note: what they need besides the tensors.
     """
     tensors = {f"{size}.{name}": t for size, state in states.items() for name, t in state.items()}
     storage.write_tensors(folder / BANK_FILE, tensors, note)

@@ -99,7 +99,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -
     for name, tensor in whole.items():
         if owners[tensor.data_ptr()] != name:  # safetensors refuses tensors that share memory
             whole[name] = tensor.clone()
-    # A folder: safetensors makes a file beside the one it is to write, which a kill would leave.
+    # A folder: safetensors makes a file next to the one it is to write, which a kill would leave.
     part = part_path(path)
     file = part / path.name
     with writing(path):

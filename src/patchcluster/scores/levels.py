@@ -35,7 +35,7 @@ def find_level(frame_map: Floats) -> float:
     values = frame_map[np.isfinite(frame_map)]
     place = _QUANTILE * (len(values) - 1)
     below = int(place)
-    # The two values beside the quantile; np.quantile of all takes four times as long to find them.
+    # The two values next to the quantile; np.quantile of all takes four times as long to find them.
     values.partition(below)
     pair = [values[below], values[below + 1 :].min(initial=np.inf)]
     return float(np.quantile(pair if place > below else pair[:1], place - below))

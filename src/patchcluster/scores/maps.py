@@ -139,7 +139,7 @@ def fuse(grids: list[Floats]) -> Floats:
     known = np.isfinite(brought)
     count = known.sum(0)
     mean = np.full(size, np.nan, np.float32)
-    # A cell beside the region of interest can lack a value at another size.
+    # A cell next to the region of interest can lack a value at another size.
     np.divide(np.where(known, brought, 0).sum(0, np.float32), count, out=mean, where=count > 0)
     return mean
 

@@ -52,8 +52,8 @@ def watch(
 ) -> Iterator[Row]:
     """Score the images of a folder as they arrive and have settled, against the bank of a run.
 
-    A row is in the table `output` (by default RUN-watch.csv beside the run), and on disk, before it
-    is given. What the table has is not scored again, whenever the watch was ended; a file whose
+    A row is in the table `output` (by default RUN-watch.csv, next to the run), and on disk, before
+    it is given. What the table has is not scored again, whenever the watch was ended; a file whose
     bytes change is. The run is used as it is at the start, and is not changed.
 
     folder: one on this machine, searched by the rules of `scan`. settle: seconds that a file's size
