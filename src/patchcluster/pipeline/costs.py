@@ -16,7 +16,7 @@ GIB = 1 << 30
 # Measured with EfficientNet-Lite0 on the CPU:
 _ACTIVATION_BYTES = 400  # of the network, a pixel of the image that a thread works on
 _LEFT_BYTES = 150  # of these, that are not given back to the system before the search
-_SHAPE_BYTES = 18 * MIB  # that the network's library keeps for each shape of input
+_SHAPE_BYTES = 8 * MIB  # that the network's library keeps for each shape of input
 _PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
 _MAP_BYTES = 10  # of the map of an image that regions are looked for in, and of the regions
 _GRID_BYTES = 12  # of the scores of all images, a patch
