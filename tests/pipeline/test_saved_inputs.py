@@ -325,3 +325,17 @@ def test_a_truth_that_does_not_fit_is_one_line(finished, small_run):
         patchcluster.evaluate(finished, [np.zeros((4, 4, 3))] * 6)
     with pytest.raises(InputError, match="not the path of an image from a data set: name"):
         patchcluster.evaluate(small_run, [0] * 8)
+
+
+def test_a_refusal_by_labels_leaves_the_run_as_it_was(copy):
+    before = state(copy.folder)
+    with pytest.raises(SettingError, match="does not learn from labels"):
+        rescan(
+            draw(3, seed=50),
+            copy,
+            overwrite=True,
+            method="patchcore",
+            labels={"000000.png": "normal"},
+        )
+    assert np.array_equal(load_run(copy.folder).scores, copy.scores)
+    assert state(copy.folder).keys() >= before.keys()

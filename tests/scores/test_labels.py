@@ -17,7 +17,7 @@ from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.pipeline.reflagging import reflag
 from patchcluster.pipeline.rescoring import finish, rescore
-from patchcluster.runs import runfolder, storage
+from patchcluster.runs import runfolder, storage, tables
 from patchcluster.scores.feedback import (
     find_boundary,
     order_by_doubt,
@@ -218,9 +218,10 @@ def test_an_interrupted_scoring_is_said_and_finished(run, tmp_path, monkeypatch)
 
     labels = {"part9.png": "anomalous"}
     expected = fresh(run, tmp_path / "other", labels=labels).scores
-    for interrupted in ("write_map", "write_scores", "write_bank"):
+    steps = ((runfolder, "write_map"), (tables, "write_scores"), (runfolder, "write_bank"))
+    for place, interrupted in steps:
         with monkeypatch.context() as patched:
-            patched.setattr(runfolder, interrupted, fail)
+            patched.setattr(place, interrupted, fail)
             with pytest.raises(KeyboardInterrupt):
                 rescore(run.folder, labels)
         with pytest.raises(RunError, match="patchcluster report"):
@@ -283,14 +284,14 @@ def test_an_interrupted_flagging_is_said_and_finished(run, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(runfolder, "write_regions", fail)
+        patched.setattr(tables, "write_regions", fail)
         with pytest.raises(KeyboardInterrupt):
             reflag(run.folder, Flagging(flag_top=2))
     with pytest.raises(RunError, match="patchcluster report"):
         patchcluster.load_run(run.folder)
     assert fresh(run, run.folder, flag_top=1).flagged.sum() == 1
     with monkeypatch.context() as patched:
-        patched.setattr(runfolder, "write_regions", fail)
+        patched.setattr(tables, "write_regions", fail)
         with pytest.raises(KeyboardInterrupt):
             reflag(run.folder, Flagging(flag_top=2))
     finished = CliRunner().invoke(app, ["report", str(run.folder), "--expect", "30%"])

@@ -86,7 +86,7 @@ def _encode_labels(labels: Labels | None) -> Tensor | None:
         return None
     codes = {None: 0, "normal": 1, "anomalous": -1}
     encoded = torch.tensor([codes[label] for label in labels], dtype=torch.int8)
-    if int((encoded >= 0).sum()) < 2:
+    if bool((encoded < 0).any()) and int((encoded >= 0).sum()) < 2:
         raise SettingError(
             "all images but one at most are marked anomalous: leave some to compare with"
         )

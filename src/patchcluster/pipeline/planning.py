@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from ..errors import SettingError
+from ..errors import InputError, SettingError
 from ..methods import METHODS
 from ..network.patches import grid_channels, grid_stride
 from ..network.tiling import (
@@ -88,6 +88,8 @@ class Planner:
     def plan(self, settings: Settings) -> Workload:
         """What a scan with other settings has to do. Raises SettingError if it cannot work."""
         candidates, regions = self.at(settings)
+        if not candidates:
+            raise InputError("no image would be left to compare with: give at least 2")
         channels, strides = self.backbone.stages(settings.strides)
         method = settings.make_method(channels, strides)
         images = len(candidates)
@@ -98,7 +100,7 @@ class Planner:
             for candidate, area in zip(candidates, areas, strict=True)
         ]
         patches = [sum(area) // stride**2 for area in zip(*scored, strict=True)]
-        each = max(patches, default=0) / max(1, images)
+        each = max(patches) / images
         method.check_count(images, each)
         bank = method.bank_size(images, each)
         width = grid_channels(channels, strides, settings.layout)

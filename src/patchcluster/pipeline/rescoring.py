@@ -5,7 +5,6 @@ import functools
 from pathlib import Path
 
 from ..runs import runfolder, storage
-from ..runs.info import RunInfo
 from ..runs.run import Run, check_run, hold_run
 from ..scores.labels import Labels, match_labels
 from ..scores.thresholds import Flagging
@@ -27,27 +26,26 @@ def rescore(folder: Path, labels: Labels, progress: Progress = lambda *_: None) 
         info = dataclasses.replace(
             run.info, labels={run.paths[i]: label for i, label in sorted(matched.items())}
         )
-        compare_again(run, info, progress)
+        compare_again(run, Job(folder, info, progress))
     return Run(folder)
 
 
-def compare_again(
-    run: Run, info: RunInfo, progress: Progress = lambda *_: None, ray: str | None = None
-) -> None:
+def compare_again(run: Run, job: Job, cache: bool = True) -> None:
     """Score the images of a finished run again, by the patches that it has, for who holds it.
 
-    info: its record, with the labels and the flagging that are asked for. ray: as in `scan`.
+    job: on the run's record, with the labels and the flagging that are asked for. cache: as in
+    `scan`.
     """
+    info = job.info
     for step in ("compare", "maps"):
         info.seconds.pop(step, None)
     if info.state != "rescoring":  # or some of the comparisons may be there
         storage.remove(run.folder / runfolder.WORK_FOLDER)
-    job = Job(run.folder, info, progress, ray=ray)
     image_set = ImageSet.of(run.images)
     load = functools.partial(load_patches, run, image_set)
     with job.workers() as workers:
         compared = compare_all(job, image_set, load, job.devices[0], workers)
-    replace_results(job, image_set, compared, run.images, run.skipped)
+    replace_results(job, image_set, compared, run.images, run.skipped, cache)
 
 
 def refresh(folder: Path, how: Flagging, progress: Progress = lambda *_: None) -> Run:
@@ -62,7 +60,7 @@ def refresh(folder: Path, how: Flagging, progress: Progress = lambda *_: None) -
 def _refresh(folder: Path, how: Flagging, progress: Progress) -> Run:
     run = Run(folder, half_changed=True)
     if run.info.state == "rescoring":
-        compare_again(run, run.info, progress)
+        compare_again(run, Job(folder, run.info, progress))
     storage.remove(folder / runfolder.WORK_FOLDER)
     return flag_again(folder, how, lambda done, total: progress("maps", done, total))
 

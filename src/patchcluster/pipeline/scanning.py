@@ -30,7 +30,7 @@ from ..report import write_report
 from ..runs import runfolder, storage
 from ..runs.info import ImageRecord, RunInfo
 from ..runs.run import Run
-from ..scores.labels import Labels, match_labels, read_labels
+from ..scores.labels import Label, Labels, match_labels, read_labels
 from ..scores.thresholds import Flagging
 from ..settings import resolve
 from .costs import Limits
@@ -147,17 +147,23 @@ def _find_images(inputs: Sequence[str]) -> list[str]:
 
 def _check_start(job: Job, limits: Limits, inputs: list[str]) -> None:
     """Raise what would keep a scan of these inputs from starting; nothing is written."""
-    info = dataclasses.replace(job.info, inputs=inputs, seconds={})
+    files = find_images(inputs)
+    labels = _match(job.info.labels, files)
+    info = dataclasses.replace(job.info, inputs=inputs, labels=labels, seconds={})
     trial = Job(job.folder, info, job.progress)
-    survey_set(trial, find_images(inputs)).planner.check(limits.memory)
+    survey_set(trial, files).planner.check(limits.memory)
+
+
+def _match(labels: Labels, files: Sequence[str]) -> dict[str, Label]:
+    """Name the files that labels are of. Raises InputError if one fits none, or several."""
+    return {files[i]: label for i, label in sorted(match_labels(labels, files).items())}
 
 
 def _run(job: Job, limits: Limits, overwrite: bool, cache: bool) -> None:
     """Scan; or take a finished run of the same as it is, with other labels or flags if asked."""
     folder, info = job.folder, job.info
     files = _find_images(info.inputs)
-    matched = match_labels(info.labels, files)
-    info.labels = {files[i]: label for i, label in sorted(matched.items())}
+    info.labels = _match(info.labels, files)
     stale = False
     try:
         earlier = runfolder.read_earlier(folder, info)
@@ -169,7 +175,7 @@ def _run(job: Job, limits: Limits, overwrite: bool, cache: bool) -> None:
         replace = stale or (earlier is not None and earlier.state != "running")
         _scan(job, limits, files, replace, cache)
     else:
-        _take_up(job, earlier, files)
+        _take_up(job, earlier, files, cache)
     if not (folder / runfolder.REPORT_FILE).is_file():
         write_report(Run(folder), job.step("report"))
     storage.remove(folder / runfolder.WORK_FOLDER)
@@ -194,14 +200,14 @@ def _scan(job: Job, limits: Limits, files: Sequence[str], replace: bool, cache: 
     runfolder.write_info(folder, info, records, [skipped[i] for i in sorted(skipped)])
 
 
-def _take_up(job: Job, earlier: RunInfo, files: Sequence[str]) -> None:
+def _take_up(job: Job, earlier: RunInfo, files: Sequence[str], cache: bool) -> None:
     """Bring a finished run of the same to the labels and flags that are asked for."""
     info = job.info
     _check_unchanged(job.folder, files)
     if earlier.labels != info.labels or earlier.state == "rescoring":
         run = Run(job.folder, half_changed=True)
         asked = dataclasses.replace(run.info, labels=info.labels, flagging=info.flagging)
-        compare_again(run, asked, job.progress, job.ray)
+        compare_again(run, dataclasses.replace(job, info=asked), cache)
     elif earlier.flagging != info.flagging or earlier.state == "flagging":
         flag_again(job.folder, Flagging(**info.flagging), job.step("maps"))
 

@@ -87,7 +87,15 @@ def open_inputs(inputs: Any) -> list[str] | Source:
         raise InputError("one image: a blind scan compares images with each other, give a list")
     if hasattr(inputs, "batch_sampler"):
         raise InputError("a DataLoader gives batches: give its data set, loader.dataset")
-    return _open_huggingface(inputs) or _open_items(_iterate(inputs), length_hint(inputs))
+    return _open_huggingface(inputs) or _open_items(_iterate(inputs), _count(inputs))
+
+
+def _count(inputs: Any) -> int:
+    """Count the images of a data set that knows how many it has; else 0."""
+    try:
+        return length_hint(inputs)
+    except NotImplementedError:  # of a data set that is a stream
+        return 0
 
 
 def _open_items(items: Iterator[Any], total: int) -> list[str] | Source:

@@ -125,15 +125,16 @@ def replace_results(
     compared: list[Compared],
     images: Sequence[ImageRecord],
     skipped: Sequence[Skipped],
+    cache: bool = True,
 ) -> None:
-    """Make a finished run one of these images, in input order.
+    """Make a finished run one of these images, in input order. cache: as in `write_results`.
 
     A kill leaves what `rescoring.finish` can finish.
     """
     folder, info = job.folder, job.info
     info.state = "rescoring"  # while the files of the run do not belong together
     runfolder.write_info(folder, info, images, skipped)
-    records = write_results(job, image_set, compared)
+    records = write_results(job, image_set, compared, cache)
     runfolder.drop_patches(folder, {record.id for record in records})
     info.state = "flagging"  # while the report is another's
     runfolder.write_info(folder, info, records, skipped)

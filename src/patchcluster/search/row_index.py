@@ -30,8 +30,9 @@ class RowIndex:
     Small banks, and those that are not on the CPU, are searched exactly. Of others an inverted file
     is made: rows are listed with the nearest of about 4 sqrt(m) centres (k-means), and a query is
     compared with the rows of the lists whose centres are nearest to it: 4, or as many as hold about
-    6 k rows. The cost of a query grows with the square root of m. The same rows give the same
-    lists in any order. Rows are of length 1 at most, or thereabouts: they are kept as float16.
+    6 k rows. The cost of a query grows with the square root of m. The same rows give the same lists
+    in any order, but for rows that are as near to two centres. Rows are of length 1 at most, or
+    thereabouts: they are kept as float16.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -69,7 +70,7 @@ def find_distinct(rows: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(_SEED)
     weights = torch.rand(rows.shape[1], generator=generator, dtype=torch.float64).to(rows.device)
     # A number that is equal for equal rows, and hardly for others.
-    names = torch.cat([part.double() @ weights for part in torch.split(rows, _NAMED)])
+    names = torch.cat([(part.double() * weights).sum(1) for part in torch.split(rows, _NAMED)])
     _, first = np.unique(names.cpu().numpy(), return_index=True)
     return torch.from_numpy(first).to(rows.device)
 
@@ -121,7 +122,9 @@ def _find_centres(rows: Tensor, count: int) -> Values:
     )
     threads = torch.get_num_threads()  # of OpenMP, which both have in common
     faiss.omp_set_num_threads(1)
-    clustering.train(sample)
-    torch.set_num_threads(threads)
+    try:
+        clustering.train(sample)
+    finally:
+        torch.set_num_threads(threads)
     centres: Values = clustering.centroids
     return centres
