@@ -124,7 +124,7 @@ def test_it_can_be_pickled_cloned_and_put_into_a_pipeline() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"k": 10}, "k=10 neighbours, but the bank offers 9 beside a row itself: choose 1 to 9"),
+        ({"k": 10}, "k=10 neighbours, but the bank offers 9 besides a row itself: choose 1 to 9"),
         ({"k": 0}, "k=0"),
         ({"k": 2.5}, "k=2.5"),
         ({"k": 5, "ratio": 0.5}, "the bank offers 4"),
