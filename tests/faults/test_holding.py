@@ -22,7 +22,7 @@ REVIEW = ("review", RUN, "--no-browser")
 # The first, what it is about to write; the second, and what that says.
 PAIRS = [
     ("scan", "rename .work/features-N.safetensors 2", SCAN, IN_USE),
-    ("scan", "rename .work/features-N.safetensors 2", (*SCAN, "--seed", "1"), IN_USE),
+    ("scan", "rename .work/features-N.safetensors 2", (*SCAN, "--k", "1"), IN_USE),
     ("scan", "rename .work/features-N.safetensors 2", (*SCAN, "--overwrite"), IN_USE),
     ("scan", "rename scores.csv 1", ("report", RUN), IN_USE),
     ("scan", "rename scores.csv 1", REVIEW, IN_USE),

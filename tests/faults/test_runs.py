@@ -304,7 +304,7 @@ def test_damaged_labels_are_one_line(place, name):
 
 def test_a_run_in_progress_of_another_is_not_gone_on_with(place):
     put("state", "running")(place / "run")
-    put("settings.seed", 9)(place / "run")
+    put("settings.frame", 200)(place / "run")
     outcome: Outcome = invoke(*READERS[-1])
     assert_one_line(outcome, "other inputs or settings", "--overwrite")
 
