@@ -43,8 +43,8 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks examples experiments docs
-	$(BIN)/ruff format --check src tests benchmarks examples experiments docs
+	$(BIN)/ruff check src tests benchmarks examples experiments docs tools
+	$(BIN)/ruff format --check src tests benchmarks examples experiments docs tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

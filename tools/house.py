@@ -40,7 +40,9 @@ def imported(module: str) -> set[Path]:
         "print(*(m.__file__ for n, m in sys.modules.items()"
         " if n.split('.')[0] == 'patchcluster' and m.__file__))"
     )
-    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     return {Path(name) for name in listed.stdout.split()}
 
 
@@ -84,7 +86,9 @@ def main() -> None:
                 print(f"function over 60 lines: {file.relative_to(PACKAGE)} {name} {size}")
     loaded = imported("patchcluster.methods.patchcluster_plus")
     total = sum(len(file.read_text().splitlines()) for file in loaded)
-    print(f"what methods.patchcluster_plus loads of the package: {len(loaded)} files, {total} lines")
+    print(
+        f"what methods.patchcluster_plus loads of the package: {len(loaded)} files, {total} lines"
+    )
     files, lines = count_lines(ROOT / "tests")
     print(f"tests: {files} files, {lines} lines")
     with tempfile.TemporaryDirectory() as drawn:
