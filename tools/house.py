@@ -6,8 +6,10 @@ Without a folder a few drawn parts are scanned.
 """
 
 import ast
+import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -33,8 +35,6 @@ def count_lines(folder: Path) -> tuple[int, int]:
 
 def imported(module: str) -> set[Path]:
     """List the files of the package that a fresh import of a module loads."""
-    import subprocess
-
     code = (
         f"import sys, {module}\n"
         "print(*(m.__file__ for n, m in sys.modules.items()"
@@ -48,22 +48,18 @@ def imported(module: str) -> set[Path]:
 
 def passed(folder: Path) -> tuple[int, int]:
     """Count the files and the functions of the package that a scan of a folder passes."""
-    import threading
-
     import patchcluster
 
     seen: set[tuple[str, str, int]] = set()
 
-    def watch(frame: FrameType, event: str, argument: Any) -> None:
+    def watch(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(str(PACKAGE)):
-            if not code.co_name.startswith("<"):
-                seen.add((code.co_filename, code.co_name, code.co_firstlineno))
+        ours = code.co_filename.startswith(str(PACKAGE)) and not code.co_name.startswith("<")
+        if event == "call" and ours:
+            seen.add((code.co_filename, code.co_name, code.co_firstlineno))
 
     with tempfile.TemporaryDirectory() as output:
-        threading.setprofile_all_threads(watch) if sys.version_info >= (3, 12) else (
-            threading.setprofile(watch)
-        )
+        threading.setprofile(watch)
         sys.setprofile(watch)
         patchcluster.scan(folder, Path(output) / "run", size=(128,))
         sys.setprofile(None)
