@@ -21,6 +21,11 @@ from ..settings import Settings, resolve
 FORMAT = 2  # of run.json, and of what the other files of a run hold
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+# What a run's folder holds, and what finishes it after a kill:
+#   running    work that is not finished; the same scan resumes
+#   complete   files that belong together
+#   rescoring  scores, maps and bank of two comparisons; `rescoring.finish` compares again
+#   flagging   the tables of one threshold and the page of another; `rescoring.finish` flags again
 State = Literal["running", "flagging", "rescoring", "complete"]
 Count = Annotated[int, Ge(0)]
 Size = Annotated[int, Gt(0), Lt(1 << 31)]
