@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from blind import extract, score_images
 
 from patchcluster.datasets import find_truth
 from patchcluster.images.inputs import find_images
-from patchcluster.methods import PatchClusterPlus
+from patchcluster.network.backbones import load_backbone
+from patchcluster.pipeline.in_memory import extract_files, score_set
+from patchcluster.settings import Settings
 
 RATES = (0.0, 0.02, 0.05, 0.1, 0.25)
 DRAWS = 4  # of each rate
@@ -24,23 +25,26 @@ NORMAL = 120  # of a draw, at most
 
 
 def main() -> None:
+    settings = Settings()
+    network = load_backbone(strides=settings.strides)
     with open(sys.argv[1], "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["set", "rate", "draw", "anomalous", "score"])
         for root in map(Path, sys.argv[2:]):
             paths = find_images([part for part in (root / "test", root / "train") if part.is_dir()])
-            grids, headers, stages = extract(paths)
+            grids, headers = extract_files(paths, network, settings)
             anomalous = np.array([truth.anomalous for truth in find_truth(paths, root)])
             for rate in RATES:
                 for draw in range(DRAWS):
                     chosen = draw_images(anomalous, rate, draw)
-                    scores = score_images(
+                    scored = score_set(
                         [grids[i] for i in chosen],
                         [headers[i] for i in chosen],
-                        PatchClusterPlus(**stages),
+                        settings.make_method(network.channels, network.strides),
+                        settings,
                     )
-                    for i, score in zip(chosen, scores, strict=True):
-                        row = [root.name, rate, draw, int(anomalous[i]), f"{score:.5f}"]
+                    for i, one in zip(chosen, scored, strict=True):
+                        row = [root.name, rate, draw, int(anomalous[i]), f"{one.score:.5f}"]
                         writer.writerow(row)
                     print(f"{root.name} {rate:.0%} draw {draw}: {len(chosen)} images", flush=True)
                     file.flush()

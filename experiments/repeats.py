@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from blind import extract, score_images
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -23,7 +22,9 @@ from sklearn.metrics import roc_auc_score
 from patchcluster.datasets import find_truth, read_mask
 from patchcluster.datasets.shapes import Shape
 from patchcluster.images.inputs import find_images
-from patchcluster.methods import PatchClusterPlus
+from patchcluster.network.backbones import load_backbone
+from patchcluster.pipeline.in_memory import extract_files, score_set
+from patchcluster.settings import Settings
 
 RATES = (0.02, 0.05, 0.1)
 SEEDS = 3
@@ -36,7 +37,9 @@ Defect = tuple[str, Path | Shape]  # image, mask
 def main() -> None:
     root = Path(sys.argv[1])
     good = find_images([root / "train"])
-    grids, headers, stages = extract(good)
+    settings = Settings()
+    network = load_backbone(strides=settings.strides)
+    grids, headers = extract_files(good, network, settings)
     defects = find_defects(root)
     writer = csv.writer(sys.stdout)
     writer.writerow(["rate", "defects", "seed", "auroc"])
@@ -52,8 +55,9 @@ def main() -> None:
                         defect = defects[order[0 if kind == "same" else j % len(order)]]
                         file = Path(folder) / "pasted.png"
                         Image.fromarray(paste(good[i], defect, random)).save(file)
-                        changed[i] = extract([str(file)])[0][0]
-                scores = score_images(changed, headers, PatchClusterPlus(**stages))
+                        changed[i] = extract_files([str(file)], network, settings)[0][0]
+                method = settings.make_method(network.channels, network.strides)
+                scores = [one.score for one in score_set(changed, headers, method, settings)]
                 auroc = roc_auc_score(np.isin(np.arange(len(good)), places), scores)
                 writer.writerow([rate, kind, seed, f"{100 * auroc:.1f}"])
                 sys.stdout.flush()

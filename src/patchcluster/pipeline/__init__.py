@@ -16,5 +16,6 @@ updating.py       a run whose set has changed
 rescoring.py      a run scored again with labels
 reflagging.py     a run flagged again; its method and patches
 scoring.py        new images against a run
+in_memory.py      a set that fits in memory, with nothing on disk
 evaluation.py     a run against truth
 """

@@ -40,6 +40,7 @@ class Finished:
     height: int
     rule: MapRule
     mask: Bools | None
+    known_level: float | None = None  # of before labels were learnt from; None: that of the map
 
     @cached_property
     def map_score(self) -> float:
@@ -52,7 +53,7 @@ class Finished:
     @cached_property
     def level(self) -> float:
         """How high the map lies as a whole: see `levels`."""
-        return find_level(self.smoothed)
+        return find_level(self.smoothed) if self.known_level is None else self.known_level
 
     @property
     def score(self) -> float:
