@@ -36,7 +36,7 @@ test-wheel: $(READY)
 # With Hugging Face's datasets, which no other test needs and all would start more slowly with.
 test-datasets: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt datasets
-	$(BIN)/python -m pytest tests/pipeline/test_sources.py tests/pipeline/test_saved_inputs.py -rs
+	$(BIN)/python -m pytest tests/pipeline/test_sources.py -rs
 
 # The documentation as a site, in site/.
 docs: $(READY)
