@@ -12,11 +12,7 @@ from PIL import Image
 from patchcluster import __version__
 from patchcluster.pipeline.comparing import Explanations
 from patchcluster.runs import runfolder, storage, tables
-from patchcluster.runs.info import (
-    ImageRecord,
-    RunInfo,
-    Skipped,
-)
+from patchcluster.runs.info import ImageRecord, RunInfo, Skipped
 from patchcluster.runs.run import Run
 from patchcluster.runs.tables import Result
 from patchcluster.scores.labels import Label

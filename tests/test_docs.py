@@ -37,20 +37,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from conftest import PATIENCE, textured_image
-from docblocks import (
-    Block,
-    commands_of,
-    entries_of,
-    kind_of,
-    read_blocks,
-    read_spans,
-    words_of,
-)
-from patchcluster import (
-    cli,
-    demo,
-    methods,
-)
+from docblocks import Block, commands_of, entries_of, kind_of, read_blocks, read_spans, words_of
+from patchcluster import cli, demo, methods
 from patchcluster.benchmark import benchmark
 from patchcluster.cli.root import VERBS
 from patchcluster.network import backbones

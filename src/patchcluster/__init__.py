@@ -18,12 +18,7 @@ if TYPE_CHECKING:
     from .exporting import export
     from .pipeline.evaluation import Evaluation, evaluate
     from .pipeline.scanning import scan
-    from .pipeline.scoring import (
-        ScoredImage,
-        Scorer,
-        Scores,
-        score,
-    )
+    from .pipeline.scoring import ScoredImage, Scorer, Scores, score
     from .pipeline.updating import update
     from .runs.run import Run, load_run
     from .watching import watch

@@ -14,11 +14,7 @@ import patchcluster
 from conftest import textured_image, write_set
 from patchcluster.errors import RunError, SettingError
 from patchcluster.exporting.onnx import export_backbone, export_network
-from patchcluster.network.backbones import (
-    Backbone,
-    load_backbone,
-    random_backbone,
-)
+from patchcluster.network.backbones import Backbone, load_backbone, random_backbone
 from patchcluster.network.patches import Layout, patch_grid
 from patchcluster.runs.run import Run
 

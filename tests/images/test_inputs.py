@@ -5,11 +5,7 @@ import fsspec
 import pytest
 
 from patchcluster.errors import InputError, UnreadableImage
-from patchcluster.images.inputs import (
-    find_images,
-    natural_key,
-    open_input,
-)
+from patchcluster.images.inputs import find_images, natural_key, open_input
 
 
 def touch(*paths: Path) -> None:

@@ -24,11 +24,7 @@ from conftest import run_command, textured_image, write_set
 from killing import kill_scan, scan_apart
 from patchcluster.errors import InputError, RunError, UnreadableImage
 from patchcluster.images.decode import load_image, survey
-from patchcluster.images.inputs import (
-    find_images,
-    open_input,
-    stamp,
-)
+from patchcluster.images.inputs import find_images, open_input, stamp
 from patchcluster.methods import grids
 from patchcluster.pipeline import survey as files_of_a_set
 from patchcluster.runs import runfolder

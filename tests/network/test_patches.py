@@ -2,11 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchcluster.network.patches import (
-    gather_up,
-    patch_grid,
-    pool_neighbourhood,
-)
+from patchcluster.network.patches import gather_up, patch_grid, pool_neighbourhood
 
 
 def pooled64(stage: np.ndarray) -> np.ndarray:

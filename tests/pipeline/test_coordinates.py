@@ -16,11 +16,7 @@ from PIL import Image
 from patchcluster.images.decode import load_image, network_size, survey
 from patchcluster.network.tiling import native_size
 from patchcluster.scores.finish import MapRule, finish
-from patchcluster.scores.maps import (
-    find_regions,
-    fuse,
-    round_as_stored,
-)
+from patchcluster.scores.maps import find_regions, fuse, round_as_stored
 from png_files import deep_png, insert_chunk
 
 CELL = 16  # pixels of the network's input along a cell of a score grid

@@ -9,11 +9,7 @@ from PIL import Image
 
 from conftest import make_planner, textured_image, write_set
 from patchcluster.errors import SettingError
-from patchcluster.pipeline.costs import (
-    GIB,
-    MIB,
-    parse_bytes,
-)
+from patchcluster.pipeline.costs import GIB, MIB, parse_bytes
 from patchcluster.settings import PRESETS
 
 FAST = {"size": (320,), "stage_weights": (1.0, 1.5)}

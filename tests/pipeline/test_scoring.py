@@ -21,11 +21,7 @@ from patchcluster.methods import METHODS
 from patchcluster.network.backbones import load_backbone
 from patchcluster.network.patches import patch_grid
 from patchcluster.pipeline.reflagging import reflag
-from patchcluster.pipeline.scoring import (
-    HEADER,
-    Scorer,
-    score,
-)
+from patchcluster.pipeline.scoring import HEADER, Scorer, score
 from patchcluster.runs import storage
 from patchcluster.scores.levels import Levels
 from patchcluster.scores.maps import find_regions, fuse

@@ -19,11 +19,7 @@ from patchcluster.errors import PatchclusterError, RunError
 from patchcluster.report import content, island, write_report
 from patchcluster.runs import pictures, runfolder
 from patchcluster.runs.info import Skipped
-from patchcluster.runs.pictures import (
-    colour_bounds,
-    crop_jpeg,
-    heat_png,
-)
+from patchcluster.runs.pictures import colour_bounds, crop_jpeg, heat_png
 from patchcluster.scores.thresholds import choose_threshold
 from synthetic import THRESHOLD, write_run
 

@@ -5,12 +5,7 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.scores.groups import (
-    MOST_GROUPS,
-    describe_image,
-    describe_regions,
-    group_regions,
-)
+from patchcluster.scores.groups import MOST_GROUPS, describe_image, describe_regions, group_regions
 from patchcluster.scores.maps import Region
 
 

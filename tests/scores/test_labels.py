@@ -18,21 +18,9 @@ from patchcluster.methods import PatchClusterPlus
 from patchcluster.pipeline.reflagging import reflag
 from patchcluster.pipeline.rescoring import finish, rescore
 from patchcluster.runs import runfolder, storage, tables
-from patchcluster.scores.feedback import (
-    find_boundary,
-    order_by_doubt,
-    shift_scores,
-)
-from patchcluster.scores.labels import (
-    match_labels,
-    move_threshold,
-    read_labels,
-)
-from patchcluster.scores.thresholds import (
-    Flagging,
-    Threshold,
-    describe_ordinary,
-)
+from patchcluster.scores.feedback import find_boundary, order_by_doubt, shift_scores
+from patchcluster.scores.labels import match_labels, move_threshold, read_labels
+from patchcluster.scores.thresholds import Flagging, Threshold, describe_ordinary
 
 SIZE = (96,)
 

@@ -9,11 +9,7 @@ from PIL import Image
 import patchcluster
 from conftest import textured_image, write_set
 from patchcluster.scores.finish import MapRule, finish
-from patchcluster.scores.levels import (
-    Levels,
-    describe_levels,
-    find_level,
-)
+from patchcluster.scores.levels import Levels, describe_levels, find_level
 from patchcluster.scores.maps import find_regions, score_image
 
 

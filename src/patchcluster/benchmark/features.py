@@ -21,13 +21,7 @@ from torch import Tensor
 
 from ..datasets import Category, Sample, count_pixels, read_truth
 from ..errors import InputError, UnreadableImage
-from ..images.decode import (
-    Header,
-    Pixels,
-    deep_range,
-    load_image,
-    survey,
-)
+from ..images.decode import Header, Pixels, deep_range, load_image, survey
 from ..images.inputs import stamp
 from ..network.backbones import Backbone
 from ..network.patches import Layout, patch_grid

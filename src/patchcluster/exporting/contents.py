@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import InputError, RunError, UnreadableImage
-from ..images.inputs import (
-    find_again,
-    is_url,
-    open_input,
-)
+from ..images.inputs import find_again, is_url, open_input
 from ..images.masks import Bools
 from ..images.polygons import Points
 from ..runs.info import ImageRecord

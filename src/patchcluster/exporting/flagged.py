@@ -14,14 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import InputError, RunError, SettingError, UnreadableImage
-from ..images.inputs import (
-    find_again,
-    hash_file,
-    is_url,
-    locate,
-    read_input,
-    reason,
-)
+from ..images.inputs import find_again, hash_file, is_url, locate, read_input, reason
 from ..runs import storage
 from ..runs.info import ImageRecord
 from ..runs.run import Run

@@ -18,13 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import RunError, SettingError
 from ..network.backbones import Backbone
-from ..network.patches import (
-    Layout,
-    dealt_channels,
-    grid_stride,
-    patch_grid,
-    pool_neighbourhood,
-)
+from ..network.patches import Layout, dealt_channels, grid_stride, patch_grid, pool_neighbourhood
 from ..pipeline.reflagging import load_network
 from ..runs.run import Run
 from ..runs.storage import write_bytes

@@ -301,7 +301,7 @@ class Method(ABC):
 
         labels: as in `fit`. Raises SettingError if it is a single image.
         """
-        grids = as_tensors(patches)
+        grids = as_grids(patches)
         if len(grids) < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
         self.fit(grids, labels=labels)

@@ -11,13 +11,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..network.patches import pool_neighbourhood, spread_cells
 from ..search.neighbors import Blocks, to_float
-from .base import (
-    NEIGHBOURS_KEPT,
-    PAPER_SETTINGS,
-    Comparison,
-    Labels,
-    Progress,
-)
+from .base import NEIGHBOURS_KEPT, PAPER_SETTINGS, Comparison, Labels, Progress
 from .grids import Grids
 from .whole_bank import WholeBank
 

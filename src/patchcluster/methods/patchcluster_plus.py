@@ -7,19 +7,10 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..network.patches import (
-    dealt_channels,
-    gather_up,
-    middle_ratios,
-    spread_cells,
-)
+from ..network.patches import dealt_channels, gather_up, middle_ratios, spread_cells
 from ..search.coreset import cover_in_order
 from ..search.neighbors import to_float
-from ..search.row_index import (
-    NEAREST_ROWS,
-    RowIndex,
-    find_distinct,
-)
+from ..search.row_index import NEAREST_ROWS, RowIndex, find_distinct
 from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress, SearchCost
 from .grids import COMPARED_PATCHES, Grids, digest, flatten
 from .ranked_images import RankedImages
@@ -111,7 +102,7 @@ class PatchClusterPlus(WholeBank):
     4. An image is not compared with itself, nor with near-duplicates: images that are more than
        `duplicate` times as close to it as a whole as the next image. A second photograph of the
        same part would hide its defect. They are 1 in 16 of the set at most, between 2 and 16: more
-       that are alike are a kind of their own in a mixed set. (But for k others they are needed.)
+       that are similar are a kind of their own in a mixed set. (But for k others they are needed.)
     5. A defect that many images share does not hide itself if it is far from everything else: of
        the images in order of distance those before the last gap, where the next is `gap` times as
        far, are left out: 2 at least, up to an eighth of all and 32, or k - 1. (Unless they are

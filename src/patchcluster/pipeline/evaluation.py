@@ -7,14 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import (
-    Category,
-    Truth,
-    find_truth,
-    look_up,
-    read_truth,
-    take_entries,
-)
+from ..datasets import Category, Truth, find_truth, look_up, read_truth, take_entries
 from ..errors import InputError
 from ..runs.run import Run
 from ..scores.metrics import PixelMetrics, image_metrics

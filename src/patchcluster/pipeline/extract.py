@@ -7,11 +7,7 @@ from torch import Tensor
 from ..images.decode import Pixels, network_size
 from ..network.backbones import Backbone
 from ..network.patches import patch_grid
-from ..network.tiling import (
-    find_lattice,
-    native_size,
-    tiled_features,
-)
+from ..network.tiling import find_lattice, native_size, tiled_features
 from ..settings import Settings
 
 

@@ -19,15 +19,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UnreadableImage
-from ..images.decode import (
-    LoadedImage,
-    Pixels,
-    load_image,
-)
-from ..images.inputs import (
-    is_url,
-    locate,
-)
+from ..images.decode import LoadedImage, Pixels, load_image
+from ..images.inputs import is_url, locate
 from ..network.backbones import Backbone
 from ..network.out_of_memory import in_halves
 from ..runs import runfolder, storage

@@ -10,11 +10,7 @@ import torch
 from ..errors import InputError, SettingError
 from ..methods import METHODS
 from ..network.patches import grid_channels, grid_stride
-from ..network.tiling import (
-    find_lattice,
-    largest_tile,
-    seen_pixels,
-)
+from ..network.tiling import find_lattice, largest_tile, seen_pixels
 from ..settings import PRESETS, Settings
 from . import costs
 from .costs import Workload

@@ -13,19 +13,10 @@ from ..runs.info import ImageRecord
 from ..runs.tables import Result
 from ..runs.threads import map_in_threads
 from ..scores.finish import Finished
-from ..scores.groups import (
-    Describe,
-    describe_regions,
-    group_regions,
-)
+from ..scores.groups import Describe, describe_regions, group_regions
 from ..scores.labels import Label, move_threshold
 from ..scores.maps import Floats, Region
-from ..scores.thresholds import (
-    Flagging,
-    Scores,
-    Threshold,
-    choose_threshold,
-)
+from ..scores.thresholds import Flagging, Scores, Threshold, choose_threshold
 
 
 @dataclass(frozen=True)

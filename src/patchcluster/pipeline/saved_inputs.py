@@ -16,11 +16,7 @@ from pathlib import Path
 from ..errors import RunError
 from ..runs import runfolder, storage
 from ..runs.info import RunInfo
-from ..runs.runfolder import (
-    INPUTS_FOLDER,
-    RUN_FILE,
-    WORK_FOLDER,
-)
+from ..runs.runfolder import INPUTS_FOLDER, RUN_FILE, WORK_FOLDER
 from .sources import Source
 
 

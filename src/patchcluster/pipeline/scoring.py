@@ -11,23 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import (
-    InputError,
-    RunError,
-    SettingError,
-    UnreadableImage,
-)
-from ..images.decode import (
-    Pixels,
-    load_image,
-    network_size,
-    survey,
-)
-from ..images.inputs import (
-    find_images,
-    local_path,
-    read_input,
-)
+from ..errors import InputError, RunError, SettingError, UnreadableImage
+from ..images.decode import Pixels, load_image, network_size, survey
+from ..images.inputs import find_images, local_path, read_input
 from ..images.roi import Packing
 from ..methods import Comparison, Method
 from ..methods.base import NEIGHBOURS_KEPT
@@ -35,11 +21,7 @@ from ..network.devices import choose_device
 from ..network.patches import block_side
 from ..runs import runfolder, tables
 from ..runs.info import ImageRecord, Skipped
-from ..runs.run import (
-    Neighbour,
-    Run,
-    load_run,
-)
+from ..runs.run import Neighbour, Run, load_run
 from ..scores import maps
 from ..scores.finish import Finished, finish
 from ..scores.maps import Floats, Region

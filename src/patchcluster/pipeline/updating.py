@@ -13,14 +13,7 @@ import torch
 from ..errors import InputError, RunError
 from ..images import roi
 from ..images.decode import Header, deep_range
-from ..images.inputs import (
-    PathFinder,
-    find_images,
-    hash_file,
-    is_url,
-    local_path,
-    natural_key,
-)
+from ..images.inputs import PathFinder, find_images, hash_file, is_url, local_path, natural_key
 from ..network.backbones import Backbone, take_stages
 from ..network.patches import block_side
 from ..runs import runfolder
@@ -39,14 +32,7 @@ from .planning import Network, Planner, check_sizes
 from .reflagging import load_bank
 from .rescoring import finish_held
 from .steps import compare_all, extract_all, join_images, keep_masks, replace_results
-from .survey import (
-    Candidate,
-    Regions,
-    area_inside,
-    make_batches,
-    survey_files,
-    take_regions,
-)
+from .survey import Candidate, Regions, area_inside, make_batches, survey_files, take_regions
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
 

@@ -48,7 +48,7 @@ class Workers(Protocol):
     def map(
         self, work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]]
     ) -> Iterator[tuple[int, Result]]:
-        """The results of numbered jobs, in any order. Few jobs are asked for ahead of that."""
+        """The results of numbered jobs, in any order. Few are asked for before they are needed."""
 
 
 class Here:

@@ -18,11 +18,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..runs import runfolder, storage
-from ..runs.pictures import (
-    MOST_DRAWN,
-    data_url,
-    scale_png,
-)
+from ..runs.pictures import MOST_DRAWN, data_url, scale_png
 from ..runs.run import Run
 from .content import clean, list_images
 from .templates import load_template

@@ -7,13 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PatchclusterError
-from ..runs.pictures import (
-    colour_bounds,
-    data_url,
-    heat_png,
-    read_thumbnail,
-    shrink,
-)
+from ..runs.pictures import colour_bounds, data_url, heat_png, read_thumbnail, shrink
 from ..runs.run import Run
 from ..scores.colours import colours
 from .content import clean

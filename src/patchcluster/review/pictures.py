@@ -18,18 +18,10 @@ from PIL import Image
 
 from ..errors import RunError, UnreadableImage
 from ..images.decode import load_image, survey
-from ..images.inputs import (
-    find_again,
-    is_url,
-    open_input,
-)
+from ..images.inputs import find_again, is_url, open_input
 from ..runs import runfolder
 from ..runs.info import ImageRecord
-from ..runs.pictures import (
-    colour_bounds,
-    draw_top,
-    heat_png,
-)
+from ..runs.pictures import colour_bounds, draw_top, heat_png
 from ..runs.run import Run
 
 MAP_SIDE = 1024  # longer side of a map, pixels; the page stretches it bilinearly, as `Run.map` does

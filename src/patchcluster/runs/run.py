@@ -16,17 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, RunError
-from ..images.inputs import (
-    PathFinder,
-    local_path,
-    reason,
-)
+from ..images.inputs import PathFinder, local_path, reason
 from ..scores.feedback import order_by_doubt
-from ..scores.finish import (
-    Finished,
-    MapRule,
-    finish,
-)
+from ..scores.finish import Finished, MapRule, finish
 from ..scores.maps import Floats, Region
 from ..scores.thresholds import Threshold
 from ..settings import resolve

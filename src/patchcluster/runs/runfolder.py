@@ -36,13 +36,7 @@ from ..images import inputs, roi
 from ..images.masks import Bools, read_mask_file
 from ..scores.maps import Floats
 from . import storage
-from .info import (
-    FORMAT,
-    ImageRecord,
-    RunInfo,
-    Skipped,
-    parse,
-)
+from .info import FORMAT, ImageRecord, RunInfo, Skipped, parse
 from .tables import REGIONS_FILE, SCORES_FILE, Result
 
 RUN_FILE = "run.json"

@@ -15,11 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..errors import InputError, PatchclusterError, RunError, SettingError, UnreadableImage
-from ..images.inputs import (
-    is_url,
-    read_input,
-    reason,
-)
+from ..images.inputs import is_url, read_input, reason
 from ..pipeline.scoring import Scorer
 from ..runs import runfolder
 from ..runs.run import Run, load_run

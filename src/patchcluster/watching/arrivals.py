@@ -8,11 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..images.inputs import (
-    natural_key,
-    reason,
-    walk,
-)
+from ..images.inputs import natural_key, reason, walk
 from ..runs import runfolder
 
 Stamp = tuple[int, int, int]  # size in bytes; times of change of the content and of the inode in ns
