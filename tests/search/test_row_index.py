@@ -6,7 +6,7 @@ import torch
 
 from patchcluster.search import row_index
 from patchcluster.search.neighbors import nearest
-from patchcluster.search.row_index import RowIndex, find_distinct
+from patchcluster.search.row_index import RowIndex, TorchLists, find_distinct
 
 
 def patches(rows, seed=0, kinds=40, channels=16):
@@ -78,6 +78,28 @@ def test_the_same_rows_give_the_same_neighbours_by_any_order_and_number_of_threa
     finally:
         torch.set_num_threads(usual)
     torch.testing.assert_close(distances, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_any_device_finds_the_rows_that_faiss_finds(large, monkeypatch):
+    monkeypatch.setattr(row_index, "_COMPARED", 1)  # some lists hold fewer rows than are asked for
+    queries = patches(3500, seed=1)  # more than a tile
+    expected, rows = RowIndex(large).search(queries, 60)
+    monkeypatch.setattr(row_index, "_FaissLists", TorchLists)
+    distances, found = RowIndex(large).search(queries, 60)
+    assert bool((found < 0).any())
+    # Rows that are as near change places, and so do lists whose centres are.
+    assert float(torch.isclose(distances, expected, rtol=1e-4, atol=1e-5).float().mean()) > 0.999
+    assert float((found == rows).float().mean()) > 0.999
+
+
+def test_last_digits_of_rows_move_few_neighbours(large):
+    """Processors differ in them. Rows drawn by their order, not by cells, moved 13 % of them."""
+    rows, queries = large / 8, patches(400, seed=1) / 8  # of a length of about 1/2
+    expected = RowIndex(rows).search(queries, 20)[1]
+    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(2))
+    found = RowIndex(rows * (1 + 1e-4 * noise)).search(queries, 20)[1]
+    same = (found[:, :, None] == expected[:, None, :]).any(2)
+    assert float(same.float().mean()) > 0.97
 
 
 def test_of_equal_rows_the_first_is_found():

@@ -6,7 +6,7 @@ norms. They only pick candidates: the distances that are returned are those of t
 themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, overload
 
@@ -65,6 +65,36 @@ def nearest(
     return distances, indices
 
 
+def nearest_inside(
+    queries: Tensor, bank: Tensor, k: int, list_of_row: Tensor, outside: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Find the k nearest rows of some lists for each query, exactly.
+
+    queries float32 [q, c], bank float32 [m, c], centred; list_of_row int64 [m]; outside bool
+    [q, l]: lists whose rows do not count. -> as `nearest`; where the lists hold fewer rows, the
+    last are -1, at infinity.
+    """
+    found = [
+        _rank_inside(queries[part], bank, k, list_of_row, outside[part])
+        for part in torch.split(torch.arange(len(queries), device=queries.device), QUERY_TILE)
+    ]
+    distances, rows = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return distances, rows
+
+
+def _rank_inside(
+    queries: Tensor, bank: Tensor, k: int, list_of_row: Tensor, outside: Tensor
+) -> tuple[Tensor, Tensor]:
+    def hidden(rows: slice) -> Tensor:
+        return outside[:, list_of_row[rows]]
+
+    rows = _find_by_torch(queries, bank, min(k + _MARGIN, len(bank)), hidden)
+    every = _exact_distances(queries, bank, rows)
+    every.masked_fill_(outside.gather(1, list_of_row[rows]), torch.inf)
+    distances, order = every.topk(k, dim=1, largest=False)
+    return distances, rows.gather(1, order).masked_fill_(distances.isinf(), -1)
+
+
 def to_float(values: Tensor | NDArray[Any]) -> Tensor:
     """Return any array of numbers as a tensor of float32, or of float64 if it is one."""
     tensor = torch.as_tensor(values)
@@ -94,14 +124,21 @@ def _find_by_faiss(queries: Tensor, bank: Tensor, k: int) -> Tensor:
     return torch.from_numpy(rows)
 
 
-def _find_by_torch(queries: Tensor, bank: Tensor, k: int) -> Tensor:
-    """Return the k rows that products find nearest, int64 [q, k], in no order."""
+def _find_by_torch(
+    queries: Tensor, bank: Tensor, k: int, hidden: Callable[[slice], Tensor] | None = None
+) -> Tensor:
+    """Return the k rows that products find nearest, int64 [q, k], in no order.
+
+    hidden(rows) says which of them do not count for which query, bool [q, rows].
+    """
     best = queries.new_empty(len(queries), 0)
     indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(bank), _BANK_TILE):
         rows = bank[start : start + _BANK_TILE]
         # |q|^2 is the same for all rows, so it does not change the order.
         partial = torch.addmm(rows.square().sum(1), queries, rows.T, alpha=-2)
+        if hidden is not None:
+            partial.masked_fill_(hidden(slice(start, start + len(rows))), torch.inf)
         values, found = partial.topk(min(k, len(rows)), dim=1, largest=False, sorted=False)
         best = torch.cat([best, values], 1)
         indices = torch.cat([indices, found + start], 1)

@@ -5,10 +5,9 @@ import math
 import faiss
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .neighbors import nearest, use_torch_threads
+from .neighbors import nearest, nearest_inside, use_torch_threads
 
 NEAREST_ROWS = 96  # that the default method finds for a patch; times are measured by it
 _EXACT_ROWS = 8_000  # of a bank up to which an inverted file saves little (10 images of 784 rows)
@@ -18,27 +17,27 @@ _COMPARED = 6  # times k rows
 _TRAINED = 16  # rows a list from which the centres of the lists are learnt, in so many
 _ITERATIONS = 2  # of k-means: more make the search no better, and a bank is searched once
 _SEED = 1
+_AXES, _CELL = 4, 0.05  # of the cells that rows are drawn by; a row's length is 1 at most
 _NAMED = 8192  # rows at a time, so that their copies in float64 take little memory
-
-Values = NDArray[np.float32]
-Places = NDArray[np.int64]
 
 
 class RowIndex:
     """Rows float32 [m, c] that can be searched for those nearest to queries.
 
-    Small banks, and those that are not on the CPU, are searched exactly. Of others an inverted file
-    is made: rows are listed with the nearest of about 4 sqrt(m) centres (k-means), and a query is
-    compared with the rows of the lists whose centres are nearest to it: 4, or as many as hold about
-    6 k rows. The cost of a query grows with the square root of m. The same rows give the same lists
-    in any order, but for rows that are as near to two centres. Rows are of length 1 at most, or
-    thereabouts: they are kept as float16.
+    Small banks are searched exactly. Of others an inverted file is made: rows are listed with the
+    nearest of about 4 sqrt(m) centres (k-means), and a query is compared with the rows of the lists
+    whose centres are nearest to it: 4, or as many as hold about 6 k rows. On the CPU the cost of a
+    query grows with the square root of m. The same rows give the same lists in any order and on any
+    device, but for rows that are as near to two centres. Rows are of length 1 at most, or
+    thereabouts: they are rounded to float16.
     """
 
     def __init__(self, rows: Tensor) -> None:
-        self._count = len(rows)
-        large = rows.device.type == "cpu" and len(rows) > _EXACT_ROWS
-        self._index = _make_lists(rows) if large else rows  # the lists hold rows of their own
+        self._rows, self._lists = rows, None
+        if len(rows) > _EXACT_ROWS:
+            centres = _find_centres(rows, int(_LISTS * math.sqrt(len(rows))))
+            self._lists = (_FaissLists if rows.device.type == "cpu" else TorchLists)(rows, centres)
+            self._rows = rows[:0]  # the lists hold their own
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the k nearest rows, or all if there are fewer, for queries float32 [q, c].
@@ -46,20 +45,16 @@ class RowIndex:
         -> distances float32 [q, min(k, m)] ascending, rows int64 of the same shape. Where the lists
         hold fewer rows, the last are -1, at infinity.
         """
-        k = min(k, self._count)
-        if isinstance(self._index, Tensor):
-            return nearest(queries, self._index, k)
-        use_torch_threads()
-        values = queries.contiguous().numpy()
-        every = self._index.nlist
-        probes = max(_PROBES, math.ceil(_COMPARED * k * every / self._count))
-        squares, rows = _search_lists(self._index, values, k, min(probes, every))
+        if self._lists is None:
+            return nearest(queries, self._rows, min(k, len(self._rows)))
+        count, every = self._lists.row_count, self._lists.list_count
+        k = min(k, count)
+        probes = max(_PROBES, math.ceil(_COMPARED * k * every / count))
+        distances, rows = self._lists.search(queries, k, min(probes, every))
         nothing = rows[:, 0] < 0  # in lists that are empty
         if nothing.any():
-            squares[nothing], rows[nothing] = _search_lists(self._index, values[nothing], k, every)
-        distances = torch.from_numpy(squares).sqrt_()
-        found = torch.from_numpy(rows)
-        return distances.masked_fill_(found < 0, torch.inf), found
+            distances[nothing], rows[nothing] = self._lists.search(queries[nothing], k, every)
+        return distances, rows
 
 
 def find_distinct(rows: Tensor) -> Tensor:
@@ -75,43 +70,63 @@ def find_distinct(rows: Tensor) -> Tensor:
     return torch.from_numpy(first).to(rows.device)
 
 
-def _search_lists(
-    lists: faiss.IndexIVFScalarQuantizer, queries: Values, k: int, probes: int
-) -> tuple[Values, Places]:
-    parameters = faiss.SearchParametersIVF(nprobe=probes)
-    squares, rows = lists.search(queries, k, params=parameters)
-    return squares, rows
-
-
-def _make_lists(rows: Tensor) -> faiss.IndexIVFScalarQuantizer:
-    """Build an inverted file of rows float32 [m, c].
+class _FaissLists:
+    """Rows float32 [m, c] listed with the nearest of centres float32 [l, c], as faiss has them.
 
     It holds them as float16, which are searched faster and change a distance by up to a thousandth
     of the rows' length.
     """
-    values = rows.contiguous().numpy()
-    centres = faiss.IndexFlatL2(values.shape[1])
-    centres.add(_find_centres(rows, int(_LISTS * math.sqrt(len(rows)))))
-    channels, count = values.shape[1], centres.ntotal
-    precision = faiss.ScalarQuantizer.QT_fp16
-    lists = faiss.IndexIVFScalarQuantizer(
-        centres, channels, count, precision, faiss.METRIC_L2, False
-    )
-    lists.is_trained = True  # float16 needs no training, and the centres are known
-    use_torch_threads()
-    lists.add(values)
-    return lists
+
+    def __init__(self, rows: Tensor, centres: Tensor) -> None:
+        self.list_count, channels = centres.shape
+        self.row_count = len(rows)
+        quantizer = faiss.IndexFlatL2(channels)
+        quantizer.add(centres.numpy())
+        precision = faiss.ScalarQuantizer.QT_fp16
+        self._index = faiss.IndexIVFScalarQuantizer(
+            quantizer, channels, self.list_count, precision, faiss.METRIC_L2, False
+        )
+        self._index.is_trained = True  # float16 needs no training, and the centres are known
+        use_torch_threads()
+        self._index.add(rows.contiguous().numpy())
+
+    def search(self, queries: Tensor, k: int, probes: int) -> tuple[Tensor, Tensor]:
+        """Find the k nearest rows of so many lists: see `RowIndex.search`."""
+        use_torch_threads()
+        parameters = faiss.SearchParametersIVF(nprobe=probes)
+        squares, rows = self._index.search(queries.contiguous().numpy(), k, params=parameters)
+        found = torch.from_numpy(rows)
+        return torch.from_numpy(squares).sqrt_().masked_fill_(found < 0, torch.inf), found
 
 
-def _find_centres(rows: Tensor, count: int) -> Values:
+class TorchLists:
+    """The same on any device, where a query is multiplied by all rows, and few of them count."""
+
+    def __init__(self, rows: Tensor, centres: Tensor) -> None:
+        self.list_count, self.row_count = len(centres), len(rows)
+        self._centres = centres.to(rows.device)
+        self._list_of_row = nearest(rows, self._centres, 1)[1][:, 0]
+        self._rows = rows.half().float()  # as faiss has them
+
+    def search(self, queries: Tensor, k: int, probes: int) -> tuple[Tensor, Tensor]:
+        """Find the k nearest rows of so many lists: see `RowIndex.search`."""
+        lists = nearest(queries, self._centres, probes)[1]
+        outside = torch.ones(len(queries), self.list_count, dtype=torch.bool, device=lists.device)
+        outside.scatter_(1, lists, False)
+        return nearest_inside(queries, self._rows, k, self._list_of_row, outside)
+
+
+def _find_centres(rows: Tensor, count: int) -> Tensor:
     """Find so many centres of rows [m, c] by k-means, float32 [count, c], fewer of few rows.
 
-    They depend neither on the order of the rows nor on the number of threads: a part of the
-    distinct rows, spread over their order in `find_distinct`, is clustered in one thread.
+    They depend neither on the order of the rows nor on the number of threads, and hardly on the
+    last digits of the rows, in which processors differ: a part of the distinct rows, drawn by
+    their values, is clustered in one thread.
     """
     distinct = find_distinct(rows)
     count = min(count, len(distinct))
-    sample = rows[distinct[:: max(1, len(distinct) // (_TRAINED * count))]].contiguous().numpy()
+    drawn = distinct[_draw_order(rows)[distinct].sort(stable=True).indices]
+    sample = rows[drawn[: _TRAINED * count]].cpu().numpy()
     clustering = faiss.Kmeans(
         rows.shape[1],
         count,
@@ -123,8 +138,22 @@ def _find_centres(rows: Tensor, count: int) -> Values:
     threads = torch.get_num_threads()  # of OpenMP, which both have in common
     faiss.omp_set_num_threads(1)
     try:
-        clustering.train(sample)
+        clustering.train(sample, init_centroids=sample[:count])
     finally:
         torch.set_num_threads(threads)
-    centres: Values = clustering.centroids
-    return centres
+    return torch.from_numpy(clustering.centroids)
+
+
+def _draw_order(rows: Tensor) -> Tensor:
+    """Give each row float32 [m, c] a number by which rows can be drawn at random, int64 [m].
+
+    It is a hash of the cell that the row lies in, so that hardly any row gets another one when its
+    last digits change.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    axes = torch.randn(rows.shape[1], _AXES, generator=generator, dtype=torch.float64)
+    factors = torch.randint(-(2**62), 2**62, (_AXES,), generator=generator)
+    axes, factors = axes.to(rows.device), factors.to(rows.device)
+    parts = torch.split(rows, _NAMED)
+    cells = (torch.floor(part.double() @ axes / _CELL).long() for part in parts)
+    return torch.cat([(cell * factors).sum(1) for cell in cells])
