@@ -484,7 +484,7 @@ def test_plus_explains_by_places_of_the_bank_alone():
     images = method.bank_image_[rows]
     assert set(method.bank_image_.tolist()) == set(method.chosen_.tolist())
     assert not (images == torch.arange(12).repeat_interleave(12)[:, None]).any()
-    normalised = torch.stack([method._stage_rows(grid, 0) for grid in patches])
+    normalised = torch.stack([method._stages.rows(grid, 0) for grid in patches])
     places = normalised[images, method.bank_patch_[rows]]
     distances = (places - normalised.flatten(0, 1)[:, None]).norm(dim=2)
     torch.testing.assert_close(distances, every.neighbour_distances, rtol=1e-4, atol=1e-5)
@@ -555,7 +555,7 @@ def test_plus_takes_stages_out_of_the_grid_that_the_network_gave():
     patches = patch_grid(stages, "middle")
     assert patches.shape == (5, 4, 4, 3 + 4 + 3)
     method = PatchClusterPlus(stages=(3, 4, 9), strides=(8, 16, 32)).fit(patches)
-    taken = torch.stack([method._take(grid, 2) for grid in patches])
+    taken = torch.stack([method._layout.take(grid, 2) for grid in patches])
     expected = pool_neighbourhood(stages[2]).flatten(2).mT
     torch.testing.assert_close(taken[..., :9], expected)
     assert not taken[..., 9:].any()

@@ -269,7 +269,7 @@ def test_places_are_explained_by_images_of_the_bank(bounded):
         for place in bounded.neighbours(path, x, y):
             assert place.path in members - {path}
             there = int(place.y / 12) * 8 + int(place.x / 12)
-            rows = [method._stage_rows(grids[p], 1) for p in (path, place.path)]
+            rows = [method._stages.rows(grids[p], 1) for p in (path, place.path)]
             distance = float((rows[0][at] - rows[1][there]).norm())
             assert place.distance == pytest.approx(distance, rel=2e-3)
 

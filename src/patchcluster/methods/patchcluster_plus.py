@@ -1,27 +1,23 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
+import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..network.patches import dealt_channels, gather_up, middle_ratios, spread_cells
+from ..network.patches import spread_cells
 from ..search.coreset import cover_in_order
-from ..search.neighbors import to_float
-from ..search.row_index import NEAREST_ROWS, RowIndex, find_distinct
+from ..search.row_index import NEAREST_ROWS
 from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress, SearchCost
-from .grids import COMPARED_PATCHES, Grids, digest, flatten
-from .ranked_images import RankedImages
+from .grids import COMPARED_PATCHES, Grids, digest
+from .ranked_images import DUPLICATES, RANKS, RankedImages, find_near_duplicates
+from .stages import NormalisedStages, Queries, StageBank, Stages, Summaries
 from .whole_bank import WholeBank
 
 _RETRIES = (4, 16)  # times as many rows, for patches whose nearest lie in too few images:
 _FEW = 3  # less than so many times k
-_RANKS = 4  # times k images make the score; those beyond would weigh less than 2 %
-_DUPLICATE_CLOSENESS = 0.05  # of near-duplicates, at least
-_DUPLICATES = (2, 16)  # near-duplicates of an image, at most, in a small and in a large set;
-_DUPLICATE_SHARE = 16  # between them 1 in so many images
 _GAP_SHARE, _GAP_IMAGES = 8, 32  # before a gap lies 1 in so many images at most, and so many
 _SAME_KIND = 0.12  # closeness above the median image's: the same pose, or kind of object
 _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
@@ -29,46 +25,6 @@ _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 # that is fewer images than the least: so the cost of an image does not grow with the set.
 _BANK_PATCHES = 200_704
 _BANK_IMAGES = 256
-
-
-@dataclass(frozen=True)
-class _Summaries:
-    """What is known of n images from their patches, as the network gave them.
-
-    means float32 [n, c]: over the image, one stage after the other, each on its own grid; squares
-    float64 [n, stages]: mean of the squared length.
-    """
-
-    means: Tensor
-    squares: Tensor
-
-
-@dataclass(frozen=True)
-class _Queries:
-    """Patches of one stage of a batch of images, image after image.
-
-    rows float32 [q, c]; image int64 [q]: place in the batch; own int64 [q]: column of that image in
-    the bank, -1 if it is not there.
-    """
-
-    rows: Tensor
-    image: Tensor
-    own: Tensor
-
-    def select(self, which: Tensor) -> "_Queries":
-        return _Queries(self.rows[which], self.image[which], self.own[which])
-
-
-@dataclass(frozen=True)
-class _Bank:
-    """The distinct rows of a stage that patches are compared with.
-
-    owners int64 [m]: the bank's column of each row; places int64 [m]: its row in the bank.
-    """
-
-    index: RowIndex
-    owners: Tensor
-    places: Tensor
 
 
 def _encode_labels(labels: Labels | None) -> Tensor | None:
@@ -127,10 +83,8 @@ class PatchClusterPlus(WholeBank):
     keeping them.
 
     Parameters: `k`; None: 1 in 100 images of the bank, at least 3. `bank_images`, how many images
-    the bank has at most, None: as many as have 200,704 patches, at least 256; `stages`, the
-    channels of each stage (None: the patches are one stage), and `strides`, their strides in
-    pixels: those coarser than the second are taken to be dealt out over the patches' grid, as
-    `patch_grid` does.
+    the bank has at most, None: as many as have 200,704 patches, at least 256. `stages` and
+    `strides`: channels and strides as of `Stages`.
     """
 
     name = "patchcluster-plus"
@@ -161,7 +115,7 @@ class PatchClusterPlus(WholeBank):
         self.stages = stages
         self.stage_strides = strides
         self.stage_weights = stage_weights
-        self._indexed: list[_Bank] | None = None
+        self._indexed: list[StageBank] | None = None
 
     def _fit(
         self,
@@ -173,8 +127,9 @@ class PatchClusterPlus(WholeBank):
         self._check(grids)
         self.image_count_ = len(grids)
         keys = [digest(grid) for grid in grids] if keys is None else keys
-        images = self._summarise(grids)
-        self._fit_normalisation(grids, images)
+        images = self._layout.summarise(grids)
+        stages = NormalisedStages.of_set(self._layout, grids.counts, images, self.saturation)
+        self.mean_, self.energies_ = stages.mean, stages.energies
         self.labels_ = _encode_labels(labels)
         order = sorted(range(len(grids)), key=keys.__getitem__)
         self.chosen_ = self._choose_bank(grids, images, order)
@@ -192,18 +147,20 @@ class PatchClusterPlus(WholeBank):
         shapes = [grid.shape[:2] for grid in grids]
         columns = torch.tensor([-1] * len(grids) if own is None else self._columns(own))
         columns = columns.to(self.bank_.device)
-        asked = [self._queries(stage, grids, columns) for stage in range(self._stage_count)]
+        stages = self._stages
+        asked = [stages.queries(stage, grids, columns) for stage in range(self._layout.count)]
         found = [self._search(stage, queries, 1) for stage, queries in enumerate(asked)]
-        shown = self._shown
+        shown = self._layout.shown
         left_out, pairs = self._leave_out(found[shown], asked[shown], columns)
         excess = self._find_excess(found[shown], asked[shown], left_out)
         base = []
         for stage, queries in enumerate(asked):
             ranked, start = self._rank(stage, queries, found[stage], left_out, excess)
-            values = self._weigh(ranked, start, (~left_out).sum(1)[queries.image])
-            base.append(spread_cells(values, shapes, self._ratios()[stage], blocks))
+            others = (~left_out).sum(1)[queries.image]
+            values = ranked.average_from(start, others, self._order())
+            base.append(spread_cells(values, shapes, self._layout.ratios[stage], blocks))
             if stage == shown:
-                kept = min(NEIGHBOURS_KEPT, self._others(own is not None))
+                kept = min(NEIGHBOURS_KEPT, self._compared(own is not None))
                 distances, neighbours = ranked.from_rank(start, kept)
         if own is None:
             pairs = pairs[:0]
@@ -227,8 +184,8 @@ class PatchClusterPlus(WholeBank):
         _encode_labels(list(labels))
 
     def _derive(self) -> None:
-        if len(self.shapes_) != self._bank_size():
-            raise ValueError(f"{len(self.shapes_)} shapes of {self._bank_size()} images")
+        if len(self.shapes_) != len(self.members):
+            raise ValueError(f"{len(self.shapes_)} shapes of {len(self.shapes_)} images")
 
     @property
     def bounded(self) -> bool:
@@ -244,13 +201,7 @@ class PatchClusterPlus(WholeBank):
 
     def describe_grid(self, grid: Tensor) -> Tensor:
         """The stages from the patches' grid on, normalised: coarse ones say most of what it is."""
-        height, width = grid.shape[:2]
-        stages = []
-        for stage in range(self._shown, self._stage_count):
-            ratio = self._ratios()[stage]
-            rows = self._stage_rows(grid, stage).view(height // ratio, width // ratio, -1)
-            stages.append(rows.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
-        return torch.cat([flatten(stage) for stage in stages], 1)
+        return self._stages.describe(grid)
 
     def bank_size(self, images: int, patches: float) -> int:
         fitting = max(_BANK_IMAGES, int(_BANK_PATCHES / patches))
@@ -266,36 +217,28 @@ class PatchClusterPlus(WholeBank):
             raise SettingError(f"k={self.k} of {others} other images: choose 1 to {others}")
 
     def search_costs(self, images: int, patches: float, channels: int) -> list[SearchCost]:
-        bank = self.bank_size(images, patches)
+        bank, layout = self.bank_size(images, patches), self._layout
         return [
             SearchCost(images * patches / ratio**2, bank * patches / ratio**2, width)
-            for width, ratio in zip(self._full_widths(channels), self._ratios(), strict=True)
+            for width, ratio in zip(layout.full_widths(channels), layout.ratios, strict=True)
         ]
 
     def _check(self, grids: Grids) -> None:
         self.check_count(len(grids), sum(grids.counts) / len(grids))
-        channels = grids.shapes[0][-1]
-        if self._stage_count > len(self.stage_weights):
+        if self._layout.count > len(self.stage_weights):
             raise SettingError(
                 f"stage_weights {tuple(self.stage_weights)}: give one for each of the "
-                f"{self._stage_count} stages"
+                f"{self._layout.count} stages"
             )
-        weights = self.stage_weights[: self._stage_count]
+        weights = self.stage_weights[: self._layout.count]
         if min(weights) < 0 or not sum(weights) > 0:
             raise SettingError(f"stage_weights {tuple(weights)}: choose 0 or more, one above 0")
         for name, least in (("gap", 1), ("duplicate", 0), ("saturation", 0), ("local_weight", 0)):
             if not getattr(self, name) >= least:
                 raise SettingError(f"{name}={getattr(self, name)}: choose {least} or more")
-        if sum(self._widths(channels)) != channels:
-            assert self.stages is not None
-            raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
-        ratio = max(self._ratios())
-        if any(side % ratio for shape in grids.shapes for side in shape[:2]):
-            raise SettingError(
-                f"grids of patches must be multiples of {ratio} here: choose another"
-            )
+        self._layout.check(grids)
 
-    def _choose_bank(self, grids: Grids, images: _Summaries, order: Sequence[int]) -> Tensor | None:
+    def _choose_bank(self, grids: Grids, images: Summaries, order: Sequence[int]) -> Tensor | None:
         """Images that cover the set, ascending, int64 [b]; None: all.
 
         By the means of their patches, those of lower keys first (`cover_in_order`). None of them is
@@ -308,10 +251,7 @@ class PatchClusterPlus(WholeBank):
         if self.labels_ is not None:
             usable = usable[self.labels_[usable] >= 0]
         if size < len(usable):
-            scales = self.energies_.clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
-            widths = torch.tensor(self._full_widths(len(self.mean_)))
-            scales = scales.repeat_interleave(widths.to(scales.device))
-            means = (images.means - self.mean_).mul_(scales)
+            means = self._stages.image_means(images)
             usable = usable[cover_in_order(means[usable], size).cpu()]
         return usable.sort().values
 
@@ -329,144 +269,47 @@ class PatchClusterPlus(WholeBank):
         labels = self.labels_ if self.chosen_ is None else self.labels_[self.chosen_]
         return (labels == label).nonzero()[:, 0]
 
-    def _bank_size(self) -> int:
-        return self.image_count_ if self.chosen_ is None else len(self.chosen_)
-
-    def _others(self, blind: bool) -> int:
+    def _compared(self, blind: bool) -> int:
         """Count the images of the bank that each is compared with, near-duplicates included."""
-        return self._bank_size() - len(self._marked(-1)) - int(blind)
+        return len(self.shapes_) - len(self._marked(-1)) - int(blind)
 
     def _order(self) -> int:
         """Return k: how far the weights of the nearest images reach."""
-        return max(3, round(self._bank_size() / 100)) if self.k is None else int(self.k)
+        return max(3, round(len(self.shapes_) / 100)) if self.k is None else int(self.k)
 
-    def _ratios(self) -> list[int]:
-        """How many times coarser than the grid of the patches each stage is; finer ones: 1."""
-        if self.stages is None or self.stage_strides is None:
-            return [1] * len(self.stages or [1])
-        return middle_ratios(self.stage_strides)
+    @functools.cached_property
+    def _layout(self) -> Stages:
+        return Stages(self.stages, self.stage_strides)
 
     @property
-    def _stage_count(self) -> int:
-        return len(self._ratios())
+    def _stages(self) -> NormalisedStages:
+        return NormalisedStages(self._layout, self.mean_, self.energies_)
 
     @property
-    def _shown(self) -> int:
-        """The stage whose neighbours explain a patch: the last on the grid of the patches."""
-        return max(stage for stage, ratio in enumerate(self._ratios()) if ratio == 1)
-
-    def _widths(self, channels: int) -> list[int]:
-        """Channels that each stage has in the patches."""
-        if self.stages is None:
-            return [channels]
-        pairs = zip(self.stages, self._ratios(), strict=True)
-        return [dealt_channels(stage, ratio) for stage, ratio in pairs]
-
-    def _take(self, grid: Tensor, stage: int) -> Tensor:
-        """One stage of an image's patches [h, w, c] -> float [cells, c_s], on its own grid."""
-        widths = self._widths(grid.shape[-1])
-        values = to_float(torch.split(grid, widths, -1)[stage])
-        ratio = self._ratios()[stage]
-        return flatten(values if ratio == 1 else gather_up(values, ratio))
-
-    def _summarise(self, grids: Grids) -> _Summaries:
-        """Summarise the images of a set, each of which is read once."""
-        # Into one tensor: small ones that stay, made between large ones that go, would lie where
-        # the next large ones could, and memory would grow by the patches of all images.
-        every: _Summaries | None = None
-        for image in range(len(grids)):
-            known = self._summary(grids[image])
-            if every is None:
-                every = _Summaries(*(one.new_empty(len(grids), len(one)) for one in known))
-            every.means[image], every.squares[image] = known
-        assert every is not None
-        return every
-
-    def _summary(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise one image [h, w, c]: means float32 [c], squares float64 [stages]."""
-        stages = [self._take(grid, stage).double() for stage in range(self._stage_count)]
-        mean = torch.cat([rows.mean(0) for rows in stages]).float()
-        return mean, torch.stack([rows.square().sum(1).mean() for rows in stages])
-
-    def _fit_normalisation(self, grids: Grids, images: _Summaries) -> None:
-        """Learn the mean [c] of each stage, one after the other, and s^2 m of each."""
-        counts = torch.tensor(grids.counts, dtype=torch.float64, device=images.means.device)
-        shares = counts / counts.sum()
-        mean = shares @ images.means.double()
-        parts = torch.split(mean.square(), self._full_widths(len(mean)))
-        squares = shares @ images.squares - torch.stack([part.sum() for part in parts])
-        self.mean_ = mean.float()
-        self.energies_ = (self.saturation**2 * squares.clamp_min(0)).float()
-
-    def _stage_rows(self, grid: Tensor, stage: int) -> Tensor:
-        """One stage of an image's patches [h, w, c], normalised -> float32 [cells, c_s]."""
-        rows = self._take(grid, stage)
-        centred = (
-            rows - torch.split(self.mean_, self._full_widths(len(self.mean_)))[stage]
-        ).float()
-        energy = centred.square().sum(1, keepdim=True) + self.energies_[stage]
-        return centred.mul_(energy.clamp_min(torch.finfo(torch.float32).tiny).rsqrt())
-
-    def _full_widths(self, channels: int) -> list[int]:
-        """Channels of each stage on its own grid, of patches of so many channels."""
-        return [w * r**2 for w, r in zip(self._widths(channels), self._ratios(), strict=True)]
-
-    @property
-    def _banks(self) -> list[_Bank]:
-        """The bank of each stage, indexed when it is first searched."""
+    def _banks(self) -> list[StageBank]:
+        """The bank of each stage, without images marked anomalous, when it is first searched."""
         if self._indexed is None:
-            self._indexed = [self._index(stage) for stage in range(self._stage_count)]
+            marked = set(self._marked(-1).tolist())
+            self._indexed = [
+                StageBank.of(self._stages, stage, self._bank_grids(), self._counts(ratio), marked)
+                for stage, ratio in enumerate(self._layout.ratios)
+            ]
         return self._indexed
 
-    def _index(self, stage: int) -> _Bank:
-        """Index the rows of a stage, equal ones of an image once, of no image marked anomalous.
-
-        Otherwise one image with a flat background could be all of the nearest rows.
-        """
-        marked = set(self._marked(-1).tolist())
-        total = sum(self._counts(self._ratios()[stage]))
-        width = self._full_widths(self.bank_.shape[1])[stage]
-        rows = torch.empty(total, width, device=self.bank_.device)
-        owners = torch.empty(total, dtype=torch.int64, device=rows.device)
-        places, start, kept = torch.empty_like(owners), 0, 0
-        for column, grid in enumerate(self._bank_grids()):
-            every = self._stage_rows(grid, stage)
-            if column not in marked:
-                distinct = find_distinct(every).sort().values
-                these = slice(kept, kept + len(distinct))
-                rows[these], owners[these] = every[distinct], column
-                places[these] = start + distinct
-                kept += len(distinct)
-            start += len(every)
-        return _Bank(RowIndex(rows[:kept]), owners[:kept], places[:kept])
-
-    def _queries(self, stage: int, grids: Sequence[Tensor], columns: Tensor) -> _Queries:
-        """Return the patches of a stage of images [h_i, w_i, c]; columns int64 [i] in the bank."""
-        parts = [self._stage_rows(grid, stage) for grid in grids]
-        counts = torch.tensor([len(part) for part in parts], device=columns.device)
-        image = torch.arange(len(grids), device=columns.device).repeat_interleave(counts)
-        return _Queries(torch.cat(parts), image, columns[image])
-
-    def _search(self, stage: int, queries: _Queries, effort: int) -> RankedImages:
+    def _search(self, stage: int, queries: Queries, effort: int) -> RankedImages:
         """Find the nearest images by the nearest rows; effort: how many times the usual number."""
-        bank, size = self._banks[stage], self._bank_size()
-        kept = min(size, _GAP_IMAGES + _DUPLICATES[1] + _RANKS * self._order())
+        size = len(self.shapes_)
+        kept = min(size, _GAP_IMAGES + DUPLICATES[1] + RANKS * self._order())
         # Fewer rows of a finer stage lie in one image than of others.
-        nearest = effort * (NEAREST_ROWS // 2 if stage < self._shown else NEAREST_ROWS)
-        parts = []
+        nearest = effort * (NEAREST_ROWS // 2 if stage < self._layout.shown else NEAREST_ROWS)
         # A patch takes memory for all its rows, and for all images of the bank.
         at_a_time = max(1, COMPARED_PATCHES // effort // max(1, size // _BANK_IMAGES))
-        for part in torch.split(torch.arange(len(queries.rows)), at_a_time):
-            some = queries.select(part.to(queries.own.device))
-            distances, rows = bank.index.search(some.rows, nearest)
-            ranked = RankedImages.of_rows(distances, rows, bank.owners, size, some.own, kept)
-            parts.append(replace(ranked, rows=bank.places[ranked.rows.clamp_min(0)]))
-        return RankedImages.join(parts)
+        return self._banks[stage].search(queries, nearest, at_a_time, kept)
 
     def _rank(
         self,
         stage: int,
-        queries: _Queries,
+        queries: Queries,
         found: RankedImages,
         left_out: Tensor,
         excess: Tensor,
@@ -507,18 +350,10 @@ class PatchClusterPlus(WholeBank):
         return ranked.last_gap(self.gap, most, excused)
 
     def _most_before_gap(self) -> int:
-        return max(self._order() - 1, min(self._bank_size() // _GAP_SHARE, _GAP_IMAGES))
-
-    def _weigh(self, ranked: RankedImages, start: Tensor, others: Tensor) -> Tensor:
-        """Average the distances of images from a rank on, [q]; others int64 [q]: all there are."""
-        k = self._order()
-        distances, _ = ranked.from_rank(start, _RANKS * k)
-        ranks = torch.arange(_RANKS * k, device=distances.device)
-        weights = (1 - 1 / k) ** ranks * (start[:, None] + ranks < others[:, None])
-        return (distances * weights).sum(1) / weights.sum(1)
+        return max(self._order() - 1, min(len(self.shapes_) // _GAP_SHARE, _GAP_IMAGES))
 
     def _leave_out(
-        self, shown: RankedImages, queries: _Queries, columns: Tensor
+        self, shown: RankedImages, queries: Queries, columns: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Say which of the bank's images each of i images is not compared with, bool [i, b].
 
@@ -527,24 +362,19 @@ class PatchClusterPlus(WholeBank):
         shown; columns int64 [i]: of the images in the bank. Beside them all pairs that are
         near-duplicates, int64 [d, 2].
         """
-        close = shown.closeness(queries.image, queries.own, len(columns), self._bank_size())
+        close = shown.closeness(queries.image, queries.own, len(columns), len(self.shapes_))
         member = columns >= 0
         close[member.nonzero()[:, 0], columns[member]] = -torch.inf
         close[:, self._marked(-1)] = -torch.inf
-        others = close.isfinite().sum(1, keepdim=True)
-        values = close.sort(1, descending=True).values
-        before = torch.arange(1, values.shape[1], device=values.device)
-        gaps = (values[:, :-1] > self.duplicate * values[:, 1:]) & (before < others)
-        gaps &= values[:, :-1] > _DUPLICATE_CLOSENESS
-        gaps &= before <= (others // _DUPLICATE_SHARE).clamp(*_DUPLICATES)
-        near = close >= torch.where(gaps, values[:, :-1], torch.inf).amin(1, keepdim=True)
+        near = find_near_duplicates(close, self.duplicate)
         pairs = near.nonzero()
         near[:, self._marked(1)] = False
+        others = close.isfinite().sum(1, keepdim=True)
         needed = others.clamp_max(max(self._order(), NEIGHBOURS_KEPT))
         near &= others - near.sum(1, keepdim=True) >= needed
         return near | close.isinf(), pairs
 
-    def _find_excess(self, shown: RankedImages, queries: _Queries, left_out: Tensor) -> Tensor:
+    def _find_excess(self, shown: RankedImages, queries: Queries, left_out: Tensor) -> Tensor:
         """Compare closeness with that of the median image, float32 [i, b]; 0 for those left out.
 
         By patches without a gap: where images share a defect says nothing of the rest. By all of
@@ -564,6 +394,6 @@ class PatchClusterPlus(WholeBank):
 
     def _base(self, comparison: Comparison) -> Tensor:
         assert self.stage_means_ is not None
-        weights = torch.tensor(self.stage_weights[: self._stage_count])
+        weights = torch.tensor(self.stage_weights[: self._layout.count])
         weights = (weights / weights.sum()).to(comparison.distances.device)
         return (comparison.distances / self.stage_means_) @ weights

@@ -7,6 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+RANKS = 4  # times k images make the score; those beyond would weigh less than 2 %
+DUPLICATES = (2, 16)  # near-duplicates of an image, at most, in a small and in a large set;
+_DUPLICATE_SHARE = 16  # between them 1 in so many images
+_DUPLICATE_CLOSENESS = 0.05  # of near-duplicates, at least
 _BEFORE_GAP = 2  # images at least: of a few in the same pose one is often closer than all others
 
 
@@ -111,6 +115,16 @@ class RankedImages:
         distances = torch.where(beyond, self.bound[:, None], self.distances.gather(1, places))
         return distances, self.rows.gather(1, places)
 
+    def average_from(self, start: Tensor, others: Tensor, k: int) -> Tensor:
+        """Average the distances of the images from rank `start` on, the nearest most, [q].
+
+        The weights are (1 - 1/k)^i; others int64 [q]: how many images there are in all.
+        """
+        distances, _ = self.from_rank(start, RANKS * k)
+        ranks = torch.arange(RANKS * k, device=distances.device)
+        weights = (1 - 1 / k) ** ranks * (start[:, None] + ranks < others[:, None])
+        return (distances * weights).sum(1) / weights.sum(1)
+
     def closeness(self, image: Tensor, own: Tensor, count: int, columns: int) -> Tensor:
         """Measure how close images of the bank are to `count` others as wholes, float32 [count, b].
 
@@ -130,3 +144,17 @@ class RankedImages:
         whole = gains.new_zeros(count).scatter_add_(0, image, limit)
         whole = whole.clamp_min(torch.finfo(torch.float32).tiny)
         return close.view(count, columns) / whole[:, None]
+
+
+def find_near_duplicates(close: Tensor, ratio: float) -> Tensor:
+    """Say which images are `ratio` times as close as the next one, or closer, bool [i, b].
+
+    close float32 [i, b]: see `RankedImages.closeness`; -inf of images that do not count.
+    """
+    others = close.isfinite().sum(1, keepdim=True)
+    values = close.sort(1, descending=True).values
+    before = torch.arange(1, values.shape[1], device=values.device)
+    gaps = (values[:, :-1] > ratio * values[:, 1:]) & (before < others)
+    gaps &= values[:, :-1] > _DUPLICATE_CLOSENESS
+    gaps &= before <= (others // _DUPLICATE_SHARE).clamp(*DUPLICATES)
+    return close >= torch.where(gaps, values[:, :-1], torch.inf).amin(1, keepdim=True)

@@ -78,7 +78,7 @@ def _group(
     scored: Sequence[Scored], regions: Sequence[list[Region]], describe: Describe
 ) -> list[list[Region]]:
     """The same regions with the number of their group, if they can be described."""
-    # Into one tensor: see `PatchClusterPlus._summarise`.
+    # Into one tensor: see `Stages.summarise`.
     described, count = None, 0
     for i, (one, found) in enumerate(zip(scored, regions, strict=True)):
         if not found:
