@@ -40,7 +40,7 @@ _WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True)
 class Header:
-    """What the survey of one file found: its size as shown (EXIF applied) and its values."""
+    """Size of an image as shown (EXIF applied), and its range of values."""
 
     width: int
     height: int
@@ -51,7 +51,7 @@ class Header:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image at the network's sizes, with what a run keeps of the original."""
+    """An image resized for the network, with hash, size and thumbnail of its file."""
 
     pixels: list[Pixels]  # [height, width, 3], 0 to 255, one a network size
     sha256: str  # of the file
@@ -177,7 +177,7 @@ def _thumbnail(image: Image.Image) -> bytes:
 
 
 def deep_range(headers: Iterable[Header]) -> dict[str, list[float]]:
-    """Say which values of a set's deep images become 0 and 255, for each kind of depth.
+    """Choose the values of a set's deep images that become 0 and 255, for each depth.
 
     Integers: 0 to the top of the smallest usual bit depth (8, 10, 12, 14, 16, 32) that holds the
     largest value of the set, so that 12-bit pictures in 16-bit files are not black. Floats: 0 to 1

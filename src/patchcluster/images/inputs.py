@@ -150,14 +150,14 @@ def _expand_url(url: str, leave_out: Callable[[Sequence[str]], set[str]]) -> Ite
 
 
 def _folders(name: str) -> Iterator[str]:
-    """The folders that a remote file lies in."""
+    """List the folders that contain a remote file."""
     while "/" in name:
         name = name.rpartition("/")[0]
         yield name
 
 
 def _open_place(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the name there. Raises InputError if there is none."""
+    """Return the fsspec file system of a URL and the name in it. Raises InputError."""
     import fsspec
 
     try:
@@ -177,7 +177,7 @@ def _open_place(url: str) -> tuple[Any, str]:
 def walk(
     folder: Path, leave_out: Callable[[Path], bool], parents: frozenset[str] = frozenset()
 ) -> Iterator[str]:
-    """The files under a folder, by the rules of `find_images`, and folders that cannot be listed.
+    """List the files under a folder by the rules of `find_images`, and unreadable folders.
 
     parents: the real paths above it, to stop at loops.
     """
@@ -223,7 +223,7 @@ def open_input(path: str, head: bool = False) -> IO[bytes]:
 
 
 def read_input(path: str) -> bytes:
-    """All bytes of a local file or a URL. Raises as `open_input`."""
+    """Read all bytes of a local file or a URL. Raises as `open_input`."""
     with open_input(path) as file:
         try:
             return file.read()
@@ -232,14 +232,14 @@ def read_input(path: str) -> bytes:
 
 
 def locate(path: str) -> str:
-    """The same file, whatever the current folder: an absolute path, or the URL."""
+    """Return an absolute path, which does not depend on the current folder, or the URL."""
     return path if is_url(path) else os.path.join(os.getcwd(), path)
 
 
 def find_again(path: str, run: Path) -> Path:
-    """The local file that a scan read: as it was named, or from the folder that the run lies in.
+    """Find a local file that a scan read: by its path, or relative to the folder of the run.
 
-    Raises UnreadableImage if it is at neither place.
+    Raises UnreadableImage if it is in neither place.
     """
     for file in (Path(path), run.absolute().parent / path):
         if file.is_file():
@@ -248,7 +248,7 @@ def find_again(path: str, run: Path) -> Path:
 
 
 def hash_file(path: str) -> str:
-    """SHA-256 of a file or URL; "" if it cannot be read."""
+    """Return the SHA-256 of a file or URL; "" if it cannot be read."""
     try:
         with open_input(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -279,7 +279,7 @@ def _open_url(url: str, head: bool) -> IO[bytes]:
 
 
 class _Beginning(io.RawIOBase):
-    """The beginning of a remote file. If more is asked for, all is fetched, of one version."""
+    """The first bytes of a remote file; a read beyond them fetches the whole file."""
 
     def __init__(self, url: str, data: bytes, size: int) -> None:
         super().__init__()
@@ -312,7 +312,7 @@ class _Beginning(io.RawIOBase):
 
 @contextmanager
 def _reaching(url: str) -> Iterator[None]:
-    """Tell what is wrong with a remote file from what is wrong with the way to it."""
+    """Raise UnreadableImage for a bad file, InputError for a lost connection."""
     try:
         yield
     except (InputError, UnreadableImage):
@@ -320,14 +320,14 @@ def _reaching(url: str) -> Iterator[None]:
     except Exception as error:  # each file system raises its own classes
         if is_of_access(error):
             raise InputError(
-                f"cannot reach {url!r} ({reason(error)}): look after connection and credentials; "
-                "the same command resumes"
+                f"cannot reach {url!r} ({reason(error)}): check connection and credentials; the "
+                "same command resumes"
             ) from error
         raise UnreadableImage(reason(error)) from error
 
 
 def is_of_access(error: Exception) -> bool:
-    """Whether an error says nothing of a file, only of the way to it, and may be mended."""
+    """Whether an error is of the connection or credentials, not of the file."""
     names = {one.__name__ for one in type(error).__mro__}
     busy = isinstance(error, OSError) and error.errno in _BUSY
     status = getattr(error, "status", getattr(error, "code", None))
@@ -337,10 +337,11 @@ def is_of_access(error: Exception) -> bool:
 
 
 def stamp(path: str) -> list[int]:
-    """Size in bytes and time of change in ns of a file, to notice that it changed.
+    """Return size in bytes and modification time in ns of a file, to notice that it changed.
 
-    Of a URL the second is a number for what its file system says of the version (ETag, generation,
-    time); 0: nothing. Raises UnreadableImage with the reason, and InputError as `open_input`.
+    For a URL the second number stands for the version that its file system reports (ETag,
+    generation, time); 0: none. Raises UnreadableImage with the reason, and InputError as
+    `open_input`.
     """
     if is_url(path):
         with _reaching(path):
@@ -355,7 +356,7 @@ def stamp(path: str) -> list[int]:
 
 
 def version_of(info: Mapping[str, Any]) -> int:
-    """A number for what an fsspec file system says of the version of a file; 0: nothing."""
+    """Return a number for the version that an fsspec file system reports; 0: none."""
     said = next((info[field] for field in _VERSION_FIELDS if info.get(field)), None)
     if said is None:
         return 0
@@ -363,14 +364,14 @@ def version_of(info: Mapping[str, Any]) -> int:
 
 
 def reason(error: Exception) -> str:
-    """One line that says why: the system's words for an OSError, else the message."""
+    """Return the cause in one line: the system's words for an OSError, else the message."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
 
 
 class PathFinder:
-    """Finds images by their path as given, or by the end of it if only one fits."""
+    """Finds images by their full path, or by the end of it if that is unique."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._positions = {path: i for i, path in enumerate(paths)}
@@ -380,7 +381,7 @@ class PathFinder:
             self._by_name.setdefault(parts[-1], []).append((parts, i))
 
     def find(self, path: str) -> int:
-        """Position of an image. Raises InputError if none or several fit."""
+        """Return the index of an image. Raises InputError if none or several match."""
         if path in self._positions:
             return self._positions[path]
         end = _split(path)

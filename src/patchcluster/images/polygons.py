@@ -7,7 +7,7 @@ Points = NDArray[np.float64]  # [n, 2]: x to the right, y downwards, in pixels f
 
 
 def fill(polygon: Points, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The pixels of a mask, bool [h, w], whose centres a polygon [n, 2] encloses.
+    """Fill a polygon [n, 2]: bool [h, w], True where it encloses the centre of a pixel.
 
     Inside is where a line from outside crosses it an odd number of times.
     """

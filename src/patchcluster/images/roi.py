@@ -31,7 +31,7 @@ _OUTER = 3  # parents of the images' folder that masks may lie below
 
 
 def hash_masks(path: str) -> str:
-    """A SHA-256 over a mask, or over all files of a folder of masks. Raises InputError."""
+    """Return the SHA-256 of a mask, or of all files of a folder of masks. Raises InputError."""
     root = Path(path)
     if not root.exists():
         raise InputError(f"no region of interest at {path!r}: name a mask or a folder of masks")
@@ -47,7 +47,7 @@ def hash_masks(path: str) -> str:
 
 
 def find_masks(paths: Sequence[str], roi: str) -> list[Path]:
-    """The mask of each image. Raises InputError if one has none."""
+    """Find the mask of each image. Raises InputError if one has none."""
     root = Path(roi)
     if not root.is_dir():
         return [root] * len(paths)
@@ -72,12 +72,12 @@ def find_masks(paths: Sequence[str], roi: str) -> list[Path]:
 
 
 def name_region(mask: Bools) -> str:
-    """A name that tells masks apart: of their pixels."""
+    """Name a mask by a hash of its pixels."""
     return hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
 
 
 def to_png(mask: Bools) -> bytes:
-    """A mask as a PNG of 1 bit a pixel."""
+    """Encode a mask as a PNG of 1 bit a pixel."""
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, "PNG")
     return buffer.getvalue()
@@ -121,17 +121,17 @@ class Packing:
         return self.side, self.side * len(self.blocks)
 
     def pack(self, grid: Tensor) -> Tensor:
-        """Patches [h, w, c] -> those inside [side, side * m, c]."""
+        """Pack patches [h, w, c]: those inside, [side, side * m, c]."""
         return grid.flatten(0, 1)[self.cells].view(self.side, -1, grid.shape[-1])
 
     def unpack_rows(self, values: Tensor) -> Tensor:
-        """Vectors float [side * side * m, d] -> [h * w, d], NaN outside."""
+        """Unpack vectors float [side * side * m, d] to [h * w, d], NaN outside."""
         rows = values.new_full((self.shape[0] * self.shape[1], values.shape[1]), torch.nan)
         rows[self.cells] = values
         return rows
 
     def unpack(self, scores: Tensor) -> NDArray[np.float32]:
-        """Scores [side * side * m] -> float32 [h, w], NaN outside."""
+        """Unpack scores [side * side * m] to float32 [h, w], NaN outside."""
         grid = torch.full((self.shape[0] * self.shape[1],), torch.nan)
         grid[self.cells] = scores.float()
         return grid.view(self.shape).numpy()

@@ -39,12 +39,12 @@ class Grids(Lazy[Tensor]):
 
     @classmethod
     def of(cls, grids: Sequence[Tensor]) -> Self:
-        """Patches that are in memory."""
+        """Wrap patches that are in memory."""
         return cls([tuple(grid.shape) for grid in grids], grids.__getitem__)
 
     @property
     def counts(self) -> list[int]:
-        """Number of patches of each image."""
+        """Return the number of patches of each image."""
         return [height * width for height, width, _ in self.shapes]
 
 
@@ -76,23 +76,23 @@ def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
 
 
 def digest(grid: Tensor) -> int:
-    """A number that names the content of patches."""
+    """Return a hash of patches, as a number."""
     values = grid.contiguous().cpu().numpy()
     return int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
 
 
 def flatten(grid: Tensor) -> Tensor:
-    """Patches of one image [h, w, c] -> [h * w, c], row-major."""
+    """Reshape patches of one image [h, w, c] to [h * w, c], row-major."""
     return grid.reshape(-1, grid.shape[-1])
 
 
 def as_tensors(patches: Patches) -> list[Tensor]:
-    """Patches of any kind -> a list of tensors [h_i, w_i, c]. Raises SettingError for the shape."""
+    """Convert patches of any kind to a list of tensors [h_i, w_i, c]. Raises SettingError."""
     return list(as_grids(patches))
 
 
 def as_grids(patches: Patches) -> Grids:
-    """The same, left where they are. Raises SettingError for the shape."""
+    """Check patches of any kind, as `Grids`, which are not copied. Raises SettingError."""
     if isinstance(patches, Grids):
         return patches
     grids = [torch.as_tensor(grid) for grid in patches]
@@ -110,7 +110,7 @@ def as_grids(patches: Patches) -> Grids:
 
 
 def like(patches: Patches, grids: list[Tensor]) -> Any:
-    """Score grids in the form of the patches they came from."""
+    """Convert score grids to the kind of array that the patches came as."""
     if isinstance(patches, Tensor):
         return torch.stack(grids)
     if isinstance(patches, np.ndarray):

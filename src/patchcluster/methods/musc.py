@@ -169,30 +169,30 @@ class MuSc(WholeBank):
             )
 
     def _widths(self, channels: int) -> list[int]:
-        """Channels of each stage."""
+        """Return the channels of each stage."""
         return [channels] if self.stages is None else list(self.stages)
 
     def _ratios(self) -> list[int]:
-        """How many times coarser than the grid of the patches each stage is."""
+        """Return how many times coarser than the grid of the patches each stage is."""
         if self.stages is None or self.stage_strides is None:
             return [1] * len(self.stages or [1])
         return [stride // self.stage_strides[0] for stride in self.stage_strides]
 
     @property
     def _shown(self) -> int:
-        """The bank whose neighbours explain a patch."""
+        """Return the bank whose neighbours explain a patch."""
         stage = max(stage for stage, ratio in enumerate(self._ratios()) if ratio == 1)
         return stage * len(self.neighbourhoods) + len(self.neighbourhoods) // 2
 
     def _take(self, grid: Tensor, stage: int) -> Tensor:
-        """One stage of an image's patches [h, w, c] -> float [h_s, w_s, c_s], on its own grid."""
+        """Return a stage of an image's patches [h, w, c] on its own grid, [h_s, w_s, c_s]."""
         ratio = self._ratios()[stage]
         return to_float(
             torch.split(grid, self._widths(grid.shape[-1]), -1)[stage][::ratio, ::ratio]
         )
 
     def _normalise(self, grid: Tensor, stage: int, size: int) -> Tensor:
-        """LNAMD of one stage of an image's patches [h, w, c] -> float32 [cells, c_s]."""
+        """Compute LNAMD of one stage of an image's patches [h, w, c]: float32 [cells, c_s]."""
         values = self._take(grid, stage)
         # In float64, so that nothing is left of an image without contrast.
         apart = values - values.mean(dtype=torch.float64)
@@ -200,7 +200,7 @@ class MuSc(WholeBank):
         return F.normalize(pooled.flatten(1).T, dim=1)
 
     def _descriptor(self, grid: Tensor) -> Tensor:
-        """Descriptor of an image [h, w, c]: the mean of its deepest stage, of length 1."""
+        """Describe an image [h, w, c] by the mean of its deepest stage, of length 1."""
         return F.normalize(self._take(grid, -1).float().mean((0, 1)), dim=0)
 
     def _derive(self) -> None:
@@ -217,7 +217,7 @@ class MuSc(WholeBank):
     def _search(
         self, bank: "_Bank", rows: Sequence[Tensor], own: Sequence[int] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """MSM of the cells of images [cells_i, c_s]: scores [p], neighbours and distances [p, j].
+        """Compute MSM of cells [cells_i, c_s]: scores [p], neighbours and distances [p, j].
 
         Parameters and the last two as in `compare`.
         """

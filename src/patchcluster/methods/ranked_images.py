@@ -59,7 +59,7 @@ class RankedImages:
 
     @property
     def known(self) -> Tensor:
-        """How many images were found for each patch, int64 [q]."""
+        """Count the images that were found for each patch, int64 [q]."""
         return (self.images >= 0).sum(1)
 
     def without(self, left_out: Tensor, image: Tensor) -> "RankedImages":

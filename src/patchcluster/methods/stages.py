@@ -17,7 +17,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class Stages:
-    """How the stages of a network lie in patches [h, w, c], one after the other.
+    """The layout of a network's stages in patches [h, w, c], one after the other.
 
     channels: of each stage; None: the patches are one stage. strides: of each, in pixels; those
     coarser than the second are dealt out over the patches' grid, as `patch_grid` does.
@@ -48,22 +48,22 @@ class Stages:
 
     @property
     def shown(self) -> int:
-        """The stage whose neighbours explain a patch: the last on the grid of the patches."""
+        """Return the stage whose neighbours explain a patch: the last on the patches' grid."""
         return max(stage for stage, ratio in enumerate(self.ratios) if ratio == 1)
 
     def widths(self, channels: int) -> list[int]:
-        """Channels that each stage has in patches of so many."""
+        """Return the channels of each stage in patches of so many."""
         if self.channels is None:
             return [channels]
         pairs = zip(self.channels, self.ratios, strict=True)
         return [dealt_channels(stage, ratio) for stage, ratio in pairs]
 
     def full_widths(self, channels: int) -> list[int]:
-        """Channels of each stage on its own grid, of patches of so many."""
+        """Return the channels of each stage on its own grid, in patches of so many."""
         return [w * r**2 for w, r in zip(self.widths(channels), self.ratios, strict=True)]
 
     def take(self, grid: Tensor, stage: int) -> Tensor:
-        """One stage of an image's patches [h, w, c] -> float [cells, c_s], on its own grid."""
+        """Return one stage of an image's patches [h, w, c] on its own grid, float [cells, c_s]."""
         values = to_float(torch.split(grid, self.widths(grid.shape[-1]), -1)[stage])
         ratio = self.ratios[stage]
         return flatten(values if ratio == 1 else gather_up(values, ratio))
@@ -89,7 +89,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class Summaries:
-    """What is known of n images from their patches, as the network gave them.
+    """Statistics of n images from their patches, as the network gave them.
 
     means float32 [n, c]: over the image, one stage after the other, each on its own grid; squares
     float64 [n, stages]: mean of the squared length.
@@ -116,7 +116,7 @@ class NormalisedStages:
     def of_set(
         cls, stages: Stages, counts: Sequence[int], images: Summaries, saturation: float
     ) -> "NormalisedStages":
-        """Of images of so many patches each."""
+        """Learn mean and energies from the statistics of images with so many patches each."""
         weights = torch.tensor(counts, dtype=torch.float64, device=images.means.device)
         shares = weights / weights.sum()
         mean = shares @ images.means.double()
@@ -125,27 +125,27 @@ class NormalisedStages:
         return cls(stages, mean.float(), (saturation**2 * squares.clamp_min(0)).float())
 
     def rows(self, grid: Tensor, stage: int) -> Tensor:
-        """One stage of an image's patches [h, w, c] -> float32 [cells, c_s]."""
+        """Normalise one stage of an image's patches [h, w, c]: float32 [cells, c_s]."""
         mean = torch.split(self.mean, self.stages.full_widths(len(self.mean)))[stage]
         centred = (self.stages.take(grid, stage) - mean).float()
         energy = centred.square().sum(1, keepdim=True) + self.energies[stage]
         return centred.mul_(energy.clamp_min(_TINY).rsqrt())
 
     def image_means(self, images: Summaries) -> Tensor:
-        """Means of images, every stage in the units of its patches, float32 [n, c]."""
+        """Normalise the means of images, stage by stage, float32 [n, c]."""
         scales = self.energies.clamp_min(_TINY).rsqrt()
         widths = torch.tensor(self.stages.full_widths(len(self.mean)), device=scales.device)
         return (images.means - self.mean) * scales.repeat_interleave(widths)
 
     def queries(self, stage: int, grids: Sequence[Tensor], columns: Tensor) -> "Queries":
-        """The patches of a stage of images [h_i, w_i, c]; columns int64 [i] in the bank."""
+        """Collect a stage of the patches of images [h_i, w_i, c]; columns int64 [i] in the bank."""
         parts = [self.rows(grid, stage) for grid in grids]
         counts = torch.tensor([len(part) for part in parts], device=columns.device)
         image = torch.arange(len(grids), device=columns.device).repeat_interleave(counts)
         return Queries(torch.cat(parts), image, columns[image])
 
     def describe(self, grid: Tensor) -> Tensor:
-        """Vectors [h * w, d] of patches [h, w, c]: the stages from the patches' grid on."""
+        """Describe patches [h, w, c] by the stages from their own grid on, float32 [h * w, d]."""
         height, width = grid.shape[:2]
         vectors = []
         for stage in range(self.stages.shown, self.stages.count):
@@ -213,7 +213,7 @@ class StageBank:
         return cls(RowIndex(rows[:kept]), owners[:kept], places[:kept], len(counts))
 
     def search(self, queries: Queries, nearest: int, at_a_time: int, kept: int) -> RankedImages:
-        """Find the images that so many nearest rows lie in, `kept` at most, for each patch."""
+        """Find the images that contain the nearest rows of each patch, `kept` at most."""
         parts = []
         for part in torch.split(torch.arange(len(queries.rows)), at_a_time):
             some = queries.select(part.to(queries.own.device))

@@ -1,4 +1,4 @@
-"""What methods have in common whose bank holds all patches of images, grid by grid."""
+"""Base of the methods whose bank holds all patches of its images."""
 
 from collections.abc import Sequence
 
@@ -31,18 +31,18 @@ class WholeBank(Method):
         return not self.bounded
 
     def _counts(self, ratio: int) -> list[int]:
-        """Number of cells of each image of the bank, on a grid `ratio` times coarser."""
+        """Count the cells of each image of the bank, on a grid `ratio` times coarser."""
         counts: list[int] = (self.shapes_ // ratio).prod(1).tolist()
         return counts
 
     def _bank_grid(self, image: int) -> Tensor:
-        """The patches [h, w, c] of one of the bank's images."""
+        """Return the patches [h, w, c] of one of the bank's images."""
         height, width = self.shapes_[image].tolist()
         start = int(self.shapes_[:image].prod(1).sum())
         return self.bank_[start : start + height * width].view(height, width, -1)
 
     def _bank_grids(self) -> list[Tensor]:
-        """The patches [h_i, w_i, c] of all images of the bank."""
+        """Return the patches [h_i, w_i, c] of all images of the bank."""
         parts = torch.split(self.bank_, self._counts(1))
         return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
 

@@ -33,9 +33,10 @@ _QUARTERS = {4: 1, 8: 2, 16: 3, 32: 4}  # of a plain ViT's depth that stand for 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a network gives, known without its weights: `indices`, `channels` and `strides` of the
-    stages that stand for the strides asked for; `plain`: it has one resolution (a plain ViT);
-    `parameters`, their number, with the classifier.
+    """The shape of a network, known without its weights.
+
+    indices, channels and strides: of the stages chosen for the requested strides. plain: it has
+    one resolution (a plain ViT). parameters: their number, with the classifier.
     """
 
     indices: list[int]
@@ -81,7 +82,7 @@ class Backbone(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [n, height, width, 3], 0 to 255, any dtype -> stages float32 [n, c, h, w]."""
+        """Compute stages float32 [n, c, h, w] of images [n, height, width, 3], 0 to 255."""
         return self.compute_stages(images)
 
     def compute_stages(self, images: Tensor) -> list[Tensor]:
@@ -100,15 +101,15 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Return the device that the network is on."""
         return self.mean.device
 
     def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Channels and strides of the stages that stand for some of the strides asked for."""
+        """Return channels and strides of the stages chosen for some of the requested strides."""
         return take_stages(self.wanted, self.channels, self.strides, strides)
 
     def features(self, images: Sequence[Pixels]) -> list[Tensor]:
-        """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w].
+        """Compute stages float32 [n, c, h, w] of images of one size [height, width, 3], 0 to 255.
 
         A GPU takes all at once, the CPU one after the other: what one image activates stays in its
         cache, and is given memory that was used before.
@@ -126,7 +127,7 @@ class Backbone(nn.Module):
 def take_stages(
     wanted: Sequence[int], channels: Sequence[int], strides: Sequence[int], some: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Of the stages that stand for the strides `wanted`, those for some: channels and strides."""
+    """Return channels and strides of the stages for some of the `wanted` strides."""
     places = [wanted.index(stride) for stride in some]
     return [channels[i] for i in places], [strides[i] for i in places]
 
@@ -165,7 +166,7 @@ def random_backbone(name: str, seed: int = 0, strides: Sequence[int] = STRIDES) 
 
 
 def describe(name: str, strides: Sequence[int] = STRIDES) -> Outline:
-    """What a backbone gives, from timm, without weights or memory for them.
+    """Return the shape of a backbone, from timm, without loading weights.
 
     Raises WeightsError if the name is unknown or there are no stages for the strides.
     """

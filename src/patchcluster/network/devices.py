@@ -1,4 +1,4 @@
-"""Which devices the network and the search run on."""
+"""Devices that the network and the search run on."""
 
 import torch
 
@@ -6,7 +6,7 @@ from ..errors import SettingError
 
 
 def choose_devices(names: str) -> list[torch.device]:
-    """`auto`, `cpu`, `cuda:0,cuda:1`, `mps` -> devices, each once; auto: all GPUs there are.
+    """Parse `auto`, `cpu`, `cuda:0,cuda:1` or `mps` to devices, each once; auto: all GPUs.
 
     Raises SettingError if one is not there.
     """
@@ -21,7 +21,7 @@ def choose_devices(names: str) -> list[torch.device]:
 
 
 def choose_device(names: str) -> torch.device:
-    """The first of `choose_devices`: where one device is enough."""
+    """Return the first of `choose_devices`, where one device is enough."""
     return choose_devices(names)[0]
 
 

@@ -1,4 +1,4 @@
-"""Batches for a GPU whose memory turns out to be too small for them."""
+"""Retry with smaller batches after a GPU ran out of memory."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def in_halves(
     work: Callable[[Sequence[Item]], Result], items: Sequence[Item], what: str
 ) -> list[Result]:
-    """Results of work(items), or of halves of them in order, as far as memory makes it necessary.
+    """Return the results of work(items), or of halves of them in order if memory runs out.
 
     The work of an item must not depend on the others. Raises SettingError, which names `what` was
     done, if there is not enough memory for one item.

@@ -16,7 +16,7 @@ Layout = Literal["fine", "middle", "stages"]
 
 
 def patch_grid(stages: Sequence[Tensor], layout: Layout) -> Tensor:
-    """Stages [n, c_s, h_s, w_s] -> patches float32 [n, h, w, sum of c_s].
+    """Join stages [n, c_s, h_s, w_s] to patches float32 [n, h, w, sum of c_s].
 
     `fine`: on the first stage's grid, the others interpolated bilinearly (PatchCore, the paper).
     `middle`: on the second stage's grid; finer stages are averaged over its cells, the values of a
@@ -37,7 +37,7 @@ def patch_grid(stages: Sequence[Tensor], layout: Layout) -> Tensor:
 
 
 def pool_neighbourhood(stage: Tensor, size: int = 3) -> Tensor:
-    """Mean over size x size cells, stride 1, size odd; cells beyond the edge do not count.
+    """Average over size x size cells, stride 1, size odd; cells beyond the edge do not count.
 
     [n, c, h, w] or [c, h, w], same.
     """
@@ -55,24 +55,24 @@ def deal_out(stage: Tensor, ratio: int) -> Tensor:
 
 
 def dealt_channels(channels: int, ratio: int) -> int:
-    """How many of c channels each of ratio x ratio cells gets."""
+    """Return how many of c channels each of ratio x ratio cells gets."""
     return -(-channels // ratio**2)
 
 
 def grid_stride(strides: Sequence[int], layout: Layout) -> int:
-    """Stride of the grid that `patch_grid` makes of stages of so many strides."""
+    """Return the stride of the grid that `patch_grid` makes of stages of these strides."""
     return strides[min(1, len(strides) - 1) if layout == "middle" else 0]
 
 
 def grid_channels(channels: Sequence[int], strides: Sequence[int], layout: Layout) -> int:
-    """Channels of a patch that `patch_grid` makes of stages of so many channels and strides."""
+    """Return the channels of a patch that `patch_grid` makes of stages."""
     if layout != "middle":
         return sum(channels)
     return sum(dealt_channels(c, r) for c, r in zip(channels, middle_ratios(strides), strict=True))
 
 
 def block_side(strides: Sequence[int], layout: Layout) -> int:
-    """Side, in patches, of the smallest part of a grid that methods can be given by itself.
+    """Return the side, in patches, of the smallest block that methods can take by itself.
 
     A cell of the coarsest stage, where that is dealt out to patches.
     """
@@ -80,7 +80,7 @@ def block_side(strides: Sequence[int], layout: Layout) -> int:
 
 
 def middle_ratios(strides: Sequence[int]) -> list[int]:
-    """How many times coarser than the `middle` grid the stages of some strides are; finer ones: 1.
+    """Return how many times coarser than the `middle` grid each stage is; 1 for finer ones.
 
     So they are dealt out.
     """
@@ -98,7 +98,7 @@ def spread_cells(
     ratio: int,
     blocks: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Bring values of cells to finer grids, bilinearly, image after image in one vector.
+    """Interpolate values of cells to finer grids, bilinearly, image after image in one vector.
 
     values [p] of grids `ratio` times coarser than shapes (h_i, w_i) -> [sum of h_i * w_i]. blocks:
     where the coarser cells lie, rows and columns int64 [m, 2], if only some are there; values are
@@ -118,14 +118,16 @@ def spread_cells(
 
 
 def _finer(values: Tensor, ratio: int) -> Tensor:
-    """Values [h, w] -> [h * ratio, w * ratio], bilinear."""
+    """Interpolate values [h, w] to [h * ratio, w * ratio], bilinearly."""
     size = [side * ratio for side in values.shape]
     return F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _spread(values: Tensor, blocks: Tensor, ratio: int) -> Tensor:
-    """Values [m] of blocks at rows and columns [m, 2] -> of their cells, side by side, row-major:
-    [ratio * (m * ratio)]."""
+    """Interpolate values [m] of blocks at rows and columns [m, 2] to those of their cells.
+
+    The blocks lie side by side: float [ratio * (m * ratio)], row-major.
+    """
     row, column = (blocks - blocks.amin(0)).to(values.device).T
     there = values.new_zeros(int(row.max()) + 1, int(column.max()) + 1)
     there[row, column] = 1

@@ -25,13 +25,13 @@ Place = tuple[int, int]  # start and stop along one side, in pixels
 
 
 def find_lattice(strides: Sequence[int]) -> int:
-    """What sides and places of tiles are multiples of, so that the cells of all tiles line up."""
+    """Return the pixels that sides and places of tiles are multiples of, so that cells align."""
     common = math.lcm(*strides)
     return STRIDE if STRIDE % common == 0 else common
 
 
 def native_size(width: int, height: int, size: int, lattice: int) -> tuple[int, int]:
-    """Give the network's input (height, width) for an image of width x height that may be tiled.
+    """Return the network's input (height, width) for an image of width x height, possibly tiled.
 
     The largest multiples of `lattice` within the image, if these are more pixels than the input of
     an image that is not tiled (`network_size`).
@@ -59,7 +59,7 @@ def tile_places(length: int, size: int, lattice: int) -> list[Place]:
 
 
 def tile_weights(places: Sequence[Place], size: int, lattice: int, stride: int) -> list[Tensor]:
-    """Weights float32 [cells] along one side of each tile's cells; those of a place sum to 1."""
+    """Return blending weights float32 [cells] along one side of each tile; they sum to 1."""
     overlap, length = _overlap(size, lattice), places[-1][1]
     margin = _MARGIN * overlap
     weights = []
@@ -79,7 +79,7 @@ def tile_weights(places: Sequence[Place], size: int, lattice: int, stride: int) 
 
 
 def tiled_features(backbone: Backbone, images: Sequence[Pixels], size: int) -> list[Tensor]:
-    """Images of one size [height, width, 3], 0 to 255 -> stages float32 [n, c, h, w] of the whole.
+    """Compute the stages float32 [n, c, h, w] of images [height, width, 3], 0 to 255, tile by tile.
 
     size: the network's. Images of no more pixels than a tile may have go through the network in one
     piece.
@@ -106,19 +106,19 @@ def tiled_features(backbone: Backbone, images: Sequence[Pixels], size: int) -> l
 
 
 def largest_tile(height: int, width: int, size: int, lattice: int) -> int:
-    """Pixels that the network sees at a time of an input of height x width."""
+    """Return the pixels of the largest tile of an input of height x width."""
     (top, bottom), (left, right) = (places[0] for places in _cut(height, width, size, lattice))
     return (bottom - top) * (right - left)
 
 
 def seen_pixels(height: int, width: int, size: int, lattice: int) -> int:
-    """Pixels of all tiles of an input of height x width, with what they overlap."""
+    """Return the pixels of all tiles of an input of height x width, overlaps included."""
     down, across = _cut(height, width, size, lattice)
     return sum(stop - start for start, stop in down) * sum(stop - start for start, stop in across)
 
 
 def _cut(height: int, width: int, size: int, lattice: int) -> list[list[Place]]:
-    """Places of the tiles along both sides; one each, if the image goes in one piece."""
+    """Return where tiles begin and end along both sides; one tile if the image fits."""
     # An input that is off the lattice is that of an image that is not over the network's size.
     if height * width <= _widest(size, lattice) ** 2 or height % lattice or width % lattice:
         return [[(0, height)], [(0, width)]]
@@ -130,5 +130,5 @@ def _widest(size: int, lattice: int) -> int:
 
 
 def _overlap(size: int, lattice: int) -> int:
-    """How far neighbouring tiles overlap at least."""
+    """Return the least overlap of neighbouring tiles, in pixels."""
     return math.ceil(_OVERLAP * _widest(size, lattice) / lattice) * lattice

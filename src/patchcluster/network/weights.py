@@ -53,7 +53,7 @@ def find_weights(name: str) -> tuple[Path | None, str]:
 
 
 def _hub_id(name: str) -> str:
-    """Where the hub has a network's weights. Raises WeightsError if timm knows of none."""
+    """Return where the hub has a network's weights. Raises WeightsError if timm knows none."""
     import timm
 
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)

@@ -1,4 +1,4 @@
-"""What labels of some images say of the others.
+"""Transfer of labels from some images to the others.
 
 A Gaussian process (Rasmussen and Williams 2006, chapter 2) is fitted to the labels: before any
 label an image is as anomalous as its blind score says; a label shifts the images whose most
@@ -49,7 +49,7 @@ def learn(
 def shift_scores(
     scores: Scores, described: NDArray[np.float32], labels: Sequence[Label | None]
 ) -> Scores:
-    """How much to add to image scores [n], float64 [n].
+    """Return what to add to image scores [n], float64 [n].
 
     described [n, d]: what the most anomalous place of each image looks like, vectors of length 1.
     labels: one an image or None.

@@ -24,7 +24,7 @@ _MOST_CLUSTERED = 4000  # regions; more join the group whose mean is nearest
 def describe_regions(
     vectors: Tensor, grid: Floats, regions: Sequence[Region], width: int, height: int
 ) -> Tensor:
-    """What regions of one image look like: float32 [regions, d], each of length 1.
+    """Describe what regions of one image look like: float32 [regions, d], each of length 1.
 
     vectors [h * w, d] of the patches (see `Describe`), grid their scores [h, w]; the image
     is width x height pixels. A region is described by the mean over its highest patches.
@@ -41,7 +41,7 @@ def describe_regions(
 
 
 def describe_image(vectors: Tensor, grid: Floats) -> Tensor:
-    """What the most anomalous place of an image looks like: float32 [d], of length 1.
+    """Describe what the most anomalous place of an image looks like: float32 [d], of length 1.
 
     vectors [h * w, d] of the patches, grid their scores [h, w].
     """

@@ -1,4 +1,4 @@
-"""What a person said of images: normal or anomalous."""
+"""Labels that a person gave images: normal or anomalous."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""How good scores and maps are, given the truth (section 5 of the paper).
+"""Metrics of scores and maps against the truth (section 5 of the paper).
 
 Pixel metrics see millions of pixels, so they are accumulated in histograms of fixed size: memory
 does not grow with the number of images. With 2^20 bins over the range of all maps the error is far

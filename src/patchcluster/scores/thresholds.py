@@ -40,7 +40,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Flagging:
-    """How images are to be flagged: see `choose_threshold`. Raises SettingError."""
+    """How to flag images: see `choose_threshold`. Raises SettingError."""
 
     expect: float | None = None
     flag_top: int | None = None
@@ -125,7 +125,7 @@ def _automatic(scores: Scores) -> Threshold:
 
 
 def _flagged_count(heights: Scores) -> int:
-    """How many are flagged, of heights [n], ascending, in deviations above the median."""
+    """Count the flagged of heights [n], ascending, in deviations above the median."""
     total = len(heights)
     above = np.arange(total, 0, -1)  # how many are at least as high
     ordinary = total * np.exp(-np.maximum(heights, 0) / _TAIL) / 2  # of which so many are expected

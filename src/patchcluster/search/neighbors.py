@@ -179,7 +179,7 @@ class Blocks:
 
     @property
     def tile(self) -> int:
-        """How many queries `nearest_of_each` should be asked for at a time."""
+        """Return how many queries to pass to `nearest_of_each` at a time."""
         return max(1, min(QUERY_TILE, _PAIRS // len(self.bounds)))
 
     def nearest_of_each(self, queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ class _FaissLists:
 
 
 class TorchLists:
-    """The same on any device, where a query is multiplied by all rows, and few of them count."""
+    """The lists on any device: queries are multiplied by all rows, and masked to their lists."""
 
     def __init__(self, rows: Tensor, centres: Tensor) -> None:
         self.list_count, self.row_count = len(centres), len(rows)
