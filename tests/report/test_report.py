@@ -16,7 +16,7 @@ from PIL import Image
 
 from conftest import PATIENCE
 from patchcluster.errors import PatchclusterError, RunError
-from patchcluster.report import content, island, write_report
+from patchcluster.report import content, write_report
 from patchcluster.runs import pictures, runfolder
 from patchcluster.runs.info import Skipped
 from patchcluster.runs.pictures import colour_bounds, crop_jpeg, heat_png
@@ -287,11 +287,14 @@ def test_scripts_that_are_not_the_pages_own_do_not_run(browser, drawn):
     page.close()
 
 
-def test_the_island_ends_where_it_should_and_says_the_same():
-    value = {"path": "</script><!--&\u2028é", "score": 0.5}
-    text = str(island(value))
+def test_data_in_the_page_cannot_end_its_script(tmp_path):
+    name = "</script><!--&\u2028é'.png"
+    run = write_run(tmp_path / "run", [name, "b.png"])
+    write_report(run)
+    page = (run.folder / "report.html").read_text("utf-8")
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*)</script>\n<script>', page)
     assert not set("<>&\u2028") & set(text)
-    assert json.loads(text) == value
+    assert json.loads(text)["images"][0]["path"] == name
 
 
 def test_more_images_than_are_embedded_lie_beside_the_page(visit, tmp_path, monkeypatch):

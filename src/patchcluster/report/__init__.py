@@ -1,40 +1,50 @@
 """report.html: a run in one page that opens from disk, with no server and no network.
 
-pictures.py    heat maps, crops, data URLs
-templates.py   loads the templates
-content.py     what the page says of each image
+content.py     the images as the page lists them, with their pictures
 notebook.py    a run in a notebook
-report.html.j2, report.css, report.js    the page; style and script are put into it
+report.html.j2, report.css, report.js    the page; style and script are inserted into it
 """
 
 import base64
 import hashlib
-import json
 import shlex
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ..runs import runfolder, storage
 from ..runs.pictures import MOST_DRAWN, data_url, scale_png
 from ..runs.run import Run
 from .content import clean, list_images
-from .templates import load_template
 
-__all__ = ["island", "write_report"]
+__all__ = ["load_template", "write_report"]
+
+
+def load_template(name: str) -> Template:
+    """Load a template of the package, `ROOM/FILE`; it escapes all that it inserts."""
+    environment = Environment(
+        loader=PackageLoader("patchcluster", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.get_template(name)
 
 
 def write_report(run: Run, step: Callable[[int, int], None] = lambda *_: None) -> None:
-    """Write RUN/report.html, and the heat maps of all but the first images next to it.
+    """Write RUN/report.html, and the heat maps that it does not embed in a folder next to it.
 
-    step: is told how many images are done, of how many. Raises RunError if it cannot be written, or
-    the run lacks a file.
+    step: called with the number of images done and in total. Raises RunError if it cannot be
+    written, or the run lacks a file.
     """
     images, low, high = list_images(run, step)
     style, script = _asset("report.css"), _asset("report.js")
-    page = load_template("report.html.j2").render(
+    page = load_template("report/report.html.j2").render(
         run=run,
         settings=_settings(run),
         images=images,
@@ -48,24 +58,14 @@ def write_report(run: Run, step: Callable[[int, int], None] = lambda *_: None) -
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        data=island(
-            {
-                "images": images,
-                "threshold": run.threshold.value,
-                "command": clean(f"patchcluster report {shlex.quote(str(run.folder))}"),
-            }
-        ),
+        data={
+            "images": images,
+            "threshold": run.threshold.value,
+            "command": clean(f"patchcluster report {shlex.quote(str(run.folder))}"),
+        },
     )
-    # Names that are not valid UTF-8 are shown with a question mark.
+    # Bytes of names that are not valid UTF-8 become question marks.
     storage.write_bytes(run.folder / runfolder.REPORT_FILE, page.encode("utf-8", "replace"))
-
-
-def island(value: Any) -> Markup:
-    """JSON that can stand in a script element: nothing in it can end the element or open one."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":  # U+2028 and the like are escapes already
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _asset(name: str) -> Markup:
@@ -73,12 +73,12 @@ def _asset(name: str) -> Markup:
 
 
 def _hash(text: str) -> str:
-    """What a content security policy names an inline style or script by."""
+    """Return the hash by which a content security policy allows an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Names and values of what was asked for and used; not those left to the method."""
+    """Return names and values of the settings and versions of the run, without those not set."""
     info = run.info
     rows: dict[str, Any] = {
         "inputs": info.inputs,

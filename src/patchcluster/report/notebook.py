@@ -1,4 +1,4 @@
-"""A run in a notebook: its most anomalous images, as HTML or as a figure of matplotlib."""
+"""A run in a notebook: its most anomalous images as HTML or as a matplotlib figure."""
 
 import io
 from typing import TYPE_CHECKING
@@ -7,11 +7,18 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PatchclusterError
-from ..runs.pictures import colour_bounds, data_url, heat_png, read_thumbnail, shrink
+from ..runs.pictures import (
+    colour_bounds,
+    data_url,
+    heat_png,
+    open_thumbnail,
+    read_thumbnail,
+    shrink,
+)
 from ..runs.run import Run
-from ..scores.colours import colours
+from ..scores.maps import Floats
+from . import load_template
 from .content import clean
-from .templates import load_template
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,10 +27,8 @@ _COLUMNS = 5
 
 
 def cards_html(run: Run, count: int) -> str:
-    """The most anomalous images as small cards; raises RunError if the run lacks a file."""
-    top = [int(i) for i in run.ranking[:count]]
-    frames = [shrink(run.frame_map(run.paths[i])) for i in top]
-    low, high = colour_bounds(run, frames)
+    """Return the most anomalous images as small cards. Raises RunError if the run lacks a file."""
+    top, frames, low, high = _draw(run, count)
     cards = [
         {
             "path": clean(run.paths[i]),
@@ -35,21 +40,19 @@ def cards_html(run: Run, count: int) -> str:
         }
         for i, frame in zip(top, frames, strict=True)
     ]
-    return load_template("notebook.html.j2").render(run=run, cards=cards)
+    return load_template("report/notebook.html.j2").render(run=run, cards=cards)
 
 
 def draw_figure(run: Run, count: int) -> "Figure":
-    """The most anomalous images with their heat maps on one scale, five in a row."""
+    """Draw the most anomalous images with their heat maps on one scale, five in a row."""
     try:
-        import matplotlib.pyplot as plt  # also has notebooks draw figures
+        import matplotlib.pyplot as plt  # notebooks show a figure only once it is loaded
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PatchclusterError(
             "run.show draws with matplotlib, which is not installed: pip install matplotlib"
         ) from error
-    top = [int(i) for i in run.ranking[:count]]
-    frames = [shrink(run.frame_map(run.paths[i])) for i in top]
-    low, high = colour_bounds(run, frames)
+    top, frames, low, high = _draw(run, count)
     columns = min(_COLUMNS, len(top))
     rows = -(-len(top) // columns)
     with plt.style.context("default"):
@@ -58,13 +61,18 @@ def draw_figure(run: Run, count: int) -> "Figure":
             image = run.images[i]
             axes = figure.add_subplot(rows, columns, place)
             extent = (0.0, float(image.width), float(image.height), 0.0)
-            with Image.open(io.BytesIO(read_thumbnail(run, image))) as thumbnail:
-                axes.imshow(np.asarray(thumbnail.convert("RGB")), extent=extent)
-            share = np.clip((np.nan_to_num(frame, nan=low) - low) / (high - low), 0, 1)
-            heat = np.dstack([colours(share) / 255, 0.85 * share**0.7])
-            axes.imshow(heat, extent=extent)
+            axes.imshow(np.asarray(open_thumbnail(run, image)), extent=extent)
+            heat = Image.open(io.BytesIO(heat_png(frame, low, high)))
+            axes.imshow(np.asarray(heat.convert("RGBA")), extent=extent)
             flag = ", flagged" if run.flagged[i] else ""
             name = clean(image.path).replace("\\", "/").split("/")[-1].replace("$", r"\$")
             axes.set_title(f"{name}\n{run.scores[i]:.4g}{flag}", fontsize=9)
             axes.set_axis_off()
     return figure
+
+
+def _draw(run: Run, count: int) -> tuple[list[int], list[Floats], float, float]:
+    """Return the indices of the most anomalous images, their maps, and the colour bounds."""
+    top = run.ranking[:count].tolist()
+    frames = [shrink(run.frame_map(run.paths[i])) for i in top]
+    return top, frames, *colour_bounds(run, frames)

@@ -1,10 +1,10 @@
 "use strict";
 
-// images: most anomalous first, see content.py; nothing of them is ever read as HTML.
-const { images, threshold: found, command } = JSON.parse(document.getElementById("data").textContent);
+// images: most anomalous first, see content.py; never interpreted as HTML.
+const { images, threshold: runThreshold, command } = JSON.parse(document.getElementById("data").textContent);
 
-const CHUNK = 60; // cards made, and removed again, together: whole rows of 1 to 6, the most there are
-const AHEAD = "1200px"; // how far outside the window they are kept
+const CHUNK = 60; // cards created and removed together: whole rows of 1 to 6 cards
+const MARGIN = "1200px"; // distance from the viewport up to which cards are kept
 const PRINTED = 120; // cards
 const BARS = 60;
 
@@ -12,8 +12,8 @@ const $ = id => document.getElementById(id);
 const root = document.documentElement;
 const distinct = images.filter(image => !image.copy).map(image => image.score); // descending
 
-let threshold = found;
-let order = images.map((_, i) => i); // of the images that are shown
+let threshold = runThreshold;
+let order = images.map((_, i) => i); // indices of the images that are shown
 images.forEach(image => { image.now = image.flagged; });
 
 function make(tag, attributes = {}, ...children) {
@@ -31,12 +31,12 @@ function makeSvg(tag, attributes, ...children) {
 }
 
 const digits = (value, count = 4) => String(Number(value.toPrecision(count)));
-const many = (count, one, more) => `${count} ${count === 1 ? one : more}`;
+const plural = (count, one, more) => `${count} ${count === 1 ? one : more}`;
 
 // --- threshold --------------------------------------------------------------------------------
 
-const highest = Math.max(distinct[0], found);
-const least = Math.min(distinct[distinct.length - 1], found);
+const highest = Math.max(distinct[0], runThreshold);
+const least = Math.min(distinct[distinct.length - 1], runThreshold);
 const span = Math.max(highest - least, 1e-6 * Math.abs(highest), 1e-9);
 const lowest = least - span / 50; // so that all can be flagged
 
@@ -49,7 +49,7 @@ function countAbove(value) { // of the distinct images
   return from;
 }
 
-// As `patchcluster report --flag-top` chooses it: equal scores are flagged together or not.
+// The threshold that `patchcluster report --flag-top` chooses: equal scores get equal flags.
 function thresholdFor(count) {
   if (count <= 0) return distinct[0];
   const last = distinct[Math.min(count, distinct.length) - 1];
@@ -66,7 +66,7 @@ function moveThreshold(value) {
 }
 
 function resetThreshold() {
-  threshold = found;
+  threshold = runThreshold;
   for (const image of images) image.now = image.flagged;
   showFlags(false);
 }
@@ -78,7 +78,7 @@ function showFlags(moved) {
   $("said").textContent = `Threshold ${digits(threshold)}: ${flagged.length} of ${images.length} flagged`;
   $("threshold").value = threshold;
   $("threshold").setAttribute("aria-valuetext", `${digits(threshold)}, ${flagged.length} flagged`);
-  $("bars").querySelector("clipPath rect").setAttribute("x", along(threshold));
+  $("bars").querySelector("clipPath rect").setAttribute("x", toPercent(threshold));
   if (document.activeElement !== $("top")) $("top").value = count;
   $("paths").value = flagged.map(image => image.path).join("\n");
   for (const button of document.querySelectorAll("[data-copy]")) button.nextElementSibling.textContent = "";
@@ -91,15 +91,15 @@ function showFlags(moved) {
   if (["flagged", "unflagged"].includes($("show").value)) showList();
 }
 
-const along = value => 100 * (value - lowest) / (highest - lowest);
+const toPercent = value => 100 * (value - lowest) / (highest - lowest);
 
 function drawHistogram() {
   const counts = new Array(BARS).fill(0);
-  for (const { score } of images) counts[Math.min(BARS - 1, Math.floor(along(score) * BARS / 100))]++;
+  for (const { score } of images) counts[Math.min(BARS - 1, Math.floor(toPercent(score) * BARS / 100))]++;
   const most = Math.max(...counts), width = 100 / BARS;
   const bars = () => counts.flatMap((count, n) => {
     if (!count) return [];
-    const height = Math.max(2, 98 * count / most); // one image among thousands is seen as well
+    const height = Math.max(2, 98 * count / most); // one image among thousands is visible too
     return makeSvg("rect", { x: n * width, width: width * .85, y: 100 - height, height });
   });
   const part = makeSvg("rect", { x: 0, y: 0, width: 200, height: 100 });
@@ -126,7 +126,7 @@ function stepThreshold(event) {
 }
 
 let waiting = false;
-function dragThreshold() { // at most once a frame
+function dragThreshold() { // at most once per frame
   if (waiting) return;
   waiting = true;
   requestAnimationFrame(() => {
@@ -159,8 +159,8 @@ function makeCrops(places) {
   return make("ul", { class: "crops" }, ...places.map(({ image, crop }, n) => {
     const { path, now } = images[image];
     const item = make("li", { title: path },
-      make("img", { src: crop, alt: n ? `A similar place in ${path}` : "The most anomalous place" }),
-      make("span", {}, n ? shortName(path) : "here"));
+      make("img", { src: crop, alt: n ? `Similar place in ${path}` : "Most anomalous place" }),
+      make("span", {}, n ? shortName(path) : "this image"));
     if (n && now) item.append(make("span", { class: "flag" }, "flagged"));
     return item;
   }));
@@ -172,7 +172,7 @@ function describeRegions(image) {
   if (!image.regions.length) return "";
   const groups = [...new Set(image.regions.map(region => region[4]))].filter(Boolean).sort((a, b) => a - b);
   const of = groups.length ? `, ${groups.length === 1 ? "group" : "groups"} ${groups.join(", ")}` : "";
-  return many(image.regions.length, "region", "regions") + of;
+  return plural(image.regions.length, "region", "regions") + of;
 }
 
 function makeCard(index, place) {
@@ -211,9 +211,9 @@ function empty(chunk) {
 
 const watcher = new IntersectionObserver(entries => {
   for (const { target, isIntersecting } of entries) (isIntersecting ? fill : empty)(target);
-}, { rootMargin: `${AHEAD} 0px` });
+}, { rootMargin: `${MARGIN} 0px` });
 
-// Empty chunks are as high as they will be when full, so that the scroll bar does not jump.
+// Give empty chunks the height of full ones, so that the scroll bar does not jump.
 function reserve() {
   const chunks = [...$("gallery").children];
   if (!chunks.length) return;
@@ -245,12 +245,12 @@ function showList() {
     const compare = new Intl.Collator(undefined, { numeric: true }).compare;
     order.sort((a, b) => compare(images[a].path, images[b].path));
   }
-  const beside = $("view").value === "similar";
+  const similar = $("view").value === "similar";
   const rest = images.filter(image => image.similar?.length).length;
-  $("shown").textContent = `${order.length} of ${many(images.length, "image", "images")} shown` +
-    (beside ? `; ${rest} have crops: the place of the highest value, and the places in other images ` +
+  $("shown").textContent = `${order.length} of ${plural(images.length, "image", "images")} shown` +
+    (similar ? `; ${rest} with crops of the most anomalous place and of the places in other images ` +
       "that it was compared with" : "");
-  $("gallery").classList.toggle("similar", beside);
+  $("gallery").classList.toggle("similar", similar);
   watcher.disconnect();
   const chunks = [];
   for (let first = 0; first < order.length; first += CHUNK) {
@@ -258,7 +258,7 @@ function showList() {
   }
   $("gallery").replaceChildren(...chunks);
   reserve();
-  if (chunks.length) fill(chunks[0]); // at once: no blank frame while a person types
+  if (chunks.length) fill(chunks[0]); // now, or the page would flicker while somebody types
   for (const chunk of chunks) watcher.observe(chunk);
 }
 
@@ -276,13 +276,13 @@ function offerGroups() {
   $("groups").hidden = !groups.size;
   for (const [of, [regions, within]] of [...groups].sort((a, b) => a[0] - b[0])) {
     $("group").append(make("option", { value: of },
-      `group ${of}: ${many(regions, "region", "regions")} in ${many(within, "image", "images")}`));
+      `group ${of}: ${plural(regions, "region", "regions")} in ${plural(within, "image", "images")}`));
   }
 }
 
 // --- one image, enlarged ----------------------------------------------------------------------
 
-let enlarged = 0; // its place in the order
+let enlarged = 0; // position in the order
 
 function enlarge(place) {
   enlarged = place;
@@ -299,15 +299,15 @@ function enlarge(place) {
   $("previous").disabled = place === 0;
   $("next").disabled = place === order.length - 1;
   if (!$("large").open) $("large").showModal();
-  if (document.activeElement.disabled) $("close").focus(); // at an end: keys must still arrive
+  if (document.activeElement.disabled) $("close").focus(); // a disabled button gets no keys
 }
 
-function turn(by) {
+function step(by) {
   const place = enlarged + by;
   if (place >= 0 && place < order.length) enlarge(place);
 }
 
-function focusCard() { // of the image that was looked at last
+function focusCard() { // of the enlarged image
   const chunk = $("gallery").children[Math.floor(enlarged / CHUNK)];
   if (!chunk) return;
   fill(chunk);
@@ -321,9 +321,9 @@ async function copy(button) {
   field.select();
   try {
     await navigator.clipboard.writeText(field.value);
-  } catch { // none on a page from disk, in some browsers
+  } catch { // some browsers have no clipboard on a page from disk
     if (!document.execCommand("copy")) {
-      status.textContent = "The browser refused: the text is selected, copy it with Ctrl+C";
+      status.textContent = "Copying is blocked: press Ctrl+C to copy the selected text";
       return;
     }
   }
@@ -355,13 +355,13 @@ $("gallery").addEventListener("click", event => {
   const card = event.target.closest("button")?.closest(".card");
   if (card) enlarge(Number(card.getAttribute("aria-posinset")) - 1);
 });
-$("previous").addEventListener("click", () => turn(-1));
-$("next").addEventListener("click", () => turn(1));
+$("previous").addEventListener("click", () => step(-1));
+$("next").addEventListener("click", () => step(1));
 $("close").addEventListener("click", () => $("large").close());
 $("large").addEventListener("click", event => { if (event.target === $("large")) $("large").close(); });
 $("large").addEventListener("keydown", event => {
-  if (event.key === "ArrowLeft") turn(-1);
-  if (event.key === "ArrowRight") turn(1);
+  if (event.key === "ArrowLeft") step(-1);
+  if (event.key === "ArrowRight") step(1);
 });
 $("large").addEventListener("close", focusCard);
 addEventListener("resize", reserve);
@@ -370,7 +370,7 @@ addEventListener("beforeprint", () => {
   chunks.slice(0, PRINTED / CHUNK).forEach(fill);
   chunks.slice(PRINTED / CHUNK).forEach(chunk => { chunk.style.height = ""; chunk.replaceChildren(); });
   for (const details of document.querySelectorAll("details")) details.open = true;
-  $("printed").textContent = order.length > PRINTED ? `The first ${PRINTED} of ${order.length} images.` : "";
+  $("printed").textContent = order.length > PRINTED ? `First ${PRINTED} of ${order.length} images.` : "";
 });
 addEventListener("afterprint", showList);
 
