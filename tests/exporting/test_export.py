@@ -30,9 +30,9 @@ from conftest import textured_image
 from patchcluster import cli, exporting
 from patchcluster.datasets import find_truth, read_truth
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
-from patchcluster.exporting import FORMATS, export, shapes, tables
+from patchcluster.exporting import FORMATS, export, plain, shapes
 from patchcluster.exporting import names as naming
-from patchcluster.exporting.contents import Contents, _Components
+from patchcluster.exporting.contents import Contents
 from patchcluster.exporting.labelstudio import encode_rle
 from patchcluster.exporting.output import replacing
 from patchcluster.scores.maps import find_regions
@@ -269,8 +269,8 @@ def test_parquet_has_the_rows_of_csv_with_types(run, tmp_path):
     rows = list(csv.DictReader(io.StringIO(text)))
     assert table.column_names == list(rows[0])
     for row, known in zip(table.to_pylist(), rows, strict=True):
-        assert {name: tables._text(value) for name, value in row.items()}.keys() == known.keys()
-        assert {name: str(tables._text(value)) for name, value in row.items()} == known
+        assert {name: plain._text(value) for name, value in row.items()}.keys() == known.keys()
+        assert {name: str(plain._text(value)) for name, value in row.items()} == known
     kinds = {field.name: str(field.type) for field in table.schema}
     assert (kinds["score"], kinds["flagged"], kinds["x"]) == ("double", "bool", "int32")
 
@@ -735,9 +735,9 @@ def test_a_region_around_a_larger_one_is_the_outer_one():
     image_map[2:18, 2:18] = 0
     image_map[4:16, 4:16] = 3  # more pixels than the ring around it
     inner, outer = find_regions(image_map, 1)
-    components = _Components(image_map, 1)
-    np.testing.assert_array_equal(components.mask_of(outer), (image_map == 2)[1:19, 1:19])
-    np.testing.assert_array_equal(components.mask_of(inner), np.ones((12, 12), bool))
+    masks = [shapes.find_area(region, image_map, 1).mask for region in (outer, inner)]
+    np.testing.assert_array_equal(masks[0], (image_map == 2)[1:19, 1:19])
+    np.testing.assert_array_equal(masks[1], np.ones((12, 12), bool))
 
 
 def test_images_at_urls(tmp_path, monkeypatch):

@@ -15,8 +15,9 @@ from conftest import textured_image, write_set
 from patchcluster.errors import RunError, SettingError
 from patchcluster.exporting.onnx import export_backbone, export_network
 from patchcluster.network.backbones import Backbone, load_backbone, random_backbone
-from patchcluster.network.patches import Layout, patch_grid
+from patchcluster.network.patches import patch_grid
 from patchcluster.runs.run import Run
+from patchcluster.settings import resolve
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'patchcluster[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -71,21 +72,21 @@ def test_it_says_what_it_is_of(paper_run: Run, network: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "layout", "strides"),
+    ("name", "method", "strides"),
     [
-        ("tf_efficientnet_lite0", "middle", (8, 16, 32)),  # the default method's
-        ("tf_efficientnet_lite0", "middle", (8,)),
-        ("tf_efficientnet_lite0", "stages", (8, 16)),
-        ("resnet10t", "fine", (4, 8, 16)),  # not all of its norms are folded
+        ("tf_efficientnet_lite0", "patchcluster-plus", (8, 16, 32)),
+        ("tf_efficientnet_lite0", "patchcluster-plus", (8,)),
+        ("tf_efficientnet_lite0", "musc", (8, 16)),
+        ("resnet10t", "patchcluster", (4, 8, 16)),  # not all of its norms are folded
     ],
 )
 def test_every_layout_can_be_exported(
-    tmp_path: Path, name: str, layout: Layout, strides: tuple[int, ...]
+    tmp_path: Path, name: str, method: str, strides: tuple[int, ...]
 ) -> None:
-    backbone = random_backbone(name, strides=strides)
-    path = export_backbone(backbone, layout, tmp_path / "network.onnx")
+    backbone, settings = random_backbone(name, strides=strides), resolve(method=method)
+    path = export_backbone(backbone, settings, tmp_path / "network.onnx")
     images = textured_image(4, 96, 64)[None]
-    expected = patch_grid(backbone(torch.from_numpy(images)), layout)[0].numpy()
+    expected = patch_grid(backbone(torch.from_numpy(images)), settings.layout)[0].numpy()
     gap = np.abs(run_network(path, images) - expected).max()
     assert gap < 1e-3 * np.sqrt(np.square(expected).mean())
 
@@ -102,7 +103,7 @@ def test_a_file_that_gives_other_patches_is_not_written(tmp_path: Path) -> None:
     forgetful = random_backbone("tf_efficientnet_lite0")
     forgetful.__class__ = Forgetful
     with pytest.raises(SettingError, match="gives other patches of tf_efficientnet_lite0"):
-        export_backbone(forgetful, "fine", tmp_path / "network.onnx")
+        export_backbone(forgetful, resolve(method="patchcluster"), tmp_path / "network.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -115,7 +116,7 @@ def test_a_network_has_no_flagged_images(paper_run: patchcluster.Run, tmp_path: 
 def test_a_network_that_onnx_cannot_hold_is_one_line(tmp_path: Path) -> None:
     vit = random_backbone("vit_tiny_patch16_224")  # its positions are interpolated by the size
     with pytest.raises(SettingError, match="choose another backbone") as caught:
-        export_backbone(vit, "fine", tmp_path / "network.onnx")
+        export_backbone(vit, resolve(method="patchcluster"), tmp_path / "network.onnx")
     assert "\n" not in str(caught.value)
 
 

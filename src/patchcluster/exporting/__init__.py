@@ -1,10 +1,12 @@
-"""A run in the formats of other tools.
+"""A run in the formats of other tools. A new format is a file and a line in FORMATS.
 
-contents.py    what all of them write: images under their names, regions with their pixels
-names.py       names of images and files, that no two share
-shapes.py      masks -> polygons and run lengths
-output.py      whole or not at all, and never over what is not an export
-tables.py, pictures.py, coco.py, cvat.py, labelstudio.py, yolo.py, fiftyone.py    the formats
+contents.py    the content for all formats: images, their names and their anomalous areas
+names.py       distinct names of images and files
+shapes.py      regions as masks, polygons and run lengths
+output.py      writes an export whole or not at all, and never over other files
+plain.py       CSV, JSON, Parquet; masks and heat maps
+coco.py, cvat.py, labelstudio.py, yolo.py, fiftyone.py    annotations for these tools
+onnx.py        the network of the run
 flagged.py     the flagged files themselves, copied or linked
 """
 
@@ -17,7 +19,7 @@ from typing import Any
 from ..errors import SettingError
 from ..images.inputs import local_path
 from ..runs.run import Run, load_run
-from . import coco, cvat, fiftyone, labelstudio, pictures, tables, yolo
+from . import coco, cvat, fiftyone, labelstudio, plain, yolo
 from .contents import Contents, Step
 from .output import replacing
 
@@ -26,10 +28,10 @@ __all__ = ["FORMATS", "Format", "default_output", "export"]
 
 @dataclass(frozen=True)
 class Format:
-    """How a run is written in a format.
+    """A format: `write(contents, path, **options)` writes a run to a file or folder.
 
-    write(contents, path, **options); ending: of the file, "": it is a folder; options: by their
-    names the values that each can have, its default first, or None, the default of any text.
+    ending: of the file; "": a folder. options: the values of each option, its default first; None:
+    any text, without a default.
     """
 
     write: Callable[..., None]
@@ -38,7 +40,7 @@ class Format:
 
 
 def _write_network(contents: Contents, path: Path) -> None:
-    """The network that the run's patches are made by."""
+    """Write the network that made the patches of the run."""
     from .onnx import export_network  # loads torch
 
     if contents.flagged_only:
@@ -49,11 +51,11 @@ def _write_network(contents: Contents, path: Path) -> None:
 _SHAPES = {"segmentation": ("polygon", "rle", "box")}
 
 FORMATS = {
-    "csv": Format(tables.write_csv, ".csv"),
-    "json": Format(tables.write_json, ".json"),
-    "parquet": Format(tables.write_parquet, ".parquet"),
-    "masks": Format(pictures.write_masks),
-    "heatmaps": Format(pictures.write_heatmaps),
+    "csv": Format(plain.write_csv, ".csv"),
+    "json": Format(plain.write_json, ".json"),
+    "parquet": Format(plain.write_parquet, ".parquet"),
+    "masks": Format(plain.write_masks),
+    "heatmaps": Format(plain.write_heatmaps),
     "coco": Format(coco.write, ".json", _SHAPES),
     "cvat": Format(cvat.write, ".xml", _SHAPES),
     "labelstudio": Format(labelstudio.write, "", {**_SHAPES, "image_prefix": None}),
@@ -77,12 +79,12 @@ def export(
     overwrite: bool = False,
     progress: Step = lambda *_: None,
 ) -> Path:
-    """Write a run in a format of FORMATS, and give the file or folder that was written.
+    """Write a run in a format of FORMATS and return the file or folder that was written.
 
     run: or its folder. output: by default next to the run, named after both. flagged_only: only the
     flagged images. segmentation, images, image_prefix: for the formats that have them, see
-    docs/export.md. overwrite: replace a file, or a folder that an export wrote. progress: is told
-    how many images are done, of how many.
+    docs/export.md. overwrite: replace a file, or a folder that an export wrote. progress: called
+    with the number of images done and in total.
 
     Raises SettingError for an option that the format does not have, RunError if the output cannot
     be written, InputError if run or output is a URL or an image is needed and gone,
@@ -101,7 +103,7 @@ def export(
 
 
 def default_output(run: Run, format: str) -> Path:
-    """A file or folder next to the run, named after it."""
+    """Return the path of a file or folder next to the run, named after both."""
     ending = _find_format(format).ending
     name = f"-{format}{ending}" if ending != f".{format}" else ending
     folder = run.folder if run.folder.name else run.folder.resolve()
@@ -115,7 +117,7 @@ def _find_format(name: str) -> Format:
 
 
 def _choose(name: str, chosen: Format, given: Mapping[str, str | None]) -> dict[str, Any]:
-    """The values of a format's options. Raises SettingError for what it cannot take."""
+    """Return the options of a format. Raises SettingError for one that it does not take."""
     options: dict[str, Any] = {}
     for option, value in given.items():
         words = option.replace("_", "-")

@@ -5,15 +5,18 @@ from typing import Any
 
 from .. import __version__
 from ..runs import storage
-from . import shapes
-from .contents import CATEGORY, Area, Contents, Item
+from .contents import CATEGORY, Contents, Item
 from .names import clean
+from .shapes import Area, run_lengths_within
 
 Annotation = dict[str, Any]
 
 
 def write(contents: Contents, file: Path, segmentation: str) -> None:
-    """Images, regions and one category; `segmentation`: polygon, rle (exact, uncompressed), box."""
+    """Write images, regions and one category.
+
+    segmentation: polygon, rle (exact, uncompressed) or box.
+    """
     images, annotations = [], list[Annotation]()
     for number, item in enumerate(contents, start=1):
         images.append(_image(number, item))
@@ -68,6 +71,6 @@ def _segmentation(area: Area, item: Item, kind: str) -> Any:
         return [area.polygon.ravel().tolist()]
     region, image = area.region, item.image
     right = image.width - region.x - region.width
-    # Column by column, as COCO has it.
-    counts = shapes.run_lengths_within(area.mask.T, region.y, region.x, image.height, right)
+    # COCO counts column by column.
+    counts = run_lengths_within(area.mask.T, region.y, region.x, image.height, right)
     return {"size": [image.height, image.width], "counts": counts}

@@ -1,27 +1,24 @@
-"""What all formats write of a run: its images under their names, and where they are anomalous.
+"""The content of an export, for all formats: images, their names and their anomalous areas.
 
-All places are in pixels of the image as shown, that is with its EXIF orientation applied, as maps
-and regions are.
+All coordinates are in pixels of the image as shown, that is with its EXIF orientation applied, as
+in maps and regions.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from ..errors import InputError, RunError, UnreadableImage
-from ..images.inputs import find_again, is_url, open_input
-from ..images.masks import Bools
-from ..images.polygons import Points
+from ..images.inputs import find_again, is_url, read_input
+from ..runs import storage
 from ..runs.info import ImageRecord
 from ..runs.run import Run
 from ..runs.tables import REGIONS_FILE, percentiles
-from ..scores.maps import Floats, Region
-from . import names, shapes
+from ..scores.maps import Region
+from . import names
+from .shapes import Area, find_area
 
 CATEGORY = "anomaly"  # of all regions
 Step = Callable[[int, int], None]  # done, total
@@ -32,33 +29,24 @@ class Item:
     """One image of a run. `rank` is from 1, the most anomalous; `percentile` in %."""
 
     image: ImageRecord
-    name: str  # its path in the folder that all images of the run lie in
-    stem: str  # the same without ending, unlike that of any other image
+    name: str  # its path relative to the folder that all images of the run lie in
+    stem: str  # the name without its suffix, distinct in the run
     rank: int
     score: float
     percentile: float
     flagged: bool
-    label: str  # what a person said of it; "": nothing
+    label: str  # "": none
     nearest: str
     regions: list[Region]
 
-
-@dataclass(frozen=True)
-class Area:
-    """A region and its pixels."""
-
-    region: Region
-    mask: Bools  # [region.height, region.width]
-
-    @functools.cached_property
-    def polygon(self) -> Points:
-        """The polygon [n, 2] around it, see `shapes.trace`."""
-        polygon: Points = shapes.trace(self.mask) + np.array([self.region.x, self.region.y])
-        return polygon
+    @property
+    def file_name(self) -> str:
+        """Name of a copy of the image, distinct in the run."""
+        return f"{self.stem}{PurePosixPath(self.name).suffix}"
 
 
 class Contents:
-    """The images that an export has; iterating over it gives each in input order, with progress."""
+    """The images of an export; iterating yields each in input order and reports progress."""
 
     def __init__(self, run: Run, flagged_only: bool, step: Step) -> None:
         self.run, self.flagged_only = run, flagged_only
@@ -72,26 +60,26 @@ class Contents:
             self._step(done, len(self.items))
 
     def areas(self, item: Item) -> list[Area]:
-        """The regions of an image with their pixels, in the order of `Run.regions`."""
+        """Return the regions of an image with their pixels, in the order of `Run.regions`.
+
+        Raises RunError if a region does not fit the map.
+        """
         if not item.regions:
             return []
-        run, image = self.run, item.image
-        finished = run.finished(image.path)
-        least = finished.map_threshold(item.score, run.threshold.value)
-        found = _Components(finished.map(), least)
-        return [Area(region, self._pixels(found, region)) for region in item.regions]
-
-    def _pixels(self, found: "_Components", region: Region) -> Bools:
-        mask = found.mask_of(region)
-        if mask is None:
+        finished = self.run.finished(item.image.path)
+        threshold = finished.map_threshold(item.score, self.run.threshold.value)
+        image_map = finished.map()
+        found = [find_area(region, image_map, threshold) for region in item.regions]
+        areas = [area for area in found if area is not None]
+        if len(areas) < len(found):
             raise RunError(
                 f"{str(self.run.folder / REGIONS_FILE)!r} does not fit the maps: `patchcluster "
                 "report` writes it again"
             )
-        return mask
+        return areas
 
     def file_of(self, item: Item) -> Path:
-        """The local file of an image, absolute. Raises InputError if it is gone, or at a URL."""
+        """Return the absolute path of an image. Raises InputError if it is gone, or at a URL."""
         path = item.image.path
         if is_url(path):
             raise InputError(f"{path!r} lies elsewhere: add --images copy")
@@ -100,46 +88,14 @@ class Contents:
         except UnreadableImage as error:
             raise InputError(f"cannot take {path!r}: {error}") from error
 
-    def read_file(self, item: Item) -> bytes:
-        """The bytes of the file of an image. Raises InputError."""
+    def copy_file(self, item: Item, to: Path) -> None:
+        """Copy the file of an image. Raises InputError if it cannot be read, or RunError."""
         path = item.image.path
         try:
-            with open_input(path if is_url(path) else str(self.file_of(item))) as file:
-                return file.read()
+            data = read_input(path if is_url(path) else str(self.file_of(item)))
         except UnreadableImage as error:
             raise InputError(f"cannot read {path!r}: {error}") from error
-
-
-class _Components:
-    """The connected areas where a map [height, width] exceeds a threshold."""
-
-    def __init__(self, image_map: Floats, threshold: float) -> None:
-        self._map = image_map
-        self._labels: NDArray[np.int32]
-        self._labels, _ = ndimage.label(image_map > threshold, structure=np.ones((3, 3)))
-        self._by_box: dict[tuple[int, int, int, int], list[int]] = {}
-        for number, (rows, columns) in enumerate(ndimage.find_objects(self._labels), 1):
-            box = (columns.start, rows.start, columns.stop, rows.stop)
-            self._by_box.setdefault(box, []).append(number)
-
-    def mask_of(self, region: Region) -> Bools | None:
-        """The pixels of a region within its box; None: there are none.
-
-        Another processor may round a map otherwise in its last digit, so that a box differs by a
-        pixel: then it is the area that has most of the box.
-        """
-        right, below = region.x + region.width, region.y + region.height
-        within = (slice(region.y, below), slice(region.x, right))
-        labels, values = self._labels[within], self._map[within]
-        numbers = self._by_box.get((region.x, region.y, right, below), [])
-        if numbers:
-            peaks = [float(values[labels == number].max()) for number in numbers]
-            number = numbers[int(np.abs(np.array(peaks) - region.peak).argmin())]
-        else:
-            counts = np.bincount(labels.ravel())
-            counts[0] = 0
-            number = int(counts.argmax())
-        return labels == number if number else None
+        storage.write_bytes(to, data, durable=False)
 
 
 def _list_items(run: Run) -> list[Item]:

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from . import shapes
-from .contents import CATEGORY, Area, Contents
+from .contents import CATEGORY, Contents
 from .names import clean
+from .shapes import Area, run_lengths
 
 FLAGGED = "flagged"  # tag of a flagged image
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -15,7 +15,7 @@ _TYPES = {"polygon": "polygon", "rle": "mask", "box": "rectangle"}
 
 
 def write(contents: Contents, file: Path, segmentation: str) -> None:
-    """Regions as polygons, masks or boxes; flagged images have a tag."""
+    """Write regions as polygons, masks or boxes, and a tag for each flagged image."""
     root = ET.Element("annotations")
     _add(root, "version", "1.1")
     _describe(_add(root, "meta"), contents, segmentation)
@@ -40,7 +40,7 @@ def write(contents: Contents, file: Path, segmentation: str) -> None:
 
 
 def _describe(meta: ET.Element, contents: Contents, segmentation: str) -> None:
-    """The labels, so that a task with the same ones can be made."""
+    """Describe the labels, so that a task with the same labels can be created."""
     task = _add(meta, "task")
     _add(task, "name", _text(str(contents.run.folder)))
     _add(task, "size", str(len(contents.items)))
@@ -75,7 +75,7 @@ def _shape(image: ET.Element, area: Area, segmentation: str) -> ET.Element:
         }
         return ET.SubElement(image, "box", common, **{k: f"{v:.2f}" for k, v in corners.items()})
     sides = {name: str(getattr(region, name)) for name in ("width", "height")}
-    counts = ", ".join(map(str, shapes.run_lengths(area.mask.ravel())))
+    counts = ", ".join(map(str, run_lengths(area.mask.ravel())))
     return ET.SubElement(
         image, "mask", common, rle=counts, left=str(region.x), top=str(region.y), **sides
     )
@@ -92,5 +92,5 @@ def _attribute(shape: ET.Element, name: str, text: str) -> None:
 
 
 def _text(text: str) -> str:
-    """Characters that XML cannot hold become question marks."""
+    """Replace characters that XML does not allow by question marks."""
     return _NOT_XML.sub("?", clean(text))

@@ -1,13 +1,12 @@
 """FiftyOne: a dataset folder, for `fiftyone.Dataset.from_dir` with FiftyOneDataset as its type.
 
-It is written in the plain form that FiftyOne has read since 0.8, without what only one version of
-its database knows.
+The plain form that FiftyOne has read since 0.8, without fields of a single version of its database.
 """
 
 import base64
 import io
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from .. import __version__
 from ..images.masks import Bools
 from ..runs import storage
 from ..runs.pictures import colour_bounds, draw_top
-from .contents import CATEGORY, Area, Contents, Item
+from .contents import CATEGORY, Contents, Item
 from .names import clean
+from .shapes import Area
 
 HEAT_SIDE = 1024  # longer side of a heat map, pixels; FiftyOne stretches it
 _HEAT = "heatmap"  # name of the field; its files are looked for in fields/heatmap
@@ -26,16 +26,16 @@ _TOP = 255
 
 
 def write(contents: Contents, folder: Path, images: str) -> None:
-    """Scores, flags, labels, heat maps on one scale, and regions with their pixels.
+    """Write scores, flags, labels, heat maps on one scale, and regions with their pixels.
 
     images: whether samples name the originals, or copies in the folder.
     """
-    low, high = _bounds(contents)
+    low, high = colour_bounds(contents.run, draw_top(contents.run))
     samples = []
     for item in contents:
         if images == "copy":
-            file = f"data/{item.stem}{PurePosixPath(item.name).suffix}"
-            storage.write_bytes(folder / file, contents.read_file(item), durable=False)
+            file = f"data/{item.file_name}"
+            contents.copy_file(item, folder / file)
         else:
             file = str(contents.file_of(item))
         heat = f"fields/{_HEAT}/{item.stem}.png"
@@ -55,12 +55,8 @@ def write(contents: Contents, folder: Path, images: str) -> None:
     storage.write_json(folder / "samples.json", {"samples": samples})
 
 
-def _bounds(contents: Contents) -> tuple[float, float]:
-    return colour_bounds(contents.run, draw_top(contents.run))
-
-
 def _heat_png(contents: Contents, item: Item, low: float, high: float) -> bytes:
-    """The map of an image, grey of 8 bits: 0 up to `low` and without a score, 255 from `high`."""
+    """Return the map of an image as an 8-bit grey PNG: 0 up to `low` or NaN, 255 from `high`."""
     image = item.image
     factor = min(1.0, HEAT_SIDE / max(image.width, image.height))
     width, height = (max(1, round(side * factor)) for side in (image.width, image.height))
@@ -114,7 +110,7 @@ def _detection(area: Area, item: Item) -> dict[str, Any]:
 
 
 def _pack(mask: Bools) -> str:
-    """A mask as FiftyOne stores arrays in text."""
+    """Encode a mask as FiftyOne stores arrays in text."""
     buffer = io.BytesIO()
     np.save(buffer, mask, allow_pickle=False)
     return base64.b64encode(zlib.compress(buffer.getvalue())).decode("ascii")

@@ -1,7 +1,7 @@
 """Copy or link the flagged files of a run into a folder.
 
-Nothing is recorded. A file that an earlier call took is recognised in the folder itself, so the
-same call again completes one that was interrupted.
+Nothing is recorded: files of an earlier call are recognised in the folder itself, so that repeating
+an interrupted call completes it.
 """
 
 import errno
@@ -24,7 +24,7 @@ from .contents import Step
 How = Literal["copy", "hardlink", "symlink"]
 HOWS: tuple[How, ...] = get_args(How)
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no other file can be written either
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # the other files would fail too
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def take_flagged(run: Run, folder: Path, by: How, step: Step = lambda *_: None) 
 
 
 def _find(run: Run, path: str) -> str:
-    """Return the URL of a file, or where it is or was, as an absolute path."""
+    """Return the URL of a file, or its absolute path, also if it is gone."""
     try:
         return path if is_url(path) else str(find_again(path, run.folder).absolute())
     except UnreadableImage:
@@ -106,7 +106,7 @@ def _take(image: ImageRecord, source: str, folder: Path, by: How, used: set[str]
 
 
 def _is_there(target: Path, image: ImageRecord, source: str, by: How) -> bool:
-    """Whether an earlier call took a file to `target`."""
+    """Return whether `target` is the file of an image, taken by an earlier call."""
     if target.is_symlink() != (by == "symlink") or hash_file(str(target)) != image.sha256:
         return False
     return by != "symlink" or os.path.realpath(target) == os.path.realpath(source)

@@ -8,9 +8,9 @@ from typing import Any
 from .. import __version__
 from ..images.inputs import is_url
 from ..runs import storage
-from . import shapes
-from .contents import CATEGORY, Area, Contents, Item
+from .contents import CATEGORY, Contents, Item
 from .names import clean
+from .shapes import Area, run_lengths_within
 
 _LOCAL_FILES = "/data/local-files/?d="
 _TAGS = {"polygon": "PolygonLabels", "rle": "BrushLabels", "box": "RectangleLabels"}
@@ -21,15 +21,16 @@ _INTERFACE = """<View>
   </{tag}>
 </View>
 """
-# Of its run lengths: bits of a value, and the four numbers of bits that a length can have.
+# Run-length encoding: bits of a value, and the four possible numbers of bits of a length.
 _WORD, _SIZES = 8, (3, 4, 8, 16)
-_CHANNELS = 4  # a mask is coded as a picture of red, green, blue and opacity
+_CHANNELS = 4  # a mask is encoded as an RGBA image
 
 
 def write(contents: Contents, folder: Path, segmentation: str, image_prefix: str | None) -> None:
-    """tasks.json and interface.xml; an image is named by the prefix and its path in the folder.
+    """Write tasks.json and interface.xml.
 
-    Without a prefix: a URL by itself, a local file as Label Studio serves local files.
+    image_prefix: put before the name of each image; None: the URL of an image at a URL, else the
+    address at which Label Studio serves local files.
     """
     tasks = [_task(contents, item, segmentation, image_prefix) for item in contents]
     storage.write_json(folder / "tasks.json", tasks)
@@ -75,7 +76,7 @@ def _result(number: int, area: Area, item: Item, kind: str) -> dict[str, Any]:
 
 
 def _value(area: Area, item: Item, kind: str) -> dict[str, Any]:
-    """Places in percent of the image's sides."""
+    """Return the shape of a region, in percent of width and height."""
     region, width, height = area.region, item.image.width, item.image.height
     if kind == "polygon":
         points = (area.polygon * 100 / [width, height]).tolist()
@@ -89,16 +90,15 @@ def _value(area: Area, item: Item, kind: str) -> dict[str, Any]:
             "rotation": 0,
         }
     below = height - region.y - region.height
-    counts = shapes.run_lengths_within(area.mask, region.x, region.y, width, below)
+    counts = run_lengths_within(area.mask, region.x, region.y, width, below)
     return {"format": "rle", "rle": encode_rle(counts)}
 
 
 def encode_rle(counts: Sequence[int]) -> list[int]:
-    """Bytes of Label Studio's own run lengths, of run lengths of a mask by turns, from False on.
+    """Encode run lengths of a mask (False first) as the bytes of Label Studio's own format.
 
-    Bits: 32 for the number of values, 5 for those of a value less one, 4 for each of the four sizes
-    of a length less one; then the runs: 1 (it repeats), 2 for which size, the length less one, the
-    value.
+    Bits: 32: number of values; 5: bits of a value - 1; 4 each: the four sizes of a length - 1; then
+    for each run 1 (repeated), 2: which size, the length - 1, the value.
     """
     total = sum(counts) * _CHANNELS
     bits = [f"{total:032b}{_WORD - 1:05b}", *(f"{size - 1:04b}" for size in _SIZES)]
@@ -111,7 +111,7 @@ def encode_rle(counts: Sequence[int]) -> list[int]:
 
 
 def _runs(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Values and lengths, none longer than the largest size holds."""
+    """Yield values and lengths of runs, split to fit the largest size."""
     most = 1 << _SIZES[-1]
     for i, count in enumerate(counts):
         left = count * _CHANNELS

@@ -14,7 +14,7 @@ _LONGEST = 200  # bytes of a name, so that there is room for an ending
 
 
 def mirror(paths: Sequence[str]) -> list[str]:
-    """Paths of images, relative to the folder that they all lie in, with slashes."""
+    """Return paths of images relative to the folder that they all lie in, with slashes."""
     parts = [_split(path) for path in paths]
     shared = itertools.takewhile(
         lambda level: len(set(level)) == 1, zip(*(part[:-1] for part in parts), strict=False)
@@ -24,15 +24,15 @@ def mirror(paths: Sequence[str]) -> list[str]:
 
 
 def image_folder(paths: Sequence[str]) -> str:
-    """The folder, or the beginning of the URLs, that `mirror` leaves out; "": there is none."""
+    """Return the folder, or the beginning of the URLs, that `mirror` leaves out; "": none."""
     ends = {path.removesuffix(name) for path, name in zip(paths, mirror(paths), strict=True)}
     return ends.pop() if len(ends) == 1 else ""
 
 
 def stems(names: Sequence[str]) -> list[str]:
-    """Names without their endings, distinct also where letters have no case.
+    """Return names without their suffix, distinct also where letter case is ignored.
 
-    Where images differ in nothing else they keep their endings: `a/x.jpg` and `a/x.png`.
+    Images that differ only in their suffix keep it: `a/x.jpg` and `a/x.png`.
     """
     short = [str(PurePosixPath(name).with_suffix("")) for name in names]
     count = Counter(map(fold, short))
@@ -65,12 +65,12 @@ def number(name: str, is_taken: Callable[[str], bool]) -> str:
 
 
 def fold(name: str) -> str:
-    """Return what names have in common that a file system may take for one."""
+    """Return the form in which names that a file system may not tell apart are equal."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def clean(name: str) -> str:
-    """A name as UTF-8 can hold it: bytes that are not become question marks."""
+    """Return a name as valid UTF-8, with question marks for bytes that are not."""
     return name.encode("utf-8", "replace").decode()
 
 
@@ -83,7 +83,7 @@ def _plain(part: str) -> str:
 
 
 def _cut(name: str) -> str:
-    """Each part of a name at a length that file systems take."""
+    """Cut each part of a name to a length that file systems take."""
     return "/".join(map(_cut_part, name.split("/")))
 
 

@@ -1,4 +1,4 @@
-"""Where an export is written: whole or not at all, and never over what is not an export."""
+"""Writes an export whole or not at all, and never over files that are no export."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 from ..errors import RunError
 from ..runs import storage
 
-MARKER = ".patchcluster-export.json"  # in a folder: names what an export wrote there
+MARKER = ".patchcluster-export.json"  # in a folder: lists the files of the export
 _ADVICE = "Make room or choose another -o"
 
 
 @contextmanager
 def replacing(output: Path, is_folder: bool, overwrite: bool) -> Iterator[Path]:
-    """A file to write, or an empty folder to write into, that gets its name at the end.
+    """Yield a temporary file or empty folder to write, which is renamed to `output` at the end.
 
     What is there already stays as it is until then. Raises RunError if it must not be replaced, or
     another process writes there.
@@ -28,7 +28,7 @@ def replacing(output: Path, is_folder: bool, overwrite: bool) -> Iterator[Path]:
             try:
                 yield from _replace(output, is_folder, overwrite)
             finally:
-                with suppress(OSError):  # Windows removes it when it is let go
+                with suppress(OSError):  # Windows removes it on release
                     lock.unlink()
 
 
@@ -78,7 +78,7 @@ def _check(output: Path, is_folder: bool, overwrite: bool) -> None:
 
 
 def _files(folder: Path) -> set[str]:
-    """Names of all files of a folder, and of links, which are not followed."""
+    """List the names of all files and links in a folder; links are not followed."""
     found = set()
     for above, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(above, name))]
@@ -92,7 +92,7 @@ def _mark(folder: Path) -> None:
 
 
 def _marked(folder: Path) -> set[str]:
-    """What an export wrote into a folder; nothing if it is none."""
+    """List the files that an export wrote into a folder; none if it is no export."""
     try:
         return set(json.loads((folder / MARKER).read_bytes())["files"])
     except (OSError, ValueError, LookupError, TypeError):

@@ -1,27 +1,70 @@
-"""Masks of regions -> polygons and run lengths.
+"""Regions with their pixels, as masks, polygons and run lengths.
 
 Points of polygons are corners of pixels: the pixel in the top left corner of an image is the square
 from (0, 0) to (1, 1).
 """
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from ..images.masks import Bools
 from ..images.polygons import Points, fill
+from ..scores.maps import Floats, Region
 
-LEAST_IOU = 0.95  # of a polygon with fewer points and the mask
-_TOLERANCES = (1.0, 0.5)  # pixels that a polygon with fewer points may be off, coarse first
+LEAST_IOU = 0.95  # of a simplified polygon and the mask
+_TOLERANCES = (1.0, 0.5)  # pixels that a simplified polygon may be off, coarsest first
+
+
+@dataclass(frozen=True)
+class Area:
+    """A region and its pixels: mask bool [region.height, region.width]."""
+
+    region: Region
+    mask: Bools
+
+    @functools.cached_property
+    def polygon(self) -> Points:
+        """The polygon [n, 2] around it, in pixels of the image: see `trace`."""
+        polygon: Points = trace(self.mask) + np.array([self.region.x, self.region.y])
+        return polygon
+
+
+def box_of(region: Region) -> tuple[slice, slice]:
+    """Rows and columns of the bounding box of a region."""
+    return (
+        slice(region.y, region.y + region.height),
+        slice(region.x, region.x + region.width),
+    )
+
+
+def find_area(region: Region, image_map: Floats, threshold: float) -> Area | None:
+    """Find the pixels of a region in the map [height, width] that exceeds a threshold there.
+
+    None: the map exceeds it nowhere in the bounding box.
+    """
+    labels, count = ndimage.label(image_map[box_of(region)] > threshold, np.ones((3, 3)))
+    if not count:
+        return None
+    # One connected component at most touches all four sides of the box. On another processor the
+    # map may be rounded differently, so that none does: then the largest is the region.
+    whole = (slice(0, region.height), slice(0, region.width))
+    fills = [box == whole for box in ndimage.find_objects(labels)]
+    sizes = np.bincount(labels.ravel())[1:]
+    best = max(range(count), key=lambda i: (fills[i], sizes[i]))
+    return Area(region, labels == best + 1)
 
 
 def trace(mask: Bools) -> Points:
-    """The polygon [n, 2] around a connected mask [h, w] (8 neighbours).
+    """Return the polygon [n, 2] around a connected mask [h, w] (8 neighbours).
 
-    It has no more points than it needs to share LEAST_IOU with the mask; without such it follows
-    the pixels exactly. Holes are joined to the border by lines there and back, which enclose
-    nothing, so that one polygon holds them.
+    A simplified polygon if its IoU with the mask reaches LEAST_IOU, else the exact border of the
+    pixels. Holes are joined to the border by a line there and back, which encloses nothing, so that
+    one polygon holds them.
     """
     rings = _rings(mask)
     for tolerance in _TOLERANCES:
@@ -32,19 +75,19 @@ def trace(mask: Bools) -> Points:
 
 
 def iou(one: Bools, other: Bools) -> float:
-    """Pixels that two masks share, as a fraction of all that are in either."""
+    """Return the intersection over union of two masks of one shape."""
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 def run_lengths(values: Bools) -> list[int]:
-    """Lengths of the runs of equal values [n] by turns, from False on (0: it begins with True)."""
+    """Return the lengths of runs of equal values [n], False first (0: it begins with True)."""
     bounds = np.flatnonzero(np.diff(values)) + 1
     counts: list[int] = np.diff(np.concatenate([[0], bounds, [len(values)]])).tolist()
     return [0, *counts] if values[0] else counts
 
 
 def run_lengths_within(mask: Bools, start: int, before: int, side: int, after: int) -> list[int]:
-    """Run lengths, row by row, of a mask [h, w] that lies in a larger image.
+    """Return the run lengths, row by row, of a mask [h, w] that lies in a larger image.
 
     The image is `side` wide, with so many rows `before` and `after` the mask; `start`: the column
     of the mask. For run lengths column by column give the mask transposed.
@@ -61,7 +104,7 @@ def run_lengths_within(mask: Bools, start: int, before: int, side: int, after: i
 
 
 def _rings(mask: Bools) -> list[Points]:
-    """The border and then the holes of a mask, along the edges of its pixels."""
+    """Return the border and then the holes of a mask, along the edges of its pixels."""
     double = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     # OpenCV goes through the centres of border pixels. Of pixels of half the size these lie a
     # quarter next to the edge, so that rounding gives the corner.
@@ -72,8 +115,8 @@ def _rings(mask: Bools) -> list[Points]:
 
 
 def _simplify(ring: Points, tolerance: float) -> Points:
-    """The ring with as few points as stay so near to it, pixels."""
-    if tolerance == 0:  # only those in the middle of a straight line go
+    """Simplify a ring to within a tolerance in pixels."""
+    if tolerance == 0:  # drop only points in the middle of a straight line
         before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
         turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
         back = (before * after).sum(1) < 0
@@ -85,7 +128,7 @@ def _simplify(ring: Points, tolerance: float) -> Points:
 
 
 def _join(rings: Sequence[Points]) -> Points:
-    """One polygon of a border and its holes, each joined by a line there and back."""
+    """Join a border and its holes into one polygon, by a line there and back to each hole."""
     polygon = rings[0]
     for hole in rings[1:]:
         distances = ((polygon[:, None] - hole[None]) ** 2).sum(2)

@@ -1,22 +1,23 @@
 """YOLO as Ultralytics reads it: images/, labels/ and data.yaml."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..runs import storage
-from .contents import CATEGORY, Area, Contents, Item
+from .contents import CATEGORY, Contents, Item
+from .shapes import Area
 
 _YAML = f"train: images\nval: images\nnames:\n  0: {CATEGORY}\n"
 
 
 def write(contents: Contents, folder: Path, segmentation: str, images: str) -> None:
-    """A line a region, in fractions of the image: its polygon, or its box by centre and size.
+    """Write a line per region, in fractions of the image: its polygon, or its box (centre, size).
 
     images: whether the images in the folder are links to the originals, or copies.
     """
     for item in contents:
-        picture = folder / "images" / f"{item.stem}{PurePosixPath(item.name).suffix}"
+        picture = folder / "images" / item.file_name
         if images == "copy":
-            storage.write_bytes(picture, contents.read_file(item), durable=False)
+            contents.copy_file(item, picture)
         else:
             picture.parent.mkdir(parents=True, exist_ok=True)
             picture.symlink_to(contents.file_of(item))

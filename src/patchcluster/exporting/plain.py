@@ -1,15 +1,20 @@
-"""Scores and regions in one table: CSV, JSON, Parquet."""
+"""Formats that any tool reads: scores and regions as CSV, JSON or Parquet; masks and heat maps."""
 
 import dataclasses
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from .. import __version__
 from ..errors import PatchclusterError
 from ..runs import storage, tables
 from .contents import Contents, Item
 from .names import clean
+from .shapes import box_of
 
 SCHEMA = "patchcluster-export-1"  # see export.schema.json
 _IMAGE = {  # columns of an image, and their Parquet types
@@ -24,13 +29,16 @@ _REGION = {
 
 
 def write_csv(contents: Contents, file: Path) -> None:
-    """One row a region; an image without regions has one row, empty there."""
+    """Write one row per region; an image without regions has one row, with these cells empty."""
     rows = [[_text(value) for value in row.values()] for row in _rows(contents)]
     file.write_bytes(tables.to_csv([*_IMAGE, *_REGION], rows))
 
 
 def write_parquet(contents: Contents, file: Path) -> None:
-    """The same rows with types; what is empty is null. Raises PatchclusterError without pyarrow."""
+    """Write the rows of `write_csv` with types, empty cells as null.
+
+    Raises PatchclusterError if pyarrow is not installed.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
@@ -48,7 +56,7 @@ def write_parquet(contents: Contents, file: Path) -> None:
 
 
 def write_json(contents: Contents, file: Path) -> None:
-    """One object: run, threshold, images with their regions, skipped files."""
+    """Write one object: run, threshold, images with their regions, skipped files."""
     run = contents.run
     images = [_image(item) | {"regions": _regions(item)} for item in contents]
     value = {
@@ -60,6 +68,28 @@ def write_json(contents: Contents, file: Path) -> None:
         "skipped": [dataclasses.asdict(skip) for skip in run.skipped],
     }
     storage.write_json(file, value)
+
+
+def write_masks(contents: Contents, folder: Path) -> None:
+    """Write NAME_mask.png of each image, 8 bits, at its size: 255 in a region, 0 elsewhere."""
+    for item in contents:
+        mask = np.zeros((item.image.height, item.image.width), np.uint8)
+        for area in contents.areas(item):
+            mask[box_of(area.region)][area.mask] = 255
+        _save(mask, folder / f"{item.stem}_mask.png", "PNG")
+
+
+def write_heatmaps(contents: Contents, folder: Path) -> None:
+    """Write the map of each image as NAME.tiff, float32, one channel; NaN outside a mask."""
+    for item in contents:
+        image_map = contents.run.map(item.image.path)
+        _save(image_map, folder / f"{item.stem}.tiff", "TIFF", compression="tiff_adobe_deflate")
+
+
+def _save(pixels: np.ndarray, file: Path, kind: str, **options: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    storage.write_bytes(file, buffer.getvalue(), durable=False)
 
 
 def _rows(contents: Contents) -> Iterator[dict[str, Any]]:
@@ -92,7 +122,7 @@ def _regions(item: Item) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> Any:
-    """A value as scores.csv has it."""
+    """Format a value as scores.csv has it."""
     if value is None:
         return ""
     if isinstance(value, bool):
