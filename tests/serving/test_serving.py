@@ -30,7 +30,7 @@ from conftest import PATIENCE, textured_image, wait_until
 from patchcluster.errors import RunError
 from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.serving import Limits, create_app
-from patchcluster.serving.counters import BOUNDS, Counters
+from patchcluster.serving.middleware import BOUNDS, Metrics, RequestLimiter
 
 BYTES = {"content-type": "application/octet-stream"}
 LIMITS = Limits(workers=2, queue=20, body=200_000, pixels=1_000_000, seconds=PATIENCE)
@@ -203,10 +203,10 @@ def test_services_in_one_process_count_for_themselves(scorer):
 
 
 def test_buckets_of_the_histogram_hold_what_is_at_most_their_bound():
-    counters = Counters(lambda: 0, lambda: 0)
+    metrics = Metrics(RequestLimiter(1))
     for seconds in (0.02, 0.025, 0.026, 7, 100):
-        counters.seconds.observe(seconds)
-    values = read_metrics(counters.text().decode())
+        metrics.seconds.observe(seconds)
+    values = read_metrics(metrics.text().decode())
     counts = [values["patchcluster_score_seconds_bucket", f"{bound}"] for bound in BOUNDS]
     assert counts == [2, 3, 3, 3, 3, 3, 3, 3, 4, 4]
     assert values["patchcluster_score_seconds_bucket", "+Inf"] == 5

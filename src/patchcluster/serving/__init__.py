@@ -1,16 +1,19 @@
 """The HTTP service: scores of new images against the bank of a run, on this machine only.
 
     POST /score         the bytes of an image -> its score, regions, nearest places, map
-    GET  /health        200 once the model is there
+    GET  /health        200 once the model is loaded
     GET  /run           what the images are compared with
-    GET  /metrics       counts for Prometheus
+    GET  /metrics       metrics for Prometheus
     GET  /openapi.json
 
-Every error is `{"error": "one line"}`. What a request may cost is bounded: the size of its body,
-the pixels of its image, its time, and how many may wait.
+Every error is `{"error": "one line"}`. Body size, pixels, time and queue length are limited.
 
-A web page that someone on this machine looks at cannot use the service: it would have to call the
-host by another name (refused), or to send a type of body that browsers ask leave for (not given).
+Web pages that are open on this machine cannot use the service: a request through another host name
+is refused, and browsers send the accepted content types only after a preflight request, which is
+refused too.
+
+answers.py      models of requests and responses, for OpenAPI
+middleware.py   access, limits, errors, metrics
 """
 
 import asyncio
@@ -29,37 +32,44 @@ from fastapi.security import HTTPBearer
 
 from .. import __version__
 from ..errors import SettingError, UnreadableImage
+from ..images.inputs import reason
 from ..pipeline.scoring import Scorer
-from .admission import HOST, Desk, Gate, Refusal, check_headers, read_body, say_errors_alike
-from .answers import BODY, Health, MapFormat, RunSummary, Score, Threshold, answer, refusals
-from .counters import CONTENT_TYPE, Counters
+from .answers import BODY, Health, MapFormat, RunSummary, Score, answer, refusals
+from .middleware import (
+    HOST,
+    METRICS_TYPE,
+    AuthMiddleware,
+    Metrics,
+    Refusal,
+    RequestLimiter,
+    check_headers,
+    handle_errors,
+    read_body,
+)
 
-_GRACE = 10  # seconds that requests have to end in after Ctrl-C
+_GRACE = 10  # seconds for requests to finish after Ctrl-C
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be asked of the service at a time."""
+    """Limits of the service."""
 
     workers: int | None  # images that are scored at a time; None: one a core, one on a GPU
-    queue: int  # requests that may wait, or be on their way
+    queue: int  # further requests that may wait or be received
     body: int  # bytes of a request
     pixels: int  # of an image
     seconds: float  # that a request may take
 
 
 def create_app(scorer: Scorer, limits: Limits, token: str | None = None) -> FastAPI:
-    """The service as an ASGI application."""
-    counters = Counters(lambda: desk.running, lambda: desk.waiting)
+    """Return the service as an ASGI application."""
     workers = limits.workers or scorer.parallel
-    threshold = scorer.run.threshold.value
-    desk: Desk
+    limiter = RequestLimiter(workers + limits.queue)
+    metrics = Metrics(limiter)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        nonlocal desk
-        with scorer.threads(workers) as pool:
-            desk = Desk(pool, workers, limits.queue)
+        with scorer.threads(workers) as limiter.pool:
             yield
 
     app = FastAPI(
@@ -71,8 +81,17 @@ def create_app(scorer: Scorer, limits: Limits, token: str | None = None) -> Fast
         redoc_url=None,
         dependencies=[] if token is None else [Depends(HTTPBearer(auto_error=False))],
     )
-    app.add_middleware(Gate, counters=counters, token=token)
-    say_errors_alike(app)
+    app.add_middleware(AuthMiddleware, metrics=metrics, token=token)
+    handle_errors(app)
+    _add_score(app, scorer, limits, limiter, metrics)
+    _add_state(app, scorer, metrics)
+    return app
+
+
+def _add_score(
+    app: FastAPI, scorer: Scorer, limits: Limits, limiter: RequestLimiter, metrics: Metrics
+) -> None:
+    threshold = scorer.run.threshold.value
 
     def work(data: bytes, map_format: MapFormat) -> tuple[bool, bytes]:
         image = scorer.score(data, max_pixels=limits.pixels)
@@ -93,22 +112,24 @@ def create_app(scorer: Scorer, limits: Limits, token: str | None = None) -> Fast
         """Score the image whose file is the body of the request."""
         start = time.perf_counter()
         check_headers(request, limits.body)
-        with desk.place() as jobs:
+        with limiter.place() as jobs:
             try:
                 async with asyncio.timeout(limits.seconds):
                     data = await read_body(request, limits.body)
-                    job = desk.submit(lambda: work(data, map_format))
-                    jobs.append(job)
-                    flagged, body = await asyncio.wrap_future(job)
+                    jobs.append(limiter.submit(lambda: work(data, map_format)))
+                    flagged, body = await asyncio.wrap_future(jobs[0])
             except TimeoutError:
-                what = "scored" if jobs else "received"
-                status = 504 if jobs else 408
+                status, what = (504, "scored") if jobs else (408, "received")
                 raise Refusal(status, f"not {what} within {limits.seconds:g} s") from None
             except UnreadableImage as error:
                 raise Refusal(422, str(error)) from error
-        counters.images.labels(str(flagged).lower()).inc()
-        counters.seconds.observe(time.perf_counter() - start)
+        metrics.images.labels(str(flagged).lower()).inc()
+        metrics.seconds.observe(time.perf_counter() - start)
         return Response(body, media_type="application/json")
+
+
+def _add_state(app: FastAPI, scorer: Scorer, metrics: Metrics) -> None:
+    run = scorer.run
 
     @app.get("/health", responses=refusals(400, 500))
     async def health() -> Health:
@@ -116,34 +137,23 @@ def create_app(scorer: Scorer, limits: Limits, token: str | None = None) -> Fast
         return Health(status="ready", version=__version__)
 
     @app.get("/run", responses=refusals(400, 401, 500))
-    async def run() -> RunSummary:
-        """Say what new images are compared with."""
-        return _summarise(scorer)
+    async def describe_run() -> RunSummary:
+        """Describe the run that new images are compared with."""
+        return RunSummary(
+            images=len(run),
+            flagged=int(run.flagged.sum()),
+            threshold=run.threshold,
+            method=scorer.settings.method,
+            backbone=run.info.backbone,
+            settings=run.info.settings,
+            scanned=run.info.finished,
+            version=run.info.version,
+        )
 
-    @app.get(
-        "/metrics",
-        response_class=PlainTextResponse,
-        responses=refusals(400, 401, 500),
-    )
-    async def metrics() -> Response:
-        """Counts in the text format of Prometheus."""
-        return Response(counters.text(), media_type=CONTENT_TYPE)
-
-    return app
-
-
-def _summarise(scorer: Scorer) -> RunSummary:
-    run = scorer.run
-    return RunSummary(
-        images=len(run),
-        flagged=int(run.flagged.sum()),
-        threshold=Threshold.model_validate(run.threshold, from_attributes=True),
-        method=scorer.settings.method,
-        backbone=run.info.backbone,
-        settings=run.info.settings,
-        scanned=run.info.finished,
-        version=run.info.version,
-    )
+    @app.get("/metrics", response_class=PlainTextResponse, responses=refusals(400, 401, 500))
+    async def show_metrics() -> Response:
+        """Return the metrics in the text format of Prometheus."""
+        return Response(metrics.text(), media_type=METRICS_TYPE)
 
 
 def serve(
@@ -156,11 +166,11 @@ def serve(
     weights: str | None = None,
     ready: Callable[[str], None],
 ) -> None:
-    """Serve until an interrupt; ready(address) is called when images can be sent.
+    """Serve until an interrupt; ready(address) is called once the model is loaded.
 
     port: 0 for any that is free. Raises RunError, SettingError or WeightsError before.
     """
-    with _bind(port) as listener:  # first, so that a port that is taken is said at once
+    with _listen(port) as listener:  # before the model is loaded, which takes seconds
         scorer = Scorer(run_folder, device=device, weights=weights)
         config = uvicorn.Config(
             create_app(scorer, limits, token),
@@ -171,21 +181,14 @@ def serve(
             timeout_graceful_shutdown=_GRACE,
         )
         with suppress(KeyboardInterrupt):  # the way to end it
-            listener.listen()
             ready(f"http://{HOST}:{listener.getsockname()[1]}")
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _bind(port: int) -> socket.socket:
-    listener = socket.socket()
-    if os.name == "posix":  # do not wait for the connections of an earlier service
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _listen(port: int) -> socket.socket:
     try:
-        listener.bind((HOST, port))
+        return socket.create_server((HOST, port))
     except OSError as error:
-        listener.close()
         raise SettingError(
-            f"cannot listen on port {port} ({(error.strerror or str(error)).lower()}): choose "
-            "another --port"
+            f"cannot listen on port {port} ({reason(error)}): choose another --port"
         ) from error
-    return listener

@@ -1,6 +1,7 @@
-"""What the service says, in OpenAPI's words."""
+"""Models of the requests and responses of the service, for OpenAPI."""
 
 import base64
+import dataclasses
 import io
 from typing import Any, Literal
 
@@ -9,8 +10,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from ..pipeline.scoring import ScoredImage
+from ..runs.run import Neighbour
 from ..scores.colours import colours
 from ..scores.maps import Floats
+from ..scores.thresholds import Threshold
 
 MapFormat = Literal["none", "png", "npy"]
 
@@ -26,15 +29,6 @@ class Region(BaseModel):
     peak: float
 
 
-class Place(BaseModel):
-    """A place of an image of the set; x and y are its centre in pixels."""
-
-    path: str
-    x: float
-    y: float
-    distance: float
-
-
 class Map(BaseModel):
     """The anomaly map. png: a picture of the image's size, from 0 (dark) to twice the threshold
     (light). npy: a NumPy file, float32 [height, width]; NaN where nothing is scored."""
@@ -44,9 +38,9 @@ class Map(BaseModel):
 
 
 class Score(BaseModel):
-    """score: larger is more anomalous; flagged: it is over the threshold; percentile: share of the
-    images of the run that score lower, in %; regions: highest peak first; place: the most
-    anomalous one, x and y in pixels; nearest: what the set has that is most like it."""
+    """score: larger is more anomalous; flagged: it exceeds the threshold; percentile: share of the
+    images of the run that score lower, in %; regions: highest peak first; place: the most anomalous
+    one, x and y in pixels; nearest: the places of the set that it was compared with."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -77,18 +71,13 @@ class Score(BaseModel):
     height: int
     place: tuple[float, float]
     regions: list[Region]
-    nearest: list[Place]
+    nearest: list[Neighbour]
     same_as: str  # path of an image of the set with the same bytes, or ""
     map: Map | None
 
 
-class Threshold(BaseModel):
-    value: float
-    meaning: str
-
-
 class RunSummary(BaseModel):
-    """What new images are compared with."""
+    """The run that new images are compared with."""
 
     images: int
     flagged: int
@@ -110,7 +99,7 @@ class Error(BaseModel):
 
 
 def answer(image: ScoredImage, threshold: float, map_format: MapFormat) -> Score:
-    """What the service says of an image."""
+    """Describe a scored image."""
     return Score(
         score=image.score,
         flagged=image.flagged,
@@ -121,8 +110,8 @@ def answer(image: ScoredImage, threshold: float, map_format: MapFormat) -> Score
         place=image.place,
         regions=[Region.model_validate(r, from_attributes=True) for r in image.regions],
         nearest=[
-            Place(path=_to_text(n.path), x=n.x, y=n.y, distance=n.distance)
-            for n in image.neighbours(*image.place)
+            dataclasses.replace(place, path=_to_text(place.path))
+            for place in image.neighbours(*image.place)
         ],
         same_as=_to_text(image.same_as),
         map=None if map_format == "none" else _encode(image.map(), threshold, map_format),
@@ -130,7 +119,7 @@ def answer(image: ScoredImage, threshold: float, map_format: MapFormat) -> Score
 
 
 def _to_text(path: str) -> str:
-    """File names that are not valid UTF-8, which JSON cannot hold, with question marks."""
+    """Return a path as valid UTF-8, with question marks for bytes that are not."""
     return path.encode("utf-8", "replace").decode()
 
 
@@ -150,18 +139,18 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 BODY = {
     "requestBody": {
         "required": True,
-        "description": "The file of the image, as it is.",
+        "description": "The bytes of the image file.",
         "content": {"application/octet-stream": _FILE, "image/*": _FILE},
     }
 }
 _REASONS = {
-    400: "Called by another name than 127.0.0.1 or localhost.",
+    400: "The host is not 127.0.0.1 or localhost.",
     401: "The token is missing or wrong.",
-    408: "The body did not come in time.",
+    408: "The body was not received in time.",
     413: "The body is too large.",
-    415: "The body is not said to be the bytes of an image.",
-    422: "Not an image that can be scored, or a query that cannot be.",
-    500: "A bug, or a run folder that is damaged.",
+    415: "The content type of the body is not that of an image file.",
+    422: "The image cannot be scored, or the query is invalid.",
+    500: "A bug, or a damaged run folder.",
     503: "Too many images are waiting: try again.",
     504: "Not scored in time.",
 }

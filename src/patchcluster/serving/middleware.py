@@ -1,4 +1,4 @@
-"""Who may ask, for how much, and what becomes of those who may not."""
+"""Around the routes: who may send requests, how many, what is counted, and how errors look."""
 
 import hmac
 import sys
@@ -11,18 +11,21 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import PatchclusterError
-from .counters import Counters
 
 HOST = "127.0.0.1"
 HOSTS = (HOST, "localhost")  # names that this service may be called by
 PATHS = ("/score", "/health", "/run", "/metrics", "/openapi.json")
-OPEN_PATH = "/health"  # asks for no token
-_CLIENT_LEFT = 499  # counted where nobody is there to get an answer
+OPEN_PATH = "/health"  # needs no token
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BOUNDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # of the histogram, seconds
+_CLIENT_LEFT = 499  # counted if the client closed the connection before the response
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 T = TypeVar("T")
@@ -37,30 +40,32 @@ class Refusal(Exception):
         self.headers = headers
 
 
-class Desk:
-    """Lets so many images be scored at a time and so many wait, and refuses the rest."""
+class RequestLimiter:
+    """Limits the requests at a time: scored by the threads of `pool`, waiting, or received."""
 
-    def __init__(self, pool: ThreadPoolExecutor, workers: int, queue: int) -> None:
-        self._pool = pool
-        self._most = workers + queue
+    pool: ThreadPoolExecutor  # while the service runs
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._lock = threading.Lock()
         self._taken = 0
         self._running = 0
 
     @property
     def running(self) -> int:
+        """Number of images that are being scored."""
         return self._running
 
     @property
     def waiting(self) -> int:
+        """Number of requests that wait for a thread or are being received."""
         return self._taken - self._running
 
     @contextmanager
     def place(self) -> Iterator[list[Future[Any]]]:
-        """Hold a place; what is put into the list keeps it until it is done.
+        """Hold a place for a request; a job that is put into the list keeps it until it is done.
 
-        A thread cannot be stopped: after a timeout it goes on, and its place is not free.
-        Raises Refusal if there is none.
+        After a timeout too: a thread cannot be stopped. Raises Refusal if all places are taken.
         """
         with self._lock:
             if self._taken >= self._most:
@@ -78,7 +83,8 @@ class Desk:
                 self._leave()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        return self._pool.submit(self._run, work)
+        """Have a thread of the pool do the work."""
+        return self.pool.submit(self._run, work)
 
     def _run(self, work: Callable[[], T]) -> T:
         with self._lock:
@@ -94,13 +100,52 @@ class Desk:
             self._taken -= 1
 
 
-class Gate:
-    """Around all else: who may ask, what every answer carries, and what is counted."""
+class Metrics(Collector):
+    """Metrics of one service, in a registry of its own."""
 
-    def __init__(self, app: ASGIApp, counters: Counters, token: str | None) -> None:
-        self.app = app
-        self.counters = counters
-        self.token = token
+    def __init__(self, limiter: RequestLimiter) -> None:
+        self._registry = own = CollectorRegistry()
+        self.requests = Counter(
+            "patchcluster_requests",
+            "Requests by path and status.",
+            ("path", "status"),
+            registry=own,
+        )
+        self.images = Counter(
+            "patchcluster_images_scored", "Images scored.", ("flagged",), registry=own
+        )
+        for flagged in ("false", "true"):
+            self.images.labels(flagged)  # shown from the start, as 0
+        self.seconds = Histogram(
+            "patchcluster_score_seconds",
+            "Time from a request to its score.",
+            registry=own,
+            buckets=BOUNDS,
+        )
+        running = Gauge("patchcluster_images_in_flight", "Images being scored.", registry=own)
+        running.set_function(lambda: limiter.running)
+        waiting = Gauge("patchcluster_queue_length", "Requests waiting or received.", registry=own)
+        waiting.set_function(lambda: limiter.waiting)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics without the times at which their series began.
+
+        The switch of the package for these times is global: it holds for all registries.
+        """
+        for metric in self._registry.collect():
+            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format of Prometheus (version 0.0.4)."""
+        return generate_latest(self)
+
+
+class AuthMiddleware:
+    """Checks host and token, sets the headers of all responses, and counts requests."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None) -> None:
+        self.app, self.metrics, self.token = app, metrics, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -120,18 +165,18 @@ class Gate:
             await (refusal or self.app)(scope, receive, send_marked)
         except ClientDisconnect:
             status = _CLIENT_LEFT
-        except Exception as error:  # a bug; its traceback is nobody's business
+        except Exception as error:  # a bug: clients get no traceback
             reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
             print(f"patchcluster: {reason}", file=sys.stderr, flush=True)
             if not status:
                 await _say(500, reason)(scope, receive, send_marked)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
-            self.counters.requests.labels(path, status).inc()
+            self.metrics.requests.labels(path, status).inc()
 
     def _check(self, scope: Scope) -> Response | None:
         headers = dict(scope["headers"])
-        # Not Starlette's TrustedHostMiddleware: its refusal is plain text, and every error is JSON.
+        # Starlette's TrustedHostMiddleware refuses in plain text, and every error here is JSON.
         host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].lower()
         if host not in HOSTS:
             return _say(400, f"this service is called {' or '.join(HOSTS)}, not {host!r}")
@@ -147,8 +192,8 @@ def _say(status: int, reason: str, headers: Mapping[str, str] | None = None) -> 
     return JSONResponse({"error": reason}, status, headers)
 
 
-def say_errors_alike(app: FastAPI) -> None:
-    """Bring all errors to one JSON shape."""
+def handle_errors(app: FastAPI) -> None:
+    """Have every error answered as `{"error": "one line"}`."""
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, error: Refusal) -> Response:
@@ -171,7 +216,7 @@ def say_errors_alike(app: FastAPI) -> None:
 
 
 def check_headers(request: Request, limit: int) -> None:
-    """Raise Refusal for a body that can be refused before it is read."""
+    """Raise Refusal (413, 415) for a body that is refused before it is read."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/octet-stream" and not kind.startswith("image/"):
         raise Refusal(
@@ -185,6 +230,7 @@ def check_headers(request: Request, limit: int) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body of a request. Raises Refusal (413) beyond `limit` bytes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -194,5 +240,5 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> Refusal:
-    # The rest of the body is not waited for.
+    # Closed: the rest of the body is not read.
     return Refusal(413, f"the file has more than {limit} bytes", {"Connection": "close"})
