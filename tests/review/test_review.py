@@ -28,7 +28,7 @@ from conftest import PATIENCE, run_command, textured_image, wait_until, write_se
 from faults.processes import Command
 from patchcluster.errors import RunError
 from patchcluster.pipeline.rescoring import rescore
-from patchcluster.review.group_names import find_names
+from patchcluster.review.session import find_names
 from patchcluster.review.store import GroupName, LabelStore
 from patchcluster.runs.run import Run, load_run
 from patchcluster.scores.labels import read_labels

@@ -1,4 +1,11 @@
-"""A local page to look at a run, label its images, and score it again with the labels."""
+"""A local page to look at a run, label its images, and score it again with the labels.
+
+app.py        HTTP routes; static/ and review.html.j2: the page
+guard.py      who may send requests
+session.py    a review without HTTP: what the page shows and does, names of groups, jobs
+pictures.py   originals, heat maps, crops
+store.py      labels.sqlite
+"""
 
 import os
 import secrets
@@ -10,12 +17,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ..errors import SettingError
+from ..images.inputs import reason
 from ..runs import storage
 from ..runs.run import check_run
 
 HOST = "127.0.0.1"
 _LOCK_FILE = ".review.lock"
-_ADDRESS_FILE = "review.html"  # while a review runs that opened the browser
+_ADDRESS_FILE = "review.html"  # exists while a review that opened the browser runs
 _ADVICE = "Labels are kept there: make room, or copy the run to where you may write"
 
 
@@ -28,8 +36,8 @@ def review(
     """Serve a review of a finished run on 127.0.0.1 until it is interrupted.
 
     port: 0 takes a free one. browser: open the page. started is called with the address once it can
-    be opened; the token in it is the key to the page. Raises RunError if the run cannot be
-    reviewed, SettingError if the port is taken.
+    be opened; it contains the token of the page. Raises RunError if the run cannot be reviewed,
+    SettingError if the port is taken.
     """
     import uvicorn
 
@@ -63,7 +71,7 @@ def review(
 
 @contextmanager
 def _opened(folder: Path, address: str) -> Iterator[None]:
-    """Open a page in the browser, by way of a file that only this user can read.
+    """Open a page in the browser through a file that only this user can read.
 
     On a command line other users of the machine would see the token. The file lies in the run,
     since some browsers are kept from seeing temporary folders.
@@ -83,25 +91,20 @@ def _opened(folder: Path, address: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _listen(port: int) -> Iterator[socket.socket]:
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise SettingError(
-                f"cannot listen on port {port} ({error}): choose another --port, or 0 for any "
-                "free one"
-            ) from error
-        listening.listen(128)
-        yield listening
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as error:
+        raise SettingError(
+            f"cannot listen on port {port} ({reason(error)}): choose another --port, or 0 for any "
+            "free one"
+        ) from error
 
 
 @contextmanager
 def _hold(folder: Path) -> Iterator[None]:
-    """Let no other process review the same run, since one alone may write its labels."""
-    check_run(folder)  # nor is a lock to be left in it
+    """Keep other processes from reviewing the same run: only one may write its labels."""
+    check_run(folder)  # or a lock would be left in a folder that is no run
     taken = (
         f"{str(folder)!r} is being reviewed by another process: open the page at the address which "
         "that printed (two tabs are fine), or end it first"

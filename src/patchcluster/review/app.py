@@ -1,80 +1,72 @@
 """The routes of a review: HTTP on one side, `Review` on the other."""
 
 import json
+import mimetypes
 from collections.abc import Mapping
-from importlib import resources
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel, Field
+from fastapi import Body, FastAPI, Query, Request
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from ..errors import InputError, PatchclusterError
+from ..report import load_template
 from .guard import Guard
 from .pictures import Picture
 from .session import Busy, NoSuchImage, Review
 from .store import Mark
 
 NOTE_HEADER = "x-patchcluster-note"  # why a picture is not the original
-_MEDIA_TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_STATUS = {NoSuchImage: 404, Busy: 409, InputError: 400, PatchclusterError: 500}
 
-Tab = Annotated[str, Field(min_length=1, max_length=64)]
-
-
-class LabelRequest(BaseModel):
-    ids: list[int]
-    label: Mark | None
-    tab: Tab
-
-
-class UndoRequest(BaseModel):
-    tab: Tab
-
-
-class NameRequest(BaseModel):
-    group: int
-    name: Annotated[str, Field(max_length=80)]
-    tab: Tab
-
-
-class FlagRequest(BaseModel):
-    count: Annotated[int, Field(ge=0)]
+Tab = Annotated[str, Body(min_length=1, max_length=64, embed=True)]
+Coordinate = Annotated[float, Query(allow_inf_nan=False)]
 
 
 def make_app(review: Review, token: str, port: int) -> ASGIApp:
-    """The application that serves one review at 127.0.0.1:port to who has the token."""
+    """Return the application that serves one review at 127.0.0.1:port, to holders of the token."""
+    mimetypes.add_type("text/javascript", ".js")  # Windows may say text/plain: refused by browsers
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_exception_handler(PatchclusterError, _explain)
-    _add_page(app, review)
+    for kind, status in _STATUS.items():
+        _answer_errors(app, kind, status)
+    app.mount("/static", StaticFiles(packages=[("patchcluster", "review/static")]))
+    _add_views(app, review)
     _add_pictures(app, review)
-    _add_questions(app, review)
     _add_changes(app, review)
     return Guard(app, token, port)
 
 
-def _add_page(app: FastAPI, review: Review) -> None:
-    environment = Environment(
-        loader=PackageLoader("patchcluster", "review"), autoescape=True, undefined=StrictUndefined
-    )
-    name = _showable(review.folder.absolute().name)
-    page = environment.get_template("review.html.j2").render(name=name)
-    files = {
-        file.name: file.read_bytes()
-        for file in resources.files("patchcluster").joinpath("review", "static").iterdir()
-        if file.name.rpartition(".")[2] in _MEDIA_TYPES
-    }
+def _answer_errors(app: FastAPI, kind: type[PatchclusterError], status: int) -> None:
+    @app.exception_handler(kind)
+    def explain(_: Request, error: PatchclusterError) -> Response:
+        return _answer({"error": str(error)}, status)
+
+
+def _add_views(app: FastAPI, review: Review) -> None:
+    name = review.folder.absolute().name.encode("utf-8", "replace").decode()
+    page = load_template("review/review.html.j2").render(name=name)
 
     @app.get("/")
     def index() -> Response:
         return Response(page, media_type="text/html")
 
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        if name not in files:
-            return Response(status_code=404)
-        return Response(files[name], media_type=_MEDIA_TYPES[name.rpartition(".")[2]])
+    @app.get("/api/run")
+    def describe() -> Response:
+        return _answer(review.describe())
+
+    @app.get("/api/changes")
+    def changes(since: int) -> Response:
+        return _answer(review.changes(since))
+
+    @app.get("/api/neighbours/{image_id}")
+    def neighbours(image_id: int, x: Coordinate, y: Coordinate) -> Response:
+        return _answer({"neighbours": review.neighbours(image_id, x, y)})
+
+    @app.get("/labels.csv")
+    def labels() -> Response:
+        named = {"content-disposition": 'attachment; filename="labels.csv"'}
+        return Response(review.csv(), media_type="text/csv", headers=named)
 
 
 def _add_pictures(app: FastAPI, review: Review) -> None:
@@ -89,62 +81,38 @@ def _add_pictures(app: FastAPI, review: Review) -> None:
         return _picture(shown.pictures.thumbnail(shown.image(image_id)))
 
     @app.get("/map/{image_id}")
-    def heat(image_id: int) -> Response:
+    def heat_map(image_id: int) -> Response:
         shown = review.shown
-        return _picture(shown.pictures.heat(shown.image(image_id)))
+        return _picture(shown.pictures.heat_map(shown.image(image_id)))
 
     @app.get("/crop/{image_id}")
-    def crop(
-        image_id: int,
-        x: Annotated[float, Query(allow_inf_nan=False)],
-        y: Annotated[float, Query(allow_inf_nan=False)],
-        side: int,
-    ) -> Response:
+    def crop(image_id: int, x: Coordinate, y: Coordinate, side: int) -> Response:
         shown = review.shown
         return _picture(shown.pictures.crop(shown.image(image_id), x, y, side))
 
 
-def _add_questions(app: FastAPI, review: Review) -> None:
-    @app.get("/api/run")
-    def describe() -> Response:
-        return _answer(review.describe())
-
-    @app.get("/api/changes")
-    def changes(since: int) -> Response:
-        return _answer(review.changes(since))
-
-    @app.get("/api/neighbours/{image_id}")
-    def neighbours(
-        image_id: int,
-        x: Annotated[float, Query(allow_inf_nan=False)],
-        y: Annotated[float, Query(allow_inf_nan=False)],
-    ) -> Response:
-        return _answer({"neighbours": review.neighbours(image_id, x, y)})
-
-    @app.get("/labels.csv")
-    def labels() -> Response:
-        named = {"content-disposition": 'attachment; filename="labels.csv"'}
-        return Response(review.csv(), media_type="text/csv", headers=named)
-
-
 def _add_changes(app: FastAPI, review: Review) -> None:
     @app.post("/api/labels")
-    def label(asked: LabelRequest) -> Response:
-        review.label(asked.ids, asked.label, asked.tab)
-        return _answer({"saved": len(asked.ids)})
+    def label(
+        ids: Annotated[list[int], Body()], label: Annotated[Mark | None, Body()], tab: Tab
+    ) -> Response:
+        review.label(ids, label, tab)
+        return _answer({"saved": len(ids)})
 
     @app.post("/api/undo")
-    def undo(asked: UndoRequest) -> Response:
-        return _answer({"ids": review.undo(asked.tab)})
+    def undo(tab: Tab) -> Response:
+        return _answer({"ids": review.undo(tab)})
 
     @app.post("/api/group-name")
-    def name_group(asked: NameRequest) -> Response:
-        review.name_group(asked.group, asked.name, asked.tab)
+    def name_group(
+        group: Annotated[int, Body()], name: Annotated[str, Body(max_length=80)], tab: Tab
+    ) -> Response:
+        review.name_group(group, name, tab)
         return _answer({})
 
     @app.post("/api/flag")
-    def flag(asked: FlagRequest) -> Response:
-        review.flag(asked.count)
+    def flag(count: Annotated[int, Body(ge=0, embed=True)]) -> Response:
+        review.flag(count)
         return _answer({})
 
     @app.post("/api/rescore")
@@ -153,26 +121,12 @@ def _add_changes(app: FastAPI, review: Review) -> None:
         return _answer({})
 
 
-def _explain(_: Request, error: Exception) -> Response:
-    status = 500
-    for kind, code in ((NoSuchImage, 404), (Busy, 409), (InputError, 400)):
-        if isinstance(error, kind):
-            status = code
-            break
-    return _answer({"error": str(error)}, status)
-
-
 def _picture(picture: Picture) -> Response:
     note = picture.note.encode("ascii", "replace").decode()
-    return Response(
-        picture.data, media_type=picture.media_type, headers={NOTE_HEADER: note} if note else None
-    )
+    headers = {NOTE_HEADER: note} if note else None
+    return Response(picture.data, media_type=picture.media_type, headers=headers)
 
 
 def _answer(value: Mapping[str, Any], status: int = 200) -> Response:
-    """JSON in ASCII: file names that are not valid UTF-8 survive as escapes."""
+    """Answer with JSON in ASCII: file names that are not valid UTF-8 survive as escapes."""
     return Response(json.dumps(value), status, media_type="application/json")
-
-
-def _showable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()

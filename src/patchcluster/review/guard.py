@@ -1,9 +1,9 @@
-"""Who may talk to a review: only pages that it served itself, to the person who started it.
+"""Access to a review: only its own page, for the person who started it.
 
-Any web page that is open in the same browser can send requests to 127.0.0.1, and with a name of
-its own that it lets point there (DNS rebinding) it could read the answers. Other users of the
-machine can connect too. So each request must name this server as its host, bear a token that is
-random for each start, and, if it changes something, come from a page of this server.
+Any web page that is open in the same browser can send requests to 127.0.0.1, and through a host
+name that it points there (DNS rebinding) it could read the answers. Other users of the machine can
+connect too. So each request must name this server as its host and carry a token that is random for
+each start, and a request that changes something must come from a page of this server.
 """
 
 import secrets
@@ -13,7 +13,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEADER = "x-patchcluster"  # a page elsewhere cannot add it without asking first
+HEADER = "x-patchcluster"  # cross-origin pages cannot add it without a preflight request
 _READING = ("GET", "HEAD")
 _POLICY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -29,9 +29,9 @@ _POLICY = {
 
 
 class Guard:
-    """Lets requests through to an application or refuses them (403), and adds headers to all.
+    """Middleware that refuses requests (403) and adds security headers to every response.
 
-    The token comes in the address of the first page (`/?token=...`), which sets it as a cookie.
+    The token is in the address of the first page (`/?token=...`), whose response sets a cookie.
     """
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
@@ -62,8 +62,8 @@ class Guard:
         await app(scope, receive, send_with_headers)
 
     def _refuse(self, method: str, headers: Headers, named: bool) -> str:
-        """Why a request is refused; "": it is not."""
-        # Not Starlette's TrustedHostMiddleware: it looks neither at the port nor at a second host.
+        """Return why a request is refused; "": it is not."""
+        # Starlette's TrustedHostMiddleware checks neither the port nor a second host header.
         if headers.getlist("host") not in [[host] for host in self._hosts]:
             return "wrong host: open the address that `patchcluster review` printed"
         if not named and not self._is_token(
@@ -72,10 +72,10 @@ class Guard:
             return "no token: open the address that `patchcluster review` printed"
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin is not None and origin != f"http://{headers['host']}":
-            return "asked by a page of another origin"
-        # A person may follow a link to the first page; whatever else is asked by pages.
+            return "requested by a page of another origin"
+        # A person may follow a link to the first page; all other requests are made by pages.
         if site not in (None, "same-origin", "none") and not named:
-            return "asked by a page of another site"
+            return "requested by a page of another site"
         if method not in _READING:
             if origin is None and site != "same-origin":
                 return "a change must come from a page of this server"

@@ -1,8 +1,7 @@
-"""The pictures of a review: originals at their own size, their maps, and crops.
+"""The pictures of a review: originals at their own size, heat maps, and crops.
 
-An original is shown only if its file is still the one that was scanned, by its SHA-256; else the
-thumbnail stands in. It is decoded by the reader that the scan used, so that its pixels and those of
-the map are the same.
+An original is shown only if its file still has the SHA-256 of the scan; else the thumbnail is. It
+is decoded by the reader of the scan, so that its pixels line up with those of the map.
 """
 
 import hashlib
@@ -10,23 +9,21 @@ import io
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import RunError, UnreadableImage
+from ..errors import UnreadableImage
 from ..images.decode import load_image, survey
-from ..images.inputs import find_again, is_url, open_input
-from ..runs import runfolder
+from ..images.inputs import find_again, is_url, read_input
 from ..runs.info import ImageRecord
-from ..runs.pictures import colour_bounds, draw_top, heat_png
+from ..runs.pictures import colour_bounds, draw_top, heat_png, open_thumbnail, read_thumbnail
 from ..runs.run import Run
 
 MAP_SIDE = 1024  # longer side of a map, pixels; the page stretches it bilinearly, as `Run.map` does
 CROP_SIDE = 256  # largest side of a crop, pixels
-_CACHED = 256 * 2**20  # bytes of decoded images that are kept
+_CACHED = 256 * 2**20  # bytes of decoded images
 _ORIENTATION = 0x0112  # EXIF tag
 _PNG = b"\x89PNG"
 _PNG_DEPTH = 24  # where a PNG's header says the bits of a channel
@@ -36,7 +33,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it is sent. `note` says why it is not the original; "": it is."""
+    """A picture as a file. `note`: why it is not the original; "": it is."""
 
     data: bytes
     media_type: str
@@ -54,28 +51,24 @@ class Pictures:
         self._bounds: tuple[float, float] | None = None
 
     def original(self, image: ImageRecord) -> Picture:
-        """An image as the scan saw it, at its own size, else its thumbnail. Raises RunError."""
+        """Return an image as the scan saw it, else its thumbnail. Raises RunError."""
         try:
             data = self._read(image)
-            if _is_plain(data):
-                return Picture(data, "image/png" if data.startswith(_PNG) else "image/jpeg")
-            pixels, note = self._pixels(image)
         except UnreadableImage as reason:
             return self.thumbnail(image, str(reason))
+        if _is_plain(data):
+            return Picture(data, "image/png" if data.startswith(_PNG) else "image/jpeg")
+        pixels, note = self._pixels(image)
         if note:
             return self.thumbnail(image, note)
         return Picture(_to_png(Image.fromarray(pixels)), "image/png")
 
     def thumbnail(self, image: ImageRecord, note: str = "") -> Picture:
-        """The thumbnail that the scan kept. Raises RunError if it is gone."""
-        path = runfolder.thumbnail_path(self._run.folder, image.id)
-        try:
-            return Picture(path.read_bytes(), "image/jpeg", note)
-        except OSError as error:
-            raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
+        """Return the thumbnail of an image. Raises RunError if it is gone."""
+        return Picture(read_thumbnail(self._run, image), "image/jpeg", note)
 
     def crop(self, image: ImageRecord, x: float, y: float, side: int) -> Picture:
-        """side x side pixels around a place of an image, black beyond its border."""
+        """Return side x side pixels around a point of an image, black beyond its border."""
         side = max(8, min(side, CROP_SIDE))
         pixels, note = self._pixels(image)
         factor = pixels.shape[1] / image.width  # below 1 for a thumbnail
@@ -86,14 +79,13 @@ class Pictures:
         )
         return Picture(_to_png(shown), "image/png", note)
 
-    def heat(self, image: ImageRecord) -> Picture:
-        """The map of an image on the set's one colour scale, clear where nothing is anomalous."""
+    def heat_map(self, image: ImageRecord) -> Picture:
+        """Return the heat map of an image, on one colour scale for the run."""
         factor = min(1.0, MAP_SIDE / max(image.width, image.height))
         width, height = (max(1, round(n * factor)) for n in (image.width, image.height))
         low, high = self._colour_bounds()
-        return Picture(
-            heat_png(self._run.map_at(image.path, width, height), low, high), "image/png"
-        )
+        image_map = self._run.map_at(image.path, width, height)
+        return Picture(heat_png(image_map, low, high), "image/png")
 
     def _colour_bounds(self) -> tuple[float, float]:
         with self._measuring:
@@ -102,7 +94,7 @@ class Pictures:
             return self._bounds
 
     def _pixels(self, image: ImageRecord) -> tuple[Pixels, str]:
-        """Pixels uint8 [height, width, 3] of the original or of its thumbnail, and the note."""
+        """Return pixels uint8 [height, width, 3] of the original or its thumbnail, and the note."""
         with self._decoding:
             if image.id not in self._decoded:
                 self._decoded[image.id] = self._decode(image)
@@ -116,32 +108,24 @@ class Pictures:
 
     def _decode(self, image: ImageRecord) -> tuple[Pixels, str]:
         try:
-            file = self._find(image)
-            header, size = survey(str(file)), (image.height, image.width)
-            loaded = load_image(str(file), header, [size], self._run.info.deep_range)
-            if loaded.sha256 != image.sha256:
-                raise UnreadableImage("the file has changed since the scan")
+            data, size = self._read(image), (image.height, image.width)
+            loaded = load_image(data, survey(data), [size], self._run.info.deep_range)
             return np.rint(loaded.pixels[0]).astype(np.uint8), ""
         except UnreadableImage as reason:
-            thumbnail = self.thumbnail(image)
-            small = Image.open(io.BytesIO(thumbnail.data)).convert("RGB")
-            return np.asarray(small), str(reason)
+            return np.asarray(open_thumbnail(self._run, image)), str(reason)
 
     def _read(self, image: ImageRecord) -> bytes:
-        with open_input(str(self._find(image))) as file:
-            data = file.read()
+        """Read the file that was scanned. Raises UnreadableImage if it is gone or another."""
+        if is_url(image.path):
+            raise UnreadableImage("it is at a URL, and a review downloads nothing")
+        data = read_input(str(find_again(image.path, self._run.folder)))
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise UnreadableImage("the file has changed since the scan")
         return data
 
-    def _find(self, image: ImageRecord) -> Path:
-        if is_url(image.path):
-            raise UnreadableImage("the file lies elsewhere, and a review fetches nothing")
-        return find_again(image.path, self._run.folder)
-
 
 def _is_plain(data: bytes) -> bool:
-    """Whether a browser shows a file pixel by pixel as the scan saw it."""
+    """Return whether browsers show a file pixel by pixel as the scan saw it."""
     try:
         image = Image.open(io.BytesIO(data))
         if image.mode not in ("L", "RGB") or "transparency" in image.info:

@@ -1,7 +1,8 @@
-"""One review of one run: what the page shows, and what it can ask for, without HTTP."""
+"""One review of one run, without HTTP: what the page shows, and what it can do."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ from ..runs.runfolder import LABELS_FILE, RUN_FILE
 from ..runs.tables import to_csv
 from ..scores.labels import Label
 from ..scores.thresholds import Flagging
-from .group_names import find_names
 from .pictures import Pictures
 from .store import Box, GroupName, LabelStore, Mark
 
-_FROM_SCAN = "scan --labels"  # who said what was in the run's labels already
+_FROM_SCAN = "scan --labels"  # who gave the labels that the run had already
 
 
 class NoSuchImage(InputError):
@@ -38,7 +38,7 @@ class _Stopped(Exception):
 
 @dataclass
 class Job:
-    """Work on the run in the background: the number-th, of a `kind`, rescore or flag."""
+    """A background job on the run, counted by `number`; its `kind` is rescore or flag."""
 
     kind: str
     number: int
@@ -50,7 +50,7 @@ class Job:
 
 
 class Shown:
-    """A run as it was read at one time; `version` counts how often it was written since."""
+    """A run as it was read at one time; `version` counts how often it was read again."""
 
     def __init__(self, folder: Path, version: int) -> None:
         self.stamp = stamp(str(folder / RUN_FILE))
@@ -65,16 +65,16 @@ class Shown:
                 if r.group:
                     box = (path, r.x, r.y, r.width, r.height)
                     self.groups.setdefault(r.group, []).append(box)
-        self._names: tuple[int, dict[int, str]] = (0, {})  # of so many that were given
+        self._names: tuple[int, dict[int, str]] = (0, {})  # of how many given names
 
     def image(self, image_id: int) -> ImageRecord:
-        """Raises NoSuchImage."""
+        """Return an image by its id. Raises NoSuchImage."""
         if image_id not in self.by_id:
             raise NoSuchImage(f"the run has no image {image_id}: reload the page")
         return self.by_id[image_id]
 
     def names(self, given: Sequence[GroupName]) -> dict[int, str]:
-        """Names by number of the groups, of all that were given to groups."""
+        """Return the name of each group that has one, of all names that were given."""
         if self._names[0] != len(given):
             self._names = (len(given), find_names(given, self.groups))
         return self._names[1]
@@ -95,57 +95,51 @@ class Review:
         self._take_over_labels()
 
     def close(self) -> None:
-        """End: a job stops if it has not begun to write, and is waited for if it has."""
+        """Stop a running job if it has not begun to write, else wait for it; close the labels."""
         self._stopping = True
         if self._thread is not None:
             self._thread.join()
         self.store.close()
 
     def _take_over_labels(self) -> None:
-        """Labels that the scan was given count as if they had been given here."""
-        mentioned = self.store.mentioned()
-        given: dict[str, Mark] = {
-            path: label
-            for path, label in self.shown.run.info.labels.items()
-            if path not in mentioned
-        }
+        """Import the labels that the scan was given, but for paths with a history here."""
+        known, labels = self.store.changes(0), self.shown.run.info.labels
+        given: dict[str, Mark] = {path: labels[path] for path in labels if path not in known}
         if given:
             self.store.add(given, _FROM_SCAN)
 
     # --- what the page shows --------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """The whole run as the page needs it: images in input order."""
+        """Return the run as the page needs it: images in input order."""
         shown, run = self.shown, self.shown.run
-        doubt = {path: place for place, path in enumerate(run.doubtful)}
-        seen: set[str] = set()
-        images = []
-        for i, image in enumerate(run.images):
-            images.append(
-                {
-                    "id": image.id,
-                    "path": image.path,
-                    "width": image.width,
-                    "height": image.height,
-                    "score": float(run.scores[i]),
-                    "flagged": bool(run.flagged[i]),
-                    "nearest": shown.ids.get(run.nearest[i]),
-                    "doubt": doubt.get(image.path),
-                    "copy": image.sha256 in seen,
-                    "used": run.info.labels.get(image.path),
-                    "regions": [asdict(region) for region in run.regions(image.path)],
-                }
-            )
-            seen.add(image.sha256)
+        uncertainty = {path: place for place, path in enumerate(run.doubtful)}
+        first = {image.sha256: image.id for image in reversed(run.images)}
+        images = [
+            {
+                "id": image.id,
+                "path": image.path,
+                "width": image.width,
+                "height": image.height,
+                "score": float(run.scores[i]),
+                "flagged": bool(run.flagged[i]),
+                "nearest": shown.ids.get(run.nearest[i]),
+                "uncertainty": uncertainty.get(image.path),  # 0: the most uncertain
+                "copy": first[image.sha256] != image.id,
+                "used": run.info.labels.get(image.path),
+                "regions": [asdict(region) for region in run.regions(image.path)],
+            }
+            for i, image in enumerate(run.images)
+        ]
         return {
             "version": shown.version,
             "images": images,
-            "threshold": {"value": run.threshold.value, "meaning": run.threshold.meaning},
+            "threshold": asdict(run.threshold),
             "skipped": len(run.skipped),
         }
 
     def changes(self, since: int) -> dict[str, Any]:
-        """What is new behind row `since` of the history, and how the run and its job stand."""
+        """Return what changed after row `since` of the history, and the state of run and job."""
         self._follow()
         shown, last = self.shown, self.store.last
         labels = self.store.changes(since)
@@ -158,23 +152,23 @@ class Review:
         }
 
     def _follow(self) -> None:
-        """Read the run again if another process has written it."""
+        """Read the run again if another process has changed it."""
         with self._starting:
             working = self.job is not None and self.job.running
             try:
                 if not working and stamp(str(self.folder / RUN_FILE)) != self.shown.stamp:
                     self.shown = Shown(self.folder, self.shown.version + 1)
             except PatchclusterError:
-                return  # it is being written: what was read before is shown until then
+                return  # it is being written: the earlier version is shown until then
 
     def neighbours(self, image_id: int, x: float, y: float) -> list[dict[str, Any]]:
-        """The places that a place was compared with. Raises InputError if it lies outside."""
+        """List the places that a place was compared with. Raises InputError if it is outside."""
         shown = self.shown
         found = shown.run.neighbours(shown.image(image_id).path, x, y)
         return [{**asdict(one), "id": shown.ids[one.path]} for one in found]
 
     def csv(self) -> bytes:
-        """The labels that hold now, as `scan --labels` reads them: columns path, label."""
+        """Return the current labels, as `scan --labels` reads them: columns path, label."""
         labels = self.store.labels()
         rows = [(path, labels[path]) for path in self.shown.run.paths if path in labels]
         return to_csv(["path", "label"], rows)
@@ -182,13 +176,13 @@ class Review:
     # --- what the page asks for -----------------------------------------------------------------
 
     def label(self, image_ids: Sequence[int], label: Mark | None, who: str) -> None:
-        """Label images; None takes their labels away. On return it is on the disk."""
+        """Label images; None removes their labels. On return it is on the disk."""
         paths = [self.shown.image(number).path for number in image_ids]
         if paths:
             self.store.add(dict.fromkeys(paths, label), who)
 
     def undo(self, who: str) -> list[int]:
-        """Take back the latest change of one tab; gives the ids of its images."""
+        """Undo the latest action of one tab and return the ids of its images."""
         ids = self.shown.ids
         return [ids[path] for path in self.store.undo(who) if path in ids]
 
@@ -209,7 +203,7 @@ class Review:
         self._start("rescore", lambda progress: rescore(self.folder, labels, progress))
 
     def flag(self, count: int) -> None:
-        """Flag so many images, in the background. Raises Busy."""
+        """Flag the `count` most anomalous images, in the background. Raises Busy."""
 
         def work(progress: Progress) -> Run:
             how = Flagging(flag_top=count)
@@ -239,7 +233,39 @@ class Review:
             job.error = str(error)
         except _Stopped:
             job.error = "stopped"
-        except Exception as error:  # the page must not wait for ever
+        except Exception as error:  # the page must not wait forever
             job.error = f"unexpected {type(error).__name__}: {error}"
         finally:
             job.running = False
+
+
+def find_names(given: Sequence[GroupName], groups: Mapping[int, Sequence[Box]]) -> dict[int, str]:
+    """Carry names over to the groups of now, by number.
+
+    Another threshold or new scores give other regions and group numbers, so a name goes to the
+    group that has most of the regions that it was given to.
+
+    given: all names, in the order they were given; a later one of a group replaces an earlier one.
+    groups: the regions of each group now. A name whose regions are gone is not shown.
+    """
+    by_image: dict[str, list[tuple[int, Box]]] = {}
+    for group, boxes in groups.items():
+        for box in boxes:
+            by_image.setdefault(box[0], []).append((group, box))
+    names: dict[int, str] = {}
+    for name in given:
+        found = Counter(
+            group
+            for member in name.members
+            for group, box in by_image.get(member[0], [])
+            if _overlap(member, box)
+        )
+        if found:
+            # Of two groups with as many, the one that still has its number.
+            best = max(found, key=lambda group: (found[group], group == name.group, -group))
+            names[best] = name.name
+    return {group: name for group, name in names.items() if name}
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[1] < b[1] + b[3] and b[1] < a[1] + a[3] and a[2] < b[2] + b[4] and b[2] < a[2] + a[4]

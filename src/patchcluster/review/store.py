@@ -1,23 +1,23 @@
-"""labels.sqlite: what people said of a run's images, as a history that only grows.
+"""labels.sqlite: the labels of a run's images, as a history that only grows.
 
     history      id, time, path, label, who, action, undoes
     group_names  id, time, group_number, name, members, who
 
-A label is normal, anomalous or unsure; NULL takes it away. Rows that were written together share
-their action, the id of the first. The row of an undo says which action it undoes, and what holds
-again. What holds now is the last row of each path. A change is on the disk when the call returns,
-a power cut included.
+A label is normal, anomalous or unsure; NULL removes it. The current label of a path is that of its
+last row. Rows that were written together share their action, the id of the first. A row with
+`undoes` restores the label from before that action. A change is on the disk when the call returns,
+also after a power cut.
 """
 
 import datetime
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from ..errors import RunError
 
@@ -42,6 +42,25 @@ CREATE TABLE IF NOT EXISTS group_names (
     members TEXT NOT NULL,  -- JSON: [path, x, y, width, height] of its regions at that time
     who TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS undone ON history (undoes, path) WHERE undoes IS NOT NULL;
+"""
+# The latest action of one `who` that is not undone and still holds for some paths: the action,
+# these paths, and their labels from before it.
+_LAST_ACTION = """
+WITH standing AS (
+    SELECT path, action, who,
+        LEAD(label) OVER newest AS earlier, ROW_NUMBER() OVER newest AS place
+    FROM history AS said
+    WHERE undoes IS NULL AND NOT EXISTS (
+        SELECT 1 FROM history WHERE undoes = said.action AND path = said.path
+    )
+    WINDOW newest AS (PARTITION BY path ORDER BY id DESC)
+)
+SELECT action, path, earlier FROM standing WHERE place = 1
+    AND action = (SELECT MAX(action) FROM standing WHERE place = 1 AND who = ?)
+"""
+_INSERT = """
+INSERT INTO history (id, time, path, label, who, action, undoes) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -50,49 +69,29 @@ class GroupName:
     """A name that was given to a group of regions, and the regions that it had then."""
 
     group: int
-    name: str  # "": the name was taken away
+    name: str  # "": the name was removed
     members: list[Box]
-
-
-@dataclass
-class _Said:
-    """What was said of one image and was not undone, the latest last: action, who, label."""
-
-    labels: list[tuple[int, str, Mark | None]] = field(default_factory=list)
-
-    @property
-    def now(self) -> Mark | None:
-        return self.labels[-1][2] if self.labels else None
 
 
 class LabelStore:
     """The labels of one run. One process at a time may write; threads may share it."""
 
     def __init__(self, file: Path) -> None:
-        """Open the file, or make it. Raises RunError if it cannot be used."""
+        """Open the file, or create it. Raises RunError if it cannot be used."""
         self._file = file
         self._lock = threading.RLock()
-        self._said: dict[str, _Said] = {}
-        self._changed: list[tuple[int, str]] = []  # id of the row, path
         with self._sqlite("read"):
             self._database = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-            # EXTRA: as FULL, and the folder is synced too when the journal goes, so that a power
-            # cut cannot bring a finished transaction's journal back.
+            # EXTRA: as FULL, and the folder is synced too when the journal is removed, so that a
+            # power cut cannot bring a finished transaction's journal back.
             self._database.execute("PRAGMA synchronous = EXTRA")
             self._database.executescript(_SCHEMA)
-            rows = self._database.execute(
-                "SELECT id, path, label, who, action, undoes FROM history ORDER BY id"
-            ).fetchall()
-            named = self._database.execute(
-                "SELECT group_number, name, members FROM group_names ORDER BY id"
-            ).fetchall()
-        self._names = [_to_name(*row) for row in named]
-        for row in rows:
-            if row[2] is not None and row[2] not in get_args(Mark):
-                raise RunError(
-                    f"{str(file)!r} is damaged (a label {row[2]!r}): move it away to begin anew"
-                )
-            self._apply(*row)
+        self.group_names()  # fails now rather than later if the table has other columns
+        labels = {label for (label,) in self._read("SELECT DISTINCT label FROM history")}
+        for label in labels - {None, *get_args(Mark)}:
+            raise RunError(
+                f"{str(file)!r} is damaged (a label {label!r}): move it away to begin anew"
+            )
 
     def close(self) -> None:
         with self._lock:
@@ -107,119 +106,74 @@ class LabelStore:
     @property
     def last(self) -> int:
         """Id of the latest row of the history; 0: there is none."""
-        with self._lock:
-            return self._changed[-1][0] if self._changed else 0
+        return int(self._read("SELECT COALESCE(MAX(id), 0) FROM history")[0][0])
 
     def labels(self) -> dict[str, Mark]:
-        """What holds now, by path; images without a label are left out."""
-        with self._lock:
-            return {path: said.now for path, said in self._said.items() if said.now is not None}
-
-    def mentioned(self) -> set[str]:
-        """Paths that the history has a row of."""
-        with self._lock:
-            return set(self._said)
+        """Return the current labels by path, without images that have none."""
+        return {path: label for path, label in self.changes(0).items() if label is not None}
 
     def changes(self, since: int) -> dict[str, Mark | None]:
-        """What holds now of the paths with a row behind the row `since`."""
-        with self._lock:
-            paths: list[str] = []
-            for number, path in reversed(self._changed):
-                if number <= since:
-                    break
-                paths.append(path)
-            return {path: self._said[path].now for path in reversed(paths)}
+        """Return the current labels of the paths with a row after the row `since`."""
+        rows = self._read("SELECT path, label FROM history WHERE id > ? ORDER BY id", since)
+        return {_to_path(column): label for column, label in rows}
 
     def add(self, labels: Mapping[str, Mark | None], who: str) -> None:
         """Label images, all of them or, if that fails, none. Raises RunError."""
         with self._lock:
-            self._write(list(labels.items()), who, None)
+            self._write({_to_column(path): label for path, label in labels.items()}, who, None)
 
     def undo(self, who: str) -> list[str]:
-        """Take back the latest change of one `who`; gives the paths of which something else holds.
+        """Undo the latest action of one `who` and return the paths whose labels changed.
 
         Images that somebody else has labelled since keep that label.
         """
         with self._lock:
-            said = {path: said.labels for path, said in self._said.items() if said.labels}
-            mine = [labels[-1][0] for labels in said.values() if labels[-1][1] == who]
-            if not mine:
-                return []
-            action = max(mine)
-            back = [
-                (path, labels[-2][2] if len(labels) > 1 else None)
-                for path, labels in said.items()
-                if labels[-1][0] == action
-            ]
-            self._write(back, who, action)
-            return [path for path, _ in back]
+            rows = self._read(_LAST_ACTION, who)
+            if rows:
+                self._write({column: label for _, column, label in rows}, who, rows[0][0])
+            return [_to_path(column) for _, column, _ in rows]
 
     def name_group(self, group: int, name: str, members: Iterable[Box], who: str) -> None:
-        """Name a group of regions; "" takes the name away. Raises RunError."""
+        """Name a group of regions; "" removes the name. Raises RunError."""
         # JSON in ASCII: paths that are not valid UTF-8 survive as escapes.
-        boxes = json.dumps(list(members))
-        with self._lock:
-            with self._sqlite("write"):
-                self._database.execute(
-                    "INSERT INTO group_names (time, group_number, name, members, who) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    (_now(), group, name, boxes, who),
-                )
-            self._names.append(_to_name(group, name, boxes))
+        row = (_now(), group, name, json.dumps(list(members)), who)
+        with self._lock, self._sqlite("write"):
+            self._database.execute(
+                "INSERT INTO group_names (time, group_number, name, members, who) "
+                "VALUES (?, ?, ?, ?, ?)",
+                row,
+            )
 
     def group_names(self) -> list[GroupName]:
-        """All names that were ever given, in their order."""
-        with self._lock:
-            return list(self._names)
+        """Return all names that were ever given, in their order."""
+        rows = self._read("SELECT group_number, name, members FROM group_names ORDER BY id")
+        return [
+            GroupName(group, name, [(p, x, y, w, h) for p, x, y, w, h in json.loads(boxes)])
+            for group, name, boxes in rows
+        ]
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        with self._lock, self._sqlite("read"):
+            return self._database.execute(query, values).fetchall()
 
     def _write(
-        self, labels: Sequence[tuple[str, Mark | None]], who: str, undoes: int | None
+        self, labels: Mapping[str | bytes, Mark | None], who: str, undoes: int | None
     ) -> None:
-        time, rows = _now(), []
-        with self._sqlite("write"), self._transaction():
-            action = self._next_id()
-            for number, (path, label) in enumerate(labels, start=action):
-                rows.append((number, _to_column(path), label, who, action, undoes))
-            self._database.executemany(
-                "INSERT INTO history (id, path, label, who, action, undoes, time) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*row, time) for row in rows],
-            )
-        for row in rows:
-            self._apply(*row)
-
-    def _next_id(self) -> int:
-        (last,) = self._database.execute("SELECT COALESCE(MAX(id), 0) FROM history").fetchone()
-        return int(last) + 1
-
-    def _apply(
-        self,
-        number: int,
-        column: str | bytes,
-        label: Mark | None,
-        who: str,
-        action: int,
-        undoes: int | None,
-    ) -> None:
-        """Take a row of the history into memory."""
-        path = column if isinstance(column, str) else column.decode("utf-8", "surrogateescape")
-        said = self._said.setdefault(path, _Said())
-        if undoes is None:
-            said.labels.append((action, who, label))
-        elif said.labels and said.labels[-1][0] == undoes:
-            said.labels.pop()
-        self._changed.append((number, path))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+        """Append a row for each path, in one transaction."""
+        action = self.last + 1
+        rows = [
+            (number, _now(), column, label, who, action, undoes)
+            for number, (column, label) in enumerate(labels.items(), start=action)
+        ]
+        with self._sqlite("write"):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                self._database.executemany(_INSERT, rows)
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _sqlite(self, doing: str) -> Iterator[None]:
@@ -240,8 +194,8 @@ def _to_column(path: str) -> str | bytes:
     return path
 
 
-def _to_name(group: int, name: str, boxes: str) -> GroupName:
-    return GroupName(group, name, [(p, x, y, w, h) for p, x, y, w, h in json.loads(boxes)])
+def _to_path(column: str | bytes) -> str:
+    return column if isinstance(column, str) else column.decode("utf-8", "surrogateescape")
 
 
 def _now() -> str:

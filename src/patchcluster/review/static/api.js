@@ -13,7 +13,7 @@ async function request(path, options = {}) {
   try {
     response = await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
   } catch {
-    throw new Error("The review does not answer. What it had confirmed is saved; start it again.");
+    throw new Error("The review server does not respond. Confirmed labels are saved; start the review again.");
   }
   if (response.ok) return response;
   let reason = `${response.status} ${response.statusText}`;
@@ -21,7 +21,7 @@ async function request(path, options = {}) {
     const said = await response.json();
     if (typeof said.error === "string") reason = said.error;
   } catch {
-    // no JSON: the status says it
+    // no JSON: the status is the reason
   }
   throw new Error(reason);
 }
@@ -50,10 +50,10 @@ export const rescore = () => post("/api/rescore");
 export const cropAddress = (id, x, y, side) =>
   `/crop/${id}?x=${x.toFixed(2)}&y=${y.toFixed(2)}&side=${side}`;
 
-// A picture as a bitmap, and why it is not the original ("": it is).
+// Get a picture as a bitmap, and why it is not the original ("": it is).
 export async function getPicture(path) {
   const response = await request(path);
-  // Pixels as they are in the file: no turning, no change of colours.
+  // The pixels of the file, without colour conversion.
   const options = { colorSpaceConversion: "none" };
   const bitmap = await createImageBitmap(await response.blob(), options);
   return { bitmap, note: response.headers.get("x-patchcluster-note") || "" };

@@ -1,11 +1,11 @@
-// What each key does. Keys are left to a field that takes text, and arrows to sliders and lists.
+// Keyboard shortcuts. Text fields keep their keys, and sliders keep the arrow keys.
 
 const $ = (id) => document.getElementById(id);
 
 const PAN = 80; // screen pixels
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-// Buttons and boxes of the page, by key: the key does what a click would.
+// Buttons and checkboxes by key: the key does what a click would.
 const CLICKS = {
   n: "normal", a: "anomalous", u: "unsure", x: "clear", z: "undo", Backspace: "undo",
   m: "map", b: "boxes", s: "side", c: "cross",
@@ -57,7 +57,7 @@ function handle(event, at, look, go) {
     return true;
   }
   const name = CLICKS[key.length === 1 ? key.toLowerCase() : key];
-  // A label is for one press, however long the key is held.
+  // One label per press, however long the key is held.
   if (!name || (event.repeat && !name.startsWith("zoom"))) return false;
   $(name).click();
   return true;

@@ -1,4 +1,4 @@
-// The list of images. Only the rows in sight are in the page, so that 100,000 images scroll.
+// The list of images. Only visible rows are in the page, so that 100,000 images can be scrolled.
 
 import { labelOf, shortName, state } from "./state.js";
 
@@ -14,7 +14,7 @@ export class List {
     new ResizeObserver(() => this.draw()).observe(box);
   }
 
-  // Bring the current image into sight.
+  // Scroll to the current image.
   follow() {
     const at = state.shown.findIndex((image) => image.id === state.current);
     if (at < 0) return;

@@ -1,12 +1,12 @@
-// The image that is looked at: its pixels, its map, the nearest image beside, its neighbours.
+// The current image with its heat map, the nearest image, and what a place was compared with.
 
 import * as api from "./api.js";
 import { shortName, state } from "./state.js";
 import { View, Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
-const KEPT = 8; // pictures and as many maps
-const CROP_SHARE = 6; // of the longer side, that a crop shows: 1 in 6
+const KEPT = 8; // images, each with its heat map
+const CROP_SHARE = 6; // a crop shows 1 / 6 of the longer side
 const CROP_SIDES = [48, 256]; // pixels, at least and at most
 
 const pictures = new Map(); // address: promise of a bitmap and a note
@@ -27,15 +27,15 @@ const both = (id) => Promise.all([getPicture(`/image/${id}`), getPicture(`/map/$
 
 export class Look {
   constructor(report) {
-    this.report = report; // what to do with an error
+    this.report = report; // called with errors
     this.view = new View();
     const options = { onView: () => this.draw() };
     this.main = new Viewer($("view"), this.view, { ...options, onClick: (place) => this.compare(place) });
     this.other = new Viewer($("other"), this.view, { ...options, onClick: () => {} });
-    // Requests are counted, so that a late answer does not replace a newer one.
+    // Requests are counted, so that a late response does not replace a newer one.
     this.turn = 0;
     this.besideTurn = 0;
-    this.beside = null; // { id, x, y }: a neighbour that was chosen; null: the nearest image
+    this.beside = null; // { id, x, y }: the chosen neighbour; null: the nearest image
   }
 
   get viewers() {
@@ -53,21 +53,21 @@ export class Look {
     this.beside = null;
     $("neighbours").replaceChildren();
     $("place").textContent =
-      "Click a place of the image, or press c, move the crosshair with the arrow keys and press Enter.";
+      "Click a point in the image, or press c, move the crosshair with the arrow keys and press Enter.";
     await this.load(image);
   }
 
   async load(image) {
     const turn = ++this.turn;
     if (image?.id !== this.main.image?.id) {
-      // Never one image's picture under another's name, however long this one takes.
+      // Never show one image under the name of another while it loads.
       this.main.clear();
       this.other.clear();
       $("caption").textContent = "Loading";
       $("other-caption").textContent = "";
     }
     if (!image) {
-      $("caption").textContent = "No image fits the filter.";
+      $("caption").textContent = "No image matches the filters.";
       return;
     }
     $("view").setAttribute("aria-label", `${image.path}, image score ${image.score.toFixed(4)}`);
@@ -125,7 +125,7 @@ export class Look {
     }
   }
 
-  // Crosshair in the middle of what is seen.
+  // Put the crosshair in the middle of the view.
   startCross() {
     if (!this.main.image) return;
     const { width, height } = this.main.image;
@@ -160,7 +160,7 @@ export class Look {
       const longer = Math.max(image.width, image.height);
       const side = Math.round(Math.min(CROP_SIDES[1], Math.max(CROP_SIDES[0], longer / CROP_SHARE)));
       if (!found.length) {
-        $("place").textContent += " lies outside of what was scored.";
+        $("place").textContent += " is outside the scored area.";
         $("neighbours").replaceChildren();
         return;
       }
@@ -186,7 +186,7 @@ export class Look {
 
 function note(image, why) {
   const size = `${image.path}, ${image.width} x ${image.height} pixels`;
-  return why ? `${size}. Only its thumbnail can be shown: ${why}.` : size;
+  return why ? `${size}. Only the thumbnail can be shown: ${why}.` : size;
 }
 
 function crop({ id, path, x, y }, side, words) {

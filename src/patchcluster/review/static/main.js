@@ -1,4 +1,4 @@
-// Joins the parts of the page: what is chosen, labelled and asked for, and what then is shown.
+// Connects the parts of the page: selection, labels, jobs, and what is shown.
 
 import * as api from "./api.js";
 import { listenToKeys } from "./keys.js";
@@ -12,15 +12,15 @@ import {
 const $ = (id) => document.getElementById(id);
 const LABELS = ["normal", "anomalous", "unsure"];
 const POLL = 1000; // ms
-const WORKING = { rescore: "Scoring again", flag: "Flagging again" };
+const WORKING = { rescore: "Rescoring", flag: "Saving flags" };
 const STEPS = { compare: "comparing", maps: "maps and regions", report: "report" };
 
 const list = new List($("list"), $("rows"), (id) => choose(id));
 const look = new Look(report);
-let queue = Promise.resolve(); // changes are sent one after the other, in the order of the keys
-let lost = false; // the server did not answer
-let reported = 0; // number of the last job whose end was shown
-let pointed = false; // the last thing a person did was not a key
+let queue = Promise.resolve(); // changes are sent one after the other
+let lost = false; // the server did not respond
+let reported = 0; // number of the last job whose end was reported
+let pointed = false; // the last input was by pointer
 
 function report(error) {
   $("banner-text").textContent = error.message;
@@ -70,7 +70,7 @@ function showProgress() {
   slider.value = count;
   $("count-text").textContent = `${flagged} of ${state.images.length} flagged`;
   slider.setAttribute("aria-valuetext", $("count-text").textContent);
-  $("count-text").title = state.count === null ? state.threshold.meaning : "not kept yet";
+  $("count-text").title = state.count === null ? state.threshold.meaning : "not saved yet";
   const busy = state.job?.running ?? false;
   $("keep").disabled = busy || state.count === null;
   $("rescore").disabled = busy;
@@ -108,7 +108,7 @@ function showJob() {
   $("job-bar").value = job.total ? job.done / job.total : 0;
 }
 
-// --- choosing -----------------------------------------------------------------------------------
+// --- selection ----------------------------------------------------------------------------------
 
 function choose(id) {
   if (id === null || id === state.current) return;
@@ -171,7 +171,7 @@ function undo() {
   });
 }
 
-// --- what others change -------------------------------------------------------------------------
+// --- changes by other tabs and jobs -------------------------------------------------------------
 
 async function poll() {
   const before = state.job?.running ?? false;
@@ -207,9 +207,9 @@ function reportJob() {
   if (job.error) report(new Error(job.error));
 }
 
-async function pollForEver() {
+async function pollForever() {
   await poll().catch(report);
-  setTimeout(pollForEver, POLL);
+  setTimeout(pollForever, POLL);
 }
 
 const start = (job) => async () => {
@@ -235,7 +235,7 @@ function listen() {
       state[name] = $(name).value;
       if (name === "order") sort();
       rearrange();
-      // After a choice with the pointer, keys are for the images again.
+      // After a choice by pointer, keys go to the list again.
       if (pointed && name !== "search") $("list").focus();
     });
   $("search").addEventListener("keydown", (event) => {
@@ -269,7 +269,7 @@ function listen() {
 function listenToDialogs() {
   $("batch").addEventListener("click", () => {
     const count = matching().length;
-    $("batch-text").textContent = `Label all ${count} images that are shown now:`;
+    $("batch-text").textContent = `Label all ${count} shown images:`;
     $("batch-dialog").showModal();
   });
   for (const button of $("batch-dialog").querySelectorAll("[data-label]"))
@@ -304,4 +304,4 @@ try {
 } catch (error) {
   report(error);
 }
-pollForEver();
+pollForever();

@@ -1,20 +1,20 @@
-// What the page knows of the run, and which images are shown in which order.
+// The state of the page: the run, the labels, and which images are shown in which order.
 
 import * as api from "./api.js";
 
 export const state = {
   version: -1,
   images: [],
-  sorted: [], // the same, in the chosen order
-  scores: [], // of what differs in content, highest first: a threshold counts copies once
+  sorted: [], // the images in the chosen order
+  scores: [], // without exact duplicates, highest first
   byId: new Map(),
   threshold: { value: 0, meaning: "" },
-  labels: new Map(), // id: label, as the server has confirmed it
-  pending: new Map(), // id: label that is on its way to the disk
+  labels: new Map(), // id: label, confirmed by the server
+  pending: new Map(), // id: label that is being saved
   groups: {}, // number: name
   last: 0,
   job: null,
-  count: null, // images the slider flags; null: as the run has it
+  count: null, // images that the slider flags; null: as in the run
   order: "score",
   filter: "all",
   group: "",
@@ -25,7 +25,7 @@ export const state = {
 
 const compare = {
   score: (a, b) => b.score - a.score || a.place - b.place,
-  doubt: (a, b) => (a.doubt ?? Infinity) - (b.doubt ?? Infinity) || a.place - b.place,
+  uncertainty: (a, b) => (a.uncertainty ?? Infinity) - (b.uncertainty ?? Infinity) || a.place - b.place,
   path: (a, b) => a.place - b.place, // the run lists paths in natural order
 };
 
@@ -57,7 +57,7 @@ export function takeChanges(changes) {
   state.job = changes.job;
 }
 
-// Flags as the run would have them with `count` images flagged; null: as it has them.
+// Flag the images that the run would flag with `count` flagged images; null: as in the run.
 export function flagTop(count) {
   state.count = count;
   const { scores } = state;
@@ -89,8 +89,7 @@ export function sort() {
   arrange();
 }
 
-// Filter. The image that is looked at stays until another is chosen, so that a label does
-// not take it away.
+// Filter. The current image stays until another is chosen, so that a label does not hide it.
 export function arrange(keep = true) {
   const current = state.current;
   state.shown = state.sorted.filter((image) => passes(image) || (keep && image.id === current));

@@ -1,17 +1,17 @@
-// A picture on a canvas: zoom and pan, the map over it, boxes, a crosshair.
-// Two viewers can share a view, so that a place of one is where it is in the other.
+// An image on a canvas: zoom and pan, heat map, bounding boxes, crosshair.
+// Two viewers can share a view, so that they show the same place.
 
-const FURTHEST = 64; // screen pixels an image pixel
+const MAX_ZOOM = 64; // screen pixels per image pixel
 
 export class View {
-  // Centre as a share of the picture's sides; zoom relative to the fit, null: fit.
+  // x, y: the centre, in fractions of the image.
   constructor() {
     this.reset();
   }
   reset() {
     this.x = 0.5;
     this.y = 0.5;
-    this.scale = null; // screen pixels an image pixel
+    this.scale = null; // screen pixels per image pixel; null: fit
   }
 }
 
@@ -27,7 +27,7 @@ export class Viewer {
     this.opacity = 0.7;
     this.showMap = true;
     this.showBoxes = false;
-    this.marks = []; // places { x, y } in image pixels
+    this.marks = []; // points { x, y } in image pixels
     this.cross = null;
     new ResizeObserver(() => this.draw()).observe(canvas);
     this.listen();
@@ -64,7 +64,7 @@ export class Viewer {
     return this.view.scale ?? this.fitScale;
   }
 
-  // Screen position, in device pixels, of the image's upper left corner.
+  // Position of the upper left corner of the image, in device pixels.
   get corner() {
     const [width, height] = this.size;
     const round = this.scale >= 1 ? Math.round : (n) => n;
@@ -87,9 +87,9 @@ export class Viewer {
 
   zoomTo(scale, place = null) {
     if (!this.image) return;
-    const next = Math.min(FURTHEST, Math.max(this.fitScale, scale));
+    const next = Math.min(MAX_ZOOM, Math.max(this.fitScale, scale));
     if (place) {
-      // The place stays under the pointer.
+      // The point stays under the pointer.
       const before = this.scale;
       const keep = (share, at, side) => (at - (at - share * side) * (before / next)) / side;
       this.view.x = keep(this.view.x, place.x, this.image.width);
@@ -171,7 +171,7 @@ export class Viewer {
     if (this.cross) this.lines(pen, this.cross, left, top);
   }
 
-  // White on black, to be seen on any picture.
+  // White on black: visible on any image.
   stroke(pen, path) {
     for (const [colour, wide] of [["#000", 4], ["#fff", 2]]) {
       pen.strokeStyle = colour;
