@@ -1,7 +1,7 @@
 """New images scored against the bank of a run as they arrive in a folder.
 
-arrivals.py   which files have arrived and settled
-table.py      the results, and the memory of what was scored
+arrivals.py   finds files that have arrived and settled
+table.py      the results, by which a restart knows what was scored
 """
 
 import math
@@ -24,9 +24,9 @@ from .table import Box, Row, open_table
 
 __all__ = ["Box", "Row", "watch"]
 
-_SHARE = 0.1  # of the time, at most, that goes into looking at the folder
-_RETRY = 30.0  # seconds after which a file that could not be read is tried again
-_PREFETCHED = 16  # images a thread, at most, that are scored before their rows are written
+_SHARE = 0.1  # largest share of the time spent on listing the folder
+_RETRY = 30.0  # seconds until a file that could not be read is tried again
+_PREFETCHED = 16  # images per thread, at most, that are scored before their rows are written
 
 
 def _print_line(line: str) -> None:
@@ -53,9 +53,9 @@ def watch(
     bytes change is. The run is used as it is at the start, and is not changed.
 
     folder: one on this machine, searched by the rules of `scan`. settle: seconds that a file's size
-    and time must not have changed for; interval: seconds between two looks at the folder. existing:
-    whether files that are there at the start are scored. once: end when what is there at the start
-    is scored. device, weights: as in `Scorer`. tell: is given a line on what happens.
+    and time must not have changed for; interval: seconds between two listings of the folder.
+    existing: whether files that are there at the start are scored. once: end when these are scored.
+    device, weights: as in `Scorer`. tell: called with lines about what happens.
 
     Ends with `once`, or when the iterator is closed. Raises SettingError or InputError at once; at
     the first row RunError (also if another process writes the table) and WeightsError; RunError
@@ -82,7 +82,7 @@ def watch(
 
 
 def _choose_table(run: Run, output: str | os.PathLike[str] | None) -> Path:
-    """Where the table is. Raises RunError if that is inside a run, which may be replaced."""
+    """Return the path of the table. Raises RunError inside a run, which may be replaced."""
     if output is not None:
         path = Path(os.path.abspath(output))
     else:
@@ -99,7 +99,7 @@ def _watch(
     load: Callable[[], Scorer], arrivals: Arrivals, interval: float, existing: bool, once: bool
 ) -> Iterator[Row]:
     path, tell = arrivals.table, arrivals.tell
-    with open_table(path, tell) as table:  # first: a second watch is refused soon
+    with open_table(path, tell) as table:  # before the model is loaded: refuses a second watch
         arrivals.known = table.known
         scorer = load()
         if not existing:
@@ -122,7 +122,7 @@ def _watch(
 def _look_repeatedly(
     arrivals: Arrivals, interval: float, once: bool
 ) -> Iterator[list[tuple[str, Stamp]]]:
-    """Yield the files that have settled at each look, without end unless `once`."""
+    """List the folder repeatedly and yield the files that have settled; forever unless `once`."""
     first = time.monotonic()
     while True:
         start = time.monotonic()
@@ -160,7 +160,7 @@ def _examine(
 ) -> tuple[Known, Row | None] | None:
     """Score a file unless its content is known.
 
-    Return how it is known now, and the row that is new, if any; None: it has changed meanwhile, and
+    Return what is known of it now, and its new row, if any; None: it has changed meanwhile, and
     arrives again.
     """
     row = Row(
@@ -185,7 +185,7 @@ def _examine(
         row = replace(row, skipped=str(error))
     except PatchclusterError:  # of the run, not of the image
         raise
-    except Exception as error:  # the next image may be another matter
+    except Exception as error:  # a bug: the watch continues with the next image
         why = f"unexpected {type(error).__name__}: {reason(error)} (a bug: please report it)"
         row = replace(row, skipped=why)
     return known, row

@@ -1,4 +1,4 @@
-"""Which files of a folder have arrived and settled, and are not known yet.
+"""Finds the files of a folder that have arrived, have settled and are not known yet.
 
 The folder is polled: network shares do not report changes.
 """
@@ -11,16 +11,15 @@ from pathlib import Path
 from ..images.inputs import natural_key, reason, walk
 from ..runs import runfolder
 
-Stamp = tuple[int, int, int]  # size in bytes; times of change of the content and of the inode in ns
+Stamp = tuple[int, int, int]  # size in bytes; mtime and ctime in ns
 
 
 @dataclass(slots=True)
 class Known:
-    """How a file was when it was last seen.
+    """The state of a file when it was last seen.
 
-    stamp: its last number is 0 if only the table knows the file. sha256: of the content that was
-    last read, or "". error: why the file could not be read at all, or "". retry: when to try again
-    then.
+    stamp: its ctime is 0 if the file is known from the table only. sha256: of the content that was
+    last read, or "". error: why the file could not be read at all, or "". retry: when to try again.
     """
 
     stamp: Stamp
@@ -36,8 +35,8 @@ NEW = Known((-1, -1, -1))  # a file that was never seen
 class Arrivals:
     """Finds the files that arrive in a folder.
 
-    folder: absolute; settle: seconds that a file must not have changed for; table: a file that is
-    no image; tell: is given a line on folders that cannot be listed.
+    folder: absolute; settle: seconds that a file must not have changed for; table: a file to
+    ignore; tell: called with lines about folders that cannot be listed.
     """
 
     folder: Path
@@ -49,9 +48,9 @@ class Arrivals:
     _unlisted: set[str] = field(default_factory=set)  # folders that could not be listed
 
     def look(self, now: float) -> list[tuple[str, Stamp]]:
-        """Return the files that have settled and are not known, in the order they settled in.
+        """Return the files that have settled and are not known, in the order of settling.
 
-        now: seconds of a clock that only goes forward.
+        now: seconds of a monotonic clock.
         """
         settled, waiting = [], {}
         for path, stamp in self._list().items():
@@ -68,13 +67,13 @@ class Arrivals:
         return [file for _, _, file in sorted(settled, key=lambda one: one[:2])]
 
     def take_as_known(self) -> None:
-        """Leave out what is in the folder now, unless it changes."""
+        """Ignore the files that are in the folder now, unless they change."""
         for path, stamp in self._list().items():
             if not self._is_known(path, stamp, 0):
                 self.known[path] = Known(stamp)
 
     def _is_known(self, path: str, stamp: Stamp, now: float) -> bool:
-        """Whether a file is as it was when it was last seen, and need not be tried again."""
+        """Return whether a file is unchanged since it was last seen, and not due for a retry."""
         known = self.known.get(path)
         if known is None or known.stamp[:2] != stamp[:2]:
             return False
@@ -83,7 +82,7 @@ class Arrivals:
         return known.stamp == stamp and (not known.error or now < known.retry)
 
     def _list(self) -> dict[str, Stamp]:
-        """Return the files in the folder, and tell of folders that cannot be listed."""
+        """Return the files in the folder, and report folders that cannot be listed."""
         files, unlisted = {}, set()
         for path in walk(self.folder, runfolder.is_run):
             stamp = read_stamp(path)

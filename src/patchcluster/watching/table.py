@@ -1,4 +1,4 @@
-"""The table of a watch: its results, and its memory of what was scored.
+"""The table of a watch: its results, by which a restart knows what was scored.
 
 Rows are only ever appended, each with one write that is on disk before the row is given to anybody.
 A kill can leave a torn row at the end, which the next start removes.
@@ -102,7 +102,7 @@ class Row:
 
 
 class Table:
-    """A table that is open for appending; `known`: how each file was at its last row."""
+    """A table open for appending; `known`: the state of each file at its last row."""
 
     def __init__(self, path: Path, descriptor: int, tell: Callable[[str], None]) -> None:
         """Remove a torn last row. Raises RunError if the file is no table, or OSError."""
