@@ -42,22 +42,21 @@ CREATE TABLE IF NOT EXISTS group_names (
     members TEXT NOT NULL,  -- JSON: [path, x, y, width, height] of its regions at that time
     who TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS undone ON history (undoes, path) WHERE undoes IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_path ON history (path);
+-- Labels that were not undone, and of these the last of each path.
+CREATE TEMP VIEW standing AS SELECT * FROM history AS said WHERE undoes IS NULL AND NOT EXISTS (
+    SELECT 1 FROM history WHERE path = said.path AND undoes = said.action
+);
+CREATE TEMP VIEW latest AS SELECT * FROM standing AS said WHERE NOT EXISTS (
+    SELECT 1 FROM standing WHERE path = said.path AND id > said.id
+);
 """
-# The latest action of one `who` that is not undone and still holds for some paths: the action,
-# these paths, and their labels from before it.
+# The last action of one `who` that still holds: the paths for which it does, their labels before.
 _LAST_ACTION = """
-WITH standing AS (
-    SELECT path, action, who,
-        LEAD(label) OVER newest AS earlier, ROW_NUMBER() OVER newest AS place
-    FROM history AS said
-    WHERE undoes IS NULL AND NOT EXISTS (
-        SELECT 1 FROM history WHERE undoes = said.action AND path = said.path
-    )
-    WINDOW newest AS (PARTITION BY path ORDER BY id DESC)
+SELECT action, path, (
+    SELECT label FROM standing WHERE path = latest.path AND id < latest.id ORDER BY id DESC LIMIT 1
 )
-SELECT action, path, earlier FROM standing WHERE place = 1
-    AND action = (SELECT MAX(action) FROM standing WHERE place = 1 AND who = ?)
+FROM latest WHERE action = (SELECT action FROM latest WHERE who = ? ORDER BY id DESC LIMIT 1)
 """
 _INSERT = """
 INSERT INTO history (id, time, path, label, who, action, undoes) VALUES (?, ?, ?, ?, ?, ?, ?)
