@@ -12,7 +12,7 @@ const CLICKS = {
   "+": "zoom-in", "=": "zoom-in", "-": "zoom-out", 0: "fit", 1: "native", "?": "help",
 };
 
-export function listenToKeys(look, go) {
+export function listenToKeys(panel, go) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const at = event.target;
@@ -21,17 +21,17 @@ export function listenToKeys(look, go) {
       if (event.key === "Escape") at.blur();
       return;
     }
-    if (handle(event, at, look, go)) event.preventDefault();
+    if (handle(event, at, panel, go)) event.preventDefault();
   });
 }
 
-function handle(event, at, look, go) {
+function handle(event, at, panel, go) {
   const { key } = event;
   if (at.matches("input[type=range]") && (key in STEPS || key === "Home" || key === "End")) return false;
   if (key in STEPS) {
     const [dx, dy] = STEPS[key];
-    if (look.main.cross) look.moveCross(dx * (event.shiftKey ? 10 : 1), dy * (event.shiftKey ? 10 : 1));
-    else if (event.shiftKey) look.main.panBy(-dx * PAN, -dy * PAN);
+    if (panel.main.cross) panel.moveCross(dx * (event.shiftKey ? 10 : 1), dy * (event.shiftKey ? 10 : 1));
+    else if (event.shiftKey) panel.main.panBy(-dx * PAN, -dy * PAN);
     else go(dx + dy);
     return true;
   }
@@ -39,17 +39,17 @@ function handle(event, at, look, go) {
     go(key === "End" ? Infinity : -Infinity);
     return true;
   }
-  if (key === "Enter" && look.main.cross && !at.matches("button, a")) {
-    look.compare({ ...look.main.cross });
+  if (key === "Enter" && panel.main.cross && !at.matches("button, a")) {
+    panel.compare({ ...panel.main.cross });
     return true;
   }
-  if (key === "Escape" && look.main.cross) {
+  if (key === "Escape" && panel.main.cross) {
     $("cross").click();
     return true;
   }
   if (key === "[" || key === "]") {
     $("opacity").value = Number($("opacity").value) + (key === "]" ? 10 : -10);
-    look.draw();
+    panel.draw();
     return true;
   }
   if (key === "/") {

@@ -3,9 +3,9 @@
 import * as api from "./api.js";
 import { listenToKeys } from "./keys.js";
 import { List } from "./list.js";
-import { Look } from "./look.js";
+import { ImagePanel } from "./panel.js";
 import {
-  arrange, flagTop, groupTitle, labelOf, loadRun, matching, neighbourInList,
+  arrange, flagTop, groupTitle, labelOf, loadRun, matching, adjacentImage,
   savedCount, shortName, sort, state, takeChanges,
 } from "./state.js";
 
@@ -16,7 +16,7 @@ const WORKING = { rescore: "Rescoring", flag: "Saving flags" };
 const STEPS = { compare: "comparing", maps: "maps and regions", report: "report" };
 
 const list = new List($("list"), $("rows"), (id) => choose(id));
-const look = new Look(report);
+const panel = new ImagePanel(report);
 let queue = Promise.resolve(); // changes are sent one after the other
 let lost = false; // the server did not respond
 let reported = 0; // number of the last job whose end was reported
@@ -116,10 +116,10 @@ function choose(id) {
   arrange();
   list.follow();
   showAll();
-  look.show();
+  panel.show();
 }
 
-const go = (step) => choose(neighbourInList(step));
+const go = (step) => choose(adjacentImage(step));
 
 function rearrange() {
   arrange(false);
@@ -128,7 +128,7 @@ function rearrange() {
   list.box.scrollTop = 0;
   list.follow();
   showAll();
-  if (!kept) look.show();
+  if (!kept) panel.show();
 }
 
 // --- labelling ----------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ function label(ids, value) {
 function labelCurrent(value) {
   const id = state.current;
   if (id === null) return;
-  const next = neighbourInList(1);
+  const next = adjacentImage(1);
   label([id], value);
   if ($("advance").checked && value !== null) choose(next);
 }
@@ -189,7 +189,7 @@ async function poll() {
     await loadRun();
     list.follow();
     showAll();
-    await look.load(state.byId.get(state.current));
+    await panel.load(state.byId.get(state.current));
     return;
   }
   const changed = changes.last !== state.last || changes.job?.running || before
@@ -250,20 +250,20 @@ function listen() {
   $("keep").addEventListener("click", start(() => api.flag(state.count)));
   $("rescore").addEventListener("click", start(api.rescore));
   $("banner-close").addEventListener("click", () => ($("banner").hidden = true));
-  $("zoom-in").addEventListener("click", () => look.main.zoomBy(1.5));
-  $("zoom-out").addEventListener("click", () => look.main.zoomBy(1 / 1.5));
-  $("fit").addEventListener("click", () => look.main.zoomTo(0));
-  $("native").addEventListener("click", () => look.main.zoomTo(1));
-  for (const name of ["map", "boxes"]) $(name).addEventListener("change", () => look.draw());
-  $("opacity").addEventListener("input", () => look.draw());
-  $("cross").addEventListener("change", () => look.startCross());
+  $("zoom-in").addEventListener("click", () => panel.main.zoomBy(1.5));
+  $("zoom-out").addEventListener("click", () => panel.main.zoomBy(1 / 1.5));
+  $("fit").addEventListener("click", () => panel.main.zoomTo(0));
+  $("native").addEventListener("click", () => panel.main.zoomTo(1));
+  for (const name of ["map", "boxes"]) $(name).addEventListener("change", () => panel.draw());
+  $("opacity").addEventListener("input", () => panel.draw());
+  $("cross").addEventListener("change", () => panel.startCross());
   $("side").addEventListener("change", () => {
-    look.beside = null;
-    look.showBeside().catch(report);
+    panel.neighbour = null;
+    panel.showOther().catch(report);
   });
   $("help").addEventListener("click", () => $("keys").showModal());
   listenToDialogs();
-  listenToKeys(look, go);
+  listenToKeys(panel, go);
 }
 
 function listenToDialogs() {
@@ -299,7 +299,7 @@ try {
   await loadRun();
   if (state.job && !state.job.running) reported = state.job.number;
   showAll();
-  look.show();
+  panel.show();
   document.body.dataset.ready = "true";
 } catch (error) {
   report(error);

@@ -97,7 +97,7 @@ export function arrange(keep = true) {
 
 export const matching = () => state.images.filter(passes);
 
-export function neighbourInList(step) {
+export function adjacentImage(step) {
   const at = state.shown.findIndex((image) => image.id === state.current);
   const next = at < 0 ? 0 : Math.min(state.shown.length - 1, Math.max(0, at + step));
   return state.shown[next]?.id ?? null;

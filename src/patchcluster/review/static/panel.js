@@ -25,7 +25,7 @@ function getPicture(path) {
 
 const both = (id) => Promise.all([getPicture(`/image/${id}`), getPicture(`/map/${id}`)]);
 
-export class Look {
+export class ImagePanel {
   constructor(report) {
     this.report = report; // called with errors
     this.view = new View();
@@ -33,9 +33,9 @@ export class Look {
     this.main = new Viewer($("view"), this.view, { ...options, onClick: (place) => this.compare(place) });
     this.other = new Viewer($("other"), this.view, { ...options, onClick: () => {} });
     // Requests are counted, so that a late response does not replace a newer one.
-    this.turn = 0;
-    this.besideTurn = 0;
-    this.beside = null; // { id, x, y }: the chosen neighbour; null: the nearest image
+    this.request = 0;
+    this.otherRequest = 0;
+    this.neighbour = null; // { id, x, y }: the chosen neighbour; null: the nearest image
   }
 
   get viewers() {
@@ -50,7 +50,7 @@ export class Look {
     $("cross").checked = false;
     this.main.marks = [];
     this.other.marks = [];
-    this.beside = null;
+    this.neighbour = null;
     $("neighbours").replaceChildren();
     $("place").textContent =
       "Click a point in the image, or press c, move the crosshair with the arrow keys and press Enter.";
@@ -58,7 +58,7 @@ export class Look {
   }
 
   async load(image) {
-    const turn = ++this.turn;
+    const request = ++this.request;
     if (image?.id !== this.main.image?.id) {
       // Never show one image under the name of another while it loads.
       this.main.clear();
@@ -73,14 +73,14 @@ export class Look {
     $("view").setAttribute("aria-label", `${image.path}, image score ${image.score.toFixed(4)}`);
     try {
       const [picture, heat] = await both(image.id);
-      if (turn !== this.turn) return;
+      if (request !== this.request) return;
       this.main.show(image, picture.bitmap, heat.bitmap);
       $("caption").textContent = note(image, picture.note);
       this.draw();
-      await this.showBeside();
+      await this.showOther();
       this.prefetch();
     } catch (error) {
-      if (turn === this.turn) this.report(error);
+      if (request === this.request) this.report(error);
     }
   }
 
@@ -90,13 +90,13 @@ export class Look {
     if (next) both(next.id).catch(() => {});
   }
 
-  async showBeside() {
-    const turn = ++this.besideTurn;
+  async showOther() {
+    const request = ++this.otherRequest;
     const wanted = $("side").checked;
-    $("beside").hidden = !wanted;
+    $("other-figure").hidden = !wanted;
     const image = state.byId.get(state.current);
     if (!wanted || !image) return;
-    const other = state.byId.get(this.beside?.id ?? image.nearest);
+    const other = state.byId.get(this.neighbour?.id ?? image.nearest);
     if (!other) {
       this.other.clear();
       $("other-caption").textContent = "No nearest image is known.";
@@ -104,11 +104,11 @@ export class Look {
     }
     if (other.id !== this.other.image?.id) this.other.clear();
     const [picture, heat] = await both(other.id);
-    if (turn !== this.besideTurn) return;
-    this.other.marks = this.beside ? [this.beside] : [];
+    if (request !== this.otherRequest) return;
+    this.other.marks = this.neighbour ? [this.neighbour] : [];
     this.other.show(other, picture.bitmap, heat.bitmap);
     $("other").setAttribute("aria-label", `${other.path}, image score ${other.score.toFixed(4)}`);
-    const what = this.beside ? "Compared with" : "Nearest";
+    const what = this.neighbour ? "Compared with" : "Nearest";
     $("other-caption").textContent = `${what}: ${note(other, picture.note)}`;
   }
 
@@ -131,7 +131,7 @@ export class Look {
     const { width, height } = this.main.image;
     const at = (share, side) => Math.min(side - 1, Math.floor(share * side));
     this.main.cross = $("cross").checked ? { x: at(this.view.x, width), y: at(this.view.y, height) } : null;
-    if (this.main.cross) this.sayPlace(this.main.cross);
+    if (this.main.cross) this.showPlace(this.main.cross);
     this.draw();
   }
 
@@ -140,11 +140,11 @@ export class Look {
     const at = this.main.cross;
     at.x = Math.min(width - 1, Math.max(0, at.x + dx));
     at.y = Math.min(height - 1, Math.max(0, at.y + dy));
-    this.sayPlace(at);
+    this.showPlace(at);
     this.draw();
   }
 
-  sayPlace({ x, y }) {
+  showPlace({ x, y }) {
     $("place").textContent = `Pixel ${Math.floor(x)}, ${Math.floor(y)}`;
   }
 
@@ -153,7 +153,7 @@ export class Look {
     const image = this.main.image;
     this.main.marks = [{ ...place }];
     this.draw();
-    this.sayPlace(place);
+    this.showPlace(place);
     try {
       const found = await api.getNeighbours(image.id, place.x, place.y);
       if (this.main.image !== image) return;
@@ -178,9 +178,9 @@ export class Look {
   }
 
   showNeighbour({ id, x, y }) {
-    this.beside = { id, x, y };
+    this.neighbour = { id, x, y };
     $("side").checked = true;
-    this.showBeside().catch(this.report);
+    this.showOther().catch(this.report);
   }
 }
 
