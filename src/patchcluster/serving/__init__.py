@@ -29,6 +29,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 
 from .. import __version__
 from ..errors import SettingError, UnreadableImage
@@ -40,7 +41,6 @@ from .middleware import (
     METRICS_TYPE,
     AuthMiddleware,
     Metrics,
-    Refusal,
     RequestLimiter,
     check_headers,
     handle_errors,
@@ -112,17 +112,17 @@ def _add_score(
         """Score the image whose file is the body of the request."""
         start = time.perf_counter()
         check_headers(request, limits.body)
-        with limiter.place() as jobs:
+        with limiter.place() as place:
             try:
                 async with asyncio.timeout(limits.seconds):
                     data = await read_body(request, limits.body)
-                    jobs.append(limiter.submit(lambda: work(data, map_format)))
-                    flagged, body = await asyncio.wrap_future(jobs[0])
+                    place.job = job = limiter.pool.submit(work, data, map_format)
+                    flagged, body = await asyncio.wrap_future(job)
             except TimeoutError:
-                status, what = (504, "scored") if jobs else (408, "received")
-                raise Refusal(status, f"not {what} within {limits.seconds:g} s") from None
+                status, what = (504, "scored") if place.job else (408, "received")
+                raise HTTPException(status, f"not {what} within {limits.seconds:g} s") from None
             except UnreadableImage as error:
-                raise Refusal(422, str(error)) from error
+                raise HTTPException(422, str(error)) from error
         metrics.images.labels(str(flagged).lower()).inc()
         metrics.seconds.observe(time.perf_counter() - start)
         return Response(body, media_type="application/json")

@@ -3,10 +3,11 @@
 import hmac
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -27,17 +28,14 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BOUNDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # of the histogram, seconds
 _CLIENT_LEFT = 499  # counted if the client closed the connection before the response
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_RETRY = {"Retry-After": "1"}  # seconds
 
-T = TypeVar("T")
 
+@dataclass(eq=False)
+class Place:
+    """The place of one request."""
 
-class Refusal(Exception):
-    """A request that is not served; `str(refusal)` says why, in one line."""
-
-    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.headers = headers
+    job: Future[Any] | None = None
 
 
 class RequestLimiter:
@@ -48,56 +46,42 @@ class RequestLimiter:
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._taken = 0
-        self._running = 0
+        self._places: set[Place] = set()
 
     @property
     def running(self) -> int:
         """Number of images that are being scored."""
-        return self._running
+        with self._lock:
+            return sum(place.job is not None and place.job.running() for place in self._places)
 
     @property
     def waiting(self) -> int:
         """Number of requests that wait for a thread or are being received."""
-        return self._taken - self._running
+        return len(self._places) - self.running
 
     @contextmanager
-    def place(self) -> Iterator[list[Future[Any]]]:
-        """Hold a place for a request; a job that is put into the list keeps it until it is done.
+    def place(self) -> Iterator[Place]:
+        """Hold a place for a request, and until its job is done: threads cannot be stopped.
 
-        After a timeout too: a thread cannot be stopped. Raises Refusal if all places are taken.
+        Raises HTTPException (503) if all places are taken.
         """
+        place = Place()
         with self._lock:
-            if self._taken >= self._most:
-                raise Refusal(
-                    503, f"{self._taken} images are waiting: try again", {"Retry-After": "1"}
-                )
-            self._taken += 1
-        jobs: list[Future[Any]] = []
+            taken = len(self._places)
+            if taken >= self._most:
+                raise HTTPException(503, f"{taken} images are waiting: try again", _RETRY)
+            self._places.add(place)
         try:
-            yield jobs
+            yield place
         finally:
-            if jobs:
-                jobs[0].add_done_callback(lambda _: self._leave())
+            if place.job is None:
+                self._leave(place)
             else:
-                self._leave()
+                place.job.add_done_callback(lambda _: self._leave(place))
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Have a thread of the pool do the work."""
-        return self.pool.submit(self._run, work)
-
-    def _run(self, work: Callable[[], T]) -> T:
+    def _leave(self, place: Place) -> None:
         with self._lock:
-            self._running += 1
-        try:
-            return work()
-        finally:
-            with self._lock:
-                self._running -= 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._taken -= 1
+            self._places.remove(place)
 
 
 class Metrics(Collector):
@@ -169,7 +153,7 @@ class AuthMiddleware:
             reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
             print(f"patchcluster: {reason}", file=sys.stderr, flush=True)
             if not status:
-                await _say(500, reason)(scope, receive, send_marked)
+                await _error(500, reason)(scope, receive, send_marked)
         finally:
             path = scope["path"] if scope["path"] in PATHS else "other"
             self.metrics.requests.labels(path, status).inc()
@@ -179,47 +163,45 @@ class AuthMiddleware:
         # Starlette's TrustedHostMiddleware refuses in plain text, and every error here is JSON.
         host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].lower()
         if host not in HOSTS:
-            return _say(400, f"this service is called {' or '.join(HOSTS)}, not {host!r}")
+            return _error(400, f"this service is called {' or '.join(HOSTS)}, not {host!r}")
         if self.token is not None and scope["path"] != OPEN_PATH:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
                 wanted = {"WWW-Authenticate": "Bearer"}
-                return _say(401, "send the token as 'Authorization: Bearer TOKEN'", wanted)
+                return _error(401, "send the token as 'Authorization: Bearer TOKEN'", wanted)
         return None
 
 
-def _say(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"error": reason}, status, headers)
 
 
 def handle_errors(app: FastAPI) -> None:
     """Have every error answered as `{"error": "one line"}`."""
 
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, error: Refusal) -> Response:
-        return _say(error.status, str(error), error.headers)
-
     @app.exception_handler(HTTPException)
-    async def not_there(request: Request, error: HTTPException) -> Response:
-        there = f"POST an image to {PATHS[0]}, or GET {', '.join(PATHS[1:])}"
-        reason = f"no {request.method} {request.url.path} here: {there}"
-        return _say(error.status_code, reason, error.headers)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        reason = error.detail
+        if error.status_code in (404, 405):
+            routes = f"POST an image to {PATHS[0]}, or GET {', '.join(PATHS[1:])}"
+            reason = f"no {request.method} {request.url.path} here: {routes}"
+        return _error(error.status_code, reason, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def wrong(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return _say(422, f"{first['loc'][-1]}: {first['msg']}")
+        return _error(422, f"{first['loc'][-1]}: {first['msg']}")
 
     @app.exception_handler(PatchclusterError)
     async def failed(_: Request, error: PatchclusterError) -> Response:
-        return _say(500, str(error))
+        return _error(500, str(error))
 
 
 def check_headers(request: Request, limit: int) -> None:
-    """Raise Refusal (413, 415) for a body that is refused before it is read."""
+    """Raise HTTPException (413, 415) for a body that is refused before it is read."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/octet-stream" and not kind.startswith("image/"):
-        raise Refusal(
+        raise HTTPException(
             415,
             f"the body is {kind or 'of no type'}: send the bytes of the image as "
             "application/octet-stream or image/...",
@@ -230,7 +212,7 @@ def check_headers(request: Request, limit: int) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Read the body of a request. Raises Refusal (413) beyond `limit` bytes."""
+    """Read the body of a request. Raises HTTPException (413) beyond `limit` bytes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -239,6 +221,6 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _too_large(limit: int) -> Refusal:
+def _too_large(limit: int) -> HTTPException:
     # Closed: the rest of the body is not read.
-    return Refusal(413, f"the file has more than {limit} bytes", {"Connection": "close"})
+    return HTTPException(413, f"the file has more than {limit} bytes", {"Connection": "close"})
