@@ -216,6 +216,9 @@ class PatchClusterPlus(WholeBank):
         if self.k is not None and not (self.k == int(self.k) and 1 <= self.k <= others):
             raise SettingError(f"k={self.k} of {others} other images: choose 1 to {others}")
 
+    def relative_cost(self, scored: int, bank: int) -> float:
+        return 0.1 * scored * bank
+
     def search_costs(self, images: int, patches: float, channels: int) -> list[SearchCost]:
         bank, layout = self.bank_size(images, patches), self._layout
         return [
