@@ -354,8 +354,15 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(dataset, tmp_
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "cells").rglob("*.safetensors")}
     assert len(before) == 4
     assert not (tmp_path / "out" / "report.md").exists()
-    again = []
-    result = benchmark(dataset, tmp_path / "out", tell=again.append, **QUICK)
+    again, steps = [], []
+    result = benchmark(
+        dataset,
+        tmp_path / "out",
+        tell=again.append,
+        progress=lambda *step: steps.append(step),
+        **QUICK,
+    )
+    assert steps[0] == ("features", 12, 12)  # of the first category: they were taken up
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert len(again) == len(result.cells) - 4
     assert not (tmp_path / "out" / ".work").exists()
@@ -377,6 +384,12 @@ def test_a_finished_benchmark_can_be_extended_and_costs_nothing_again(dataset, t
     )
     assert len(same.cells) == 1
     assert not told
+
+
+def test_table_1_needs_no_method(dataset, tmp_path):
+    result = benchmark(dataset, tmp_path / "out", size=SIZE, tables=[1], categories=["untrained"])
+    assert result.cells == []
+    assert "| Test | measured | 3 | 4 | 43% |" in result.report.read_text()
 
 
 def test_another_benchmark_in_the_same_folder_is_refused(dataset, tmp_path):

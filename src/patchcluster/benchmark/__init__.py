@@ -28,11 +28,12 @@ from ..datasets import SETTINGS, Category, Setting, read_dataset, select
 from ..errors import InputError, RunError, SettingError
 from ..images.inputs import local_path
 from ..methods import METHODS
-from ..network.backbones import Backbone, load_backbone
+from ..network.backbones import STRIDES, Backbone, load_backbone
 from ..network.devices import choose_device
 from ..network.patches import grid_channels, grid_stride
 from ..pipeline import costs
 from ..pipeline.job import Progress
+from ..pipeline.survey import BATCH_PIXELS
 from ..runs import storage
 from ..settings import Settings
 from .cells import CategoryRunner, Cell, CellStore, Group, group_variants
@@ -46,6 +47,7 @@ __all__ = ["Benchmark", "benchmark"]
 RUN_FILE = "benchmark.json"
 _WORK = ".work"
 _VALUE_BYTES = 14  # of a patch: float16, float32, centred, and while the bank is made
+_STAGE_BYTES = 2  # of a value of the network's stages, as float16
 _SLACK = 256 * costs.MIB
 
 
@@ -102,11 +104,11 @@ def benchmark(
         InputRule(size, crop),
         seed,
     )
-    limit = costs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
     network = load_backbone(backbone, weights, choose_device(device), _needed_strides(plan))
     with storage.lock(folder):
         advice = "fewer --categories or --methods, or a smaller --size"
-        costs.check_memory(predict_memory(plan, network), limit, lambda _: advice)
+        limits = costs.Limits.of(max_memory, None)
+        costs.check_memory(predict_memory(plan, network), limits.memory, lambda _: advice)
         asked = _claim(folder, plan, network)
         running = _Running(folder, plan, network, progress or (lambda *_: None), tell)
         return running.run(asked)
@@ -120,15 +122,19 @@ def _known(asked: Sequence[Any], there: Sequence[Any], kind: str) -> list[Any]:
 
 
 def _needed_strides(plan: Plan) -> tuple[int, ...]:
-    """Strides of the stages that the variants need."""
+    """Strides of the stages that the variants need; the usual ones, if there are no variants."""
     variants = (v for s in plan.settings for v in plan.variants(s))
-    return tuple(sorted({stride for v in variants for stride in METHODS[v.method].strides}))
+    return (
+        tuple(sorted({stride for v in variants for stride in METHODS[v.method].strides})) or STRIDES
+    )
 
 
 def predict_memory(plan: Plan, network: Backbone) -> int:
-    """Peak memory in bytes: the patches of the largest category, for the costliest method."""
+    """Predict the peak memory in bytes: that of the largest category and the costliest method."""
     images = max(len(category.samples) for category in plan.categories)
-    needs = [0]
+    waiting = 2 * (BATCH_PIXELS // plan.rule.size**2 + 1)  # images whose stages wait for the disk
+    grid = (plan.rule.size // network.strides[0]) ** 2
+    needs = [waiting * grid * sum(network.channels) * _STAGE_BYTES]
     for variant in {v for s in plan.settings for v in plan.variants(s)}:
         settings = plan.scan_settings(variant)
         channels, strides = network.stages(settings.strides)
