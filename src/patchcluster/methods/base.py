@@ -91,6 +91,7 @@ class Method(ABC):
     streams: ClassVar[bool] = False  # whether patches are read image by image, but for the bank's
     takes_parts: ClassVar[bool] = True  # whether it can compare blocks of a grid side by side
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
+    comparison_cost: ClassVar[float] = 1.0  # of two images; 1: that of all pairs of patches
     ratio: float = 1.0  # share of the patches in the bank
 
     bank_: Tensor  # float32 [m, c]
@@ -285,9 +286,9 @@ class Method(ABC):
     def relative_cost(self, scored: int, bank: int) -> float:
         """Estimate, for progress, what it takes to fit a bank of images and compare others with it.
 
-        1: one image that is compared with one other, patch by patch.
+        In units of `comparison_cost`.
         """
-        return scored * bank
+        return self.comparison_cost * scored * bank
 
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
         """Bytes that the method needs besides the patches, the bank and a score a patch.

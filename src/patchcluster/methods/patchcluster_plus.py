@@ -92,6 +92,7 @@ class PatchClusterPlus(WholeBank):
     strides = (8, 16, 32)
     learns_from_labels = True
     streams = True
+    comparison_cost = 0.1
     learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels", "chosen")
 
     def __init__(
@@ -215,9 +216,6 @@ class PatchClusterPlus(WholeBank):
         others = self.bank_size(images, patches) - 1
         if self.k is not None and not (self.k == int(self.k) and 1 <= self.k <= others):
             raise SettingError(f"k={self.k} of {others} other images: choose 1 to {others}")
-
-    def relative_cost(self, scored: int, bank: int) -> float:
-        return 0.1 * scored * bank
 
     def search_costs(self, images: int, patches: float, channels: int) -> list[SearchCost]:
         bank, layout = self.bank_size(images, patches), self._layout
