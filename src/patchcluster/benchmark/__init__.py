@@ -18,7 +18,7 @@ OUT/
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -178,31 +178,26 @@ def _claim(folder: Path, plan: Plan, network: Backbone) -> dict[str, Any]:
     return asked
 
 
+@dataclass
 class _Running:
     """Runs the cells that a folder does not hold yet."""
 
-    def __init__(
-        self,
-        folder: Path,
-        plan: Plan,
-        network: Backbone,
-        progress: Progress,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.folder = folder
-        self.plan = plan
-        self.network = network
-        self.progress = progress
-        self.tell = tell
-        self.cells = CellStore(folder / "cells")
-        self.left_out: list[str] = []
+    folder: Path
+    plan: Plan
+    network: Backbone
+    progress: Progress
+    tell: Callable[[str], None]
+    left_out: list[str] = field(default_factory=list)
+    done: float = 0.0  # cost of the groups that are done
+
+    def __post_init__(self) -> None:
+        self.cells = CellStore(self.folder / "cells")
         self.missing = {
             (category.name, setting): self._find_missing(category, setting)
-            for category in plan.categories
-            for setting in plan.settings
+            for category in self.plan.categories
+            for setting in self.plan.settings
         }
         self.total = sum(group.cost for groups in self.missing.values() for group in groups)
-        self.done = 0.0
 
     def run(self, asked: dict[str, Any]) -> Benchmark:
         """Run all, write the tables and say in the folder what it took."""

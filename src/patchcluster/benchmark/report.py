@@ -67,8 +67,10 @@ def write_report(
             parts.append(_statistics(plan, infos))
         elif any(setting in plan.settings for setting in TABLES[number].settings):
             parts.append(_section(TABLES[number], plan, cells, averages, asked))
-    parts.append(_findings(cells, averages))
-    parts.append(_left_out(cells, left_out))
+    findings = [*_find_order(averages), *_find_identity(cells), *_find_peaks(averages)]
+    parts.append(_list("Do the paper's findings hold here?", findings))
+    errors = [f"{c.setting}: {c.category} {c.variant}: {c.error}" for c in cells if c.error]
+    parts.append(_list("Left out", [*left_out, *errors]))
     storage.write_bytes(path, "\n".join(part for part in parts if part).encode())
 
 
@@ -257,14 +259,6 @@ def _best_bold(found: Sequence[tuple[float, int] | None]) -> list[str]:
     return shown
 
 
-def _findings(cells: Sequence[Cell], averages: Averages) -> str:
-    """Whether what the paper found holds here."""
-    lines = [*_find_order(averages), *_find_identity(cells), *_find_peaks(averages)]
-    if not lines:
-        return ""
-    return "## Do the paper's findings hold here?\n\n" + "\n".join(f"- {x}" for x in lines) + "\n"
-
-
 def _find_order(averages: Averages) -> list[str]:
     lines = []
     names = ("patchcluster-25%", "padim", "patchcore-25%")
@@ -272,7 +266,7 @@ def _find_order(averages: Averages) -> list[str]:
         found = [averages.get((setting, name, PIXEL)) for name in names]
         if all(found):
             values = [value[0] for value in found if value]
-            holds = "holds" if values == sorted(values, reverse=True) else "does not hold"
+            holds = _holds(values == sorted(values, reverse=True))
             shown = ", ".join(f"{n} {v:.1f}" for n, v in zip(names, values, strict=True))
             lines.append(
                 f"PatchCluster > PaDiM > PatchCore, pixel AUROC, {setting}: {holds} ({shown})"
@@ -282,15 +276,14 @@ def _find_order(averages: Averages) -> list[str]:
 
 def _find_identity(cells: Sequence[Cell]) -> list[str]:
     by_name = {(c.setting, c.category, c.variant): c.figures for c in cells if c.figures}
-    pairs = [
-        (figures, by_name[setting, category, "patchcore-100%"])
+    equal = [
+        figures == by_name[setting, category, "patchcore-100%"]
         for (setting, category, variant), figures in by_name.items()
         if variant == "patchcluster-100% k=1" and (setting, category, "patchcore-100%") in by_name
     ]
-    if not pairs:
+    if not equal:
         return []
-    holds = "holds" if all(a == b for a, b in pairs) else "does not hold"
-    return [f"K = 1 equals PatchCore-100%, all figures of {len(pairs)} cells: {holds}"]
+    return [f"K = 1 equals PatchCore-100%, all figures of {len(equal)} cells: {_holds(all(equal))}"]
 
 
 def _find_peaks(averages: Averages) -> list[str]:
@@ -306,7 +299,7 @@ def _find_peaks(averages: Averages) -> list[str]:
                 if len(curve) < 3:
                     continue
                 peak = max(curve, key=lambda k: curve[k])
-                holds = "holds" if _PEAK_FROM <= peak <= _PEAK_TO else "does not hold"
+                holds = _holds(_PEAK_FROM <= peak <= _PEAK_TO)
                 lines.append(
                     f"Table {table.number}, {setting} {METRIC_NAMES[metric]}: the curve over K is "
                     f"highest between {_PEAK_FROM} and {_PEAK_TO}: {holds} (at K = {peak})"
@@ -314,12 +307,12 @@ def _find_peaks(averages: Averages) -> list[str]:
     return lines
 
 
-def _left_out(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
-    lines = [
-        *left_out,
-        *(f"{c.setting}: {c.category} {c.variant}: {c.error}" for c in cells if c.error),
-    ]
-    return "## Left out\n\n" + "\n".join(f"- {x}" for x in lines) + "\n" if lines else ""
+def _holds(found: bool) -> str:
+    return "holds" if found else "does not hold"
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    return f"## {title}\n\n" + "\n".join(f"- {x}" for x in lines) + "\n" if lines else ""
 
 
 def _table(header: Row, rows: Sequence[Row]) -> str:
