@@ -1,6 +1,6 @@
 """PatchCluster, the paper's method (section 4.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -59,8 +59,10 @@ class PatchCluster(NeighbourMethod):
     def reuse(self, fitted: Method, patches: int) -> Self | None:
         if not isinstance(fitted, PatchCluster) or not self.ratio < fitted.ratio < 1:
             return super().reuse(fitted, patches)
-        state = shrink(fitted.state(), self.coreset_size(patches))
-        return self.from_state(state, **self.parameters())
+        # The greedy choice of fewer rows is the beginning of any longer one of the same set.
+        state, size = fitted.state(), self.coreset_size(patches)
+        cut = {name: state[name][:size] for name in ("bank", "bank_image", "bank_patch")}
+        return self.from_state({**state, **cut}, **self.parameters())
 
     def relative_cost(self, scored: int, bank: int) -> float:
         coreset = 0.5 * bank**2 if self.ratio < 1 else 0.0
@@ -115,12 +117,3 @@ class PatchCluster(NeighbourMethod):
         """K, at most what the bank has left besides a skipped neighbour. Raises SettingError."""
         rule = min(left, max(1, round(self.image_count_ * self.ratio)))
         return check_k(rule if self.k is None else self.k, left)
-
-
-def shrink(state: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Cut the state of a method with a coreset to a smaller coreset of `size` rows.
-
-    The greedy choice of `size` rows is the beginning of any longer one of the same set.
-    """
-    cut = {name: state[name][:size] for name in ("bank", "bank_image", "bank_patch")}
-    return {**state, **cut}
