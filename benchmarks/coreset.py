@@ -7,7 +7,6 @@ that of the selection alone. The choice is that of the serial algorithm but for 
 float32 rounds differently.
 """
 
-import json
 import math
 import subprocess
 import sys
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import alternate, describe
+from machine import alternate, describe, run_peer
 from numpy.typing import NDArray
 
 from patchcluster.search.coreset import greedy_coreset
 from patchcluster.search.neighbors import nearest
 
-PEER = Path(__file__).with_name("peers") / "anomalib_peer.py"
 CASES = ((20_000, 128, 2_000), (40_000, 128, 4_000))  # rows, channels, chosen
 
 
@@ -57,12 +55,11 @@ def anomalib(python: str, rows: NDArray[np.float32], size: int) -> float:
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "rows.npy"
         np.save(path, rows)
-        command = [python, str(PEER), "coreset", str(path), str(size)]
         for _ in range(2):
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode == 0:
-                return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
-            print(f"anomalib ended with exit code {done.returncode}", file=sys.stderr)
+            try:
+                return float(run_peer(python, "coreset", path, str(size))["seconds"])
+            except subprocess.CalledProcessError as error:
+                print(f"anomalib ended with exit code {error.returncode}", file=sys.stderr)
     return math.nan
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import describe, run_scan
+from machine import SHARED, describe, run_scan
 
 from patchcluster.demo import write_parts
 from patchcluster.images.decode import network_size, survey
@@ -25,7 +25,6 @@ from patchcluster.network.backbones import Backbone, load_backbone
 from patchcluster.network.patches import grid_channels, grid_stride
 from patchcluster.settings import Settings, resolve
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 PRESETS = ("fast", "default", "best")
 MANY = 400  # images, from which on only the default is measured
 REPEATS = 3

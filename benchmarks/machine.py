@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+PEER = Path(__file__).with_name("peers") / "anomalib_peer.py"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 REPEATS = 3
 
 
@@ -51,6 +53,17 @@ def alternate(runs: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dic
             run()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def run_peer(python: str, *arguments: str | Path) -> dict[str, Any]:
+    """Have anomalib work, in an environment of its own: see `peers/anomalib_peer.py`.
+
+    Raises subprocess.CalledProcessError.
+    """
+    command = [python, str(PEER), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def run_scan(inputs: Sequence[str | Path], *options: str) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from machine import alternate, describe, product_rate
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from patchcluster.benchmark.features import FeatureStore, InputRule
+from patchcluster.benchmark.features import InputRule, load_images
 from patchcluster.datasets import read_dataset, select
 from patchcluster.network.backbones import load_backbone
 from patchcluster.search.neighbors import nearest
+from patchcluster.settings import resolve
 
 QUERIES = 4096
 CHANNELS, SIZES, KS = (152, 512, 1024), (25_000, 100_000), (1, 25, 100)
@@ -59,9 +60,10 @@ def patches(root: str, category_name: str) -> Rows:
     """Patches of the images of a category's test part, at the paper's input, [m, 152]."""
     category = next(c for c in read_dataset(root) if c.name == category_name)
     with tempfile.TemporaryDirectory() as work:
-        store = FeatureStore(Path(work), load_backbone(), InputRule(224, True), 2)
-        features = store.load(category, lambda *_: None)
-    grids = features.patches("fine", (8, 16), select(features.category, "test").scored)
+        rule = InputRule(224, True)
+        images = load_images(category, Path(work), load_backbone(), rule, lambda *_: None)
+        scored = select(images.category, "test").scored
+        grids = images.patches(resolve(method="patchcluster"), scored)
     return torch.stack(grids).flatten(0, 2).float().numpy()
 
 

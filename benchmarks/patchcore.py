@@ -8,14 +8,10 @@ coreset of the train part and scores half of the test part (the other half it ke
 threshold); a scan scores every image of both parts.
 """
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
-from machine import describe, run_scan
-
-PEER = Path(__file__).with_name("peers") / "anomalib_peer.py"
+from machine import describe, run_peer, run_scan
 
 
 def main() -> None:
@@ -30,10 +26,7 @@ def main() -> None:
         result = run_scan(parts, *options)
         peak = result["memory"]["peak"] / 2**30
         print(f"{name:22} {result['images']} images {result['wall']:6.1f} s, peak {peak:.1f} GiB")
-    done = subprocess.run(
-        [python, str(PEER), "patchcore", str(category)], capture_output=True, check=True, text=True
-    )
-    peer = json.loads(done.stdout.splitlines()[-1])
+    peer = run_peer(python, "patchcore", category)
     print(
         f"PatchCore of anomalib: fit {peer['fit']:.0f} s, predict {peer['predict']:.0f} s, peak "
         f"{peer['peak'] / 2**30:.1f} GiB"

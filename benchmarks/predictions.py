@@ -12,11 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from machine import describe, run_scan
+from machine import SHARED, describe, run_scan
 
 from patchcluster.demo import write_parts
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 REPEATS = 3
 PRESETS = ("default", "fast")
 STEPS = ("features", "compare", "maps")

@@ -12,6 +12,7 @@ Fails if a figure falls more than 0.3 points below that of 0.1.0 or 0.5 below th
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import sys
@@ -28,12 +29,13 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor
 
 from patchcluster.datasets import Truth, find_truth, read_truth
-from patchcluster.images.decode import Header, load_image, survey
+from patchcluster.images.decode import Header, survey
 from patchcluster.images.inputs import find_images
 from patchcluster.network.backbones import Backbone, load_backbone
-from patchcluster.pipeline.extract import extract, input_shapes
+from patchcluster.pipeline.in_memory import extract_files
 from patchcluster.scores import maps
-from patchcluster.scores.levels import describe_levels, find_level
+from patchcluster.scores.finish import Finished, finish
+from patchcluster.scores.levels import describe_levels
 from patchcluster.scores.metrics import PixelMetrics, image_metrics
 from patchcluster.scores.thresholds import choose_threshold
 from patchcluster.settings import Settings, resolve
@@ -71,22 +73,16 @@ class Images:
             network, settings = load_network(), resolve(size=(size,))
             usual = torch.get_num_threads()
             torch.set_num_threads(1)
-
-            def load(path: str, header: Header) -> Tensor:
-                shapes = input_shapes(header.width, header.height, settings, network.strides)
-                with torch.inference_mode():
-                    pixels = load_image(path, header, shapes, {}).pixels
-                    return extract(pixels, network, settings, size)[0]
-
             with ThreadPoolExecutor(usual) as pool:
-                self._patches[size] = list(pool.map(load, self.paths, self.headers))
+                made = pool.map(lambda path: extract_files([path], network, settings), self.paths)
+                self._patches[size] = [grid for (grid,), _ in made]
             torch.set_num_threads(usual)
         return self._patches[size]
 
-    def draw(self, rate: float, seed: int) -> Indices:
+    def draw(self, rate: float, seed: int, most: int = GOOD) -> Indices:
         """Draw good images, and so many anomalous ones that they are about `rate` of all."""
         random = np.random.default_rng(seed)
-        good = min(GOOD, int((~self.anomalous).sum()))
+        good = min(most, int((~self.anomalous).sum()))
         bad = max(1, round(good * rate / (1 - rate))) if rate else 0
         chosen = [
             random.choice(np.flatnonzero(~self.anomalous), good, replace=False),
@@ -101,9 +97,12 @@ def load_network() -> Backbone:
 
 
 def score(
-    images: Images, chosen: Sequence[int], settings: Settings, change: Mapping[str, Any]
-) -> list[maps.Floats]:
-    """Score grids [h, w] of a set, as a scan with these settings stores them.
+    images: Images,
+    chosen: Sequence[int],
+    settings: Settings,
+    change: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Finished]:
+    """Score a set as a scan with these settings does.
 
     change: parameters of the method that no setting names.
     """
@@ -117,9 +116,13 @@ def score(
         grids = [every[i][..., : sum(widths[:count])] for i in chosen]
         with torch.inference_mode():
             fused.append([grid.numpy() for grid in method.fit_score(grids)])
-    return [
-        maps.round_as_stored(maps.fuse(list(of_image))) for of_image in zip(*fused, strict=True)
-    ]
+    finished = []
+    for i, *of_image in zip(chosen, *fused, strict=True):
+        grid, header = maps.round_as_stored(maps.fuse(of_image)), images.headers[i]
+        finished.append(finish(grid, header.width, header.height, settings.map_rule({})))
+    levels = describe_levels([one.level for one in finished])
+    rule = dataclasses.replace(settings.map_rule({}), levels=levels)
+    return [dataclasses.replace(one, rule=rule) for one in finished]
 
 
 def measure(
@@ -129,15 +132,9 @@ def measure(
     change: Mapping[str, Any] = MappingProxyType({}),
 ) -> Figures:
     """Measure the scores of some of the images, scored as one set; to a tenth, in %."""
-    frames = []
-    for i, grid in zip(chosen, score(images, chosen.tolist(), settings, change), strict=True):
-        header = images.headers[i]
-        frames.append(maps.smooth(grid, settings.frame, header.width, header.height))
-    found = [find_level(frame) for frame in frames]
-    levels = describe_levels(found)
-    tops = [maps.score_image(frame, "top1%") - levels.offset(level)
-            for frame, level in zip(frames, found, strict=True)]  # fmt: skip
-    scores, anomalous = np.round(tops, 6), images.anomalous[chosen]
+    finished = score(images, chosen.tolist(), settings, change)
+    scores = np.array([round(one.score, 6) for one in finished])
+    anomalous = images.anomalous[chosen]
     flagged = scores > choose_threshold(scores).value
     figures = {"good_flagged": float(flagged[~anomalous].mean())}
     if anomalous.any():
@@ -149,13 +146,12 @@ def measure(
             "flag_f1": float(f1_score(anomalous, flagged, zero_division=0)),
             "best_f1": float((2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])).max()),
         }
-        pixels = PixelMetrics(
-            min(float(frame.min()) for frame in frames), max(float(frame.max()) for frame in frames)
-        )
-        for i, frame in zip(chosen, frames, strict=True):
-            mask, header = read_truth(images.truths[i]), images.headers[i]
-            height, width = (header.height, header.width) if mask is None else mask.shape
-            pixels.add(maps.to_image(frame, width, height), mask)
+        bounds = [(float(one.smoothed.min()), float(one.smoothed.max())) for one in finished]
+        pixels = PixelMetrics(min(low for low, _ in bounds), max(high for _, high in bounds))
+        for i, one in zip(chosen, finished, strict=True):
+            mask = read_truth(images.truths[i])
+            height, width = (one.height, one.width) if mask is None else mask.shape
+            pixels.add(one.map(width, height), mask)
         figures |= {"pixel_auroc": pixels.auroc() or 0.0, "pro": pixels.pro() or 0.0}
     return {name: round(100 * value, 1) for name, value in figures.items()}
 

@@ -8,23 +8,23 @@ and with other scales of the channels; what was found stands in docs/benchmarks.
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from patchcluster.benchmark.cells import measure
-from patchcluster.benchmark.features import Features, FeatureStore, InputRule
+from patchcluster.benchmark.features import Images, InputRule, load_images
 from patchcluster.datasets import read_dataset, select
 from patchcluster.methods import Method, PaDiM, PatchCluster
 from patchcluster.network.backbones import load_backbone
-from patchcluster.network.patches import Layout
+from patchcluster.scores.finish import MapRule
+from patchcluster.settings import Settings, resolve
 
 SIZE = 224
-TWO, THREE = (8, 16), (4, 8, 16)  # strides of stages
+TWO, THREE = resolve(method="patchcluster"), resolve(method="padim")  # strides 8, 16; and 4
 Change = Callable[[Tensor], Tensor]  # patches of the set [n, h, w, c] -> the same
 
 
@@ -50,45 +50,36 @@ def coarser(patches: Tensor) -> Tensor:
     return F.avg_pool2d(patches.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).contiguous()
 
 
-def row(
-    features: Features, method: Method, layout: Layout, strides: Sequence[int], change: Change
-) -> str:
-    split = select(features.category, "test")
-    patches = change(torch.stack(features.patches(layout, strides, split.scored)).float())
-    grids = method.fit_score(patches)
-    figures = measure(grids, np.zeros(len(grids)), features, split, SIZE)
-    assert figures.pixel_auroc is not None and figures.pro is not None  # noqa: PT018
-    return f"{100 * figures.pixel_auroc:5.1f} / {100 * figures.pro:5.1f}"
+def show(
+    name: str, images: Images, method: Method, settings: Settings, change: Change = as_is
+) -> None:
+    """Print a row: of the patches that a scan with such settings makes, changed."""
+    scored = select(images.category, "test").scored
+    patches = change(torch.stack(images.patches(settings, scored)).float())
+    rule = MapRule(SIZE, None, "max")
+    figures, _ = measure(method.fit_score(patches), images, scored, rule)
+    pixel_auroc, pro = (100 * (figure or 0.0) for figure in (figures.pixel_auroc, figures.pro))
+    print(f"  {name:40} {pixel_auroc:5.1f} / {pro:5.1f}", flush=True)
 
 
 def main() -> None:
     root, *names = sys.argv[1:]
-    backbone = load_backbone(strides=THREE)
+    network = load_backbone(strides=THREE.strides)
     for category in read_dataset(root):
         if category.name not in names:
             continue
         print(category.name, flush=True)
         with tempfile.TemporaryDirectory() as work:
-            store = FeatureStore(Path(work), backbone, InputRule(SIZE, True), 2)
-            features = store.load(category, lambda *_: None)
-        print(
-            "  padim, 3 stages                         ",
-            row(features, PaDiM(), "fine", THREE, as_is),
-            flush=True,
-        )
-        print(
-            "  padim, 2 stages                         ",
-            row(features, PaDiM(), "fine", TWO, as_is),
-            flush=True,
-        )
-        for ratio, k in ((0.25, 25), (1.0, 50)):
-            for change in (as_is, standardise, whiten):
-                name = f"patchcluster-{100 * ratio:.0f}% k={k}, {change.__name__}"
-                method = PatchCluster(k=k, ratio=ratio)
-                print(f"  {name:40}", row(features, method, "fine", TWO, change), flush=True)
-        method = PatchCluster(k=50, ratio=1.0)
-        name = "patchcluster-100% k=50, 3 stages"
-        print(f"  {name:40}", row(features, method, "fine", THREE, coarser), flush=True)
+            rule = InputRule(SIZE, True)
+            images = load_images(category, Path(work), network, rule, lambda *_: None)
+            show("padim, 3 stages", images, PaDiM(), THREE)
+            show("padim, 2 stages", images, PaDiM(), TWO)
+            for ratio, k in ((0.25, 25), (1.0, 50)):
+                for change in (as_is, standardise, whiten):
+                    name = f"patchcluster-{100 * ratio:.0f}% k={k}, {change.__name__}"
+                    show(name, images, PatchCluster(k, ratio), TWO, change)
+            name = "patchcluster-100% k=50, 3 stages"
+            show(name, images, PatchCluster(50, 1.0), THREE, coarser)
 
 
 if __name__ == "__main__":

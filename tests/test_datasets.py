@@ -7,17 +7,14 @@ from PIL import Image
 from patchcluster.datasets import (
     SETTINGS,
     Truth,
-    count_pixels,
     find_truth,
     read_dataset,
     read_mask,
     read_truth,
     select,
-    statistics,
 )
 from patchcluster.datasets.shapes import Polygons, Runs, decode_counts
 from patchcluster.errors import InputError
-from patchcluster.images.decode import survey
 
 
 @pytest.fixture
@@ -114,34 +111,10 @@ def test_settings_of_the_mvtec_layout(tmp_path):
     assert names(nut, splits["ano"].scored) == defective
     assert names(nut, splits["one-class"].scored) == defective + good
     assert names(nut, splits["one-class"].bank) == train
-    assert all(splits[s].bank is None for s in ("mix", "test", "ano"))
-
-
-def count(sample):
-    return count_pixels(survey(sample.path), read_truth(sample.truth))
-
-
-def test_statistics_are_those_of_table_1(tmp_path):
-    (nut,) = read_dataset(mvtec(tmp_path))
-    expected = {
-        "mix": (5, 3, 5 / 8, 6 / 128),
-        "test": (2, 3, 2 / 5, 6 / 80),
-        "ano": (0, 3, 0, 6 / 48),
-    }
-    for setting, row in expected.items():
-        samples = [nut.samples[i] for i in select(nut, setting).scored]
-        counts = [(s.truth.anomalous, *count(s)) for s in samples]
-        found = statistics(counts)
-        assert (found.normal, found.anomalous) == row[:2]
-        assert found.normal_share == pytest.approx(row[2])
-        assert found.anomalous_pixel_share == pytest.approx(row[3])
-
-
-def test_a_mask_of_another_size_counts_by_its_share(tmp_path):
-    write_images(tmp_path, "nut/test/dent/0.png", size=(8, 8))
-    write_masks(tmp_path, "nut/ground_truth/dent/0_mask.png", anomalous=2)
-    (nut,) = read_dataset(tmp_path)
-    assert count(nut.samples[0]) == (64, 8)
+    assert not splits["one-class"].blind
+    for setting in ("mix", "test", "ano"):
+        assert splits[setting].blind
+        assert splits[setting].bank == splits[setting].scored
 
 
 def test_the_folder_of_one_category_will_do(tmp_path):

@@ -1,34 +1,40 @@
 """The benchmark on a small drawn data set, against the methods run by hand."""
 
 import csv
+import dataclasses
+import inspect
 import json
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from conftest import textured_image
-from patchcluster import benchmark as package
-from patchcluster.benchmark import benchmark, running
+from patchcluster.benchmark import benchmark, predict_memory
 from patchcluster.benchmark.cells import group_variants
-from patchcluster.benchmark.report import incomparable
+from patchcluster.benchmark.features import ImageInfo, InputRule
+from patchcluster.benchmark.report import describe_images, incomparable
 from patchcluster.benchmark.tables import (
     DEFAULT_METHODS,
     PAPER_CATEGORIES,
     TABLE_NUMBERS,
     TABLES,
-    choose_variants,
+    Plan,
     read_published,
 )
-from patchcluster.datasets import SETTINGS, read_dataset
+from patchcluster.cli import app
+from patchcluster.datasets import SETTINGS, Split, read_dataset
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import METHODS, MuSc, PaDiM, PatchCluster, PatchCoreLOF, SpadeCluster
 from patchcluster.network.backbones import load_backbone, random_backbone
 from patchcluster.network.patches import patch_grid
+from patchcluster.pipeline.scanning import scan
 from patchcluster.scores.metrics import PixelMetrics
+from patchcluster.settings import Settings, resolve
 
 SIZE = 64  # of the network's input; images are 96 pixels wide
 QUICK = {"size": SIZE, "tables": [2, 4], "methods": ["patchcluster", "patchcore", "padim"]}
@@ -88,6 +94,11 @@ def whole(dataset, tmp_path_factory):
     return result, steps, lines
 
 
+def plan(methods=DEFAULT_METHODS, tables=TABLE_NUMBERS, size=SIZE, categories=()):
+    settings, rule = list(SETTINGS), InputRule(size, True)
+    return Plan("", list(categories), settings, list(tables), list(methods), False, rule, 0)
+
+
 def find(cells, setting, category, variant):
     (cell,) = [
         c for c in cells if (c.setting, c.category, c.variant) == (setting, category, variant)
@@ -140,7 +151,8 @@ def test_blind_cells_are_the_methods_run_by_hand(dataset, whole, variant, method
     stages, masks = load(dataset, "test", strides)
     if variant == "patchcluster-25%":  # a greedy coreset starts at the first image of the set
         images = json.loads((whole[0].folder / "cells" / "nut" / "images.json").read_text())
-        names = [i["path"].split("/")[-1] for i in images["images"] if not i["train"]]
+        paths = [image["path"] for image in images["images"]]
+        names = [path.split("/")[-1] for path in paths if "/test/" in path]
         files = [p.name for p in sorted((dataset / "nut" / "test").rglob("*.png"))]
         order = [files.index(name) for name in names]
         stages, masks = [stage[order] for stage in stages], masks[order]
@@ -190,7 +202,7 @@ def test_k_1_is_patchcore_with_the_whole_bank(whole):
 def test_every_cell_that_the_tables_need_is_there(whole):
     cells = whole[0].cells
     for setting in SETTINGS:
-        names = {v.name for v in choose_variants(TABLE_NUMBERS, DEFAULT_METHODS, setting)}
+        names = {v.name for v in plan().variants(setting)}
         categories = ["nut", "tile"] if setting in ("mix", "one-class") else None
         for category in categories or ["nut", "tile", "untrained"]:
             assert {
@@ -267,6 +279,16 @@ def test_figures_of_other_settings_are_compared_only_with_the_papers_own():
     assert "the mean is over bottle" in incomparable(paper, ["bottle"])[0]
 
 
+def test_table_1_counts_images_and_pixels():
+    infos = [
+        ImageInfo("a.png", "", False, False, 100, 0.0),
+        ImageInfo("b.png", "", True, True, 300, 0.5),  # by a mask of any size
+        ImageInfo("c.png", "", False, False, 100, 0.0),
+        ImageInfo("d.png", "", True, True, 100, 0.1),
+    ]
+    assert describe_images(infos) == pytest.approx([2, 2, 50, 100 * 160 / 600])
+
+
 @pytest.mark.parametrize("number", TABLES)
 def test_every_column_has_a_published_one(number):
     table, published = TABLES[number], read_published(number)
@@ -332,8 +354,15 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(dataset, tmp_
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "cells").rglob("*.safetensors")}
     assert len(before) == 4
     assert not (tmp_path / "out" / "report.md").exists()
-    again = []
-    result = benchmark(dataset, tmp_path / "out", tell=again.append, **QUICK)
+    again, steps = [], []
+    result = benchmark(
+        dataset,
+        tmp_path / "out",
+        tell=again.append,
+        progress=lambda *step: steps.append(step),
+        **QUICK,
+    )
+    assert steps[0] == ("features", 12, 12)  # of the first category: they were taken up
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert len(again) == len(result.cells) - 4
     assert not (tmp_path / "out" / ".work").exists()
@@ -355,6 +384,12 @@ def test_a_finished_benchmark_can_be_extended_and_costs_nothing_again(dataset, t
     )
     assert len(same.cells) == 1
     assert not told
+
+
+def test_table_1_needs_no_method(dataset, tmp_path):
+    result = benchmark(dataset, tmp_path / "out", size=SIZE, tables=[1], categories=["untrained"])
+    assert result.cells == []
+    assert "| Test | measured | 3 | 4 | 43% |" in result.report.read_text()
 
 
 def test_another_benchmark_in_the_same_folder_is_refused(dataset, tmp_path):
@@ -387,15 +422,13 @@ def test_too_little_memory_is_refused_before_the_work(dataset, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_predicted_memory_grows_with_the_bank_and_the_method(dataset, tmp_path):
+def test_predicted_memory_grows_with_the_bank_and_the_method(dataset):
     backbone = load_backbone(strides=(4, 8, 16))
 
+    nut = [category for category in read_dataset(dataset) if category.name == "nut"]
+
     def predict(methods, size):
-        plan = package.make_plan(
-            "", read_dataset(dataset), ["nut"], ["test"], [2], methods, False, size, True, 0
-        )
-        silent = (lambda *_: None), (lambda _: None)
-        return running.Running(tmp_path, plan, backbone, *silent).predict_memory()
+        return predict_memory(plan(methods, [2], size, nut), backbone)
 
     assert predict(["patchcore"], 448) > predict(["patchcore"], 224)
     assert predict(["padim"], 224) > predict(["patchcore"], 224)
@@ -427,20 +460,43 @@ def test_an_unreadable_image_is_an_error_that_names_it(tmp_path):
         benchmark(tmp_path / "data", tmp_path / "out", size=SIZE, settings=["test"])
 
 
+def test_what_scan_can_be_told_too_has_one_default():
+    """On the command line and in Python; `size` is that of the paper's methods in a scan."""
+    verbs = typer.main.get_command(app).commands
+    mine, scans = ({o.name: o.default for o in verbs[v].params} for v in ("benchmark", "scan"))
+    shared = mine.keys() & scans.keys() - {"output"}
+    assert shared >= {"backbone", "weights", "size", "device", "max_memory", "seed"}
+    assert {name: mine[name] for name in shared} == {name: scans[name] for name in shared}
+
+    mine, scans = (
+        {name: p.default for name, p in inspect.signature(call).parameters.items()}
+        for call in (benchmark, scan)
+    )
+    scans.pop("settings")  # which of a scan are the fields of `Settings`
+    scans |= {field.name: field.default for field in dataclasses.fields(Settings)}
+    shared = mine.keys() & scans.keys() - {"output", "tell", "size"}
+    assert shared >= {"backbone", "weights", "device", "max_memory", "seed"}
+    assert {name: mine[name] for name in shared} == {name: scans[name] for name in shared}
+    papers = [resolve(method=name) for name in METHODS if name != Settings.method]
+    assert {settings.size for settings in papers} == {(mine["size"],)}
+
+
 # --- sharing ------------------------------------------------------------------------------------
 
 
 def test_variants_of_one_bank_are_one_group():
-    variants = choose_variants(TABLE_NUMBERS, list(METHODS), "test")
+    asked = plan(METHODS)
+    variants = asked.variants("test")
     network = random_backbone("tf_efficientnet_lite0", strides=(4, 8, 16, 32))
-    groups = group_variants(variants, network, seed=0)
-    together = [{v.name for v in group.variants} for group in groups]
+    groups = group_variants(variants, asked, network, Split([0, 1], [0, 1], blind=True))
+    together = [{v.name for v in group.methods} for group in groups]
     full = next(names for names in together if "patchcore-100%" in names)
     assert {"patchcore-lof", "patchcluster-100%", "patchcluster-100% k=200"} <= full
     spade = next(names for names in together if "spade" in names)
     assert {"spade-cluster k=1", "spade-cluster k=150"} <= spade
     assert {"padim"} in together
     assert sum(map(len, together)) == len(variants)
-    ratios = [getattr(group.methods[0], "ratio", None) for group in groups]
-    coresets = [r for r in ratios if r in (0.25, 0.1, 0.01)]
-    assert coresets == [0.25, 0.1, 0.01]  # so that the smaller ones are cut from the largest
+    ratios = [next(iter(group.methods.values())).ratio for group in groups]
+    assert ratios[-3:] == [0.25, 0.1, 0.01]  # so that the smaller are cut from the largest
+    assert set(ratios[:-3]) == {1.0}
+    assert all(group.cost > 0 for group in groups)

@@ -53,7 +53,7 @@ WRITES = {
     ],
     "benchmark": [
         "open .benchmark.json.part 1",
-        "mkdir .work/.part.safetensors.part 1",
+        "mkdir .work/part/.N.safetensors.part 1",
         "open .results.csv.part 1",
         "open .report.md.part 1",
     ],

@@ -109,6 +109,7 @@ DEADLY = {
     "benchmark": [
         "open .benchmark.json.part 1",
         "rename benchmark.json 1",
+        "rename .work/part/N.safetensors 3",
         "rename cells/part/images.json 1",
     ],
 }

@@ -14,7 +14,6 @@ from sklearn.neighbors import LocalOutlierFactor
 from patchcluster.errors import SettingError
 from patchcluster.methods import (
     METHODS,
-    NeighbourMethod,
     PaDiM,
     PatchCluster,
     PatchClusterPlus,
@@ -25,7 +24,6 @@ from patchcluster.methods import (
     SpadeCluster,
 )
 from patchcluster.methods.base import join
-from patchcluster.methods.patchcluster import shrink
 from patchcluster.network.backbones import random_backbone
 from patchcluster.network.patches import patch_grid, pool_neighbourhood
 from patchcluster.pipeline.comparing import Query, Search
@@ -836,21 +834,28 @@ def test_one_image_has_nothing_to_be_compared_with(name):
         make(name).fit_score(random_patches(1))
 
 
-neighbour_methods = pytest.mark.parametrize(
-    "name", [name for name, method in METHODS.items() if issubclass(method, NeighbourMethod)]
-)
-
-
-@neighbour_methods
-def test_a_search_for_more_neighbours_serves_too(name):
+@pytest.mark.parametrize("blind", [True, False])
+def test_methods_of_one_bank_are_compared_by_one_search(blind):
     patches = torch.from_numpy(random_patches())
-    method = make(name).fit(patches)
-    grids, own = list(patches[1:3]), [1, 2]
-    wanted = method.neighbour_count(blind=True)
-    expected = method.compare(grids, own)
-    found = method.summarise(method.search(grids, own, wanted + 7))
-    for mine, theirs in zip(found.tensors().values(), expected.tensors().values(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    asked = [PatchCluster(7, 1.0), PatchCore(1.0), PatchCoreLOF(9), PatchCluster(2, 1.0)]
+    first = asked[0].fit(patches)
+    fitted = [first, *(method.reuse(first, 120) for method in asked[1:])]
+    grids, own = list(patches[1:3]), [1, 2] if blind else None
+    for method, found in zip(fitted, first.compare_for(fitted, grids, own), strict=True):
+        expected = type(method)(**method.parameters()).fit(patches).compare(grids, own)
+        for mine, theirs in zip(found.tensors().values(), expected.tensors().values(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+@every_method
+def test_a_bank_is_shared_by_methods_of_one_key_alone(name):
+    patches = random_patches()
+    fitted = make(name).fit(patches)
+    again = make(name).reuse(fitted, 120)
+    assert (again is None) == (fitted.bank_key() is None)
+    if again is not None:
+        np.testing.assert_array_equal(again.score(patches), fitted.score(patches))
+    assert make(name).reuse(make("padim").fit(patches), 120) is None
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.4])
@@ -858,7 +863,7 @@ def test_a_smaller_coreset_is_the_beginning_of_a_larger_one(ratio):
     patches = random_patches()
     large = PatchCluster(k=2, ratio=0.5).fit(patches)
     small = PatchCluster(k=2, ratio=ratio).fit(patches)
-    state = shrink(large.state(), round(120 * ratio))
-    cut = PatchCluster.from_state(state, k=2, ratio=ratio)
+    cut = PatchCluster(k=2, ratio=ratio).reuse(large, 120)
     np.testing.assert_array_equal(cut.bank_, small.bank_)
     np.testing.assert_array_equal(cut.score(patches), small.score(patches))
+    assert large.reuse(small, 120) is None

@@ -1,11 +1,11 @@
 """Cells: one variant of a method on one category in one setting, measured.
 
-Variants that share a bank are fitted once and search once: all K of a table, PatchCore and its LOF
-next to PatchCluster; smaller coresets are the beginnings of the largest.
+Variants whose methods share a bank are fitted once and compared once: all K of a table, PatchCore
+and its LOF next to PatchCluster; smaller coresets are the beginnings of the largest.
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,28 +16,19 @@ from torch import Tensor
 
 from ..datasets import Setting, Split, select
 from ..errors import SettingError
-from ..methods import (
-    Comparison,
-    Method,
-    NeighbourMethod,
-    PaDiM,
-    PatchCluster,
-    PatchClusterPlus,
-    ReverseDistillation,
-    SpadeCluster,
-)
+from ..methods import Comparison, Method
 from ..methods.base import join
-from ..methods.grids import make_batches
-from ..methods.patchcluster import shrink
+from ..methods.grids import Grids, make_batches
 from ..network.backbones import Backbone
 from ..runs import storage
-from ..scores import maps
-from ..scores.maps import Floats
+from ..scores.finish import MapRule, finish
 from ..scores.metrics import PixelMetrics, image_metrics
-from .features import Features
-from .tables import Variant
+from ..settings import Settings
+from .features import Images
+from .tables import SHOWN_VARIANTS, Plan, Variant
 
 Advance = Callable[[float], None]  # share of the group's work that is done
+Scores = NDArray[np.float64]  # of images [n]
 
 
 @dataclass(frozen=True)
@@ -77,23 +68,21 @@ class CellStore:
         return self.folder / category / setting / f"{name}.safetensors"
 
     def read(self, category: str, setting: Setting, variant: Variant) -> Cell | None:
-        """A finished cell, or None."""
+        """Read a finished cell; None: it is not there."""
         note = storage.read_note(self._path(category, setting, variant.name))
         if note is None:
             return None
         figures = None if note["figures"] is None else Figures(**note["figures"])
         return Cell(**{**note, "figures": figures})
 
-    def write(self, cell: Cell, grids: Tensor | None, image_scores: NDArray[np.float64]) -> None:
-        """Write a cell with its score grids float32 [n, h, w], if they are to be kept."""
-        tensors = {"image_scores": torch.from_numpy(image_scores)}
-        if grids is not None:
-            tensors["grids"] = grids
+    def write(self, cell: Cell, tensors: dict[str, Tensor]) -> None:
+        """Write a cell, with `image_scores` float64 [n] and, to be drawn, `grids` float32 [n, h, w]
+        of its images, in the order of `select`."""
         path = self._path(cell.category, cell.setting, cell.variant)
         storage.write_tensors(path, tensors, asdict(cell))
 
     def read_grids(self, category: str, setting: Setting, variant: Variant) -> Tensor | None:
-        """Score grids [n, h, w] of a cell's images, in the order of `select`; None if not kept."""
+        """Read the score grids [n, h, w] of a cell; None: it has none."""
         path = self._path(category, setting, variant.name)
         if storage.read_note(path) is None:
             return None
@@ -102,203 +91,148 @@ class CellStore:
 
 @dataclass(frozen=True)
 class Group:
-    """Variants that one fitted method serves, from the smallest K to the largest."""
+    """Variants whose methods share a bank; cost: see `Method.relative_cost`."""
 
-    variants: list[Variant]
-    methods: list[Method]
-
-    def cost(self, scored: int, bank: int) -> float:
-        """Rough cost for progress; 1 is the search of one image in another's patches."""
-        method = self.methods[0]
-        if isinstance(method, ReverseDistillation):
-            return 150 * bank
-        if isinstance(method, PaDiM):
-            return 10 * bank
-        if isinstance(method, PatchClusterPlus):
-            return 0.1 * scored * bank
-        if isinstance(method, SpadeCluster):
-            return scored * min(bank, method.images)
-        ratio = getattr(method, "ratio", 1.0)
-        choosing = 0.5 * bank * bank * ratio if ratio < 1 else 0.0
-        return scored * bank * ratio + choosing
+    methods: dict[Variant, Method]
+    cost: float
 
 
-def group_variants(variants: Iterable[Variant], network: Backbone, seed: int) -> list[Group]:
+def group_variants(
+    variants: Iterable[Variant], plan: Plan, network: Backbone, split: Split
+) -> list[Group]:
     """Group variants by the bank that they need; coresets from the largest to the smallest."""
-    found: dict[Hashable, list[tuple[int, Variant, Method]]] = {}
+    groups: dict[Hashable, dict[Variant, Method]] = {}
     for variant in variants:
-        method = variant.make(network, seed)
-        key: Hashable = variant.name
-        if isinstance(method, NeighbourMethod):
-            key = (method.layout, method.bank_key())
-        found.setdefault(key, []).append((getattr(method, "k", None) or 0, variant, method))
-    groups = []
-    for members in found.values():
-        members.sort(key=lambda member: member[0])
-        groups.append(Group([v for _, v, _ in members], [m for _, _, m in members]))
-    return sorted(groups, key=lambda group: -getattr(group.methods[0], "ratio", 1.0))
+        method = plan.make_method(variant, network)
+        groups.setdefault(method.bank_key() or variant, {})[variant] = method
+    pairs = [(next(iter(methods.values())), methods) for methods in groups.values()]
+    return [
+        Group(methods, first.relative_cost(len(split.scored), len(split.bank)))
+        for first, methods in sorted(pairs, key=lambda pair: -pair[0].ratio)
+    ]
 
 
 class CategoryRunner:
     """Runs groups of variants on one category in one setting."""
 
-    def __init__(self, features: Features, setting: Setting, size: int, network: Backbone) -> None:
-        self.features = features
-        self.setting = setting
-        self.split: Split = select(features.category, setting)
-        self.size = size
+    def __init__(self, images: Images, setting: Setting, plan: Plan, network: Backbone) -> None:
+        self.images = images
+        self.setting: Setting = setting
+        self.plan = plan
         self.network = network
-        self._coreset: dict[str, Tensor] | None = None  # state with the largest one so far
+        self.split = select(images.category, setting)
+        self._fitted: Method | None = None  # the last one, whose bank others may share
 
-    def run(
-        self, group: Group, advance: Advance
-    ) -> Iterable[tuple[Cell, Tensor | None, NDArray[np.float64]]]:
-        """Yield each variant's cell, its score grids float32 [n, h, w] and image scores [n]."""
+    def run(self, group: Group, advance: Advance) -> Iterator[tuple[Cell, dict[str, Tensor]]]:
+        """Yield each variant's cell, and what is kept of it: see `CellStore.write`."""
         start = time.perf_counter()
-        method = group.methods[0]
-        patches = self._patches(self.split.scored, method)
-        bank = patches if self.split.bank is None else self._patches(self.split.bank, method)
-        blind = self.split.bank is None
-        ready, failed = self._fit(group, bank, blind, lambda share: advance(0.3 * share))
-        for variant, error in failed:
-            yield self._cell(variant, None, error, 0.0, 1), None, np.empty(0)
+        settings = self.plan.scan_settings(next(iter(group.methods)))
+        patches = self._patches(self.split.scored, settings)
+        bank = patches if self.split.blind else self._patches(self.split.bank, settings)
+        ready: dict[Variant, Method] = {}
+        for variant, method in group.methods.items():
+            try:
+                ready[variant] = self._fit(method, bank, lambda share: advance(0.3 * share))
+            except SettingError as error:
+                yield self._cell(variant, None, str(error), 0.0, 1), {}
         if not ready:
             return
         comparisons = self._compare(
-            [m for _, m in ready], patches, blind, lambda share: advance(0.3 + 0.6 * share)
+            list(ready.values()), patches, lambda share: advance(0.3 + 0.6 * share)
         )
         shared = time.perf_counter() - start
-        for done, ((variant, member), comparison) in enumerate(
-            zip(ready, comparisons, strict=True), start=1
-        ):
+        each = zip(ready.items(), comparisons, strict=True)
+        for done, ((variant, method), comparison) in enumerate(each, start=1):
             start = time.perf_counter()
-            grids, image_scores = self._score(variant, member, patches, comparison, blind)
-            figures = measure(grids, image_scores, self.features, self.split, self.size)
+            rule = self.plan.scan_settings(variant).map_rule({})
+            grids, own_scores = self._score(method, patches, comparison, rule)
+            figures, scores = measure(grids, self.images, self.split.scored, rule, own_scores)
             seconds = shared + time.perf_counter() - start
             advance(0.9 + 0.1 * done / len(ready))
-            yield self._cell(variant, figures, "", seconds, len(ready)), grids, image_scores
+            kept = {"image_scores": torch.from_numpy(scores)}
+            if self.setting == "test" and variant in SHOWN_VARIANTS:
+                kept["grids"] = grids
+            yield self._cell(variant, figures, "", seconds, len(ready)), kept
 
     def _cell(
         self, variant: Variant, figures: Figures | None, error: str, seconds: float, shared: int
     ) -> Cell:
-        name = self.features.category.name
+        name = self.images.category.name
         return Cell(name, self.setting, variant.name, figures, error, round(seconds, 2), shared)
 
-    def _patches(self, indices: Sequence[int], method: Method) -> list[Tensor]:
-        grids = self.features.patches(method.layout, method.strides, indices)
-        return [grid.to(self.network.mean.device) for grid in grids]
+    def _patches(self, which: Sequence[int], settings: Settings) -> list[Tensor]:
+        return [grid.to(self.network.device) for grid in self.images.patches(settings, which)]
 
-    def _fit(
-        self, group: Group, bank: list[Tensor], blind: bool, advance: Advance
-    ) -> tuple[list[tuple[Variant, Method]], list[tuple[Variant, str]]]:
-        """Fit the first method that can be, and give what it learned to the others."""
-        keys = [int(self.features.images[i].sha256[:16], 16) for i in self._bank_indices()]
-        ready: list[tuple[Variant, Method]] = []
-        failed: list[tuple[Variant, str]] = []
-        for variant, method in zip(group.variants, group.methods, strict=True):
-            try:
-                state = ready[0][1].state() if ready else self._coreset_state(method, bank)
-                if state is None:
-                    fitted = method.fit(
-                        bank, keys, progress=lambda done, total: advance(done / total)
-                    )
-                    self._keep_coreset(fitted)
-                else:
-                    fitted = type(method).from_state(state, **method.parameters())
-                if isinstance(fitted, NeighbourMethod):
-                    fitted.neighbour_count(blind)
-                ready.append((variant, fitted))
-            except SettingError as error:
-                failed.append((variant, str(error)))
-        return ready, failed
-
-    def _bank_indices(self) -> list[int]:
-        return self.split.scored if self.split.bank is None else self.split.bank
-
-    def _keep_coreset(self, method: Method) -> None:
-        if isinstance(method, PatchCluster) and method.ratio < 1:
-            self._coreset = method.state()
-
-    def _coreset_state(self, method: Method, bank: list[Tensor]) -> dict[str, Tensor] | None:
-        """Cut the state of a method from a larger coreset; None: there is none."""
-        if not isinstance(method, PatchCluster) or method.ratio == 1 or self._coreset is None:
-            return None
-        size = method.coreset_size(sum(grid.shape[0] * grid.shape[1] for grid in bank))
-        if size > len(self._coreset["bank"]):
-            return None
-        return shrink(self._coreset, size)
+    def _fit(self, method: Method, bank: list[Tensor], advance: Advance) -> Method:
+        """Fit a method, by the bank of the last one if that will do. Raises SettingError."""
+        fitted = None
+        if self._fitted is not None:
+            fitted = method.reuse(self._fitted, sum(Grids.of(bank).counts))
+        if fitted is None:
+            self._fitted = None  # or there would be two banks in memory
+            keys = [int(self.images.infos[i].sha256[:16], 16) for i in self.split.bank]
+            fitted = method.fit(bank, keys, progress=lambda done, total: advance(done / total))
+        self._fitted = fitted
+        fitted.neighbour_count(self.split.blind)
+        return fitted
 
     def _compare(
-        self, methods: list[Method], patches: list[Tensor], blind: bool, advance: Advance
+        self, methods: list[Method], patches: list[Tensor], advance: Advance
     ) -> list[Comparison]:
-        """Compare all patches with the bank."""
+        """Compare all patches with the bank that methods share."""
         parts: list[list[Comparison]] = [[] for _ in methods]
-        for batch in make_batches([grid.shape[0] * grid.shape[1] for grid in patches]):
-            found = _compare_batch(methods, [patches[i] for i in batch], batch if blind else None)
+        for batch in make_batches(Grids.of(patches).counts):
+            own = batch if self.split.blind else None
+            found = methods[0].compare_for(methods, [patches[i] for i in batch], own)
             for part, comparison in zip(parts, found, strict=True):
                 # A copy, since a view would keep the whole search in memory.
                 copied = {name: value.clone() for name, value in comparison.tensors().items()}
-                kept = Comparison(**copied)
-                part.append(kept)
+                part.append(Comparison(**copied))
             advance((batch[-1] + 1) / len(patches))
         return [join(part) for part in parts]
 
     def _score(
-        self,
-        variant: Variant,
-        method: Method,
-        patches: list[Tensor],
-        comparison: Comparison,
-        blind: bool,
-    ) -> tuple[Tensor, NDArray[np.float64]]:
-        """Score grids float32 [n, h, w] and image scores [n]."""
-        counts = [grid.shape[0] * grid.shape[1] for grid in patches]
-        if blind:
+        self, method: Method, patches: list[Tensor], comparison: Comparison, rule: MapRule
+    ) -> tuple[Tensor, Scores | None]:
+        """Make score grids float32 [n, h, w]; and image scores, if the rule is the method's own."""
+        counts = Grids.of(patches).counts
+        if self.split.blind:
             method.calibrate(comparison.select(method.bank_rows(counts)))
         flat = method.to_scores(comparison).float()
         grids = flat.view(len(patches), *patches[0].shape[:2]).cpu()
-        rule = variant.image_score
-        if rule in method.image_scores:
-            own = range(len(patches)) if blind else None
-            scores = method.score_images(rule, patches, list(torch.split(flat, counts)), own)
-            return grids, scores.double().cpu().numpy()
-        frames = [smooth(grid.numpy(), self.size) for grid in grids]
-        return grids, np.array([maps.score_image(frame, rule) for frame in frames])
-
-
-def _compare_batch(
-    methods: Sequence[Method], grids: list[Tensor], own: Sequence[int] | None
-) -> list[Comparison]:
-    """The comparisons of methods of one group."""
-    sharing = [method for method in methods if isinstance(method, NeighbourMethod)]
-    if not sharing:
-        return [method.compare(grids, own) for method in methods]
-    most = max(method.neighbour_count(own is not None) for method in sharing)
-    found = sharing[0].search(grids, own, most)
-    return [method.summarise(found) for method in sharing]
-
-
-def smooth(grid: Floats, size: int) -> Floats:
-    """Score grid [h, w] -> map [size, size]: bilinear, then a Gaussian of sigma 4 (section 4.2)."""
-    return maps.smooth(grid, size, size, size)
+        if rule.image_score not in method.image_scores:
+            return grids, None
+        own = range(len(patches)) if self.split.blind else None
+        scores = method.score_images(rule.image_score, patches, torch.split(flat, counts), own)
+        return grids, scores.double().cpu().numpy()
 
 
 def measure(
-    grids: Tensor, image_scores: NDArray[np.float64], features: Features, split: Split, size: int
-) -> Figures:
-    """Measure score grids [n, h, w] against the masks, in the network's field of view."""
-    images = [features.images[i] for i in split.scored]
+    grids: Tensor,
+    images: Images,
+    scored: Sequence[int],
+    rule: MapRule,
+    image_scores: Scores | None = None,
+) -> tuple[Figures, Scores]:
+    """Measure score grids [n, h, w] of some images in the network's field of view.
+
+    image_scores: by a rule of a method's own; None: by the maps. They are returned, too.
+    """
     pixels = PixelMetrics(float(grids.min()), float(grids.max()))
-    for i, grid, info in zip(split.scored, grids, images, strict=True):
-        if info.anomalous and not info.has_mask:
-            continue  # nobody knows where
-        mask = features.masks[i].numpy()
-        pixels.add(smooth(grid.numpy(), size), mask if info.anomalous else None)
-    anomalous = np.array([info.anomalous for info in images])
-    return Figures(
-        *image_metrics(image_scores, anomalous),
+    infos = [images.infos[i] for i in scored]
+    finished = (finish(grid.numpy(), rule.frame, rule.frame, rule) for grid in grids)
+    by_map = []
+    for i, info, one in zip(scored, infos, finished, strict=True):
+        if image_scores is None:
+            by_map.append(one.map_score)
+        if info.has_mask or not info.anomalous:  # else nobody knows where
+            pixels.add(one.smoothed, images.masks[i] if info.anomalous else None)
+    scores = np.array(by_map) if image_scores is None else image_scores
+    figures = Figures(
+        *image_metrics(scores, np.array([info.anomalous for info in infos])),
         pixels.auroc(),
         pixels.average_precision(),
         pixels.f1max(),
         pixels.pro(),
     )
+    return figures, scores

@@ -1,15 +1,14 @@
-"""The images of one category -> stages of the network and masks, made once for all methods.
+"""The images of one category as the network sees them, made once for all methods.
 
 The paper's input rule (section 5, implementation details): the image is resized to 256 x 256, which
 does not keep its aspect, and its centre of 224 x 224 is cut out; masks go the same way.
 """
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..datasets import Category, Sample, count_pixels, read_truth
-from ..errors import InputError, UnreadableImage
-from ..images.decode import Header, Pixels, deep_range, load_image, survey
+from ..datasets import Category, read_truth
+from ..errors import InputError
+from ..images.decode import Pixels, deep_range, load_image, survey
 from ..images.inputs import stamp
 from ..network.backbones import Backbone
-from ..network.patches import Layout, patch_grid
+from ..network.patches import patch_grid
+from ..pipeline.extraction import Features, Made
+from ..pipeline.stage import Batch, Note, run_stage
+from ..pipeline.survey import Candidate, make_batches, survey_files
+from ..pipeline.workers import Here
 from ..runs import storage
+from ..settings import Settings
 
-_BATCH = 16  # images
+# Its layout of patches keeps what the network gave, of which those of all methods can be made.
+_KEEPING_METHOD = "reverse-distillation"
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,18 @@ class InputRule:
         return round(self.size * 8 / 7) if self.crop else self.size
 
     @property
-    def window(self) -> slice:
+    def window(self) -> tuple[slice, slice]:
+        """What the network sees of a picture [resized, resized, ...]."""
         margin = (self.resized - self.size) // 2
-        return slice(margin, margin + self.size)
+        return slice(margin, margin + self.size), slice(margin, margin + self.size)
+
+    def cut_mask(self, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """Bring a mask bool [h, w] to what the network sees, bool [size, size]; None: empty."""
+        if mask is None:
+            return np.zeros((self.size, self.size), bool)
+        side = (self.resized, self.resized)
+        resized = Image.fromarray(mask).resize(side, Image.Resampling.NEAREST)
+        return np.asarray(resized)[self.window]
 
     def __str__(self) -> str:
         cut = f", centre cropped to {self.size} x {self.size}" if self.crop else ""
@@ -57,144 +71,141 @@ class ImageInfo:
 
     path: str
     sha256: str
-    train: bool
     anomalous: bool
     has_mask: bool
     pixels: int  # of the original
-    anomalous_pixels: int
+    covered: float  # share of it that is anomalous
 
 
 @dataclass(frozen=True)
-class Features:
+class Images:
     """All images of a category, in the order of their contents.
 
-    stages float16 [n, c, h, w], one tensor for each of `strides`; masks bool [n, size, size], as
-    cropped.
+    masks bool [size, size], as cut; stages: the file that holds those of each image, and its name
+    there.
     """
 
     category: Category
-    images: list[ImageInfo]
-    strides: Sequence[int]
-    stages: list[Tensor]
-    masks: Tensor
+    infos: list[ImageInfo]
+    masks: list[NDArray[np.bool_]]
+    stages: list[tuple[Path, str]]
+    rule: InputRule
     ranges: dict[str, list[float]]  # of deep images, see `images.deep_range`
 
-    def patches(
-        self, layout: Layout, strides: Sequence[int], indices: Sequence[int]
-    ) -> list[Tensor]:
-        """Patches float16 [h, w, c] of some images, of the stages of some strides."""
-        stages = [self.stages[self.strides.index(stride)] for stride in strides]
-        parts = []
-        for i in range(0, len(indices), _BATCH):
-            batch = torch.tensor(indices[i : i + _BATCH])
-            parts += list(patch_grid([stage[batch] for stage in stages], layout).half())
-        return parts
+    def patches(self, settings: Settings, which: Sequence[int]) -> list[Tensor]:
+        """Patches float16 [h, w, c] of some images, as a scan with these settings makes them."""
+        grids = []
+        for path, name in (self.stages[i] for i in which):
+            stages = [storage.read_tensor(path, f"{name}.{s}")[None] for s in settings.strides]
+            grids.append(patch_grid(stages, settings.layout)[0].half())
+        return grids
+
+    def shown(self, image: int) -> NDArray[np.uint8]:
+        """An image as the network sees it, uint8 [size, size, 3]."""
+        path, side = self.infos[image].path, self.rule.resized
+        pixels = load_image(path, survey(path), [(side, side)], self.ranges).pixels[0]
+        return np.rint(pixels[self.rule.window]).astype(np.uint8)
 
 
-class FeatureStore:
-    """Features of categories on disk, one file each."""
+@dataclass(frozen=True)
+class _Cut(Features):
+    """Files -> what the network gives of their centres."""
 
-    def __init__(self, folder: Path, backbone: Backbone, rule: InputRule, threads: int) -> None:
-        self.folder = folder
-        self.backbone = backbone
-        self.rule = rule
-        self.threads = threads
+    rule: InputRule
 
-    def load(self, category: Category, done: Callable[[int, int], None]) -> Features:
-        """Features of a category, from the disk if they are there."""
-        path = self.folder / f"{category.name}.safetensors"
-        identity = self._features_identity(category)
-        if (storage.read_note(path) or {}).get("identity") != identity:
-            self._make(category, path, identity, done)
-        tensors, note = storage.read_tensors(path)
-        return Features(
-            Category(category.name, [category.samples[i] for i in note["order"]]),
-            [ImageInfo(**image) for image in note["images"]],
-            self.backbone.wanted,
-            [tensors[f"stage{i}"] for i in range(len(self.backbone.channels))],
-            tensors["masks"].bool(),
-            note["ranges"],
-        )
-
-    def identity(self, category: Category) -> str:
-        """Names the images of a category and their state."""
-        files = [[s.path, *stamp(s.path), *map(str, s.truth.masks)] for s in category.samples]
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-
-    def _features_identity(self, category: Category) -> str:
-        rule, network = asdict(self.rule), [self.backbone.weights_hash, self.backbone.strides]
-        return json.dumps([self.identity(category), rule, network])
-
-    def _make(
-        self, category: Category, path: Path, identity: str, done: Callable[[int, int], None]
-    ) -> None:
-        samples = category.samples
-        parts: list[list[Tensor]] = []
-        images: list[ImageInfo] = []
-        masks: list[NDArray[np.bool_]] = []
-        with ThreadPoolExecutor(self.threads, "decode") as pool:
-            headers = list(pool.map(_survey, samples))
-            ranges = deep_range(headers)
-            loaded = pool.map(lambda s, h: self._load(s, h, ranges), samples, headers)
-            for i in range(0, len(samples), _BATCH):
-                batch = [next(loaded) for _ in samples[i : i + _BATCH]]
-                stages = self.backbone.features([pixels for pixels, _, _ in batch])
-                parts.append([stage.half().cpu() for stage in stages])
-                images += [info for _, info, _ in batch]
-                masks += [mask for _, _, mask in batch]
-                done(len(images), len(samples))
-        # Methods see a set in an order that only the contents decide.
-        order = sorted(range(len(images)), key=lambda i: (images[i].sha256, images[i].path))
-        tensors = {
-            f"stage{s}": torch.cat([part[s] for part in parts])[order]
-            for s in range(len(self.backbone.channels))
-        }
-        tensors["masks"] = torch.from_numpy(np.stack([masks[i] for i in order])).to(torch.uint8)
-        note = {
-            "identity": identity,
-            "order": order,
-            "ranges": ranges,
-            "images": [asdict(images[i]) for i in order],
-        }
-        storage.write_tensors(path, tensors, note)
-
-    def _load(
-        self, sample: Sample, header: Header, ranges: dict[str, list[float]]
-    ) -> tuple[Pixels, ImageInfo, NDArray[np.bool_]]:
-        side, window = self.rule.resized, self.rule.window
-        with _naming(sample):
-            image = load_image(sample.path, header, [(side, side)], ranges)
-        mask = read_truth(sample.truth)
-        info = ImageInfo(
-            sample.path,
-            image.sha256,
-            sample.train,
-            sample.truth.anomalous,
-            mask is not None,
-            *count_pixels(header, mask),
-        )
-        resized = np.zeros((side, side), bool)
-        if mask is not None:
-            shown = Image.fromarray(mask)
-            resized = np.asarray(shown.resize((side, side), Image.Resampling.NEAREST))
-        return image.pixels[0][window, window], info, resized[window, window]
+    def patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
+        return super().patches([one[self.rule.window] for one in pixels], size)
 
 
-def _survey(sample: Sample) -> Header:
-    with _naming(sample):
-        return survey(sample.path)
+def name_state(category: Category) -> str:
+    """Name the images of a category and the state that they are in."""
+    files = [[s.path, *stamp(s.path), *map(str, s.truth.masks)] for s in category.samples]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-@contextmanager
-def _naming(sample: Sample) -> Iterator[None]:
-    try:
-        yield
-    except UnreadableImage as error:
-        raise InputError(f"cannot read {sample.path!r}: {error}. Mend or remove it") from error
+def load_images(
+    category: Category,
+    folder: Path,
+    network: Backbone,
+    rule: InputRule,
+    done: Callable[[int, int], None],
+) -> Images:
+    """Load a category, and make the stages of its images that a folder does not hold yet.
+
+    done(images, of) is called as they are made. Raises InputError if an image or a mask cannot be
+    read.
+    """
+    candidates = _survey(category, rule, network)
+    ranges = deep_range(one.header for one in candidates)
+    work = _Cut(network, Settings(method=_KEEPING_METHOD, size=(rule.size,)), ranges, rule)
+    batches = [
+        Batch(folder / f"{number:06d}.safetensors", _key(work, batch), len(batch), batch.copy)
+        for number, batch in enumerate(make_batches(candidates))
+    ]
+    notes = run_stage(
+        batches,
+        work,
+        Here(torch.get_num_threads()),
+        lambda number, made: _keep(network, batches[number].items(), made),
+        done,
+    )
+    contents = [content for note in notes for content in note["contents"]]
+    files = [batch.path for batch in batches for _ in range(batch.images)]
+    infos, masks = [], []
+    for sample, candidate, content in zip(category.samples, candidates, contents, strict=True):
+        mask, header = read_truth(sample.truth), candidate.header
+        known = sample.truth.anomalous, mask is not None, header.width * header.height
+        covered = 0.0 if mask is None else float(mask.mean())
+        infos.append(ImageInfo(sample.path, content, *known, covered))
+        masks.append(rule.cut_mask(mask))
+    # Methods see a set in an order that only the contents decide.
+    order = sorted(range(len(infos)), key=lambda i: (infos[i].sha256, infos[i].path))
+    return Images(
+        Category(category.name, [category.samples[i] for i in order]),
+        [infos[i] for i in order],
+        [masks[i] for i in order],
+        [(files[i], str(i)) for i in order],
+        rule,
+        ranges,
+    )
 
 
-def read_shown(path: str, rule: InputRule, ranges: dict[str, list[float]]) -> NDArray[np.uint8]:
-    """An image as the network sees it, uint8 [size, size, 3], for figures."""
-    side = rule.resized
-    pixels: Any = load_image(path, survey(path), [(side, side)], ranges).pixels[0]
-    return np.rint(pixels[rule.window, rule.window]).astype(np.uint8)  # type: ignore[no-any-return]
+def _survey(category: Category, rule: InputRule, network: Backbone) -> list[Candidate]:
+    paths, threads = [sample.path for sample in category.samples], torch.get_num_threads()
+    found, skipped = survey_files(paths, Settings(), network.strides, threads, lambda *_: None)
+    for one in skipped.values():
+        raise _unreadable(one.path, one.reason)
+    return [dataclasses.replace(one, inputs=((rule.resized, rule.resized),)) for one in found]
+
+
+def _key(work: _Cut, batch: Sequence[Candidate]) -> Any:
+    """Name all that the stages of a batch depend on."""
+    return {
+        "weights": work.backbone.weights_hash,
+        "stages": work.backbone.indices,
+        "rule": dataclasses.asdict(work.rule),
+        "ranges": work.ranges,
+        "files": [[one.path, *one.stamp] for one in batch],
+    }
+
+
+def _keep(
+    network: Backbone, batch: Sequence[Candidate], made: Sequence[Made | str]
+) -> tuple[dict[str, Tensor], Note]:
+    """Name the stages [c, h, w] of each image of a batch, and its content."""
+    tensors: dict[str, Tensor] = {}
+    contents = []
+    for candidate, one in zip(batch, made, strict=True):
+        if isinstance(one, str):
+            raise _unreadable(candidate.path, one)
+        for grid in one.grids or []:
+            stages = torch.split(grid.permute(2, 0, 1), network.channels)
+            for wanted, stride, stage in zip(network.wanted, network.strides, stages, strict=True):
+                step = stride // network.strides[0]  # on the grid of the first, cells are repeated
+                tensors[f"{candidate.id}.{wanted}"] = stage[:, ::step, ::step]
+        contents.append(one.image.sha256)
+    return tensors, {"contents": contents}
+
+
+def _unreadable(path: str, reason: str) -> InputError:
+    return InputError(f"cannot read {path!r}: {reason}. Mend or remove it")

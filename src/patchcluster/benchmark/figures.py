@@ -9,8 +9,8 @@ Everything is of the test setting. Each category adds its own rows; the first th
 from them.
 """
 
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,13 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..datasets import select
-from ..network.backbones import STRIDES
 from ..runs import storage
+from ..scores import maps
 from ..scores.colours import colours
-from ..scores.maps import Floats
 from ..search.neighbors import nearest
-from .cells import CellStore, smooth
-from .features import Features, InputRule, read_shown
-from .plan import Plan
-from .tables import DETECTED_BY, SHOWN_VARIANTS, TEXTURES
+from .cells import CellStore
+from .features import Images
+from .tables import DETECTED_BY, SHOWN_VARIANTS, TEXTURES, Plan
 
 Picture = NDArray[np.uint8]  # [height, width, 3]
 
@@ -42,43 +40,26 @@ _CONTEXT = 60  # pixels around the centre of a patch
 _TEXT, _PAPER, _MARK = (20, 20, 20), (255, 255, 255), (0, 220, 120)
 
 
-@dataclass(frozen=True)
-class Example:
-    """An anomalous image with its mask, [size, size], and one map for each variant."""
-
-    title: str
-    shown: Picture
-    mask: NDArray[np.bool_]
-    heats: dict[str, Picture]
-
-
-def write_figures(folder: Path, features: Features, cells: CellStore, plan: Plan) -> None:
+def write_figures(folder: Path, images: Images, cells: CellStore, plan: Plan) -> None:
     """Write a category's part of the figures; the common ones hold all categories so far."""
     if "test" not in plan.settings:
         return
-    name = features.category.name
-    examples = _choose_examples(features, cells, plan)
-    if examples:
-        columns = list(examples[0].heats)
-        _save(folder / "parts" / f"methods-{name}.png", _side_by_side(examples, columns))
+    name = images.category.name
+    columns, titles, rows = _draw_examples(images, cells)
+    if rows:
+        _save(folder / "parts" / f"methods-{name}.png", _grid(rows, columns, titles))
         if DETECTED_BY.name in columns:
-            found = _side_by_side(examples, [DETECTED_BY.name])
+            at = columns.index(DETECTED_BY.name)
+            only = [[*row[:2], row[at]] for row in rows]
+            found = _grid(only, [*columns[:2], DETECTED_BY.name], titles)
             _save(folder / "parts" / f"found-{name}.png", found)
-    patches = _draw_neighbours(features, plan.rule)
+    patches = _draw_neighbours(images, plan)
     if patches is not None:
         _save(folder / f"figure5-{name}.png", patches)
     names = [category.name for category in plan.categories]
     _join(folder, "figure1", [f"found-{n}" for n in names])
     _join(folder, "figure3", [f"methods-{n}" for n in names if n not in TEXTURES])
     _join(folder, "figure4", [f"methods-{n}" for n in names if n in TEXTURES])
-
-
-def _side_by_side(examples: Sequence[Example], columns: Sequence[str]) -> Picture:
-    rows = [
-        [e.shown, _outline(e.shown, e.mask), *(e.heats[column] for column in columns)]
-        for e in examples
-    ]
-    return _grid(rows, ["image", "mask", *columns], [e.title for e in examples])
 
 
 def _join(folder: Path, figure: str, parts: Sequence[str]) -> None:
@@ -89,60 +70,57 @@ def _join(folder: Path, figure: str, parts: Sequence[str]) -> None:
         _save(folder / f"{figure}.png", _stack(pictures))
 
 
-def _choose_examples(features: Features, cells: CellStore, plan: Plan) -> list[Example]:
-    """One image of each of the first kinds of defect, whose mask is of the kind's median area."""
-    split = select(features.category, "test")
-    grids = {
-        variant.name: kept
-        for variant in SHOWN_VARIANTS
-        if (kept := cells.read_grids(features.category.name, "test", variant)) is not None
-    }
+def _draw_examples(
+    images: Images, cells: CellStore
+) -> tuple[list[str], list[str], list[list[Picture]]]:
+    """Draw image, mask and the map of each variant: names of the columns, titles, and the rows.
+
+    One image of each of the first kinds of defect, whose mask is of the kind's median area.
+    """
+    name, scored = images.category.name, select(images.category, "test").scored
+    found = {v.name: cells.read_grids(name, "test", v) for v in SHOWN_VARIANTS}
+    grids = {variant: kept for variant, kept in found.items() if kept is not None}
     kinds: dict[str, list[int]] = {}  # kind -> places in the split
-    for place, i in enumerate(split.scored):
-        if features.masks[i].any():
-            kinds.setdefault(Path(features.images[i].path).parent.name, []).append(place)
-    examples = []
+    for place, i in enumerate(scored):
+        if images.masks[i].any():
+            kinds.setdefault(Path(images.infos[i].path).parent.name, []).append(place)
+    titles, rows = [], []
     for kind in sorted(kinds)[:_EXAMPLES]:
-        by_area = sorted(kinds[kind], key=lambda p: int(features.masks[split.scored[p]].sum()))
+        by_area = sorted(kinds[kind], key=lambda place: int(images.masks[scored[place]].sum()))
         place = by_area[len(by_area) // 2]
-        i = split.scored[place]
-        shown = read_shown(features.images[i].path, plan.rule, features.ranges)
-        heats = {name: _heat(shown, kept, place, plan.rule.size) for name, kept in grids.items()}
-        title = f"{features.category.name}, {kind}"
-        examples.append(Example(title, shown, features.masks[i].numpy(), heats))
-    return examples
+        shown, mask = images.shown(scored[place]), images.masks[scored[place]]
+        heats = [_heat(shown, kept, place) for kept in grids.values()]
+        titles.append(f"{name}, {kind}")
+        rows.append([shown, _outline(shown, mask), *heats])
+    return ["image", "mask", *grids], titles, rows
 
 
 # --- figure 5 -----------------------------------------------------------------------------------
 
 
-def _draw_neighbours(features: Features, rule: InputRule) -> Picture | None:
+def _draw_neighbours(images: Images, plan: Plan) -> Picture | None:
     """A normal and an anomalous patch of one image, each with its nearest patches in the others."""
-    split = select(features.category, "test")
-    marked = [i for i in split.scored if features.masks[i].any()]
-    if not marked or len(split.scored) < 2:
+    scored = select(images.category, "test").scored
+    marked = [i for i in scored if images.masks[i].any()]
+    if not marked or len(scored) < 2:
         return None
-    query = max(marked, key=lambda i: int(features.masks[i].sum()))
-    places = [i for i in split.scored if i != query]
-    own = features.patches("fine", STRIDES, [query])[0].float()
-    bank = torch.stack(features.patches("fine", STRIDES, places)).float()
+    query = max(marked, key=lambda i: int(images.masks[i].sum()))
+    others = [i for i in scored if i != query]
+    settings = plan.scan_settings(DETECTED_BY)
+    own, *rest = (grid.float() for grid in images.patches(settings, [query, *others]))
+    bank = torch.stack(rest).flatten(0, 2)
     height, width = own.shape[:2]
-    rows, labels = [], []
-    for kind, cell in _query_cells(features.masks[query].numpy(), height, width).items():
-        count = min(_NEIGHBOURS[-1], bank.shape[0] * height * width)
-        found = nearest(own[cell][None], bank.flatten(0, 2), count)
+    parts = []
+    for kind, cell in _query_cells(images.masks[query], height, width).items():
+        count = min(_NEIGHBOURS[-1], len(bank))
+        found = nearest(own[cell][None], bank, count)
         distances, indices = (torch.as_tensor(value)[0].tolist() for value in found)
-        shown = read_shown(features.images[query].path, rule, features.ranges)
-        row, text = [_cut(shown, cell, height)], [f"{kind} patch"]
+        row, labels = [_cut(images.shown(query), cell, height)], [f"{kind} patch"]
         for n in (n for n in _NEIGHBOURS if n <= count):
             image, patch = divmod(indices[n - 1], height * width)
-            path = features.images[places[image]].path
-            other = read_shown(path, rule, features.ranges)
-            row.append(_cut(other, divmod(patch, width), height))
-            text.append(f"{n}: {distances[n - 1]:.2f}")
-        rows.append(row)
-        labels.append(text)
-    parts = [_grid([row], text, [""]) for row, text in zip(rows, labels, strict=True)]
+            row.append(_cut(images.shown(others[image]), divmod(patch, width), height))
+            labels.append(f"{n}: {distances[n - 1]:.2f}")
+        parts.append(_grid([row], labels, [""]))
     return _stack(parts)
 
 
@@ -172,14 +150,14 @@ def _cut(shown: Picture, cell: tuple[int, int], cells: int) -> Picture:
 # --- drawing ------------------------------------------------------------------------------------
 
 
-def _heat(shown: Picture, grids: Tensor, place: int, size: int) -> Picture:
+def _heat(shown: Picture, grids: Tensor, place: int) -> Picture:
     """An image under its map; the colours are one scale for all images of the method."""
-    frames: list[Floats] = [
-        smooth(grid.numpy(), size) for grid in grids[:: max(1, len(grids) // 50)]
-    ]
-    pixels = np.concatenate([frame[::4, ::4].ravel() for frame in frames])
+    size = len(shown)
+    chosen = [grids[place], *grids[:: max(1, len(grids) // 50)]]
+    frame, *frames = (maps.smooth(grid.numpy(), size, size, size) for grid in chosen)
+    pixels = np.concatenate([one[::4, ::4].ravel() for one in frames])
     low, high = np.quantile(pixels, 0.5), np.quantile(pixels, 0.998)
-    share = np.clip((smooth(grids[place].numpy(), size) - low) / max(high - low, 1e-9), 0, 1)
+    share = np.clip((frame - low) / max(high - low, 1e-9), 0, 1)
     grey = shown.mean(2, keepdims=True).repeat(3, 2)
     mixed = (1 - _HEAT_OPACITY) * grey + _HEAT_OPACITY * colours(share)
     picture: Picture = np.rint(mixed).astype(np.uint8)
@@ -228,8 +206,6 @@ def _stack(pictures: Sequence[Picture]) -> Picture:
 
 
 def _save(path: Path, picture: Picture) -> None:
-    import io
-
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     storage.write_bytes(path, buffer.getvalue(), durable=False)

@@ -1,19 +1,18 @@
 """results.csv and report.md: the paper's tables in its layout, measured and published."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..datasets import Category, Setting, Statistics, select, statistics
+from ..datasets import Setting, select
 from ..errors import InputError
 from ..pipeline.costs import format_bytes
 from ..runs import storage
 from ..runs.tables import write_table
 from .cells import Cell, Figures
 from .features import ImageInfo, InputRule
-from .plan import Plan
 from .tables import (
     METRIC_NAMES,
     PAPER_BACKBONE,
@@ -22,6 +21,7 @@ from .tables import (
     PIXEL,
     STATISTICS_TABLE,
     TABLES,
+    Plan,
     Table,
     Variant,
     read_published,
@@ -40,20 +40,15 @@ def write_results(path: Path, cells: Iterable[Cell]) -> None:
     header = ["setting", "category", "variant", *_METRICS, "seconds", "shared_by", "error"]
     rows = []
     for cell in cells:
-        values = dataclasses.asdict(cell.figures) if cell.figures else {}
-        figures = ["" if values.get(m) is None else f"{values[m]:.6f}" for m in _METRICS]
-        rows.append(
-            [
-                cell.setting,
-                cell.category,
-                cell.variant,
-                *figures,
-                cell.seconds,
-                cell.shared_by,
-                cell.error,
-            ]
-        )
+        row = dataclasses.asdict(cell) | figures_of(cell)
+        row |= {m: "" if row.get(m) is None else f"{row[m]:.6f}" for m in _METRICS}
+        rows.append([row[name] for name in header])
     write_table(path, header, rows)
+
+
+def figures_of(cell: Cell) -> dict[str, float | None]:
+    """The figures of a cell by name; none if it has an error."""
+    return dataclasses.asdict(cell.figures) if cell.figures else {}
 
 
 def write_report(
@@ -71,11 +66,11 @@ def write_report(
         if number == STATISTICS_TABLE:
             parts.append(_statistics(plan, infos))
         elif any(setting in plan.settings for setting in TABLES[number].settings):
-            table = TABLES[number]
-            body = _by_category(table, cells, plan) if table.by_category else None
-            parts.append(_section(table, plan, body or _columns(table, averages, plan), asked))
-    parts.append(_findings(cells, averages))
-    parts.append(_left_out(cells, left_out))
+            parts.append(_section(TABLES[number], plan, cells, averages, asked))
+    findings = [*_find_order(averages), *_find_identity(cells), *_find_peaks(averages)]
+    parts.append(_list("Do the paper's findings hold here?", findings))
+    errors = [f"{c.setting}: {c.category} {c.variant}: {c.error}" for c in cells if c.error]
+    parts.append(_list("Left out", [*left_out, *errors]))
     storage.write_bytes(path, "\n".join(part for part in parts if part).encode())
 
 
@@ -83,8 +78,7 @@ def average(cells: Iterable[Cell]) -> Averages:
     """Means over the categories in %, and over how many."""
     values: dict[tuple[str, str, str], list[float]] = {}
     for cell in cells:
-        figures = dataclasses.asdict(cell.figures) if cell.figures else {}
-        for metric, value in figures.items():
+        for metric, value in figures_of(cell).items():
             if value is not None:
                 values.setdefault((cell.setting, cell.variant, metric), []).append(100 * value)
     return {key: (sum(found) / len(found), len(found)) for key, found in values.items()}
@@ -122,23 +116,21 @@ memory {format_bytes(asked["peak_memory"])}
 
 
 def _statistics(plan: Plan, infos: Mapping[str, list[ImageInfo]]) -> str:
-    published = read_published(STATISTICS_TABLE)
     rows = []
     for setting in plan.settings:
-        found = [s for c in plan.categories if (s := _describe_split(c, setting, infos[c.name]))]
+        found = []
+        for category in plan.categories:
+            with suppress(InputError):
+                paths = {category.samples[i].path for i in select(category, setting).scored}
+                scored = [info for info in infos[category.name] if info.path in paths]
+                found.append(describe_images(scored))
         if not found:
             continue
-        means = [
-            sum(values) / len(found)
-            for values in zip(*map(dataclasses.astuple, found), strict=True)
-        ]
-        shown = [f"{means[0]:.0f}", f"{means[1]:.0f}", f"{100 * means[2]:.0f}%"]
-        rows.append([_label(setting, plan), "measured", *shown, f"{100 * means[3]:.1f}%"])
-        theirs = published.get((setting, ""))
+        means = [sum(values) / len(found) for values in zip(*found, strict=True)]
+        rows.append([_label(setting, plan), "measured", *_show_statistics(means)])
+        theirs = read_published(STATISTICS_TABLE).get((setting, ""))
         if theirs:
-            normal, anomalous, share, pixels = theirs.values()
-            values = [f"{normal:.0f}", f"{anomalous:.0f}", f"{share:.0f}%", f"{pixels:.1f}%"]
-            rows.append(["", "*published*", *values])
+            rows.append(["", "*published*", *_show_statistics(list(theirs.values()))])
     header = ["", "", "Normal images", "Anomaly images", "Normal images", "Anomalous pixels"]
     return f"""## Table 1. The settings
 
@@ -146,6 +138,11 @@ Means over the categories; published: the 15 of MVTec AD.
 
 {_table(header, rows)}
 """
+
+
+def _show_statistics(values: Sequence[float]) -> list[str]:
+    normal, anomalous, share, pixel_share = values
+    return [f"{normal:.0f}", f"{anomalous:.0f}", f"{share:.0f}%", f"{pixel_share:.1f}%"]
 
 
 def _label(setting: Setting, plan: Plan) -> str:
@@ -159,19 +156,22 @@ def _label(setting: Setting, plan: Plan) -> str:
     return _SETTING_NAMES[setting] + of
 
 
-def _describe_split(
-    category: Category, setting: Setting, infos: list[ImageInfo]
-) -> Statistics | None:
-    try:
-        split = select(category, setting)
-    except InputError:
-        return None
-    paths = {category.samples[i].path for i in split.scored}
-    counted = [(i.anomalous, i.pixels, i.anomalous_pixels) for i in infos if i.path in paths]
-    return statistics(counted)
+def describe_images(infos: Sequence[ImageInfo]) -> list[float]:
+    """Count normal and anomalous images; % of images that are normal, of pixels that are not."""
+    anomalous = sum(info.anomalous for info in infos)
+    pixels = sum(info.pixels for info in infos)
+    covered = sum(info.pixels * info.covered for info in infos)
+    return [
+        len(infos) - anomalous,
+        anomalous,
+        100 * (1 - anomalous / len(infos)),
+        100 * covered / pixels,
+    ]
 
 
-def _section(table: Table, plan: Plan, body: str, asked: Mapping[str, Any]) -> str:
+def _section(
+    table: Table, plan: Plan, cells: Sequence[Cell], averages: Averages, asked: Mapping[str, Any]
+) -> str:
     differences = incomparable(asked, (category.name for category in plan.categories))
     note = "Published figures are the paper's, with the same backbone, input and categories."
     if differences:
@@ -179,42 +179,76 @@ def _section(table: Table, plan: Plan, body: str, asked: Mapping[str, Any]) -> s
             f"**Published figures are not comparable**: {'; '.join(differences)}. They show what "
             "the paper found, not what to expect here."
         )
+    if table.by_category:
+        body = _by_category(table, cells, plan)
+    else:
+        body = _by_variant(table, averages, plan)
     return f"## Table {table.number}. {table.title}\n\n{note}\n\n{body}\n"
 
 
-def _columns(table: Table, averages: Averages, plan: Plan) -> str:
-    """Methods, K or ratios as columns; settings and metrics as rows."""
-    columns = [(heading, variant) for heading, variant in table.columns.items()]
-    columns += [("", variant) for variant in table.others]
-    columns = [(h, v) for h, v in columns if v.method in plan.methods]
+def _by_variant(table: Table, averages: Averages, plan: Plan) -> str:
+    """Methods, K or ratios as columns."""
+    columns = [*table.columns.items(), *(("", variant) for variant in table.others)]
+    columns = [(heading, v) for heading, v in columns if v.method in plan.methods]
+
+    def show(setting: Setting, metric: str) -> list[str]:
+        return _best_bold([averages.get((setting, v.name, metric)) for _, v in columns])
+
+    titles = [_title(table, heading, variant) for heading, variant in columns]
+    return _rows(table, plan, titles, [heading for heading, _ in columns], show)
+
+
+def _by_category(table: Table, cells: Sequence[Cell], plan: Plan) -> str:
+    """Categories as columns (the paper's Table 3)."""
+    (variant,) = table.columns.values()
+    names = [category.name for category in plan.categories]
+    found = {(c.setting, c.category): figures_of(c) for c in cells if c.variant == variant.name}
+
+    def show(setting: Setting, metric: str) -> list[str]:
+        values = [found.get((setting, name), {}).get(metric) for name in names]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if known else None
+        return ["-" if v is None else f"{100 * v:.1f}" for v in (*values, mean)]
+
+    return _rows(table, plan, [*names, "mean"], [*names, "average"], show)
+
+
+def _rows(
+    table: Table,
+    plan: Plan,
+    titles: Sequence[str],
+    headings: Sequence[str],
+    show: Callable[[Setting, str], list[str]],
+) -> str:
+    """Settings and metrics as rows, measured and published.
+
+    titles of the columns, their headings in the published table, and the cells of a row.
+    """
     published = read_published(table.number)
     rows = []
-    for setting in plan.settings:
-        if setting not in table.settings:
-            continue
+    for setting in (setting for setting in plan.settings if setting in table.settings):
         for metric in table.metrics_in(setting):
-            found = [averages.get((setting, variant.name, metric)) for _, variant in columns]
-            if not any(found):
+            shown = show(setting, metric)
+            if set(shown) <= {"-"}:
                 continue
-            most = max(count for value in found if value for count in value[1:])
-            label = _label(setting, plan)
-            rows.append([label, METRIC_NAMES[metric], *_best_bold(found, most)])
-            theirs = published.get((setting, metric), {})
-            values = [f"{theirs[h]:.1f}" if h in theirs else "" for h, _ in columns]
-            rows.append(["", "*published*", *values])
-    header = ["", "", *(_heading(table, heading, variant) for heading, variant in columns)]
-    return _table(header, rows)
+            label = _SETTING_NAMES[setting] if table.by_category else _label(setting, plan)
+            theirs = published[setting, metric]
+            rows.append([label, METRIC_NAMES[metric], *shown])
+            known = [f"{theirs[h]:.1f}" if h in theirs else "" for h in headings]
+            rows.append(["", "*published*", *known])
+    return _table(["", "", *titles], rows)
 
 
-def _heading(table: Table, heading: str, variant: Variant) -> str:
+def _title(table: Table, heading: str, variant: Variant) -> str:
     if heading.isdecimal():
         return f"K = {heading}" if table.number in (5, 6) else f"{heading}%"
     return variant.name if heading else f"{variant.name} (not in the paper)"
 
 
-def _best_bold(found: Sequence[tuple[float, int] | None], most: int) -> list[str]:
+def _best_bold(found: Sequence[tuple[float, int] | None]) -> list[str]:
     """Values with the highest bold; one that is a mean over fewer categories says so."""
-    best = max(round(value[0], 1) for value in found if value)
+    most = max((value[1] for value in found if value), default=0)
+    best = max((round(value[0], 1) for value in found if value), default=0.0)
     shown = []
     for value in found:
         if value is None:
@@ -225,42 +259,6 @@ def _best_bold(found: Sequence[tuple[float, int] | None], most: int) -> list[str
     return shown
 
 
-def _by_category(table: Table, cells: Sequence[Cell], plan: Plan) -> str:
-    """Categories as columns (the paper's Table 3)."""
-    (variant,) = table.columns.values()
-    names = [category.name for category in plan.categories]
-    published = read_published(table.number)
-    figures = {
-        (cell.setting, cell.category): dataclasses.asdict(cell.figures)
-        for cell in cells
-        if cell.variant == variant.name and cell.figures
-    }
-    rows = []
-    for setting in plan.settings:
-        if setting not in table.settings:
-            continue
-        for metric in table.metrics_in(setting):
-            values = [figures.get((setting, name), {}).get(metric) for name in names]
-            known = [value for value in values if value is not None]
-            if not known:
-                continue
-            shown = ["-" if v is None else f"{100 * v:.1f}" for v in values]
-            mean = f"{100 * sum(known) / len(known):.1f}"
-            rows.append([_SETTING_NAMES[setting], METRIC_NAMES[metric], *shown, mean])
-            theirs = published[(setting, metric)]
-            listed = [f"{theirs[n]:.1f}" if n in theirs else "" for n in (*names, "average")]
-            rows.append(["", "*published*", *listed])
-    return _table(["", "", *names, "mean"], rows)
-
-
-def _findings(cells: Sequence[Cell], averages: Averages) -> str:
-    """Whether what the paper found holds here."""
-    lines = [*_find_order(averages), *_find_identity(cells), *_find_peaks(averages)]
-    if not lines:
-        return ""
-    return "## Do the paper's findings hold here?\n\n" + "\n".join(f"- {x}" for x in lines) + "\n"
-
-
 def _find_order(averages: Averages) -> list[str]:
     lines = []
     names = ("patchcluster-25%", "padim", "patchcore-25%")
@@ -268,7 +266,7 @@ def _find_order(averages: Averages) -> list[str]:
         found = [averages.get((setting, name, PIXEL)) for name in names]
         if all(found):
             values = [value[0] for value in found if value]
-            holds = "holds" if values == sorted(values, reverse=True) else "does not hold"
+            holds = _holds(values == sorted(values, reverse=True))
             shown = ", ".join(f"{n} {v:.1f}" for n, v in zip(names, values, strict=True))
             lines.append(
                 f"PatchCluster > PaDiM > PatchCore, pixel AUROC, {setting}: {holds} ({shown})"
@@ -278,15 +276,14 @@ def _find_order(averages: Averages) -> list[str]:
 
 def _find_identity(cells: Sequence[Cell]) -> list[str]:
     by_name = {(c.setting, c.category, c.variant): c.figures for c in cells if c.figures}
-    pairs = [
-        (figures, by_name[setting, category, "patchcore-100%"])
+    equal = [
+        figures == by_name[setting, category, "patchcore-100%"]
         for (setting, category, variant), figures in by_name.items()
         if variant == "patchcluster-100% k=1" and (setting, category, "patchcore-100%") in by_name
     ]
-    if not pairs:
+    if not equal:
         return []
-    holds = "holds" if all(a == b for a, b in pairs) else "does not hold"
-    return [f"K = 1 equals PatchCore-100%, all figures of {len(pairs)} cells: {holds}"]
+    return [f"K = 1 equals PatchCore-100%, all figures of {len(equal)} cells: {_holds(all(equal))}"]
 
 
 def _find_peaks(averages: Averages) -> list[str]:
@@ -302,7 +299,7 @@ def _find_peaks(averages: Averages) -> list[str]:
                 if len(curve) < 3:
                     continue
                 peak = max(curve, key=lambda k: curve[k])
-                holds = "holds" if _PEAK_FROM <= peak <= _PEAK_TO else "does not hold"
+                holds = _holds(_PEAK_FROM <= peak <= _PEAK_TO)
                 lines.append(
                     f"Table {table.number}, {setting} {METRIC_NAMES[metric]}: the curve over K is "
                     f"highest between {_PEAK_FROM} and {_PEAK_TO}: {holds} (at K = {peak})"
@@ -310,12 +307,12 @@ def _find_peaks(averages: Averages) -> list[str]:
     return lines
 
 
-def _left_out(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
-    lines = [
-        *left_out,
-        *(f"{c.setting}: {c.category} {c.variant}: {c.error}" for c in cells if c.error),
-    ]
-    return "## Left out\n\n" + "\n".join(f"- {x}" for x in lines) + "\n" if lines else ""
+def _holds(found: bool) -> str:
+    return "holds" if found else "does not hold"
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    return f"## {title}\n\n" + "\n".join(f"- {x}" for x in lines) + "\n" if lines else ""
 
 
 def _table(header: Row, rows: Sequence[Row]) -> str:

@@ -1,37 +1,31 @@
-"""The paper's tables: what each column is, and the figures that were published."""
+"""The paper's tables: what each column is, the figures that were published, and which are made."""
 
 import csv
-import inspect
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ..datasets import SETTINGS, Setting
+from ..datasets import SETTINGS, Category, Setting
+from ..errors import SettingError
 from ..methods import METHODS, Method
+from ..methods.base import PAPER_SETTINGS
 from ..network.backbones import Backbone
-from ..scores.maps import ImageScore
+from ..settings import Settings, resolve
+from .features import InputRule
 
 BLIND: tuple[Setting, ...] = ("mix", "test", "ano")
 IMAGE, PIXEL, PRO = "image_auroc", "pixel_auroc", "pro"
 METRIC_NAMES = {IMAGE: "Image", PIXEL: "Pixel", PRO: "PRO"}
 
 PAPER_BACKBONE = "wide_resnet50_2"
-PAPER_SIZE = 224
+(PAPER_SIZE,) = PAPER_SETTINGS["size"]
 PAPER_CATEGORIES = (
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill",
     "screw", "tile", "toothbrush", "transistor", "wood", "zipper",
 )  # fmt: skip
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-
-_IMAGE_SCORES: dict[str, ImageScore] = {
-    "patchcluster": "reweighted",
-    "patchcore": "reweighted",
-    "spade": "global",
-    "spade-cluster": "global",
-    "patchcluster-plus": "top1%",
-}
 
 
 @dataclass(frozen=True)
@@ -41,18 +35,6 @@ class Variant:
     name: str
     method: str
     options: dict[str, Any] = field(default_factory=dict, compare=False)
-
-    @property
-    def image_score(self) -> ImageScore:
-        return _IMAGE_SCORES.get(self.method, "max")
-
-    def make(self, network: Backbone, seed: int) -> Method:
-        """Build the method for patches that are made of stages of a network."""
-        channels, strides = network.stages(METHODS[self.method].strides)
-        known = {"stages": channels, "strides": strides, "seed": seed}
-        taken = inspect.signature(METHODS[self.method]).parameters
-        given = {name: value for name, value in known.items() if name in taken}
-        return METHODS[self.method](**given, **self.options)
 
 
 @dataclass(frozen=True)
@@ -66,9 +48,9 @@ class Table:
 
     number: int
     title: str
-    settings: tuple[Setting, ...]
-    metrics: tuple[str, ...]
     columns: dict[str, Variant]
+    settings: tuple[Setting, ...] = BLIND
+    metrics: tuple[str, ...] = (IMAGE, PIXEL, PRO)
     by_category: bool = False
     others: tuple[Variant, ...] = ()
 
@@ -107,8 +89,6 @@ TABLES: dict[int, Table] = {
         Table(
             2,
             "Methods in the blind settings",
-            BLIND,
-            (IMAGE, PIXEL, PRO),
             {
                 "padim": _PADIM,
                 "spade": _SPADE,
@@ -123,16 +103,12 @@ TABLES: dict[int, Table] = {
         Table(
             3,
             "PatchCluster-25% for each category",
-            BLIND,
-            (IMAGE, PIXEL, PRO),
             {"patchcluster_25": _patchcluster(0.25)},
             by_category=True,
         ),
         Table(
             4,
             "One-class setting",
-            ("one-class",),
-            (IMAGE, PIXEL, PRO),
             {
                 "padim": _PADIM,
                 "spade": _SPADE,
@@ -143,30 +119,26 @@ TABLES: dict[int, Table] = {
                 "patchcluster_10": _patchcluster(0.1),
                 "patchcluster_1": _patchcluster(0.01),
             },
+            settings=("one-class",),
             others=(_PLUS,),
         ),
         Table(
             5,
             "PatchCluster-100% by K",
-            BLIND,
-            (IMAGE, PIXEL, PRO),
             {str(k): _patchcluster(1.0, k) for k in (1, 10, 50, 100, 150, 200)},
         ),
         Table(
             6,
             "SPADE-Cluster by K",
-            BLIND,
-            (PIXEL, PRO),
             {
                 str(k): Variant(f"spade-cluster k={k}", "spade-cluster", {"k": k})
                 for k in (1, 10, 20, 50, 100, 150)
             },
+            metrics=(PIXEL, PRO),
         ),
         Table(
             7,
             "PatchCluster by the ratio of the coreset",
-            BLIND,
-            (IMAGE, PIXEL, PRO),
             {f"{100 * ratio:g}": _patchcluster(ratio) for ratio in (0.01, 0.1, 0.25, 1.0)},
         ),
     )
@@ -176,30 +148,6 @@ DETECTED_BY = TABLES[2].columns["patchcluster_25"]  # in figure 1
 STATISTICS_TABLE = 1
 TABLE_NUMBERS = (STATISTICS_TABLE, *TABLES)
 
-_FILES = {
-    1: "table1_settings",
-    2: "table2_methods",
-    3: "table3_categories_patchcluster_25",
-    4: "table4_one_class",
-    5: "table5_k_patchcluster_100",
-    6: "table6_k_spade_cluster",
-    7: "table7_coreset_ratio",
-}
-
-
-def choose_variants(
-    tables: Sequence[int], methods: Sequence[str], setting: Setting
-) -> list[Variant]:
-    """The variants that tables need of some methods in a setting, each once."""
-    needed = [
-        variant
-        for number in tables
-        if number in TABLES and setting in TABLES[number].settings
-        for variant in TABLES[number].variants
-        if variant.method in methods
-    ]
-    return list(dict.fromkeys(needed))
-
 
 @cache
 def read_published(number: int) -> dict[tuple[str, str], dict[str, float]]:
@@ -207,9 +155,62 @@ def read_published(number: int) -> dict[tuple[str, str], dict[str, float]]:
 
     Table 1, which has no metrics, has "" for them.
     """
-    text = files(__package__).joinpath(f"published/{_FILES[number]}.csv").read_text("utf-8")
+    text = files(__package__).joinpath(f"published/table{number}.csv").read_text("utf-8")
     rows = {}
     for row in csv.DictReader(text.splitlines()):
         key = (row.pop("setting", SETTINGS[-1]), row.pop("metric", ""))
         rows[key] = {heading: float(value) for heading, value in row.items()}
     return rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Categories x settings x variants; which variants is decided by the tables and methods.
+
+    Raises SettingError if there is nothing to do, or a value cannot work.
+    """
+
+    root: str
+    categories: list[Category]
+    settings: list[Setting]
+    tables: list[int]
+    methods: list[str]
+    figures: bool
+    rule: InputRule
+    seed: int
+
+    def __post_init__(self) -> None:
+        size = self.rule.size
+        if not 32 <= size <= 4096 or size % 32:
+            raise SettingError(f"size {size}: choose a multiple of 32 from 32 to 4096 pixels")
+        if self.seed < 0:
+            raise SettingError(f"seed {self.seed}: choose 0 or more")
+        if STATISTICS_TABLE not in self.tables and not any(map(self.variants, self.settings)):
+            raise SettingError(
+                f"tables {', '.join(map(str, self.tables))} show nothing of the methods "
+                f"{', '.join(self.methods)} in the settings {', '.join(self.settings)}: choose "
+                "more of one"
+            )
+
+    def variants(self, setting: Setting) -> list[Variant]:
+        """List the variants to run in a setting, each once."""
+        found = [
+            variant
+            for number in self.tables
+            if number in TABLES and setting in TABLES[number].settings
+            for variant in TABLES[number].variants
+        ]
+        if self.figures and setting == "test":
+            found += SHOWN_VARIANTS
+        return list(dict.fromkeys(v for v in found if v.method in self.methods))
+
+    def scan_settings(self, variant: Variant) -> Settings:
+        """Say what a scan would be asked for a variant, with input and maps as wide as here."""
+        size = self.rule.size
+        known = resolve(method=variant.method, size=(size,), frame=size, **variant.options)
+        return dataclasses.replace(known, seed=self.seed)
+
+    def make_method(self, variant: Variant, network: Backbone) -> Method:
+        """Build the method for patches that are made of the stages of a network."""
+        settings = self.scan_settings(variant)
+        return settings.make_method(*network.stages(settings.strides))

@@ -19,8 +19,7 @@ from annotated_types import Gt, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError
-from ..images.inputs import reason
-from .masks import natural
+from ..images.inputs import natural_key, reason
 from .shapes import MAX_PIXELS, Polygons, Runs, Shape
 from .types import Sample, Truth
 
@@ -56,19 +55,24 @@ class _File:
 
 @functools.cache
 def _reader() -> TypeAdapter[_File]:
-    """Made when it is first needed: it takes a tenth of a second, and every scan loads this."""
+    """Make it when it is first needed: it takes a tenth of a second, and every scan loads this."""
     return TypeAdapter(_File)
 
 
+def is_file(path: Path) -> bool:
+    """Say whether a path is that of a file of annotations."""
+    return path.suffix.lower() == ".json" and path.is_file()
+
+
 def read(folder: Path) -> Iterator[Sample]:
-    """The images of a folder with a JSON file. Raises InputError if that is damaged."""
+    """Read the images of a folder with a JSON file. Raises InputError if that is damaged."""
     for name in FILES:
         if (folder / name).is_file():
             yield from read_file(folder / name)
 
 
 def read_file(path: Path) -> list[Sample]:
-    """The images of a JSON file, in natural order. Raises InputError if it is damaged."""
+    """Read the images of a JSON file, in natural order. Raises InputError if it is damaged."""
     try:
         found = _reader().validate_python(json.loads(path.read_bytes()))
     except ValidationError as error:
@@ -94,11 +98,11 @@ def read_file(path: Path) -> list[Sample]:
         Sample(str(places[image.id]), False, _truth(image, notes[image.id], path))
         for image in found.images
     ]
-    return sorted(samples, key=lambda sample: natural(Path(sample.path)))
+    return sorted(samples, key=lambda sample: natural_key(sample.path))
 
 
 def _locate(path: Path, images: list[_Image]) -> dict[int | str, Path]:
-    """The file of each image: all lie next to the JSON file, or all in a folder `images` there."""
+    """Find the file of each image: all next to the JSON file, or all in a folder `images` there."""
     first: Path | None = None
     for folder in (path.parent, path.parent / "images"):
         places = {image.id: folder / image.file_name for image in images}

@@ -13,10 +13,9 @@ from PIL import Image
 
 from ..errors import InputError
 from ..images.masks import find_mask
-from .masks import is_empty
-from .reading import is_json, list_categories
+from .layouts import NORMAL_FOLDERS, is_dataset, list_categories
 from .shapes import Entry
-from .types import NORMAL_FOLDERS, Category, Truth
+from .types import Category, Truth, take_mask
 
 
 def find_truth(paths: Sequence[str], root: str | Path) -> list[Truth]:
@@ -26,7 +25,7 @@ def find_truth(paths: Sequence[str], root: str | Path) -> list[Truth]:
     missing or damaged, or an image has no truth.
     """
     base = Path(root)
-    if not base.is_dir() and not is_json(base):
+    if not is_dataset(base):
         raise InputError(f"{str(root)!r} is not a folder: name the data set or its ground_truth")
     known = _index(list_categories(base))
     masks = base / "ground_truth" if (base / "ground_truth").is_dir() else base
@@ -39,14 +38,14 @@ def find_truth(paths: Sequence[str], root: str | Path) -> list[Truth]:
 
 
 def look_up(paths: Sequence[str], categories: Iterable[Category]) -> list[Truth]:
-    """The truth of images in categories that were read. Raises InputError if one is in none."""
+    """Find the truth of images in given categories. Raises InputError if one is in none."""
     known = _index(categories)
     found = [known.get(os.path.realpath(path)) for path in paths]
     return _all_known(paths, found, "give the data set that was scanned")
 
 
 def take_entries(places: Sequence[int], entries: Sequence[Any]) -> list[Truth]:
-    """The truth of images by their places in a data set, from what that says of each.
+    """Take the truth of images by their places in a data set, from what that says of each.
 
     entries: masks (pictures, arrays, tensors), of which those without a pixel are of normal images;
     None: normal; or numbers: 0 is normal, all else anomalous, no one says where. Raises InputError.
@@ -63,12 +62,11 @@ def _take_entry(place: int, entries: Sequence[Any]) -> Truth:
     entry = entries[place]
     if entry is None or (np.ndim(entry) == 0 and not isinstance(entry, Image.Image)):
         return Truth(bool(entry))
-    mask = Entry(entries, place)
-    return Truth(True, (mask,)) if not is_empty(mask) else Truth(False)
+    return take_mask(Entry(entries, place))
 
 
 def _index(categories: Iterable[Category]) -> dict[str, Truth]:
-    """Truth by real path."""
+    """Sort the truth of images by their real paths."""
     return {os.path.realpath(s.path): s.truth for c in categories for s in c.samples}
 
 

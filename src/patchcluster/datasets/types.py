@@ -1,23 +1,22 @@
-"""What a data set is made of."""
+"""What a data set is made of: categories of images with their truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..images.masks import read_mask_file
 from .shapes import Shape
-
-Setting = Literal["mix", "test", "ano", "one-class"]
-SETTINGS: tuple[Setting, ...] = get_args(Setting)
-
-NORMAL_FOLDERS = ("good", "normal", "ok")
 
 
 @dataclass(frozen=True)
 class Truth:
     """Whether an image is anomalous, and its masks: files, or shapes that are still to be drawn.
 
-    What any of them covers is anomalous (`masks.read_truth`). An anomalous image without masks: no
-    one says where.
+    What any of them covers is anomalous (`read_truth`). An anomalous image without masks: no one
+    says where.
     """
 
     anomalous: bool
@@ -41,22 +40,41 @@ class Category:
     samples: list[Sample]
 
 
-@dataclass(frozen=True)
-class Split:
-    """What a setting scores, and with what: a known-normal bank, or (None) the scored set itself.
+def read_mask(mask: Path | Shape) -> NDArray[np.bool_]:
+    """Read a mask: bool [height, width], True where the image is anomalous.
 
-    Both are indices in the samples of the category.
+    See `masks.to_mask` for what counts. Raises InputError.
     """
+    if isinstance(mask, Path):
+        return read_mask_file(mask)
+    try:
+        return mask.draw()
+    except ValueError as error:
+        raise InputError(f"cannot draw a mask: {error}. Mend the annotations") from error
 
-    scored: list[int]
-    bank: list[int] | None
+
+def read_truth(truth: Truth) -> NDArray[np.bool_] | None:
+    """Read what any of an image's masks covers, bool [height, width]; None: it has none.
+
+    Raises InputError if one cannot be read, or they are not of one size.
+    """
+    joined: NDArray[np.bool_] | None = None
+    for one in truth.masks:
+        mask = read_mask(one)
+        if joined is not None and joined.shape != mask.shape:
+            raise InputError(
+                f"the masks of one image differ in size ({joined.shape} and {mask.shape} in "
+                f"{str(one)[:200]!r}): mend the data set"
+            )
+        joined = mask if joined is None else joined | mask
+    return joined
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """A row of the paper's Table 1; shares are fractions."""
+def take_mask(mask: Path | Shape | None) -> Truth:
+    """Say what a mask alone says of an image: without a pixel, or none, it is normal.
 
-    normal: float
-    anomalous: float
-    normal_share: float
-    anomalous_pixel_share: float
+    Raises InputError if it cannot be read.
+    """
+    if mask is None or not read_mask(mask).any():
+        return Truth(False)
+    return Truth(True, (mask,))

@@ -8,13 +8,13 @@ workers:
     calibrate  learns the constants of the set from the comparisons of the bank's own patches
     to_scores  comparison -> scores
 
-`score` and `fit_score` run them in order for arrays in memory. A `NeighbourMethod` compares in two
-steps, so that one search serves several methods that share a bank.
+`score` and `fit_score` run them in order for arrays in memory. Methods of equal `bank_key` share a
+bank: it is built once (`reuse`) and searched once (`compare_for`).
 """
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, overload
 
@@ -91,6 +91,8 @@ class Method(ABC):
     streams: ClassVar[bool] = False  # whether patches are read image by image, but for the bank's
     takes_parts: ClassVar[bool] = True  # whether it can compare blocks of a grid side by side
     image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
+    comparison_cost: ClassVar[float] = 1.0  # of two images; 1: that of all pairs of patches
+    ratio: float = 1.0  # share of the patches in the bank
 
     bank_: Tensor  # float32 [m, c]
     bank_image_: Tensor  # int64 [m]
@@ -145,6 +147,32 @@ class Method(ABC):
         side by side, of which only some are there: where each image's lie, rows and columns int64
         [m, 2], in blocks (see `roi.Packing`).
         """
+
+    def bank_key(self) -> Hashable | None:
+        """Name what decides the bank besides the set; None: no other method has the same."""
+        return None
+
+    def reuse(self, fitted: "Method", patches: int) -> Self | None:
+        """Build what `fit` would, of a method that was fitted on the same set; None: fit is needed.
+
+        patches: of the whole set.
+        """
+        del fitted, patches
+        return None
+
+    def neighbour_count(self, blind: bool) -> int:
+        """How many neighbours a comparison needs; blind: of images of the set that was fitted.
+
+        Raises SettingError if the bank has not so many.
+        """
+        del blind
+        return 0
+
+    def compare_for(
+        self, methods: "Sequence[Method]", grids: Sequence[Tensor], own: Sequence[int] | None
+    ) -> list[Comparison]:
+        """Compare for fitted methods of one `bank_key`, of which this is one, as `compare` does."""
+        return [method.compare(grids, own) for method in methods]
 
     def to_scores(self, comparison: Comparison) -> Tensor:
         """Turn a comparison of p patches into scores float32 [p]; here, its one distance each."""
@@ -254,6 +282,13 @@ class Method(ABC):
         """
         del images, patches, channels
         return None
+
+    def relative_cost(self, scored: int, bank: int) -> float:
+        """Estimate, for progress, what it takes to fit a bank of images and compare others with it.
+
+        In units of `comparison_cost`.
+        """
+        return self.comparison_cost * scored * bank
 
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
         """Bytes that the method needs besides the patches, the bank and a score a patch.

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,15 +36,16 @@ class NeighbourMethod(Method):
         self.neighbour_count(blind=len(grids) > 1)  # whether the set is large enough
 
     def bank_key(self) -> Hashable:
-        """Name what decides the bank besides the set."""
-        return ("patches", 1.0)
+        return ("patches", self.layout, self.ratio)
+
+    def reuse(self, fitted: Method, patches: int) -> Self | None:
+        del patches
+        if fitted.bank_key() != self.bank_key():
+            return None
+        return self.from_state(fitted.state(), **self.parameters())
 
     @abstractmethod
-    def neighbour_count(self, blind: bool) -> int:
-        """How many neighbours `summarise` needs; blind: for images of the set that was fitted.
-
-        Raises SettingError if the bank has not so many.
-        """
+    def neighbour_count(self, blind: bool) -> int: ...
 
     def search(self, grids: Sequence[Tensor], own: Sequence[int] | None, k: int) -> Comparison:
         """Find the k nearest rows of the bank for all patches; parameters as in `compare`.
@@ -66,6 +68,14 @@ class NeighbourMethod(Method):
         blocks: Sequence[Tensor] | None = None,  # noqa: ARG002 (patches are compared one by one)
     ) -> Comparison:
         return self.summarise(self.search(grids, own, self.neighbour_count(own is not None)))
+
+    def compare_for(
+        self, methods: Sequence[Method], grids: Sequence[Tensor], own: Sequence[int] | None
+    ) -> list[Comparison]:
+        sharing = [method for method in methods if isinstance(method, NeighbourMethod)]
+        most = max(method.neighbour_count(own is not None) for method in sharing)
+        found = self.search(grids, own, most)
+        return [method.summarise(found) for method in sharing]
 
 
 def mean_of_nearest(found: Comparison, k: int) -> Comparison:

@@ -1,6 +1,7 @@
 """PatchCluster, the paper's method (section 4.2)."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..search.coreset import greedy_coreset
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, PAPER_SETTINGS, Comparison, Labels, Progress
+from .base import NEIGHBOURS_KEPT, PAPER_SETTINGS, Comparison, Labels, Method, Progress
 from .grids import Grids, flatten
 from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
 
@@ -55,8 +56,17 @@ class PatchCluster(NeighbourMethod):
         """Rows of the bank of a set of so many patches."""
         return max(1, round(patches * self.ratio))
 
-    def bank_key(self) -> Hashable:
-        return ("patches", self.ratio)
+    def reuse(self, fitted: Method, patches: int) -> Self | None:
+        if not isinstance(fitted, PatchCluster) or not self.ratio < fitted.ratio < 1:
+            return super().reuse(fitted, patches)
+        # The greedy choice of fewer rows is the beginning of any longer one of the same set.
+        state, size = fitted.state(), self.coreset_size(patches)
+        cut = {name: state[name][:size] for name in ("bank", "bank_image", "bank_patch")}
+        return self.from_state({**state, **cut}, **self.parameters())
+
+    def relative_cost(self, scored: int, bank: int) -> float:
+        coreset = 0.5 * bank**2 if self.ratio < 1 else 0.0
+        return self.ratio * (scored * bank + coreset)
 
     def neighbour_count(self, blind: bool) -> int:
         left = len(self.bank_) - int(blind)
@@ -107,12 +117,3 @@ class PatchCluster(NeighbourMethod):
         """K, at most what the bank has left besides a skipped neighbour. Raises SettingError."""
         rule = min(left, max(1, round(self.image_count_ * self.ratio)))
         return check_k(rule if self.k is None else self.k, left)
-
-
-def shrink(state: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Cut the state of a method with a coreset to a smaller coreset of `size` rows.
-
-    The greedy choice of `size` rows is the beginning of any longer one of the same set.
-    """
-    cut = {name: state[name][:size] for name in ("bank", "bank_image", "bank_patch")}
-    return {**state, **cut}

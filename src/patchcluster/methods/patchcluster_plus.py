@@ -92,6 +92,7 @@ class PatchClusterPlus(WholeBank):
     strides = (8, 16, 32)
     learns_from_labels = True
     streams = True
+    comparison_cost = 0.1
     learned = ("shapes", "mean", "energies", "bank_scores", "stage_means", "labels", "chosen")
 
     def __init__(

@@ -53,7 +53,10 @@ class SpadeCluster(NeighbourMethod):
         self.neighbour_count(blind=True)
 
     def bank_key(self) -> Hashable:
-        return ("images", self.images)
+        return ("images", self.layout, self.images)
+
+    def relative_cost(self, scored: int, bank: int) -> float:
+        return scored * min(bank, self.images)
 
     def neighbour_count(self, blind: bool) -> int:
         """At most what the images with the fewest patches offer."""

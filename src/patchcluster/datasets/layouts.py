@@ -1,0 +1,238 @@
+"""A folder -> the categories of the data set that it is, by whichever layout it has.
+
+A layout is a function and a line in `_LAYOUTS`. It yields the images of one category, the training
+part first; nothing, if the folder is laid out otherwise. It raises InputError if an image lacks the
+mask that it must have.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from ..images.inputs import natural_key
+from ..images.masks import IMAGE_ENDS, find_mask, find_named
+from . import coco
+from .types import Category, Sample, Truth, take_mask
+
+NORMAL_FOLDERS = ("good", "normal", "ok")
+
+
+def read_dataset(root: str | Path) -> list[Category]:
+    """List the categories of a data set: its folder, or a COCO file.
+
+    Raises InputError if the layout is none that is known, or could be two, or something is missing.
+    """
+    base = Path(root)
+    if not is_dataset(base):
+        raise InputError(f"{str(root)!r} is not a folder: name the data set's folder")
+    categories = list_categories(base)
+    if not categories:
+        raise InputError(f"no data set is known in {str(root)!r}: expected {_EXPECTED}")
+    return categories
+
+
+def is_dataset(path: Path) -> bool:
+    """Say whether a path can be that of a data set: a folder, or a file of annotations."""
+    return path.is_dir() or coco.is_file(path)
+
+
+def list_categories(base: Path) -> list[Category]:
+    """List the categories of a data set; none if its layout is none that is known."""
+    if coco.is_file(base):
+        return [Category(base.absolute().parent.name, coco.read_file(base))]
+    split = _read_visa_split(base)
+    if split:
+        return split
+    whole = _read_category(base)
+    if whole is not None:
+        return [whole]
+    return [one for one in map(_read_category, _list_folders(base)) if one is not None]
+
+
+def _read_category(folder: Path) -> Category | None:
+    found = {name: list(read(folder)) for name, read in _LAYOUTS.items()}
+    fitting = [name for name, samples in found.items() if samples]
+    if len(fitting) > 1:
+        raise InputError(
+            f"{str(folder)!r} could be {' or '.join(fitting)}: leave only one of them there, or "
+            "name the file of annotations itself"
+        )
+    return Category(folder.resolve().name, found[fitting[0]]) if fitting else None
+
+
+def _list_images(folder: Path, pattern: str = "**/*") -> list[Path]:
+    """List the images in a folder and its subfolders, by their endings, in natural order."""
+    plain = (p for p in folder.glob(pattern) if p.suffix.lower() in IMAGE_ENDS and p.name[0] != ".")
+    return sorted((p for p in plain if p.is_file()), key=lambda path: natural_key(str(path)))
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    """List the folders in a folder, in natural order."""
+    inner = (f for f in folder.iterdir() if f.is_dir())
+    return sorted(inner, key=lambda path: natural_key(str(path)))
+
+
+def _read_mvtec(folder: Path) -> Iterator[Sample]:
+    """MVTec AD, MVTec LOCO AD and BTAD: a folder for each kind of image.
+
+    CATEGORY/{train,validation,test}/<defect or good>/NAME.png
+    CATEGORY/ground_truth/<defect>/NAME_mask.png      MVTec AD
+    CATEGORY/ground_truth/<defect>/NAME.png           BTAD (.bmp too), whose kinds are ok and ko
+    CATEGORY/ground_truth/<defect>/NAME/000.png, ...  MVTec LOCO AD: a file for each anomaly, with a
+                                                      value that says how much of it must be found
+    The validation images of LOCO are normal, and count to the training part.
+    """
+    masks = folder / "ground_truth"
+    for part in ("train", "validation", "test"):
+        for path in _list_images(folder / part):
+            if path.parent == folder / part:
+                continue  # an image whose kind nothing says
+            train, kind, stem = part != "test", path.parent.name, path.stem
+            if kind in NORMAL_FOLDERS:
+                yield Sample(str(path), train, Truth(False))
+                continue
+            mask = find_mask(masks / kind, stem)
+            found = [mask] if mask is not None else _list_images(masks / kind / stem)
+            if not found and masks.is_dir():
+                raise InputError(
+                    f"{str(path)!r} has no mask: put it at {str(masks / kind / stem)!r}_mask.png, "
+                    "or the image in a folder 'good'"
+                )
+            yield Sample(str(path), train, Truth(True, tuple(found)))
+
+
+def _read_visa(folder: Path) -> Iterator[Sample]:
+    """VisA: folders Normal and Anomaly, and a table of which images are for training.
+
+    CATEGORY/Data/Images/{Normal,Anomaly}/NAME.JPG
+    CATEGORY/Data/Masks/Anomaly/NAME.png
+    split_csv/1cls.csv, next to the categories; without it all images are test
+    """
+    data = folder / "Data"
+    for path in _list_images(data / "Images" / "Normal"):
+        yield Sample(str(path), False, Truth(False))
+    for path in _list_images(data / "Images" / "Anomaly"):
+        mask = find_mask(data / "Masks" / "Anomaly", path.stem)
+        yield Sample(str(path), False, Truth(True, () if mask is None else (mask,)))
+
+
+def _read_visa_split(root: Path) -> list[Category]:
+    """Read the categories of VisA as its table has them; none without one. Raises InputError."""
+    path = root / "split_csv" / "1cls.csv"
+    if not path.is_file():
+        return []
+    categories: dict[str, list[Sample]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                masks = (root / row["mask"],) if row["mask"] else ()
+                truth = Truth(row["label"] != "normal", masks)
+                sample = Sample(str(root / row["image"]), row["split"] == "train", truth)
+                categories.setdefault(row["object"], []).append(sample)
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(
+            f"cannot read {str(path)!r} ({error!r}): it must have the columns object, split, "
+            "label, image, mask"
+        ) from error
+    return [
+        Category(
+            name,
+            sorted(samples, key=lambda s: (not s.train, s.truth.anomalous, natural_key(s.path))),
+        )
+        for name, samples in categories.items()
+    ]
+
+
+def _read_pairs(folder: Path) -> Iterator[Sample]:
+    """A folder of images next to one of masks.
+
+    CATEGORY/images/NAME.*
+    CATEGORY/masks/NAME.png (or NAME_mask.png)
+
+    An image without a mask, or with an empty one, is normal; all images are test.
+    """
+    images, masks = folder / "images", folder / "masks"
+    if not masks.is_dir():
+        return
+    for path in _list_images(images):
+        mask = find_mask(masks / path.parent.relative_to(images), path.stem)
+        yield Sample(str(path), False, take_mask(mask))
+
+
+def _read_kolektor(folder: Path) -> Iterator[Sample]:
+    """KolektorSDD: a mask next to each image, empty if that is normal; all images are test.
+
+    kos01/Part0.jpg, kos01/Part0_label.bmp            50 such folders
+    """
+    parts = [f for f in _list_folders(folder) if re.fullmatch(r"kos\d+", f.name)]
+    yield from _read_next_to([(part, False) for part in parts or [folder]], "_label")
+
+
+def _read_kolektor2(folder: Path) -> Iterator[Sample]:
+    """KolektorSDD2: the same, with defects in the training part too.
+
+    {train,test}/10301.png, .../10301_GT.png
+
+    The archive holds two files by mistake, `10301 (copy).png` and `10301_GT (copy).png`: they are
+    left out.
+    """
+    yield from _read_next_to([(folder / "train", True), (folder / "test", False)], "_GT")
+
+
+def _read_next_to(places: Sequence[tuple[Path, bool]], mark: str) -> Iterator[Sample]:
+    """Read folders whose images have masks next to them, of the same names with a mark behind.
+
+    places: folders, and whether each is the training part.
+    """
+    every = [(path, train) for place, train in places for path in _list_images(place, "*")]
+    files = [(path, train) for path, train in every if " (copy)" not in path.stem]
+    if not any(path.stem.endswith(mark) for path, _ in files):
+        return
+    for path, train in files:
+        if path.stem.endswith(mark):
+            continue
+        mask = find_named(path.parent, path.stem + mark)
+        if mask is None:
+            raise InputError(
+                f"{str(path)!r} has no mask: put it at {str(path.with_suffix(''))!r}{mark}.png, "
+                "empty if the image is normal"
+            )
+        yield Sample(str(path), train, take_mask(mask))
+
+
+def _read_magnetic_tile(folder: Path) -> Iterator[Sample]:
+    """The magnetic-tile defects as they are published: masks among the images.
+
+    MT_{Blowhole,Break,Crack,Fray,Free,Uneven}/Imgs/NAME.jpg, NAME.png
+
+    MT_Free is normal; all images are test.
+    """
+    for kind in _list_folders(folder):
+        if not kind.name.startswith("MT_"):
+            continue
+        for path in _list_images(kind / "Imgs", "*"):
+            if path.suffix.lower() not in (".jpg", ".jpeg"):
+                continue
+            mask = path.with_suffix(".png")
+            if kind.name != "MT_Free" and not mask.is_file():
+                raise InputError(f"{str(path)!r} has no mask: put it at {str(mask)!r}")
+            truth = Truth(False) if kind.name == "MT_Free" else Truth(True, (mask,))
+            yield Sample(str(path), False, truth)
+
+
+_LAYOUTS: dict[str, Callable[[Path], Iterator[Sample]]] = {
+    "MVTec AD": _read_mvtec,  # and MVTec LOCO AD, and BTAD
+    "VisA": _read_visa,
+    "images and masks": _read_pairs,
+    "KolektorSDD": _read_kolektor,
+    "KolektorSDD2": _read_kolektor2,
+    "magnetic tile": _read_magnetic_tile,
+    "COCO": coco.read,
+}
+_EXPECTED = (
+    "CATEGORY/test/<defect>/ with CATEGORY/ground_truth/ (MVTec AD), CATEGORY/images/ with "
+    "CATEGORY/masks/, annotations.json (COCO), or as VisA, KolektorSDD, KolektorSDD2 or magnetic "
+    "tile are published"
+)
