@@ -84,7 +84,9 @@ def to_png(mask: Bools) -> bytes:
 
 
 def at_size(mask: Bools, width: int, height: int) -> Bools:
-    """Bring a mask to bool [height, width] by the nearest pixel."""
+    """Bring a mask to bool [height, width] by the nearest pixel; not a copy if it has that size."""
+    if mask.shape == (height, width):
+        return mask
     rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
     brought: Bools = mask[rows[:, None], columns]
