@@ -12,28 +12,50 @@ patchcluster.py, patchcore.py, patchcore_lof.py, spade.py, padim.py, reverse_dis
 musc.py           MuSc
 """
 
-from .base import Comparison, Method
-from .musc import MuSc
-from .neighbour_method import NeighbourMethod
-from .padim import PaDiM
-from .patchcluster import PatchCluster
-from .patchcluster_plus import PatchClusterPlus
-from .patchcore import PatchCore
-from .patchcore_lof import PatchCoreLOF
-from .reverse_distillation import ReverseDistillation
-from .spade import Spade, SpadeCluster
+from collections import UserDict
+from collections.abc import MutableMapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-METHODS: dict[str, type[Method]] = {
-    "patchcluster-plus": PatchClusterPlus,
-    "patchcluster": PatchCluster,
-    "patchcore": PatchCore,
-    "patchcore-lof": PatchCoreLOF,
-    "spade": Spade,
-    "spade-cluster": SpadeCluster,
-    "padim": PaDiM,
-    "reverse-distillation": ReverseDistillation,
-    "musc": MuSc,
+if TYPE_CHECKING:
+    from .base import Comparison, Method
+    from .musc import MuSc
+    from .neighbour_method import NeighbourMethod
+    from .padim import PaDiM
+    from .patchcluster import PatchCluster
+    from .patchcluster_plus import PatchClusterPlus
+    from .patchcore import PatchCore
+    from .patchcore_lof import PatchCoreLOF
+    from .reverse_distillation import ReverseDistillation
+    from .spade import Spade, SpadeCluster
+
+# Name -> file and class. A file is loaded when its method is first asked for: torch takes a second.
+CLASSES = {
+    "patchcluster-plus": ("patchcluster_plus", "PatchClusterPlus"),
+    "patchcluster": ("patchcluster", "PatchCluster"),
+    "patchcore": ("patchcore", "PatchCore"),
+    "patchcore-lof": ("patchcore_lof", "PatchCoreLOF"),
+    "spade": ("spade", "Spade"),
+    "spade-cluster": ("spade", "SpadeCluster"),
+    "padim": ("padim", "PaDiM"),
+    "reverse-distillation": ("reverse_distillation", "ReverseDistillation"),
+    "musc": ("musc", "MuSc"),
 }
+
+
+class _Methods(UserDict[str, Any]):
+    """Classes by name; those that are given as file and class are loaded when asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.data[name]
+        return _load(*found) if isinstance(found, tuple) else found
+
+
+def _load(file: str, name: str) -> Any:
+    return getattr(import_module(f".{file}", __name__), name)
+
+
+METHODS: MutableMapping[str, "type[Method]"] = _Methods(CLASSES)
 
 __all__ = [
     "METHODS",
@@ -50,3 +72,13 @@ __all__ = [
     "Spade",
     "SpadeCluster",
 ]
+
+
+if not TYPE_CHECKING:  # or a type checker would take any name, a mistyped one too
+    _BASES = (("base", "Comparison"), ("base", "Method"), ("neighbour_method", "NeighbourMethod"))
+
+    def __getattr__(name: str) -> object:
+        for file, class_name in (*_BASES, *CLASSES.values()):
+            if name == class_name:
+                return _load(file, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
