@@ -4,16 +4,18 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .errors import SettingError
-from .methods import METHODS, Method
-from .network.patches import Layout
-from .scores.finish import MapRule
-from .scores.levels import Levels
-from .scores.maps import ImageScore
+from .methods import METHODS
+from .scores import ImageScore
+
+if TYPE_CHECKING:
+    from .methods import Method
+    from .network.patches import Layout
+    from .scores.finish import MapRule
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -28,9 +30,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-Chosen = TypeVar("Chosen")
-
-_METHOD_OPTIONS = ("k", "ratio", "bank_images", "local_weight", "saturation", "stage_weights")
+# Settings that a method takes if its constructor has a parameter of the name.
+METHOD_SETTINGS = ("k", "ratio", "bank_images", "local_weight", "saturation", "stage_weights")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Settings:
     device: str = "auto"  # cpu, cuda, mps, cuda:0,cuda:1; auto: the fastest there is, all GPUs
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> "Layout":
         return METHODS[self.method].layout
 
     @property
@@ -69,18 +70,22 @@ class Settings:
         """The size from which on images are scored at their own resolution; None: no size."""
         return self.size[0] if self.tile else None
 
-    def map_rule(self, levels: Mapping[str, float]) -> MapRule:
+    def map_rule(self, levels: Mapping[str, float]) -> "MapRule":
         """Say how maps and scores of a set are made; levels: of run.json, empty if not used."""
+        from .scores.finish import MapRule  # these load torch
+        from .scores.levels import Levels
+
         known = Levels(**levels) if levels else None
         return MapRule(self.frame, self.native_from, self.image_score, known)
 
-    def make_method(self, stages: list[int], strides: list[int]) -> Method:
+    def make_method(self, stages: list[int], strides: list[int]) -> "Method":
         """Build the method for patches that are made of stages of so many channels."""
-        options = {name: getattr(self, name) for name in _METHOD_OPTIONS}
+        options = {name: getattr(self, name) for name in METHOD_SETTINGS}
         options |= {"stages": stages, "strides": strides, "seed": self.seed}
-        taken = inspect.signature(METHODS[self.method]).parameters
-        given = {name: value for name, value in options.items() if value is not None}
-        return METHODS[self.method](**{n: value for n, value in given.items() if n in taken})
+        taken = _parameters(self.method)
+        return METHODS[self.method](
+            **{n: value for n, value in options.items() if value is not None and n in taken}
+        )
 
 
 def resolve(**given: Any) -> Settings:
@@ -93,38 +98,33 @@ def resolve(**given: Any) -> Settings:
     given = {key: value for key, value in given.items() if value is not None}
     if "roi" in given:
         given["roi"] = os.fspath(given["roi"])
-    preset_name = given.get("preset", "default")
-    preset = _choose(PRESETS, preset_name, "preset")
-    method = given.get("method", preset.get("method", Settings.method))
-    base = _choose(METHODS, method, "method").settings
-    if "method" in given and method != preset.get("method", Settings.method):
-        # Sizes and ratios of a preset belong to its method.
+    fields = sorted(field.name for field in dataclasses.fields(Settings))
+    for name in given:
+        _check_name("setting", name, fields)
+    preset_name = given.get("preset", Settings.preset)
+    _check_name("preset", preset_name, PRESETS)
+    preset = PRESETS[preset_name]
+    presets_method = preset.get("method", Settings.method)
+    method = given.get("method", presets_method)
+    _check_name("method", method, METHODS)
+    _check_values(Settings(**given))
+    if method != presets_method:  # sizes and ratios of a preset belong to its method
         preset = {key: value for key, value in preset.items() if key == "backbone"}
-    fields = {field.name for field in dataclasses.fields(Settings)}
-    unknown = sorted(set(given) - fields)
-    if unknown:
-        raise SettingError(
-            f"no setting named {unknown[0]!r}: choose from {', '.join(sorted(fields))}"
-        )
-    settings = Settings(**{**base, **preset, **given, "method": method, "preset": preset_name})
-    _check(settings)
+    own = METHODS[method].settings
+    settings = Settings(**{**own, **preset, **given, "method": method, "preset": preset_name})
+    _check_together(settings)
     return settings
 
 
-def _choose(options: Mapping[str, Chosen], name: str, kind: str) -> Chosen:
-    if name not in options:
-        raise SettingError(f"no {kind} named {name!r}: choose from {', '.join(options)}")
-    return options[name]
+def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise SettingError(f"no {kind} named {name!r}: choose from {', '.join(known)}")
 
 
-def _check(settings: Settings) -> None:
+def _check_values(settings: Settings) -> None:
+    """Check each value by itself."""
     if not settings.size or any(not 32 <= size <= 4096 for size in settings.size):
         raise SettingError(f"size {settings.size}: choose network inputs of 32 to 4096 pixels")
-    if settings.tile and len(settings.size) > 1:
-        raise SettingError(
-            f"tile with sizes {settings.size}: tiles are at the image's own resolution, choose one "
-            "size"
-        )
     if settings.ratio is not None and not 0 < settings.ratio <= 1:
         raise SettingError(f"ratio {settings.ratio}: choose a share of the patches in (0, 1]")
     if settings.k is not None and settings.k < 1:
@@ -145,26 +145,38 @@ def _check(settings: Settings) -> None:
         0 < len(weights) <= 3 and all(0 < weight < math.inf for weight in weights)
     ):
         raise SettingError(f"stage_weights {weights}: choose 1 to 3 weights of more than 0")
-    if settings.roi is not None and not METHODS[settings.method].takes_parts:
+
+
+def _check_together(settings: Settings) -> None:
+    """Check that the settings work with each other and with the method."""
+    name, method, taken = settings.method, METHODS[settings.method], _parameters(settings.method)
+    if settings.tile and len(settings.size) > 1:
         raise SettingError(
-            f"{settings.method} compares whole images: leave the region of interest out, or choose "
-            "another method"
+            f"tile with sizes {settings.size}: tiles are at the image's own resolution, choose one "
+            "size"
         )
-    taken = inspect.signature(METHODS[settings.method]).parameters
-    for name in _METHOD_OPTIONS:
-        if getattr(settings, name) is not None and name not in taken:
-            raise SettingError(f"{settings.method} has no setting {name}: leave it out")
+    if settings.roi is not None and not method.takes_parts:
+        raise SettingError(
+            f"{name} compares whole images: leave the region of interest out, or choose another "
+            "method"
+        )
+    for option in METHOD_SETTINGS:
+        if getattr(settings, option) is not None and option not in taken:
+            raise SettingError(f"{name} has no setting {option}: leave it out")
     if settings.seed and "seed" not in taken:
-        raise SettingError(f"nothing is random in {settings.method}: leave seed out")
-    own = METHODS[settings.method].image_scores
-    rules = ("contrast", "top1%", "max", *own)
+        raise SettingError(f"nothing is random in {name}: leave seed out")
+    rules = ("contrast", "top1%", "max", *method.image_scores)
     if settings.image_score not in rules:
         raise SettingError(
-            f"{settings.method} has no image score {settings.image_score!r}: choose from "
-            f"{', '.join(rules)}"
+            f"{name} has no image score {settings.image_score!r}: choose from {', '.join(rules)}"
         )
-    if settings.image_score in own and len(settings.size) > 1:
+    if settings.image_score in method.image_scores and len(settings.size) > 1:
         raise SettingError(
             f"the image score {settings.image_score} needs one size: choose one size, or "
             "--image-score max"
         )
+
+
+def _parameters(method: str) -> Collection[str]:
+    """Name the parameters of a method's constructor."""
+    return inspect.signature(METHODS[method]).parameters

@@ -27,8 +27,9 @@ from ..methods.base import NEIGHBOURS_KEPT, join
 from ..methods.grids import Grids, Lazy, make_batches
 from ..network.out_of_memory import in_halves
 from ..runs import runfolder, storage
+from ..scores import ImageScore
 from ..scores.labels import Labels
-from ..scores.maps import Floats, ImageScore
+from ..scores.maps import Floats
 from .image_set import ImageSet
 from .patch_files import Loaded, describe_whole
 from .stage import Batch, run_stage

@@ -8,3 +8,7 @@ labels.py           what a person said; feedback.py: what it says of other image
 metrics.py          AUROC, PRO and the like
 colours.py          the one colour scale
 """
+
+from typing import Literal
+
+ImageScore = Literal["contrast", "top1%", "max", "reweighted", "global", "rescored"]

@@ -7,9 +7,9 @@ import numpy as np
 
 from ..images.masks import Bools
 from ..images.roi import at_size
-from . import maps
+from . import ImageScore, maps
 from .levels import Levels, find_level
-from .maps import Floats, ImageScore, Region
+from .maps import Floats, Region
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ the same field of view: nothing is cropped.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +18,8 @@ from scipy import ndimage
 
 from ..errors import SettingError
 from ..images.masks import Bools, cover
+from . import ImageScore
 
-ImageScore = Literal["contrast", "top1%", "max", "reweighted", "global", "rescored"]
 Floats = NDArray[np.float32]
 
 SIGMA = 4.0  # of the Gaussian, in pixels of the frame
