@@ -36,7 +36,7 @@ METHOD_SETTINGS = ("k", "ratio", "bank_images", "local_weight", "saturation", "s
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a scan. None in `k` to `stage_weights`: the method's own default."""
+    """The settings of a scan. None in `k` to `stage_weights`: the method's own default."""
 
     preset: str = "default"
     method: str = "patchcluster-plus"

@@ -2,30 +2,22 @@
 
 import signal
 from contextlib import suppress
-from typing import Annotated
 
 import typer
 
-from .options import AsJson, Debug, Device, Quiet, RunFolder, Weights
-from .root import app
+from . import options
 from .terminal import print_scores, shown_errors, shown_progress
 
 
-@app.command(epilog="Example: patchcluster score photos-run new/ -o new-scores.csv")
 def score(
-    run_folder: RunFolder,
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="IMAGES...", help="Folders, files, globs, fsspec URLs.")
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="CSV", help="Write the table of scores there too."),
-    ] = None,
-    weights: Weights = None,
-    device: Device = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    run_folder: options.RunFolder,
+    inputs: options.Images,
+    output: options.ScoresOutput = None,
+    weights: options.Weights = None,
+    device: options.Device = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Score new images against a run's bank, without changing it.
 
@@ -50,34 +42,18 @@ def score(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: patchcluster serve photos-run --port 8000")
 def serve(
-    run_folder: RunFolder,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", envvar="PATCHCLUSTER_TOKEN", help="Ask for it as a bearer token."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images at a time; else one a core.")
-    ] = None,
-    queue: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Images that may wait; others get a 503.")
-    ] = 16,
-    max_upload: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest file that is taken.")
-    ] = "64MiB",
-    max_pixels: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Most pixels of an image that is taken.")
-    ] = 64_000_000,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Then a request gets a 504.")
-    ] = 30,
-    weights: Weights = None,
-    device: Device = None,
-    debug: Debug = False,
+    run_folder: options.RunFolder,
+    port: options.Port = 8000,
+    token: options.Token = None,
+    workers: options.Parallel = None,
+    queue: options.Queue = 16,
+    max_upload: options.MaxUpload = "64MiB",
+    max_pixels: options.MaxPixels = 64_000_000,
+    timeout: options.Timeout = 30,
+    weights: options.Weights = None,
+    device: options.Device = None,
+    debug: options.Debug = False,
 ) -> None:
     """Score images over HTTP, on this machine only, against a run's bank.
 
@@ -99,28 +75,17 @@ def serve(
         )
 
 
-@app.command(epilog="Example: patchcluster watch photos-run incoming/ -o line3.csv")
 def watch(
-    run_folder: RunFolder,
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where images arrive.")],
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="CSV", help="The table; else RUN-watch.csv."),
-    ] = None,
-    settle: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0, help="How long a file must not have changed."),
-    ] = 2,
-    interval: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.01, help="Between two looks at the folder.")
-    ] = 1,
-    existing: Annotated[bool, typer.Option(help="Score files that are there at the start.")] = True,
-    once: Annotated[
-        bool, typer.Option("--once", help="Score what is there and has settled, and end.")
-    ] = False,
-    weights: Weights = None,
-    device: Device = None,
-    debug: Debug = False,
+    run_folder: options.RunFolder,
+    folder: options.Arrivals,
+    output: options.WatchOutput = None,
+    settle: options.Settle = 2,
+    interval: options.Interval = 1,
+    existing: options.Existing = True,
+    once: options.Once = False,
+    weights: options.Weights = None,
+    device: options.Device = None,
+    debug: options.Debug = False,
 ) -> None:
     """Score images as they arrive in a folder, against a run's bank.
 

@@ -1,125 +1,78 @@
-"""Verbs that write a run of a set of images, or change one."""
+"""Verbs that make the run of a set of images, or change the set."""
 
-import sys
+import dataclasses
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from .options import (
-    AsJson,
-    Backbone,
-    BankImages,
-    Debug,
-    Device,
-    Expect,
-    FlagTop,
-    ImageScoreName,
-    K,
-    LocalWeight,
-    MaxMemory,
-    MethodName,
-    Preset,
-    Quiet,
-    Ratio,
-    Ray,
-    Roi,
-    RunFolder,
-    Seed,
-    Size,
-    Tile,
-    Weights,
+from ..settings import Settings, resolve
+from . import options
+from .terminal import (
+    describe_figures,
+    print_forecast,
+    print_run,
+    shown_errors,
+    shown_progress,
+    teller,
 )
-from .parsing import default_output, parse_share, parse_sizes
-from .root import STARTED, app
-from .terminal import print_forecast, print_run, shown_errors, shown_progress, tell
+
+_STARTED = time.monotonic()  # before the networks' libraries are loaded
 
 
-@app.command(epilog="Example: patchcluster scan photos/ -o photos-run")
 def scan(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Folders, files, globs, fsspec URLs.")
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="RUN", help="Run folder; else INPUT's name + -run."),
-    ] = None,
-    preset: Preset = None,
-    method: MethodName = None,
-    backbone: Backbone = None,
-    weights: Weights = None,
-    size: Size = None,
-    tile: Tile = False,
-    roi: Roi = None,
-    k: K = None,
-    ratio: Ratio = None,
-    bank_images: BankImages = None,
-    local_weight: LocalWeight = None,
-    image_score: ImageScoreName = None,
-    device: Device = None,
-    ray: Ray = None,
-    no_cache: Annotated[
-        bool,
-        typer.Option(
-            "--no-cache", help="Keep no patches besides the bank: smaller, but no update after."
-        ),
-    ] = False,
-    max_memory: MaxMemory = None,
-    expect: Expect = None,
-    flag_top: FlagTop = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="CSV of path,label: normal, anomalous or unsure."),
-    ] = None,
-    seed: Seed = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the scan in RUN.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would need, and stop.")
-    ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    inputs: options.Inputs,
+    output: options.RunOutput = None,
+    preset: options.Preset = None,
+    method: options.MethodName = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    size: options.Size = None,
+    tile: options.Tile = False,
+    roi: options.Roi = None,
+    k: options.K = None,
+    ratio: options.Ratio = None,
+    bank_images: options.BankImages = None,
+    local_weight: options.LocalWeight = None,
+    image_score: options.ImageScoreName = None,
+    device: options.Device = None,
+    ray: options.Ray = None,
+    no_cache: options.NoCache = False,
+    max_memory: options.MaxMemory = None,
+    expect: options.Expect = None,
+    flag_top: options.FlagTop = None,
+    labels: options.Labels = None,
+    seed: options.Seed = None,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Score a set of images blindly and write a run.
 
-    The same command after a kill goes on where it stopped. With other --labels a finished scan is
-    compared again, with another --expect or --flag-top only flagged again.
+    After a kill the same command resumes. With other --labels a finished scan is compared again,
+    with another --expect or --flag-top only flagged again.
     """
+    asked, share = _pick_settings(locals()), options.parse_share(expect)
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
+        resolve(**asked)  # a mistake is told before the networks' libraries are loaded
         from ..pipeline import scanning
 
-        asked: dict[str, Any] = {
-            "max_memory": max_memory,
-            "since": STARTED,
-            "ray": ray,
-            "progress": progress,
-            "preset": preset,
-            "method": method,
-            "backbone": backbone,
-            "weights": weights,
-            "size": None if size is None else parse_sizes(size),
-            "tile": tile or None,
-            "roi": roi,
-            "k": k,
-            "ratio": ratio,
-            "bank_images": bank_images,
-            "local_weight": local_weight,
-            "image_score": image_score,
-            "device": device,
-            "seed": seed,
-        }
+        asked |= {"max_memory": max_memory, "since": _STARTED, "ray": ray, "progress": progress}
         if dry_run:
             forecast = scanning.predict(inputs, **asked)
         else:
             run = scanning.scan(
                 inputs,
-                default_output(inputs[0]) if output is None else output,
+                name_run(inputs[0]) if output is None else output,
                 overwrite=overwrite,
                 labels=labels or {},
-                expect=None if expect is None else parse_share(expect),
+                expect=share,
                 flag_top=flag_top,
                 cache=not no_cache,
-                tell=(lambda _: None) if quiet else tell,
+                tell=teller(quiet),
                 **asked,
             )
     if dry_run:
@@ -128,31 +81,36 @@ def scan(
         print_run(run, as_json)
 
 
-@app.command(
-    epilog="Example: patchcluster update photos-run --add new/ --remove IMG_0042.png",
-)
+def _pick_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Pick of a verb's options those that are settings of a scan."""
+    names = {field.name for field in dataclasses.fields(Settings)}
+    asked = {name: value for name, value in given.items() if name in names}
+    return asked | {"size": options.parse_sizes(asked["size"])}
+
+
+def name_run(first_input: str) -> Path:
+    """Name a run after its first input, in the current folder."""
+    name = Path(first_input).resolve().name if "://" not in first_input else ""
+    plain = name and not any(c in name for c in "*?[")
+    return Path(f"{name}-run" if plain else "patchcluster-run")
+
+
 def update(
-    run_folder: RunFolder,
-    add: Annotated[
-        list[str] | None,
-        typer.Option(metavar="INPUT", help="Folder, file, glob or URL; may be given again."),
-    ] = None,
-    remove: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Path, its end, or a pattern; may be given again."),
-    ] = None,
-    max_memory: MaxMemory = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    run_folder: options.RunFolder,
+    add: options.Add = None,
+    remove: options.Remove = None,
+    max_memory: options.MaxMemory = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Add images to a run, or remove some: scores equal a fresh scan of the same set.
 
-    Only the added images go through the network. The same command after a kill goes on.
+    Only the added images go through the network. After a kill the same command resumes.
     """
+    if not add and not remove:
+        raise typer.BadParameter("nothing to do: give --add INPUT or --remove NAME")
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
-        if not add and not remove:
-            raise typer.BadParameter("nothing to do: give --add INPUT or --remove NAME")
         from ..pipeline.updating import update as update_run
 
         run = update_run(
@@ -160,58 +118,33 @@ def update(
             add=add or (),
             remove=remove or (),
             max_memory=max_memory,
-            since=STARTED,
+            since=_STARTED,
             progress=progress,
-            tell=(lambda _: None) if quiet else tell,
+            tell=teller(quiet),
         )
     print_run(run, as_json)
 
 
-@app.command(epilog="Example: patchcluster report photos-run")
-def report(
-    run_folder: RunFolder,
-    expect: Expect = None,
-    flag_top: FlagTop = None,
-    debug: Debug = False,
+def demo(
+    output: options.DemoOutput = "demo",
+    preset: options.Preset = None,
+    seed: options.DrawingSeed = 0,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
-    """Flag the images of a run again, as asked now, and write RUN/report.html again."""
-    with shown_errors(debug), shown_progress(quiet=False) as progress:
+    """Draw 60 machined parts, 12 of them with a known defect, and scan them."""
+    with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
+        from ..demo import write_parts
         from ..images.inputs import local_path
-        from ..pipeline.rescoring import refresh
-        from ..scores.thresholds import Flagging
+        from ..pipeline.evaluation import evaluate
+        from ..pipeline.scanning import scan as scan_set
 
-        share = None if expect is None else parse_share(expect)
-        run = refresh(local_path(run_folder), Flagging(share, flag_top), progress)
-    print(
-        f"{run.flagged.sum()} of {len(run)} images flagged: {run.threshold.meaning}",
-        file=sys.stderr,
-    )
-    print(run.folder / "report.html")
-
-
-@app.command(epilog="Example: patchcluster review photos-run")
-def review(
-    run_folder: RunFolder,
-    port: Annotated[int, typer.Option(metavar="N", help="0: a free one.")] = 0,
-    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
-    debug: Debug = False,
-) -> None:
-    """Look at a run in the browser, label images, flag and score them again.
-
-    The address it prints is for this machine and has the key to the page in it. Labels are kept in
-    RUN/labels.sqlite. Ctrl-C ends it.
-    """
-
-    def started(address: str) -> None:
-        print(address, flush=True)
-        print("Ctrl-C ends the review; every label is saved as it is given", file=sys.stderr)
-
-    with shown_errors(debug):
-        from ..images.inputs import local_path
-        from ..pipeline.rescoring import finish
-        from ..review import review as run_review
-
-        folder = local_path(run_folder)
-        with shown_progress(quiet=False) as progress:
-            finish(folder, progress)
-        run_review(folder, port, browser, started)
+        folder = local_path(output)
+        parts = folder / "parts"
+        write_parts(parts, seed=seed, progress=lambda done, total: progress("draw", done, total))
+        run = scan_set(
+            parts / "test", folder / "run", overwrite=True, progress=progress, preset=preset
+        )
+        result = evaluate(run, parts)
+    print_run(run, as_json=False)
+    print("Against the defects that were drawn:", describe_figures(dataclasses.asdict(result)))

@@ -34,37 +34,37 @@ _STEPS = {
 }
 
 
-def tell(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)  # rich keeps it above its bars
+def teller(quiet: bool) -> Callable[[str], None]:
+    """Make a function that prints a line on standard error, above the progress bars."""
+    if quiet:
+        return lambda _: None
+    return lambda line: print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def shown_errors(debug: bool, resumes: bool = False) -> Iterator[None]:
-    """One line for what a user can mend, exit code 1; 130 for an interruption.
+    """Print one line and exit: with code 1 for an error, 130 for an interruption.
 
-    resumes: the same command goes on where it stopped.
+    debug: raise errors as they are. resumes: the same command resumes after an interruption.
     """
     try:
         yield
-    except PatchclusterError as error:
-        if debug:
-            raise
-        print(f"patchcluster: {printable(str(error))}", file=sys.stderr)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         more = "; the same command resumes" if resumes else ""
         print(f"patchcluster: interrupted{more}", file=sys.stderr)
         raise typer.Exit(130) from None
-    except (typer.Exit, typer.BadParameter, BrokenPipeError):  # nobody reads on: typer ends it
+    except (typer.Exit, BrokenPipeError):  # nobody reads on: typer ends it
         raise
     except Exception as error:
         if debug:
             raise
-        print(
-            f"patchcluster: unexpected {type(error).__name__}: {printable(str(error))}. This is a "
-            "bug: please report it with what --debug prints",
-            file=sys.stderr,
-        )
+        text = printable(str(error))
+        if not isinstance(error, PatchclusterError):
+            text = (
+                f"unexpected {type(error).__name__}: {text}. This is a bug: please report it with "
+                "what --debug prints"
+            )
+        print(f"patchcluster: {text}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

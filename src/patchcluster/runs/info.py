@@ -21,11 +21,14 @@ from ..settings import Settings, resolve
 FORMAT = 2  # of run.json, and of what the other files of a run hold
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-# What a run's folder holds, and what finishes it after a kill:
-#   running    work that is not finished; the same scan resumes
+# The state of a run says whether its files belong together, and what finishes it after a kill.
+# run.json is therefore the first file that a change writes, and the last one.
+#
+#   state      the folder holds                                    finished by
+#   running    a scan in progress                                  the same scan
+#   rescoring  scores, maps and bank of two comparisons            `rescoring.finish`: compares
+#   flagging   the tables of one threshold, the page of another    `rescoring.finish`: flags
 #   complete   files that belong together
-#   rescoring  scores, maps and bank of two comparisons; `rescoring.finish` compares again
-#   flagging   the tables of one threshold and the page of another; `rescoring.finish` flags again
 State = Literal["running", "flagging", "rescoring", "complete"]
 Count = Annotated[int, Ge(0)]
 Size = Annotated[int, Gt(0), Lt(1 << 31)]
@@ -60,7 +63,7 @@ class Skipped:
 
 @dataclass
 class RunInfo:
-    """What run.json holds besides the images."""
+    """All of run.json but the images and the skipped files."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
@@ -93,7 +96,7 @@ class RunInfo:
 
 @dataclass
 class _Backbone:
-    """What is in `backbone` of a finished run."""
+    """The field `backbone` of a finished run."""
 
     name: str
     weights: str
@@ -104,7 +107,7 @@ class _Backbone:
 
 @dataclass
 class _MapRule:
-    """What is in `map_rule`."""
+    """The field `map_rule`."""
 
     frame: Size | None = None
     native_from: Size | None = None
@@ -126,7 +129,7 @@ _PARTS: dict[str, TypeAdapter[Any]] = {
 
 
 def parse(value: Any) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
-    """What run.json holds, from its JSON. Raises ValueError, of one line, if that is damaged."""
+    """Check the JSON value of a run.json. Raises ValueError, of one line, if it is damaged."""
     if not isinstance(value, dict):
         raise ValueError("not an object")
     rest = dict(value)
@@ -149,7 +152,7 @@ def parse(value: Any) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
 
 
 def _check(name: str, part: TypeAdapter[Any], value: Any, **rules: Any) -> Any:
-    """A value as it is to be used. Raises ValueError that says in one line where it is wrong."""
+    """Convert a value to its type. Raises ValueError that says in one line where it is wrong."""
     try:
         return part.validate_python(value, **rules)
     except ValidationError as error:
@@ -162,7 +165,7 @@ def _check(name: str, part: TypeAdapter[Any], value: Any, **rules: Any) -> Any:
 
 
 def _check_part(name: str, part: TypeAdapter[Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The same with values of the right types, as JSON has them, and nothing besides."""
+    """Check the fields that are given of a part; return them as JSON has them."""
     checked = dataclasses.asdict(_check(name, part, given, extra="forbid"))
     found = json.loads(json.dumps(checked))  # tuples become lists
     return {key: found[key] for key in given}

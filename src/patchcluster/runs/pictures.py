@@ -34,7 +34,7 @@ _END = b"IEND\xaeB`\x82"  # of each PNG
 
 
 def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
-    """The map values at which colour begins and is strongest, one pair for the whole set.
+    """Return the map values at which colour begins and is strongest, one pair for the whole set.
 
     It begins where 1 pixel in 10 lies above, so that ordinary places stay clear, and is strongest
     where 1 in 1,000 does, but never below the threshold. Both have two digits, so that they seldom
@@ -56,14 +56,14 @@ def draw_top(run: Run) -> list[Floats]:
 
 
 def _round_up(value: float) -> float:
-    """The smallest number of two digits that is not below a value."""
+    """Return the smallest number of two digits that is not below a value."""
     near = float(f"{value:.1e}")
     step = 10.0 ** (math.floor(math.log10(abs(near))) - 1) if near else 0.0
     return near if near >= value else float(f"{near + step:.1e}")
 
 
 def heat_png(frame: Floats, low: float, high: float, note: str = "") -> bytes:
-    """A map [h, w] as a PNG that is clear below `low` and most opaque from `high` on.
+    """Draw a map [h, w] as a PNG that is clear below `low` and most opaque from `high` on.
 
     It is clear where there is no score (NaN). note: a few characters, which it begins with.
     """
@@ -84,21 +84,21 @@ def heat_png(frame: Floats, low: float, high: float, note: str = "") -> bytes:
 
 @functools.cache
 def _palette() -> tuple[bytes, bytes]:
-    """Colours of the levels of a heat map, and how opaque they are."""
+    """Return the colours of the levels of a heat map, and how opaque they are."""
     levels = np.linspace(0, 1, _LEVELS)
     opacity = np.rint(_MOST_OPAQUE * levels**0.7)
     return colours(levels).astype(np.uint8).tobytes(), opacity.astype(np.uint8).tobytes()
 
 
 def heat_note(grid: Floats, low: float, high: float) -> str:
-    """A name for all that the heat map of an image with a score grid [h, w] depends on."""
+    """Name all that the heat map of an image with a score grid [h, w] depends on."""
     what = hashlib.sha256(f"{__version__} {low!r} {high!r} {grid.shape}".encode())
     what.update(grid.tobytes())
     return what.hexdigest()
 
 
 def has_note(path: Path, note: str) -> bool:
-    """Whether a file is a whole PNG that begins with a note."""
+    """Say whether a file is a whole PNG that begins with a note."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -107,19 +107,19 @@ def has_note(path: Path, note: str) -> bool:
 
 
 def scale_png() -> bytes:
-    """The colour scale from left to right, as heat maps show it."""
+    """Draw the colour scale from left to right, as heat maps show it."""
     return heat_png(np.linspace(0, 1, 2 * _LEVELS, dtype=np.float32)[None], 0, 1)
 
 
 def shrink(frame: Floats) -> Floats:
-    """A map [h, w] as large as it is drawn."""
+    """Shrink a map [h, w] to the size at which it is drawn."""
     height, width = frame.shape
     factor = HEAT_SIDE / max(height, width)
     return maps.to_image(frame, max(1, round(width * factor)), max(1, round(height * factor)))
 
 
 def read_thumbnail(run: Run, image: ImageRecord) -> bytes:
-    """The JPEG of one image. Raises RunError if it is not there."""
+    """Read the JPEG of one image. Raises RunError if it is not there."""
     path = runfolder.thumbnail_path(run.folder, image.id)
     try:
         return path.read_bytes()
@@ -128,13 +128,13 @@ def read_thumbnail(run: Run, image: ImageRecord) -> bytes:
 
 
 def open_thumbnail(run: Run, image: ImageRecord) -> Image.Image:
-    """The same, decoded."""
+    """Decode the JPEG of one image. Raises RunError if it is not there."""
     with Image.open(io.BytesIO(read_thumbnail(run, image))) as opened:
         return opened.convert("RGB")
 
 
 def crop_jpeg(picture: Image.Image, x: float, y: float, share: float) -> bytes:
-    """A square part of a picture as a JPEG, moved inwards where it would leave the picture.
+    """Cut a square out of a picture as a JPEG, moved inwards where it would leave the picture.
 
     x, y: its centre, as shares of width and height; share: its side, of the shorter side.
     """

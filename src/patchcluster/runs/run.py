@@ -1,6 +1,5 @@
 """A finished run, read from its folder."""
 
-import csv
 import functools
 import math
 import os
@@ -25,13 +24,12 @@ from ..settings import resolve
 from . import storage
 from .info import ImageRecord
 from .runfolder import NEIGHBOURS_FILE, RUN_FILE, map_path, read_info, read_mask_of
-from .tables import REGIONS_FILE, SCORES_FILE, rank
+from .tables import rank, read_regions, read_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN = 10  # images in a notebook
-_TRUTH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,12 @@ class Run:
     """
 
     def __init__(self, folder: Path, half_changed: bool = False) -> None:
-        """Read a run; half_changed: by its holder, also if a change was interrupted."""
+        """Read a run. half_changed: also if a change was interrupted; for who holds the run."""
         check_run(folder)
         self.folder = folder
         self.info, self.images, self.skipped = read_info(folder)
-        if self.info.state == "running" or (self.info.state != "complete" and not half_changed):
+        readable = ("complete", "flagging", "rescoring") if half_changed else ("complete",)
+        if self.info.state not in readable:
             if not half_changed and storage.is_held(folder):
                 raise RunError(f"{str(folder)!r} is being written by another process: wait for it")
             raise RunError(self.say_unfinished())
@@ -94,22 +93,11 @@ class Run:
         self.nearest = [""] * len(self.paths)
         self.flagged: NDArray[np.bool_] = np.zeros(len(self.paths), bool)
         if self.info.state != "rescoring":  # whose tables may be of other images
-            self._read_scores()
+            self.scores, self.nearest, self.flagged = read_scores(folder, self.paths)
         self.ranking = rank(self.scores)
 
-    def _read_scores(self) -> None:
-        try:
-            rows = {row["path"]: row for row in self._read_table(SCORES_FILE)}
-            self.scores = np.array([float(rows[path]["score"]) for path in self.paths])
-            self.nearest = [rows[path]["nearest"] for path in self.paths]
-            self.flagged = np.array([_TRUTH[rows[path]["flagged"]] for path in self.paths])
-        except (KeyError, ValueError) as error:
-            raise self._damaged(SCORES_FILE, error) from error
-        if not np.isfinite(self.scores).all():
-            raise self._damaged(SCORES_FILE, "a score is no number")
-
     def say_unfinished(self) -> str:
-        """Why the run cannot be read as it is, and what to do."""
+        """Say why the run cannot be read as it is, and what to do."""
         name = repr(str(self.folder))
         if self.info.state == "running":
             return f"the scan of {name} is not finished: run the same scan again, it resumes"
@@ -126,13 +114,13 @@ class Run:
         return f"<Run {str(self.folder)!r}: {len(self)} images, {self.flagged.sum()} flagged>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the most anomalous images as small cards."""
+        """Show the most anomalous images as small cards in a notebook."""
         from ..report.notebook import cards_html  # of a room below, which only shows this one
 
         return cards_html(self, _SHOWN)
 
     def show(self, count: int = _SHOWN) -> "Figure":
-        """A matplotlib figure of the `count` most anomalous images with their heat maps.
+        """Draw the `count` most anomalous images with their heat maps as a matplotlib figure.
 
         A notebook draws it; elsewhere call `run.show().savefig("top.png")`. Raises
         PatchclusterError if matplotlib is not installed.
@@ -142,7 +130,7 @@ class Run:
         return draw_figure(self, count)
 
     def index(self, path: str) -> int:
-        """Position in `paths` of an image: its path as given, or the end of it if only one fits.
+        """Find the position of an image in `paths`, by its path or the end of it if only one fits.
 
         Raises InputError if none or several fit.
         """
@@ -150,51 +138,51 @@ class Run:
 
     @property
     def doubtful(self) -> list[str]:
-        """Paths of images without a label; a label of the first would say most of the others."""
+        """Images without a label; a label of the first would say most about the others."""
         labels = [self.info.labels.get(path) for path in self.paths]
         order = order_by_doubt(self.scores, labels, self.info.boundary)
         return [self.paths[int(i)] for i in order]
 
     def grid(self, path: str) -> Floats:
-        """Score grid float32 [h, w] of one image, one score a patch; NaN: not scored."""
+        """Read the score grid float32 [h, w] of an image, one score a patch; NaN: not scored."""
         image = self.images[self.index(path)]
         grid = self._read_grid(image.id).astype(np.float32)
         scored = np.isfinite(grid)
         if not (scored.any() if image.roi else scored.all()):
-            raise self._damaged(map_path(Path("."), image.id).as_posix(), "a score is no number")
+            raise storage.damaged(map_path(self.folder, image.id), "a score is no number")
         return grid
 
     def _read_grid(self, image_id: int) -> NDArray[np.float16]:
-        """The score grid [h, w] of the image with an id, mapped from the disk."""
+        """Map the score grid [h, w] of the image with an id from the disk."""
         file = map_path(self.folder, image_id)
         try:
             grid: NDArray[np.float16] = np.lib.format.open_memmap(file, mode="r")
         except Exception as error:  # damaged files make NumPy's reader raise almost anything
             raise RunError(f"cannot read {str(file)!r} ({reason(error)}): scan again") from error
         if grid.ndim != 2 or grid.size == 0 or grid.dtype != np.float16:
-            raise self._damaged(f"maps/{file.name}", f"{grid.dtype} of shape {grid.shape}")
+            raise storage.damaged(file, f"{grid.dtype} of shape {grid.shape}")
         return grid
 
     def frame_map(self, path: str) -> Floats:
-        """Smoothed map float32 [h', w'] on its frame, before it is brought to the image.
+        """Return the smoothed map float32 [h', w'] on its frame, before it is brought to the image.
 
         NaN outside a region of interest.
         """
         return self.finished(path).smoothed
 
     def map(self, path: str) -> Floats:
-        """Anomaly map float32 [height, width] of the original image; larger is more anomalous.
+        """Return the map float32 [height, width] of the original image; larger: more anomalous.
 
         NaN outside a region of interest (`scan(..., roi=...)`).
         """
         return self.finished(path).map()
 
     def map_at(self, path: str, width: int, height: int) -> Floats:
-        """The map of an image at another size, float32 [height, width]; NaN as in `map`."""
+        """Return the map of an image at another size, float32 [height, width]; NaN as in `map`."""
         return self.finished(path).map(width, height)
 
     def map_threshold(self, path: str) -> float:
-        """What the map of an image exceeds in its regions.
+        """Return the value that the map of an image exceeds in its regions.
 
         `threshold.value`, raised by what the image's level took off its score.
         """
@@ -202,17 +190,17 @@ class Run:
         return self.finished(path).map_threshold(score, self.threshold.value)
 
     def finished(self, path: str) -> Finished:
-        """The map of an image on its frame, from which all else of it follows."""
+        """Smooth the grid of an image: its map on the frame, from which all else follows."""
         image, grid = self.images[self.index(path)], self.grid(path)
         mask = read_mask_of(self.folder, image)
         return finish(grid, image.width, image.height, self.map_rule, mask)
 
     def regions(self, path: str) -> list[Region]:
-        """Anomalous regions of one image, highest peak first, in pixels of the original."""
+        """Return the regions of an image, highest peak first, in pixels of the original."""
         return self._regions.get(self.paths[self.index(path)], [])
 
     def neighbours(self, path: str, x: float, y: float) -> list[Neighbour]:
-        """The places that the place at pixel (x, y) was compared with, nearest first.
+        """Return the places that the place at pixel (x, y) was compared with, nearest first.
 
         With the default method they lie in different other images: what the place should have
         looked like. Outside a region of interest there are none. Raises InputError if (x, y) lies
@@ -230,7 +218,7 @@ class Run:
         return [self.neighbour(*place) for place in places]
 
     def neighbour(self, image_id: int, patch: int, distance: float) -> Neighbour:
-        """The place of a patch (row-major in its image's grid), by the id of its image."""
+        """Locate a patch (row-major in the grid of its image), by the id of the image."""
         image = self._by_id[image_id]
         height, width = self.patch_grid_shape(image_id)
         row, column = divmod(patch, width)
@@ -238,24 +226,24 @@ class Run:
         return Neighbour(image.path, x, y, distance)
 
     def _neighbour_places(self, image_id: int, patch: int) -> list[tuple[int, int, float]]:
-        """Image id, patch and distance of what a patch was compared with."""
-        tensors = self._neighbour_tensors
+        """Look up image id, patch and distance of the neighbours of a patch."""
+        file, tensors = self.folder / NEIGHBOURS_FILE, self._neighbour_tensors
         try:
             position = int((tensors["ids"] == image_id).nonzero()[0, 0])
             at = int(tensors["offsets"][position]) + patch
             rows = [tensors[name][at].tolist() for name in ("image", "patch", "distance")]
             places = [(int(i), int(p), float(d)) for i, p, d in zip(*rows, strict=True) if i >= 0]
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise self._damaged(NEIGHBOURS_FILE, error) from error
+            raise storage.damaged(file, error) from error
         for other, place, _ in places:
             if other not in self._by_id:
-                raise self._damaged(NEIGHBOURS_FILE, "an image that the run does not have")
+                raise storage.damaged(file, "an image that the run does not have")
             if not 0 <= place < math.prod(self.patch_grid_shape(other)):
-                raise self._damaged(NEIGHBOURS_FILE, "a place that its image does not have")
+                raise storage.damaged(file, "a place that its image does not have")
         return places
 
     def patch_grid_shape(self, image_id: int) -> tuple[int, int]:
-        """Rows and columns of the score grid of the image with an id."""
+        """Return rows and columns of the score grid of the image with an id."""
         rows, columns = self._read_grid(image_id).shape
         return rows, columns
 
@@ -278,44 +266,4 @@ class Run:
 
     @functools.cached_property
     def _regions(self) -> dict[str, list[Region]]:
-        regions: dict[str, list[Region]] = {}
-        sizes = {image.path: (image.width, image.height) for image in self.images}
-        try:
-            for row in self._read_table(REGIONS_FILE):
-                x, y, width, height, area, group = (
-                    int(row[name] or 0) for name in ("x", "y", "width", "height", "area", "group")
-                )
-                region = Region(x, y, width, height, area, float(row["peak"]), group)
-                if not _is_within(region, *sizes[row["path"]]):
-                    raise ValueError("a region that its image does not have")
-                regions.setdefault(row["path"], []).append(region)
-        except (KeyError, ValueError) as error:
-            raise self._damaged(REGIONS_FILE, error) from error
-        return regions
-
-    def _damaged(self, name: str, reason: object) -> RunError:
-        return RunError(f"{str(self.folder / name)!r} is damaged ({reason!r}): scan again")
-
-    def _read_table(self, name: str) -> list[dict[str, str]]:
-        try:
-            with open(
-                self.folder / name, encoding="utf-8", errors="surrogateescape", newline=""
-            ) as file:
-                rows = list(csv.DictReader(file))
-        except OSError as error:
-            raise RunError(
-                f"cannot read {str(self.folder / name)!r} ({error}): scan again"
-            ) from error
-        except csv.Error as error:
-            raise self._damaged(name, error) from error
-        if any(None in row or None in row.values() for row in rows):
-            raise self._damaged(name, "a row of another length than the first")
-        return rows
-
-
-def _is_within(region: Region, width: int, height: int) -> bool:
-    """Whether a region can be one of an image of width x height."""
-    across = 0 <= region.x < region.x + region.width <= width
-    down = 0 <= region.y < region.y + region.height <= height
-    filled = 0 < region.area <= region.width * region.height
-    return across and down and filled and region.group >= 0 and math.isfinite(region.peak)
+        return read_regions(self.folder, self.images)

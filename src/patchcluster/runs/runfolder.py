@@ -1,8 +1,7 @@
 """The run folder: the only file that knows its layout.
 
 RUN/
-  run.json               what was asked and found; "state" is running, complete, or
-                         flagging or rescoring while a complete one is changed
+  run.json               what was asked and found; "state": see `info.State`
   scores.csv             rank,path,score,percentile,flagged,regions,nearest
   regions.csv            path,region,x,y,width,height,area,peak,group
   maps/000012.npy        float16 [h, w]: the score grid of the image with that id
@@ -53,7 +52,7 @@ _FOLDERS = {"maps", "thumbnails", "roi", HEAT_FOLDER, PATCHES_FOLDER}
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is (or was about to become) a run."""
+    """Say whether a folder is (or was about to become) a run."""
     return os.path.isfile(folder / RUN_FILE) and (
         os.path.isdir(folder / "maps") or os.path.isdir(folder / WORK_FOLDER)
     )
@@ -248,14 +247,16 @@ def write_bank(
 
 
 def begin(folder: Path, info: RunInfo, replace: bool) -> None:
-    """Make a folder an unfinished run; replace: of what an earlier scan wrote nothing is left.
+    """Make a folder an unfinished run; replace: remove all that an earlier scan wrote.
 
-    A kill at any instant leaves a run, or a folder that `check_output` takes for an empty one.
+    A kill at any instant leaves a run, or a folder that `check_output` takes for an empty one. So
+    the work folder comes first, by which `is_run` knows a run, then run.json; only then files go,
+    but for the report: a scan that resumes would take an old one for its own.
     """
     work = folder / WORK_FOLDER
     with storage.writing(folder):
-        work.mkdir(parents=True, exist_ok=True)  # first, since `is_run` asks for it
-        (folder / REPORT_FILE).unlink(missing_ok=True)  # first, since one that is there stays
+        work.mkdir(parents=True, exist_ok=True)
+        (folder / REPORT_FILE).unlink(missing_ok=True)
     write_info(folder, info, [], [])
     if not _takes_inputs(folder, info):
         storage.remove(folder / INPUTS_FOLDER)
@@ -273,7 +274,7 @@ def begin(folder: Path, info: RunInfo, replace: bool) -> None:
 
 
 def _takes_inputs(folder: Path, info: RunInfo) -> bool:
-    """Whether a scan is of images that lie in its own folder."""
+    """Say whether a scan is of images that lie in its own folder."""
     own = Path(os.path.abspath(folder / INPUTS_FOLDER))
     return any(Path(os.path.abspath(item)).is_relative_to(own) for item in info.inputs)
 
@@ -313,7 +314,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def read_earlier(folder: Path, info: RunInfo) -> RunInfo | None:
-    """What run.json says if the folder holds a scan of the same, finished or not; None if empty.
+    """Read run.json if the folder holds a scan of the same, finished or not; None if empty.
 
     Raises RunError if it holds a scan of something else.
     """

@@ -63,7 +63,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError also for what `write_json` would not write."""
+    """Parse a JSON text. Raises ValueError also for what `write_json` would not write."""
     try:
         return json.loads(text, parse_float=_parse_finite, parse_constant=_parse_finite)
     except RecursionError as error:
@@ -75,6 +75,11 @@ def _parse_finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is not a finite number")
     return value
+
+
+def damaged(path: Path, why: object) -> RunError:
+    """Make the error of a file of a run whose content cannot be used."""
+    return RunError(f"{str(path)!r} is damaged ({why!r}): scan again")
 
 
 def _unreadable(path: Path, error: Exception) -> RunError:

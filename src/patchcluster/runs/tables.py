@@ -1,7 +1,8 @@
-"""The tables of a run: scores.csv and regions.csv."""
+"""The tables of a run, scores.csv and regions.csv: written, and read with checks."""
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RunError
 from ..scores.maps import Region
 from . import storage
 from .info import ImageRecord
@@ -18,14 +20,13 @@ SCORES_FILE = "scores.csv"
 REGIONS_FILE = "regions.csv"
 
 SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
-
-
 REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
+_FLAGS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a scan found out about one file."""
+    """The result of a scan for one file."""
 
     record: ImageRecord
     content: int  # index of its content in the set; copies share it
@@ -41,7 +42,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """A table as CSV in UTF-8; file names that are not valid UTF-8 keep their bytes."""
+    """Format a table as CSV in UTF-8; file names that are not valid UTF-8 keep their bytes."""
     text = io.StringIO()
     plain = csv.writer(text, lineterminator="\n")
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
@@ -52,7 +53,7 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def round_as_written(score: float) -> float:
-    """An image score as scores.csv has it: what follows from one follows from the other."""
+    """Round an image score as scores.csv has it: what follows from one follows from the other."""
     return float(_write_score(score))
 
 
@@ -63,23 +64,19 @@ def _write_score(score: float) -> str:
 def write_scores(folder: Path, results: Sequence[Result]) -> None:
     """Write scores.csv, most anomalous first."""
     scores = np.array([result.score for result in results])
-    order, lower = rank(scores), percentiles(scores)
-    rows = []
-    for place, i in enumerate(order, start=1):
-        result = results[i]
-        flag = "true" if result.flagged else "false"
-        score, percentile = _write_score(result.score), f"{lower[i]:.2f}"
-        rows.append(
-            [
-                place,
-                result.record.path,
-                score,
-                percentile,
-                flag,
-                len(result.regions),
-                result.nearest,
-            ]
-        )
+    lower = percentiles(scores)
+    rows = [
+        [
+            place,
+            results[i].record.path,
+            _write_score(results[i].score),
+            f"{lower[i]:.2f}",
+            "true" if results[i].flagged else "false",
+            len(results[i].regions),
+            results[i].nearest,
+        ]
+        for place, i in enumerate(rank(scores), start=1)
+    ]
     write_table(folder / SCORES_FILE, SCORES_HEADER, rows)
 
 
@@ -93,11 +90,68 @@ def write_regions(folder: Path, results: Sequence[Result]) -> None:
     write_table(folder / REGIONS_FILE, REGIONS_HEADER, rows)
 
 
+def read_scores(
+    folder: Path, paths: Sequence[str]
+) -> tuple[NDArray[np.float64], list[str], NDArray[np.bool_]]:
+    """Read score, nearest image and flag of each path [n] from scores.csv. Raises RunError."""
+    file = folder / SCORES_FILE
+    try:
+        rows = {row["path"]: row for row in _read_table(file)}
+        scores = np.array([float(rows[path]["score"]) for path in paths])
+        nearest = [rows[path]["nearest"] for path in paths]
+        flagged = np.array([_FLAGS[rows[path]["flagged"]] for path in paths])
+    except (KeyError, ValueError) as error:
+        raise storage.damaged(file, error) from error
+    if not np.isfinite(scores).all():
+        raise storage.damaged(file, "a score is no number")
+    return scores, nearest, flagged
+
+
+def read_regions(folder: Path, images: Iterable[ImageRecord]) -> dict[str, list[Region]]:
+    """Read the regions of images from regions.csv, by path. Raises RunError."""
+    file = folder / REGIONS_FILE
+    sizes = {image.path: (image.width, image.height) for image in images}
+    regions: dict[str, list[Region]] = {}
+    try:
+        for row in _read_table(file):
+            x, y, width, height, area, group = (
+                int(row[name] or 0) for name in ("x", "y", "width", "height", "area", "group")
+            )
+            region = Region(x, y, width, height, area, float(row["peak"]), group)
+            if not _is_within(region, *sizes[row["path"]]):
+                raise ValueError("a region that its image does not have")
+            regions.setdefault(row["path"], []).append(region)
+    except (KeyError, ValueError) as error:
+        raise storage.damaged(file, error) from error
+    return regions
+
+
+def _read_table(file: Path) -> list[dict[str, str]]:
+    try:
+        with open(file, encoding="utf-8", errors="surrogateescape", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+    except OSError as error:
+        raise RunError(f"cannot read {str(file)!r} ({error}): scan again") from error
+    except csv.Error as error:
+        raise storage.damaged(file, error) from error
+    if any(None in row or None in row.values() for row in rows):
+        raise storage.damaged(file, "a row of another length than the first")
+    return rows
+
+
+def _is_within(region: Region, width: int, height: int) -> bool:
+    """Say whether a region can be one of an image of width x height pixels."""
+    across = 0 <= region.x < region.x + region.width <= width
+    down = 0 <= region.y < region.y + region.height <= height
+    filled = 0 < region.area <= region.width * region.height
+    return across and down and filled and region.group >= 0 and math.isfinite(region.peak)
+
+
 def rank(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices [n] from the largest score to the smallest; equal scores in input order."""
+    """Order scores [n] from the largest to the smallest, as indices; equal ones in input order."""
     return np.argsort(-scores, kind="stable")
 
 
 def percentiles(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the other images that score lower than each image [n], in %."""
+    """Return the share of the other images that score lower than each image [n], in %."""
     return np.searchsorted(np.sort(scores), scores) / max(1, len(scores) - 1) * 100

@@ -1,0 +1,143 @@
+"""Verbs on what can be chosen: methods and backbones, and how well the methods do."""
+
+import ast
+import dataclasses
+import json
+from importlib import resources
+from typing import Any
+
+from .. import methods as methods_package
+from ..methods import CLASSES
+from . import options
+from .terminal import shown_errors, shown_progress, teller
+
+
+def methods(as_json: options.AsJson = False) -> None:
+    """List the methods, what each does, and its parameters."""
+    rows = [_describe_method(name) for name in CLASSES]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        values = ", ".join(f"{name}={value}" for name, value in row["parameters"].items())
+        print(f"{row['name']}\n    {row['does']}\n    {values}")
+
+
+def _describe_method(name: str) -> dict[str, Any]:
+    """Read from the source of a method what it does and its parameters: that needs no torch."""
+    file, class_name = CLASSES[name]
+    source = resources.files(methods_package).joinpath(f"{file}.py").read_text("utf-8")
+    [kind] = [n for n in ast.parse(source).body if getattr(n, "name", "") == class_name]
+    assert isinstance(kind, ast.ClassDef)
+    [start] = [n for n in kind.body if getattr(n, "name", "") == "__init__"]
+    assert isinstance(start, ast.FunctionDef)
+    names = [argument.arg for argument in start.args.args[1:]]
+    defaults = map(ast.literal_eval, start.args.defaults)
+    return {
+        "name": name,
+        "does": (ast.get_docstring(kind) or "").splitlines()[0],
+        "parameters": {
+            name: default
+            for name, default in zip(names, defaults, strict=True)
+            if name not in ("stages", "strides")  # come from the backbone
+        },
+    }
+
+
+def backbones(as_json: options.AsJson = False) -> None:
+    """List the backbones that are tested: what each costs, its licence, where its weights are.
+
+    Any other timm network can be named too.
+    """
+    from ..methods import PatchClusterPlus
+    from ..network.backbone_table import COST_SIZE, ROWS
+    from ..network.backbones import describe
+    from ..network.weights import find_weights
+
+    rows: list[dict[str, Any]] = []
+    for row in ROWS:
+        outline = describe(row.name, PatchClusterPlus.strides)
+        path, whence = find_weights(row.name)
+        rows.append(
+            {
+                "name": row.name,
+                "does": row.does,
+                "channels": outline.channels,
+                "strides": outline.strides,
+                "parameters": outline.parameters,
+                "gmacs": row.gmacs,
+                "licence": row.licence,
+                "terms": row.terms,
+                "weights": whence,
+                "file": path and str(path),
+            }
+        )
+        if as_json:
+            continue
+        channels, strides = (
+            ", ".join(map(str, values)) for values in (outline.channels, outline.strides)
+        )
+        print(
+            f"{row.name}\n    {row.does}\n    weights: {whence}\n"
+            f"    licence: {row.licence}; {row.terms}\n"
+            f"    channels {channels} at strides {strides}; {outline.parameters / 1e6:.1f} million "
+            f"parameters;\n    {row.gmacs} GMAC an image of {COST_SIZE} x {COST_SIZE} pixels, "
+            f"{row.gmacs / ROWS[0].gmacs:.2g} x the default's",
+            flush=True,
+        )
+    if as_json:
+        print(json.dumps(rows))
+
+
+def benchmark(
+    root: options.DataSet,
+    output: options.TablesOutput = "benchmark",
+    setting: options.PaperSettings = None,
+    methods: options.MethodNames = None,
+    tables: options.Tables = None,
+    categories: options.Categories = None,
+    figures: options.Figures = False,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    size: options.PaperSize = None,
+    crop: options.Crop = True,
+    device: options.Device = None,
+    max_memory: options.MaxMemory = None,
+    seed: options.Seed = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Run the paper's methods in its settings and write its tables, measured and published.
+
+    After a kill the same command resumes; with more names it adds to OUT.
+    """
+    asked: dict[str, Any] = {
+        "settings": options.parse_names(setting),
+        "methods": options.parse_names(methods),
+        "tables": options.parse_tables(tables),
+        "categories": options.parse_names(categories),
+        "backbone": backbone,
+        "weights": weights,
+        "size": size,
+        "device": device,
+        "seed": seed,
+        "max_memory": max_memory,
+    }
+    with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
+        from ..benchmark import benchmark as run_benchmark
+
+        result = run_benchmark(
+            root,
+            output,
+            figures=figures,
+            crop=crop,
+            progress=progress,
+            tell=teller(quiet),
+            **{name: value for name, value in asked.items() if value is not None},
+        )
+    if as_json:
+        cells = [dataclasses.asdict(cell) for cell in result.cells]
+        print(json.dumps({"report": str(result.report), "cells": cells}))
+    else:
+        print(result.report)
