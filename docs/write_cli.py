@@ -10,8 +10,7 @@ from typing import Any, get_type_hints
 
 import typer
 
-import patchcluster.cli  # noqa: F401 (it adds the verbs)
-from patchcluster.cli.root import app
+from patchcluster.cli import app
 
 HEAD = """# The command line
 

@@ -1,23 +1,31 @@
 """The command: its output and its exit code, in a process of its own where that matters."""
 
+import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import patchcluster
 from conftest import run_command, write_set
-from patchcluster.cli import parsing
+from patchcluster import Scorer
+from patchcluster.benchmark import benchmark
+from patchcluster.cli import app, sets
 from patchcluster.demo import write_parts
+from patchcluster.errors import SettingError
 from patchcluster.methods import METHODS
-from patchcluster.settings import PRESETS
+from patchcluster.settings import PRESETS, Settings, resolve
+
+VERBS = typer.main.get_command(app).commands
 
 
 def run_apart(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -36,20 +44,11 @@ def parts(tmp_path_factory):
 
 def test_help_names_every_command_with_an_example():
     top = run_command("--help").stdout
-    for name in (
-        "scan",
-        "score",
-        "serve",
-        "watch",
-        "demo",
-        "evaluate",
-        "benchmark",
-        "report",
-        "review",
-        "export",
-        "methods",
-        "backbones",
-    ):
+    assert set(VERBS) == {
+        "scan", "score", "update", "report", "review", "export", "evaluate", "benchmark", "serve",
+        "watch", "methods", "backbones", "demo",
+    }  # fmt: skip
+    for name in VERBS:
         assert name in top
         assert f"Example: patchcluster {name}" in run_command(name, "--help").stdout
 
@@ -58,6 +57,62 @@ def test_help_names_every_method_and_preset():
     text = " ".join(run_command("scan", "--help").stdout.split())
     for name in [*METHODS, *PRESETS]:
         assert name in text
+
+
+def helps_of(option):
+    """The help of an option in each verb that has it, but for demo, which does not choose."""
+    found = [p.help for name in VERBS if name != "demo" for p in VERBS[name].params
+             if p.name == option]  # fmt: skip
+    assert found
+    return set(found)
+
+
+def methods_named_in(text):
+    names = sorted(METHODS, key=len, reverse=True)  # or a name would be found within a longer one
+    return set(re.findall("|".join(names), text))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("k", 2), ("ratio", 0.5), ("bank_images", 9), ("local_weight", 0.1), ("seed", 7)],
+)
+def test_an_option_of_methods_reaches_those_that_its_help_names_and_no_other(option, value):
+    [text] = helps_of(option)
+    assert methods_named_in(text) == {
+        name for name, method in METHODS.items() if option in signature(method).parameters
+    }
+    for name in METHODS:
+        if name in methods_named_in(text):
+            method = resolve(method=name, **{option: value}).make_method([4], [8])
+            assert getattr(method, option) == value
+        else:
+            with pytest.raises(SettingError, match=r"leave (it|seed) out"):
+                resolve(method=name, **{option: value})
+
+
+def test_options_that_not_all_methods_can_follow_say_so():
+    [labels], [roi], [rules] = map(helps_of, ("labels", "roi", "image_score"))
+    assert methods_named_in(labels) == {n for n, m in METHODS.items() if m.learns_from_labels}
+    assert methods_named_in(roi) == {n for n, m in METHODS.items() if not m.takes_parts}
+    own = {}
+    for name, method in METHODS.items():
+        for rule in method.image_scores:
+            own.setdefault(rule, []).append(name)
+    assert {rule: set(names) for rule, names in own.items()} == {
+        rule: methods_named_in(names) for rule, names in re.findall(r"(\w+) \((.*?)\)", rules)
+    }
+
+
+def test_settings_have_one_default():
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for name in VERBS:
+        for parameter in VERBS[name].params:
+            if parameter.name in fields and (name, parameter.name) != ("demo", "seed"):
+                assert not parameter.default, (name, parameter.name)
+    for function in (benchmark, Scorer.__init__):
+        for name, parameter in signature(function).parameters.items():
+            if name in fields and name != "size":  # the paper's
+                assert parameter.default in (None, fields[name]), name
 
 
 def test_tiles_and_a_mask(tmp_path):
@@ -82,9 +137,43 @@ def test_methods_lists_every_method_with_its_parameters():
     assert all(row["does"] in text and row["does"].endswith(".") for row in rows)
 
 
-def test_help_does_not_load_torch():
-    code = "import sys; from patchcluster import cli; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+# Runs commands, one a line, and prints the exit code of each and whether torch is loaded by then.
+WITHOUT_TORCH = """
+import contextlib, io, sys
+from patchcluster import cli
+for line in sys.stdin:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            cli.app(line.split())
+        except SystemExit as end:
+            code = end.code
+    print(code, "torch" in sys.modules, line, end="")
+"""
+
+
+def test_what_needs_no_network_does_not_load_torch():
+    commands = {
+        **{f"{verb} --help": 0 for verb in VERBS},
+        "--help": 0,
+        "methods": 0,
+        "scan": 2,
+        "scan photos --nope": 2,
+        "scan photos --size big": 2,
+        "scan photos --expect some": 2,
+        "scan photos --method nope": 1,
+        "scan photos --preset nope": 1,
+        "scan photos --k 0": 1,
+        "update run": 2,
+        "report run --flag-top many": 2,
+        "export run": 2,
+        "benchmark mvtec --tables two": 2,
+    }
+    command = [sys.executable, "-c", WITHOUT_TORCH]
+    done = subprocess.run(
+        command, input="\n".join(commands), capture_output=True, text=True, check=True
+    )
+    expected = [f"{code} False {line}" for line, code in commands.items()]
+    assert done.stdout.splitlines() == expected
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
@@ -334,7 +423,7 @@ def test_only_images_can_be_at_urls(command, small_run, tmp_path, monkeypatch):
 
 def test_default_output_is_named_after_the_input(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert parsing.default_output("photos/") == Path("photos-run")
-    assert parsing.default_output("a/b/*.png") == Path("patchcluster-run")
-    assert parsing.default_output("s3://bucket/key") == Path("patchcluster-run")
-    assert parsing.default_output(".") == Path(f"{tmp_path.name}-run")
+    assert sets.name_run("photos/") == Path("photos-run")
+    assert sets.name_run("a/b/*.png") == Path("patchcluster-run")
+    assert sets.name_run("s3://bucket/key") == Path("patchcluster-run")
+    assert sets.name_run(".") == Path(f"{tmp_path.name}-run")

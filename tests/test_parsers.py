@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from faults.decoding import png
-from patchcluster.cli import parsing
+from patchcluster.cli import options
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
 from patchcluster.images.decode import deep_range, load_image, survey
 from patchcluster.images.masks import read_mask_file
@@ -542,11 +542,11 @@ TEXTS = st.one_of(
 def test_texts_of_options_are_valid_or_refused(text):
     count = attempt(lambda: parse_bytes(text))
     assert count is None or (isinstance(count, int) and count >= 1)
-    sizes = attempt(lambda: parsing.parse_sizes(text), typer.BadParameter)
+    sizes = attempt(lambda: options.parse_sizes(text), typer.BadParameter)
     if sizes is not None:
         found = attempt(lambda: resolve(size=sizes))
         assert found is None or (found.size == sizes and 32 <= min(sizes) <= max(sizes) <= 4096)
-    share = attempt(lambda: parsing.parse_share(text), typer.BadParameter)
+    share = attempt(lambda: options.parse_share(text), typer.BadParameter)
     if share is not None:
         how = attempt(lambda: Flagging(expect=share))
         assert how is None or 0 <= how.expect <= 1

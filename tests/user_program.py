@@ -1,5 +1,6 @@
 """What a user may write: for type checkers (`test_wheel.py`), never run."""
 
+from collections.abc import MutableMapping
 from typing import Any, assert_type
 
 import numpy as np
@@ -41,7 +42,7 @@ def score_and_measure(run: patchcluster.Run) -> None:
 
 
 def use_methods(array: NDArray[np.float32], tensor: Tensor) -> None:
-    assert_type(METHODS, dict[str, type[Method]])
+    assert_type(METHODS, MutableMapping[str, type[Method]])
     method = PatchCluster(k=25)
     assert_type(method.fit_score(array), NDArray[np.float32])
     assert_type(method.fit_score(tensor), Tensor)

@@ -25,11 +25,9 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
         f"from patchcluster.methods.neighbour_method import NeighbourMethod\n{imports}\n\n{kind}"
     )
     registry = (methods / "__init__.py").read_text()
-    changed = registry.replace("from .musc", "from .kth_nearest import KthNearest\nfrom .musc")
-    changed = changed.replace(
-        '    "musc": MuSc,\n', '    "musc": MuSc, "kth-nearest": KthNearest,\n'
-    )
-    assert len(changed) > len(registry) + 50
+    line = '    "kth-nearest": ("kth_nearest", "KthNearest"),\n'
+    changed = registry.replace('    "musc": ', f'{line}    "musc": ')
+    assert len(changed) == len(registry) + len(line)
     (methods / "__init__.py").write_text(changed)
 
     write_set(tmp_path / "photos")

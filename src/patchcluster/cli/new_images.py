@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import suppress
+from functools import partial
 
 import typer
 
@@ -33,7 +34,7 @@ def score(
             inputs,
             device=device,
             weights=weights,
-            progress=lambda done, total: progress("score", done, total),
+            progress=partial(progress, "score"),
         )
         if table is not None and scores.images:
             scores.write(table)

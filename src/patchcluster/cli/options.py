@@ -119,7 +119,7 @@ BankImages = Annotated[
     ),
 ]
 LocalWeight = Annotated[
-    float | None, Option(help="How much rare but normal places are lowered (patchcluster-plus).")
+    float | None, Option(help="How much rare but ordinary places are lowered (patchcluster-plus).")
 ]
 ImageScoreName = Annotated[
     str | None,

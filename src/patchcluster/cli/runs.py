@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -76,9 +77,7 @@ def evaluate(
         from ..pipeline.evaluation import evaluate as evaluate_run
         from ..runs.run import load_run
 
-        result = evaluate_run(
-            load_run(run_folder), truth, lambda done, total: progress("evaluate", done, total)
-        )
+        result = evaluate_run(load_run(run_folder), truth, partial(progress, "evaluate"))
     figures = dataclasses.asdict(result)
     if None in figures.values():
         print("'-' or null: a figure needs normal and anomalous images, and masks", file=sys.stderr)
@@ -124,9 +123,7 @@ def export(
         from ..images.inputs import local_path
         from ..runs.run import load_run
 
-        def step(done: int, total: int) -> None:
-            progress("export", done, total)
-
+        step = partial(progress, "export")
         if format is not None:
             written = export_run(run_folder, format, progress=step, **asked)
         else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def demo(
 
         folder = local_path(output)
         parts = folder / "parts"
-        write_parts(parts, seed=seed, progress=lambda done, total: progress("draw", done, total))
+        write_parts(parts, seed=seed, progress=partial(progress, "draw"))
         run = scan_set(
             parts / "test", folder / "run", overwrite=True, progress=progress, preset=preset
         )
