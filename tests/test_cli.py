@@ -22,6 +22,7 @@ from patchcluster.benchmark import benchmark
 from patchcluster.cli import app, sets
 from patchcluster.demo import write_parts
 from patchcluster.errors import SettingError
+from patchcluster.exporting import FORMATS
 from patchcluster.methods import METHODS
 from patchcluster.settings import PRESETS, Settings, resolve
 
@@ -61,10 +62,8 @@ def test_help_names_every_method_and_preset():
 
 def helps_of(option):
     """The help of an option in each verb that has it, but for demo, which does not choose."""
-    found = [p.help for name in VERBS if name != "demo" for p in VERBS[name].params
-             if p.name == option]  # fmt: skip
-    assert found
-    return set(found)
+    verbs = [verb for name, verb in VERBS.items() if name != "demo"]
+    return {p.help for verb in verbs for p in verb.params if p.name == option}
 
 
 def methods_named_in(text):
@@ -101,6 +100,13 @@ def test_options_that_not_all_methods_can_follow_say_so():
     assert {rule: set(names) for rule, names in own.items()} == {
         rule: methods_named_in(names) for rule, names in re.findall(r"(\w+) \((.*?)\)", rules)
     }
+
+
+@pytest.mark.parametrize("option", ["segmentation", "images", "image_prefix"])
+def test_an_option_of_formats_names_those_that_have_it(option):
+    [text] = helps_of(option)
+    named = set(re.findall(r"[\w]+", text)) & set(FORMATS)
+    assert named == {name for name, format_ in FORMATS.items() if option in format_.options}
 
 
 def test_settings_have_one_default():

@@ -179,13 +179,13 @@ ExportOutput = Annotated[
 ]
 FlaggedOnly = Annotated[bool, Option("--flagged-only", help="Export only the flagged images.")]
 Segmentation = Annotated[
-    str | None, Option(metavar="KIND", help="Regions as polygon, rle or box: coco, cvat, ...")
+    str | None, Option(metavar="KIND", help="polygon, rle or box (coco, cvat, labelstudio, yolo).")
 ]
 ExportImages = Annotated[
-    str | None, Option(metavar="HOW", help="link or copy the images: yolo, fiftyone.")
+    str | None, Option(metavar="HOW", help="link or copy the images (yolo, fiftyone).")
 ]
 ImagePrefix = Annotated[
-    str | None, Option(metavar="TEXT", help="Address of the images' folder: labelstudio.")
+    str | None, Option(metavar="TEXT", help="Address of the images' folder (labelstudio).")
 ]
 OverwriteExport = Annotated[bool, Option(help="Replace an earlier export.")]
 FlaggedTo = Annotated[str | None, Option(metavar="DIR", help="Copy or link flagged files there.")]
