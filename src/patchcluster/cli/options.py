@@ -55,9 +55,7 @@ Images = Annotated[list[str], Argument(metavar="IMAGES...", help=_IMAGES)]
 RunFolder = Annotated[str, Argument(metavar="RUN", help="The folder that a scan wrote.")]
 RunOutput = Annotated[
     str | None,
-    Option(
-        "--output", "-o", metavar="RUN", help="Run folder; default: the name of INPUT and -run."
-    ),
+    Option("--output", "-o", metavar="RUN", help="Run folder; default: INPUT's name with -run."),
 ]
 DemoOutput = Annotated[
     str, Option("--output", "-o", metavar="DIR", help="Folder for the images and the run.")
@@ -87,7 +85,7 @@ Size = Annotated[
     str | None,
     Option(
         metavar="PIXELS",
-        help="Approximate width of the network's input, in steps of 32; 256,448: mean of both.",
+        help="Approximate width of the network's input, in steps of 32; 256,448: maps averaged.",
     ),
 ]
 Tile = Annotated[
@@ -115,7 +113,7 @@ Ratio = Annotated[
 BankImages = Annotated[
     int | None,
     Option(
-        metavar="N", help="Most images in the bank, chosen to cover the set (patchcluster-plus)."
+        metavar="N", help="Images in the bank at most, chosen to cover the set (patchcluster-plus)."
     ),
 ]
 LocalWeight = Annotated[
@@ -158,7 +156,7 @@ MaxMemory = Annotated[
 ]
 NoCache = Annotated[
     bool,
-    Option("--no-cache", help="Keep only the bank's patches: no update then if it has not all."),
+    Option("--no-cache", help="Do not keep patches outside the bank: less disk, but no updates."),
 ]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Show no progress.")]

@@ -118,11 +118,11 @@ class _MapRule:
 _IMAGES = TypeAdapter(list[ImageRecord])
 _SKIPPED = TypeAdapter(list[Skipped])
 _INFO = TypeAdapter(RunInfo)
-_LEVELS = TypeAdapter(Levels)
-_SETTINGS = TypeAdapter(Settings)
 _PARTS: dict[str, TypeAdapter[Any]] = {
+    "settings": TypeAdapter(Settings),
     "backbone": TypeAdapter(_Backbone),
     "map_rule": TypeAdapter(_MapRule),
+    "levels": TypeAdapter(Levels),
     "threshold": TypeAdapter(Threshold),
     "flagging": TypeAdapter(Flagging),
 }
@@ -136,13 +136,11 @@ def parse(value: Any) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
     images = _check("images", _IMAGES, rest.pop("images", None))
     skipped = _check("skipped", _SKIPPED, rest.pop("skipped", None))
     info = _check("", _INFO, rest)
-    info.settings = _check_settings(info.settings)
-    if info.levels:
-        info.levels = _check_part("levels", _LEVELS, info.levels)
     for name, part in _PARTS.items():
         given = getattr(info, name)
-        if given or info.state != "running":
+        if given or (info.state != "running" and name != "levels"):
             setattr(info, name, _check_part(name, part, given))
+    _check_settings(info.settings)
     if info.state != "running" and not images:
         raise ValueError("images: none")
     for name in ("id", "path"):
@@ -171,13 +169,11 @@ def _check_part(name: str, part: TypeAdapter[Any], given: dict[str, Any]) -> dic
     return {key: found[key] for key in given}
 
 
-def _check_settings(given: dict[str, Any], name: str = "settings") -> dict[str, Any]:
-    checked = _check_part(name, _SETTINGS, given)
+def _check_settings(given: dict[str, Any]) -> None:
     missing = [one.name for one in dataclasses.fields(Settings) if one.name not in given]
     if missing:
-        raise ValueError(f"{name}.{missing[0]}: missing")
+        raise ValueError(f"settings.{missing[0]}: missing")
     try:
-        resolve(**checked)
+        resolve(**given)
     except SettingError as error:
-        raise ValueError(f"{name}: {error}") from error
-    return checked
+        raise ValueError(f"settings: {error}") from error
