@@ -7,7 +7,7 @@ options.py     every option and its help
 terminal.py    what verbs print
 sets.py        scan, update, demo
 new_images.py  score, serve, watch
-runs.py        report, review, evaluate, export
+results.py     report, review, evaluate, export
 choices.py     methods, backbones, benchmark
 """
 
@@ -20,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
-from . import choices, new_images, runs, sets
+from . import choices, new_images, results, sets
 
 _NOT_FLUSHED = 120  # exit code, as Python's own
 
@@ -35,10 +35,10 @@ for _verb, _example in (  # in the order of help
     (sets.scan, "scan photos/ -o photos-run"),
     (new_images.score, "score photos-run new/ -o new-scores.csv"),
     (sets.update, "update photos-run --add new/ --remove IMG_0042.png"),
-    (runs.report, "report photos-run"),
-    (runs.review, "review photos-run"),
-    (runs.export, "export photos-run --format coco -o photos-coco.json"),
-    (runs.evaluate, "evaluate photos-run --truth dataset/ --json"),
+    (results.report, "report photos-run"),
+    (results.review, "review photos-run"),
+    (results.export, "export photos-run --format coco -o photos-coco.json"),
+    (results.evaluate, "evaluate photos-run --truth dataset/ --json"),
     (choices.benchmark, "benchmark mvtec/ -o bench --setting mix,test,ano --tables 2,5,7"),
     (new_images.serve, "serve photos-run --port 8000"),
     (new_images.watch, "watch photos-run incoming/ -o line3.csv"),
