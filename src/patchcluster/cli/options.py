@@ -29,10 +29,8 @@ def parse_sizes(text: str | None) -> tuple[int, ...] | None:
         raise BadParameter(f"{text!r} is not a size: write 448, or 256,448") from None
 
 
-def parse_share(text: str | None) -> float | None:
+def parse_share(text: str) -> float:
     try:
-        if text is None:
-            return None
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise BadParameter(f"{text!r} is not a share: write 5% or 0.05") from None
@@ -136,8 +134,12 @@ Labels = Annotated[
 Seed = Annotated[int | None, Option(help="Random seed (padim, reverse-distillation).")]
 DrawingSeed = Annotated[int, Option(help="Seed of the drawing.")]
 Expect = Annotated[
-    str | None,
-    Option(metavar="SHARE", help="Flag the share you expect to be anomalous: 5% or 0.05."),
+    float | None,
+    Option(
+        metavar="SHARE",
+        parser=parse_share,
+        help="Flag the share you expect to be anomalous: 5% or 0.05.",
+    ),
 ]
 FlagTop = Annotated[
     int | None, Option(metavar="N", parser=_parse_count, help="Flag the N most anomalous images.")

@@ -24,13 +24,12 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
-    share = options.parse_share(expect)
     with shown_errors(debug), shown_progress(quiet=False) as progress:
         from ..images.inputs import local_path
         from ..pipeline.rescoring import refresh
         from ..scores.thresholds import Flagging
 
-        run = refresh(local_path(run_folder), Flagging(share, flag_top), progress)
+        run = refresh(local_path(run_folder), Flagging(expect, flag_top), progress)
     print(
         f"{run.flagged.sum()} of {len(run)} images flagged: {run.threshold.meaning}",
         file=sys.stderr,

@@ -56,7 +56,7 @@ def scan(
     After a kill the same command resumes. With other --labels a finished scan is compared again,
     with another --expect or --flag-top only flagged again.
     """
-    asked, share = _pick_settings(locals()), options.parse_share(expect)
+    asked = _pick_settings(locals())
     with shown_errors(debug, resumes=True), shown_progress(quiet) as progress:
         resolve(**asked)  # a mistake is told before the networks' libraries are loaded
         from ..pipeline import scanning
@@ -70,7 +70,7 @@ def scan(
                 name_run(inputs[0]) if output is None else output,
                 overwrite=overwrite,
                 labels=labels or {},
-                expect=share,
+                expect=expect,
                 flag_top=flag_top,
                 cache=not no_cache,
                 tell=teller(quiet),
