@@ -5,7 +5,6 @@ it is used: paths of files of the run are made from `ImageRecord.id` and `ImageR
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -164,8 +163,7 @@ def _check(name: str, part: TypeAdapter[Any], value: Any, **rules: Any) -> Any:
 
 def _check_part(name: str, part: TypeAdapter[Any], given: dict[str, Any]) -> dict[str, Any]:
     """Check the fields that are given of a part; return them as JSON has them."""
-    checked = dataclasses.asdict(_check(name, part, given, extra="forbid"))
-    found = json.loads(json.dumps(checked))  # tuples become lists
+    found = part.dump_python(_check(name, part, given, extra="forbid"), mode="json")
     return {key: found[key] for key in given}
 
 

@@ -75,6 +75,10 @@ class Run:
     `ranking` int64 [n] orders them from most to least anomalous:
     `run.paths[i] for i in run.ranking`. `skipped` lists the files without a score, `threshold` says
     which scores are flagged and why, `info` is the rest of run.json.
+
+    An image has a score `grid`, one score a patch; a `frame_map`, the grid smoothed on a frame of
+    fixed area; and a `map`, the frame at the size of the image. Each covers the whole image, with
+    NaN outside a region of interest.
     """
 
     def __init__(self, folder: Path, half_changed: bool = False) -> None:

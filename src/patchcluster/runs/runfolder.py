@@ -7,7 +7,8 @@ RUN/
   maps/000012.npy        float16 [h, w]: the score grid of the image with that id
   thumbnails/000012.jpg
   roi/NAME.png           a mask of what is scored; run.json says which image has which
-  neighbours.safetensors what each patch was compared with
+  neighbours.safetensors what each patch was compared with: image ids, and patches (row-major in
+                         the grid of that image)
   bank.safetensors       the fitted methods, one a network size
   patches/000012.safetensors  patches of some images as the network gave them, where the bank has
                          only some of the set; the run can do without (--no-cache)
