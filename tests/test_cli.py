@@ -213,6 +213,7 @@ def test_benchmark_prints_where_the_tables_are_and_says_each_cell(parts, tmp_pat
         (["--tables", "9"], 1, "no table 9"),
         (["--methods", "padme"], 1, "no method 'padme': choose from patchcluster-plus"),
         (["--setting", "blind"], 1, "no setting 'blind': choose from mix"),
+        (["--methods", "spade,musc", "--seed", 3], 1, "nothing is random in spade, musc: leave"),
     ],
 )
 def test_benchmark_says_what_is_wrong(parts, tmp_path, options, code, words):

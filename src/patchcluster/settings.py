@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -163,8 +163,7 @@ def _check_together(settings: Settings) -> None:
     for option in METHOD_SETTINGS:
         if getattr(settings, option) is not None and option not in taken:
             raise SettingError(f"{name} has no setting {option}: leave it out")
-    if settings.seed and "seed" not in taken:
-        raise SettingError(f"nothing is random in {name}: leave seed out")
+    check_seed(settings.seed, [name])
     rules = ("contrast", "top1%", "max", *method.image_scores)
     if settings.image_score not in rules:
         raise SettingError(
@@ -175,6 +174,12 @@ def _check_together(settings: Settings) -> None:
             f"the image score {settings.image_score} needs one size: choose one size, or "
             "--image-score max"
         )
+
+
+def check_seed(seed: int, methods: Sequence[str]) -> None:
+    """Raise SettingError if none of the methods draws anything at random by a seed that is set."""
+    if seed and not any("seed" in _parameters(method) for method in methods):
+        raise SettingError(f"nothing is random in {', '.join(methods)}: leave seed out")
 
 
 def _parameters(method: str) -> Collection[str]:

@@ -12,7 +12,7 @@ from ..errors import SettingError
 from ..methods import METHODS, Method
 from ..methods.base import PAPER_SETTINGS
 from ..network.backbones import Backbone
-from ..settings import Settings, resolve
+from ..settings import Settings, check_seed, resolve
 from .features import InputRule
 
 BLIND: tuple[Setting, ...] = ("mix", "test", "ano")
@@ -185,6 +185,7 @@ class Plan:
             raise SettingError(f"size {size}: choose a multiple of 32 from 32 to 4096 pixels")
         if self.seed < 0:
             raise SettingError(f"seed {self.seed}: choose 0 or more")
+        check_seed(self.seed, self.methods)
         if STATISTICS_TABLE not in self.tables and not any(map(self.variants, self.settings)):
             raise SettingError(
                 f"tables {', '.join(map(str, self.tables))} show nothing of the methods "
