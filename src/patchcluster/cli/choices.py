@@ -27,21 +27,19 @@ def _describe_method(name: str) -> dict[str, Any]:
     """Read from the source of a method what it does and its parameters: that needs no torch."""
     file, class_name = CLASSES[name]
     source = resources.files(methods_package).joinpath(f"{file}.py").read_text("utf-8")
-    [kind] = [n for n in ast.parse(source).body if getattr(n, "name", "") == class_name]
-    assert isinstance(kind, ast.ClassDef)
-    [start] = [n for n in kind.body if getattr(n, "name", "") == "__init__"]
-    assert isinstance(start, ast.FunctionDef)
-    names = [argument.arg for argument in start.args.args[1:]]
-    defaults = map(ast.literal_eval, start.args.defaults)
-    return {
-        "name": name,
-        "does": (ast.get_docstring(kind) or "").splitlines()[0],
-        "parameters": {
-            name: default
-            for name, default in zip(names, defaults, strict=True)
-            if name not in ("stages", "strides")  # come from the backbone
-        },
-    }
+    kind = _find(ast.parse(source), class_name)
+    start = _find(kind, "__init__").args
+    names = [argument.arg for argument in start.args[1:]]  # but self
+    parameters = dict(zip(names, map(ast.literal_eval, start.defaults), strict=True))
+    for of_backbone in ("stages", "strides"):
+        parameters.pop(of_backbone, None)
+    does = (ast.get_docstring(kind) or "").partition("\n")[0]
+    return {"name": name, "does": does, "parameters": parameters}
+
+
+def _find(tree: Any, name: str) -> Any:
+    """Find a class or function by its name in the body of a module or class."""
+    return next(node for node in tree.body if getattr(node, "name", "") == name)
 
 
 def backbones(as_json: options.AsJson = False) -> None:
@@ -72,19 +70,18 @@ def backbones(as_json: options.AsJson = False) -> None:
                 "file": path and str(path),
             }
         )
-        if as_json:
-            continue
-        channels, strides = (
-            ", ".join(map(str, values)) for values in (outline.channels, outline.strides)
-        )
-        print(
-            f"{row.name}\n    {row.does}\n    weights: {whence}\n"
-            f"    licence: {row.licence}; {row.terms}\n"
-            f"    channels {channels} at strides {strides}; {outline.parameters / 1e6:.1f} million "
-            f"parameters;\n    {row.gmacs} GMAC an image of {COST_SIZE} x {COST_SIZE} pixels, "
-            f"{row.gmacs / ROWS[0].gmacs:.2g} x the default's",
-            flush=True,
-        )
+        if not as_json:
+            channels = ", ".join(map(str, outline.channels))
+            strides = ", ".join(map(str, outline.strides))
+            print(
+                f"{row.name}\n    {row.does}\n    weights: {whence}\n"
+                f"    licence: {row.licence}; {row.terms}\n"
+                f"    channels {channels} at strides {strides}; "
+                f"{outline.parameters / 1e6:.1f} million parameters;\n"
+                f"    {row.gmacs} GMAC an image of {COST_SIZE} x {COST_SIZE} pixels, "
+                f"{row.gmacs / ROWS[0].gmacs:.2g} x the default's",
+                flush=True,
+            )
     if as_json:
         print(json.dumps(rows))
 
