@@ -4,7 +4,7 @@ An option that several verbs have stands here once and means the same everywhere
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
@@ -45,19 +45,18 @@ def _parse_count(text: str) -> int:
         ) from None
 
 
+def _output(metavar: str, help: str) -> Any:
+    return Option("--output", "-o", metavar=metavar, help=help)
+
+
 # --- What is scored, and where the results go -----------------------------------------------------
 
 _IMAGES = "Folders, files, globs, fsspec URLs."
 Inputs = Annotated[list[str], Argument(metavar="INPUT...", help=_IMAGES)]
 Images = Annotated[list[str], Argument(metavar="IMAGES...", help=_IMAGES)]
 RunFolder = Annotated[str, Argument(metavar="RUN", help="The folder that a scan wrote.")]
-RunOutput = Annotated[
-    str | None,
-    Option("--output", "-o", metavar="RUN", help="Run folder; default: INPUT's name with -run."),
-]
-DemoOutput = Annotated[
-    str, Option("--output", "-o", metavar="DIR", help="Folder for the images and the run.")
-]
+RunOutput = Annotated[str | None, _output("RUN", "Run folder; default: INPUT's name with -run.")]
+DemoOutput = Annotated[str, _output("DIR", "Folder for the images and the run.")]
 Add = Annotated[
     list[str] | None, Option(metavar="INPUT", help="Folder, file, glob or URL; can be repeated.")
 ]
@@ -173,10 +172,7 @@ Format = Annotated[
         help="csv, json, parquet, masks, heatmaps, coco, cvat, labelstudio, yolo, fiftyone, onnx.",
     ),
 ]
-ExportOutput = Annotated[
-    str | None,
-    Option("--output", "-o", metavar="PATH", help="File or folder; default: next to RUN."),
-]
+ExportOutput = Annotated[str | None, _output("PATH", "File or folder; default: next to RUN.")]
 FlaggedOnly = Annotated[bool, Option("--flagged-only", help="Export only the flagged images.")]
 Segmentation = Annotated[
     str | None, Option(metavar="KIND", help="polygon, rle or box (coco, cvat, labelstudio, yolo).")
@@ -200,9 +196,7 @@ Truth = Annotated[
 DataSet = Annotated[
     Path, Argument(metavar="ROOT", help="Data set, in a layout of docs/datasets.md.")
 ]
-TablesOutput = Annotated[
-    str, Option("--output", "-o", metavar="OUT", help="Folder for the tables.")
-]
+TablesOutput = Annotated[str, _output("OUT", "Folder for the tables.")]
 PaperSettings = Annotated[
     str | None, Option(metavar="NAMES", help="Of mix,test,ano,one-class; default: all.")
 ]
@@ -233,10 +227,7 @@ Port = Annotated[
 ]
 Browser = Annotated[bool, Option(help="Open the page in the browser.")]
 Token = Annotated[
-    str | None,
-    Option(
-        metavar="TEXT", envvar="PATCHCLUSTER_TOKEN", help="Bearer token that requests must carry."
-    ),
+    str | None, Option(envvar="PATCHCLUSTER_TOKEN", help="Bearer token that requests must carry.")
 ]
 Parallel = Annotated[
     int | None, Option(metavar="N", min=1, help="Images scored in parallel; default: one a core.")
@@ -248,12 +239,8 @@ MaxPixels = Annotated[
 ]
 Timeout = Annotated[float, Option(metavar="SECONDS", min=0.1, help="Then a request gets a 504.")]
 Arrivals = Annotated[str, Argument(metavar="FOLDER", help="Where images arrive.")]
-ScoresOutput = Annotated[
-    str | None, Option("--output", "-o", metavar="CSV", help="Also write the table of scores.")
-]
-WatchOutput = Annotated[
-    str | None, Option("--output", "-o", metavar="CSV", help="Table; default: RUN-watch.csv.")
-]
+ScoresOutput = Annotated[str | None, _output("CSV", "Also write the table of scores.")]
+WatchOutput = Annotated[str | None, _output("CSV", "Table; default: RUN-watch.csv.")]
 Settle = Annotated[
     float, Option(metavar="SECONDS", min=0, help="How long a file must not have changed.")
 ]
