@@ -14,11 +14,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .. import __version__
-from ..errors import RunError
 from ..scores import maps
 from ..scores.colours import colours
 from ..scores.maps import Floats
-from . import runfolder
+from . import runfolder, storage
 from .info import ImageRecord
 from .run import Run
 from .threads import map_in_threads
@@ -124,7 +123,7 @@ def read_thumbnail(run: Run, image: ImageRecord) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
+        raise storage.unreadable(path, error) from error
 
 
 def open_thumbnail(run: Run, image: ImageRecord) -> Image.Image:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, RunError
-from ..images.inputs import PathFinder, local_path, reason
+from ..images.inputs import PathFinder, local_path
 from ..scores.feedback import order_by_doubt
 from ..scores.finish import Finished, MapRule, finish
 from ..scores.maps import Floats, Region
@@ -162,7 +162,7 @@ class Run:
         try:
             grid: NDArray[np.float16] = np.lib.format.open_memmap(file, mode="r")
         except Exception as error:  # damaged files make NumPy's reader raise almost anything
-            raise RunError(f"cannot read {str(file)!r} ({reason(error)}): scan again") from error
+            raise storage.unreadable(file, error) from error
         if grid.ndim != 2 or grid.size == 0 or grid.dtype != np.float16:
             raise storage.damaged(file, f"{grid.dtype} of shape {grid.shape}")
         return grid

@@ -98,7 +98,7 @@ def read_mask_of(folder: Path, image: ImageRecord) -> Bools | None:
     try:
         mask = read_mask_file(path)
     except InputError as error:
-        raise RunError(f"cannot read {str(path)!r} ({error}): scan again") from error
+        raise storage.unreadable(path, error) from error
     return roi.at_size(mask, image.width, image.height)
 
 
@@ -189,9 +189,7 @@ def read_info(folder: Path) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
     try:
         return parse(value)
     except ValueError as error:
-        raise RunError(
-            f"{str(folder / RUN_FILE)!r} is damaged ({error}): scan again into another folder"
-        ) from error
+        raise storage.damaged(folder / RUN_FILE, str(error)) from error
 
 
 def write_map(folder: Path, image_id: int, grid: Floats) -> None:

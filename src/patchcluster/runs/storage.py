@@ -77,12 +77,14 @@ def _parse_finite(text: str) -> float:
     return value
 
 
-def damaged(path: Path, why: object) -> RunError:
+def damaged(path: Path, why: str | Exception) -> RunError:
     """Make the error of a file of a run whose content cannot be used."""
-    return RunError(f"{str(path)!r} is damaged ({why!r}): scan again")
+    words = why if isinstance(why, str) else repr(why)  # of a KeyError the text is the key alone
+    return RunError(f"{str(path)!r} is damaged ({words}): scan again into another folder")
 
 
-def _unreadable(path: Path, error: Exception) -> RunError:
+def unreadable(path: Path, error: Exception) -> RunError:
+    """Make the error of a file of a run that cannot be read."""
     return RunError(f"cannot read {str(path)!r} ({reason(error)}): scan again into another folder")
 
 
@@ -91,7 +93,7 @@ def read_json(path: Path) -> Any:
     try:
         return _parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -> None:
@@ -126,7 +128,7 @@ def _open_tensors(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _note(file: Any) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RunError
 from ..scores.maps import Region
 from . import storage
 from .info import ImageRecord
@@ -131,7 +130,7 @@ def _read_table(file: Path) -> list[dict[str, str]]:
         with open(file, encoding="utf-8", errors="surrogateescape", newline="") as opened:
             rows = list(csv.DictReader(opened))
     except OSError as error:
-        raise RunError(f"cannot read {str(file)!r} ({error}): scan again") from error
+        raise storage.unreadable(file, error) from error
     except csv.Error as error:
         raise storage.damaged(file, error) from error
     if any(None in row or None in row.values() for row in rows):
