@@ -2,8 +2,6 @@
 
 import math
 import pickle
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch.nn.functional as F
 from scipy.spatial.distance import mahalanobis
 from sklearn.neighbors import LocalOutlierFactor
 
-from patchcluster import methods
 from patchcluster.errors import SettingError
 from patchcluster.methods import (
     METHODS,
@@ -658,28 +655,6 @@ def test_stages_must_add_up():
 
 
 # --- rules for all methods ----------------------------------------------------------------------
-
-LOADED = """
-import sys
-from patchcluster.methods import METHODS
-METHODS["patchcore"]
-print(*(name for name in sys.modules if name.startswith("patchcluster.methods.")))
-"""
-
-
-def test_a_method_is_loaded_with_what_it_needs_and_no_other():
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
-    )
-    loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
-    assert loaded == {"base", "grids", "neighbour_method", "patchcluster", "patchcore"}
-
-
-def test_methods_are_classes_by_their_names():
-    assert {name: method.name for name, method in METHODS.items()} == {n: n for n in METHODS}
-    with pytest.raises(AttributeError, match="has no attribute 'PatchClutser'"):
-        methods.PatchClutser  # noqa: B018
-
 
 every_method = pytest.mark.parametrize("name", METHODS)
 devices = pytest.mark.parametrize(

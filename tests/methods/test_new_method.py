@@ -1,4 +1,4 @@
-"""A new method is one file, and its name in one other: shown on a copy of the package."""
+"""The methods by name. A new one is one file and one line: shown on a copy of the package."""
 
 import csv
 import os
@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import patchcluster
 from conftest import write_set
+from patchcluster import methods
+from patchcluster.methods import METHODS
 
 PACKAGE = Path(patchcluster.__file__).parent
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_method.py"
@@ -43,3 +47,25 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     assert len(scores) == 8
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > scores[-1] > 0
+
+
+LOADED = """
+import sys
+from patchcluster.methods import METHODS
+METHODS["patchcore"]
+print(*(name for name in sys.modules if name.startswith("patchcluster.methods.")))
+"""
+
+
+def test_a_method_is_loaded_with_what_it_needs_and_no_other():
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
+    )
+    loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
+    assert loaded == {"base", "grids", "neighbour_method", "patchcluster", "patchcore"}
+
+
+def test_methods_are_classes_by_their_names():
+    assert {name: method.name for name, method in METHODS.items()} == {n: n for n in METHODS}
+    with pytest.raises(AttributeError, match="has no attribute 'PatchClutser'"):
+        methods.PatchClutser  # noqa: B018
