@@ -1,10 +1,10 @@
+import functools
 import itertools
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ from typer.testing import CliRunner, Result
 import patchcluster
 from faults.watching import die, watch
 from patchcluster import cli
-from patchcluster.network.backbones import Backbone, random_backbone
-from patchcluster.pipeline.costs import GIB
-from patchcluster.pipeline.planning import Planner
-from patchcluster.pipeline.survey import Regions, survey_files, take_regions
+from patchcluster.pipeline import times
 from patchcluster.runs.run import Run
-from patchcluster.settings import resolve
+
+pytest.register_assert_rewrite("page_reader")
 
 PATIENCE = 300.0  # seconds that what must come about may take, however much else runs
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -49,13 +47,43 @@ def textured_image(seed: int, width: int = 96, height: int = 96, blot: bool = Fa
     return np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
 
 
+def save_image(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+    """Write an array as an image; bool: as a mask of black and white."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if pixels.dtype == bool:
+        pixels = pixels * np.uint8(255)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
 def write_set(folder: Path, count: int = 8, blots: int = 1, size: int = 96) -> list[Path]:
     """Write `count` images of which the last `blots` have a blot."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"part{i}.png" for i in range(count)]
-    for i, path in enumerate(paths):
-        Image.fromarray(textured_image(i, size, size, i >= count - blots)).save(path)
-    return paths
+    return [
+        save_image(folder / f"part{i}.png", textured_image(i, size, size, i >= count - blots))
+        for i in range(count)
+    ]
+
+
+def left_half(width: int = 96, height: int = 96) -> np.ndarray:
+    """A mask, bool [height, width]."""
+    return np.arange(width)[None].repeat(height, 0) < width // 2
+
+
+def read_files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Content and time of change of all files of a folder, but for the lock of a run."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+
+
+def scan_until(step: str, images: Path | str, out: Path, **given: Any) -> None:
+    """Scan, and interrupt it when some of a step is done."""
+
+    def stop(name: str, done: int, _: int) -> None:
+        if name == step and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        patchcluster.scan(images, out, progress=stop, **given)
 
 
 def pytest_configure() -> None:
@@ -83,27 +111,13 @@ def wait_until(holds: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def wait_for_the_hub() -> None:
-    """Wait for threads of earlier tests that ask whether the hub can be reached."""
-    wait_until(lambda: not any("(_ask)" in thread.name for thread in threading.enumerate()))
-
-
-@pytest.fixture(scope="session")
-def backbone() -> Backbone:
-    """The default network without its weights: for plans, never for scores."""
-    return random_backbone("tf_efficientnet_lite0", strides=(8, 16, 32))
-
-
-def make_planner(
-    paths: Sequence[Path], backbone: Backbone, mask: Path | None = None, **given: Any
-) -> Planner:
-    """What a scan of some files with the settings given would plan from."""
-    settings = resolve(**given)
-    names = [str(path) for path in paths]
-    candidates, skipped = survey_files(names, settings, backbone.strides, 1, lambda *_: None)
-    assert not skipped
-    regions = take_regions(candidates, str(mask)) if mask else Regions(candidates)
-    return Planner(regions.candidates, regions, settings, backbone, 2, GIB)
+@pytest.fixture(scope="session", autouse=True)
+def _measured_once() -> Iterator[None]:
+    """How fast this machine searches and draws maps is measured once, not before each scan."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("measure_search", "measure_maps"):
+            patch.setattr(times, name, functools.cache(getattr(times, name)))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +126,23 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp("small")
     write_set(root / "images")
     return patchcluster.scan(root / "images", root / "run", size=(128,))
+
+
+def cut_batches(
+    patch: pytest.MonkeyPatch, pixels: int = 2 * 128 * 128, patches: int = 2 * 8 * 8
+) -> None:
+    """Let a batch hold so many pixels, or patches to compare: two images of 128 pixels.
+
+    A small set is then cut as a large one is.
+    """
+    patch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", pixels)
+    patch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", patches)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images of 128 pixels a batch."""
+    cut_batches(monkeypatch)
 
 
 @pytest.fixture

@@ -6,26 +6,25 @@ import zlib
 import numpy as np
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
+    """A PNG from its parts, which need not fit together."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    parts = (chunk(b"IHDR", header), *extra, pixels, chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def deep_png(values: np.ndarray) -> bytes:
-    """A 16-bit RGB or RGBA PNG, which Pillow cannot write; values uint16 [h, w, 3 or 4]."""
+    """A 16-bit RGB or RGBA PNG; values uint16 [h, w, 3 or 4]."""
     height, width, channels = values.shape
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    return png(width, height, 16, {3: 2, 4: 6}[channels], rows)
 
 
 def insert_chunk(png: bytes, name: bytes, content: bytes, behind_pixels: bool) -> bytes:
     at = png.index(b"IEND" if behind_pixels else b"IDAT") - 4
-    checksum = zlib.crc32(name + content).to_bytes(4, "big")
-    return png[:at] + len(content).to_bytes(4, "big") + name + content + checksum + png[at:]
+    return png[:at] + chunk(name, content) + png[at:]

@@ -1,21 +1,20 @@
-"""Definitions in float64 that several tests compare with."""
+"""Patches, and distances in float64, that several tests compare with."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def cover64(rows: NDArray[np.float64], order: Sequence[int], size: int) -> list[int]:
-    """`coreset.cover_in_order` of rows [n, c] in an order: the widest net of at most so many."""
-    net = list(order[:1])
-    for step in range(80, -80, -1):
-        finer: list[int] = []
-        for row in order:
-            if all(np.linalg.norm(rows[row] - rows[other]) > 2 ** (step / 4) for other in finer):
-                finer.append(row)
-        if len(finer) > size:
-            break
-        net = finer
-    rest = [row for row in order if row not in net]
-    return sorted([*net, *rest[: size - len(net)]])
+def random_patches(
+    n: int = 6, h: int = 4, w: int = 5, c: int = 7, seed: int = 0
+) -> NDArray[np.float32]:
+    """Patches [n, h, w, c]."""
+    return np.random.default_rng(seed).normal(size=(n, h, w, c)).astype(np.float32)
+
+
+def distances64(queries: NDArray[Any], bank: NDArray[Any]) -> NDArray[np.float64]:
+    """All distances [q, m] in float64, by the definition."""
+    difference = queries[:, None].astype(np.float64) - bank[None].astype(np.float64)
+    distances: NDArray[np.float64] = np.sqrt((difference**2).sum(-1))
+    return distances

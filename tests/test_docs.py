@@ -5,45 +5,34 @@ what one block makes, the next one has. `cheap` is all that is changed. What can
 `NOT_RUN`, with the reason; its commands are still parsed, so that each option must exist.
 """
 
-import ast
-import csv
-import http.client
 import importlib
 import importlib.util
-import io
-import json
 import pkgutil
 import re
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import tomllib
 from functools import partial
-from glob import glob
 from itertools import product, zip_longest
 from pathlib import Path
-from typing import ClassVar
 from unittest import mock
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import test_methods
-import typer
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from conftest import PATIENCE, textured_image
+from conftest import left_half, save_image, textured_image
 from docblocks import Block, commands_of, entries_of, kind_of, read_blocks, read_spans, words_of
-from patchcluster import cli, demo, methods
+from page_reader import GROUP, NOT_RUN, ROOT, Page, Services, run_cli, why_not
+from patchcluster import demo, methods
 from patchcluster.benchmark import benchmark
 from patchcluster.network import backbones
 from patchcluster.settings import PRESETS
+from references import distances64, random_patches
 
-ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -52,19 +41,6 @@ LONG = {"README.md", "docs/cli.md", "docs/presets.md"}  # take seconds to follow
 SIZE = 64
 SIDE = 160  # of the drawn images
 DEFECTIVE = (3, 8)  # of the photos, by number
-GROUP = typer.main.get_command(cli.app)
-
-# What stands in a command or in a block of Python -> why it does not run here.
-NOT_RUN = {
-    r"^pip install": "it would change the environment of the tests",
-    r"^make ": "the targets of the Makefile set up environments, or run these very tests",
-    r"^ray |--ray": "a cluster: tests/pipeline/test_cluster.py scans on one",
-    r"s3://|hf://": "an object store: tests/images/test_url_inputs.py scans one",
-    r"\.\./shared/": "real images, which lie beside the repository on some machines only",
-    r"\| while .* curl ": "it would call somebody",
-}
-# Packages that only one block needs. Where they are missing, it is compiled and no more.
-OPTIONAL = {"datasets", "fiftyone", "matplotlib", "pycocotools"}
 
 
 def cheap(patch: pytest.MonkeyPatch) -> None:
@@ -112,16 +88,13 @@ def workshop(tmp_path_factory):
     _write_image(folder / "part.png", 40, True)
     (folder / "mvtec").mkdir()
     (folder / "mvtec" / "bottle").symlink_to("../dataset", target_is_directory=True)
-    inside = np.zeros((SIDE, SIDE), np.uint8)
-    inside[:, : SIDE // 2] = 255
-    Image.fromarray(inside).save(folder / "mask.png")
+    save_image(folder / "mask.png", left_half(SIDE, SIDE))
     for i in range(4):
         part = folder / "KolektorSDD" / "kos01" / f"Part{i}.jpg"
         _write_image(part, 50 + i, i == 0)
-        marked = np.zeros((SIDE, SIDE), np.uint8)
-        marked[60:90, 60:90] = 255 * (i == 0)
-        Image.fromarray(marked).save(part.with_name(f"Part{i}_label.bmp"))
-    (folder / "incoming").mkdir()
+        marked = np.zeros((SIDE, SIDE), bool)
+        marked[60:90, 60:90] = i == 0
+        save_image(part.with_name(f"Part{i}_label.bmp"), marked)
     _write_image(folder / "incoming" / "new.png", 41, True)
     (folder / "labels.csv").write_text(f"path,label\nphotos/a.png,normal\nphotos/{names[3]},unsure")
     (folder / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
@@ -143,8 +116,7 @@ def _plain_weights():
 
 
 def _write_image(path, seed, blot):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(textured_image(seed, SIDE, SIDE, blot)).save(path)
+    save_image(path, textured_image(seed, SIDE, SIDE, blot))
 
 
 def _write_sample(folder, name, seed, blot):
@@ -157,50 +129,7 @@ def _write_sample(folder, name, seed, blot):
     if blot:
         mask = textured_image(seed, SIDE, SIDE, True).astype(int)
         mask = abs(mask - textured_image(seed, SIDE, SIDE)).max(-1) > 30
-        target = folder / "dataset" / "ground_truth" / kind / f"{stem}_mask.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask.astype(np.uint8) * 255).save(target)
-
-
-def run_cli(words):
-    result = CliRunner().invoke(cli.app, words)
-    assert result.exit_code == 0, f"exit code {result.exit_code}\n{result.output}"
-    return result.stdout
-
-
-class Services:
-    """Commands that serve until they are ended, as processes; pages share those that are equal."""
-
-    OPTIONS: ClassVar = {"serve": ["--port", "0"], "review": ["--no-browser"]}
-
-    def __init__(self) -> None:
-        self.running: dict[tuple[str, ...], tuple[subprocess.Popen, str]] = {}
-
-    def start(self, words: list[str]) -> str:
-        """The address of a service, on a free port whatever the command says."""
-        if "--port" in words:
-            at = words.index("--port")
-            words = words[:at] + words[at + 2 :]
-        key = tuple(words)
-        if key not in self.running:
-            command = [sys.executable, "-m", "patchcluster", *words, *self.OPTIONS[words[0]]]
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            line = process.stdout.readline()
-            if "http://127.0.0.1:" not in line:
-                process.kill()
-                raise AssertionError(line + process.communicate()[1])
-            self.running[key] = process, line.split()[-1]
-        return self.running[key][1]
-
-    def stop(self) -> None:
-        """End all as Ctrl-C does."""
-        for process, _ in self.running.values():
-            process.send_signal(signal.SIGINT)
-        for words, (process, _) in self.running.items():
-            _, errors = process.communicate(timeout=PATIENCE)
-            assert "Traceback" not in errors, (words, errors)
+        save_image(folder / "dataset" / "ground_truth" / kind / f"{stem}_mask.png", mask)
 
 
 @pytest.fixture(scope="module")
@@ -208,150 +137,6 @@ def services():
     started = Services()
     yield started
     started.stop()
-
-
-class Page:
-    """A reader of a page, in a folder, who types what it says."""
-
-    def __init__(self, services: Services) -> None:
-        self.services = services
-        self.names: dict[str, object] = {"__name__": "__main__"}
-        self.address = ""  # of the service that was started last
-        self.answer: object = None  # to the last curl
-
-    def follow(self, block: Block) -> None:
-        kind = kind_of(block)
-        if kind == "commands":
-            for command in commands_of(block.text):
-                self.type(command)
-        elif kind == "python":
-            self.execute(block.text)
-        elif kind == "json":
-            shown = json.loads(block.text)
-            if self.answer is not None:  # it is the answer to the curl before
-                assert list(shown) == list(self.answer)
-        elif kind == "csv":
-            rows = list(csv.reader(io.StringIO(block.text)))
-            assert len({len(row) for row in rows}) == 1
-        elif kind == "tree":
-            root, entries = entries_of(block.text)
-            place = next(p for p in (Path(root), ROOT / root) if p.is_dir())
-            for entry in entries:
-                assert (place / entry).exists(), f"{root} has no {entry}"
-
-    def fail(self, block: Block, said: str) -> None:
-        """A command that ends with a message of one line; … stands for what differs."""
-        (command,) = commands_of(block.text)
-        result = CliRunner().invoke(cli.app, words_of(command)[1:])
-        assert result.exit_code == 1
-        pattern = ".*".join(re.escape(part) for part in said.strip().split("…"))
-        assert re.fullmatch(pattern, result.stderr.splitlines()[-1]), result.stderr
-
-    def execute(self, code: str) -> None:
-        imported = {name.split(".")[0] for name in imports_of(code)}
-        missing = {name for name in imported & OPTIONAL if importlib.util.find_spec(name) is None}
-        compiled = compile(code, "block", "exec")
-        if not missing and not why_not(code):
-            exec(compiled, self.names)
-
-    def type(self, command: str) -> None:
-        line, _, reader = command.partition(" | ")
-        program, *words = words_of(line)
-        check = getattr(self, f"check_{program}", None)
-        if check is not None:
-            check(words)
-        if not why_not(command):
-            printed = getattr(self, f"run_{program}", self.run_shell)(words, line)
-            if reader and shutil.which("jq"):  # all that is piped is JSON
-                subprocess.run(["bash", "-c", reader], input=printed, text=True, check=True)
-
-    def check_patchcluster(self, words: list[str]) -> None:
-        parse(words)
-
-    def check_make(self, words: list[str]) -> None:
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
-        assert {word for word in words if "=" not in word} <= set(targets)
-
-    def check_pip(self, words: list[str]) -> None:
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-            "optional-dependencies"
-        ]
-        for names in re.findall(r"patchcluster\[([\w,]+)\]", " ".join(words)):
-            assert set(names.split(",")) <= set(extras)
-
-    def check_python(self, words: list[str]) -> None:
-        assert (ROOT / words[0]).is_file(), f"no script {words[0]}"
-
-    def run_patchcluster(self, words: list[str], command: str) -> str:
-        """Gives what it prints on standard output; "": a service."""
-        del command
-        if words[0] == "watch" and "--once" not in words:
-            words = [*words, "--once"]  # else it has no end
-        if words[0] in Services.OPTIONS:
-            self.address = self.services.start(words)
-            return ""
-        return run_cli(words)
-
-    def run_python(self, words: list[str], command: str) -> None:
-        del command
-        words = [path for word in words for path in (sorted(glob(word)) or [word])]
-        with pytest.MonkeyPatch.context() as patch, mock.patch.dict(methods.METHODS):
-            patch.setattr(sys, "argv", words)
-            runpy.run_path(words[0], run_name="__main__")
-
-    def run_curl(self, words: list[str], command: str) -> None:
-        del command
-        assert self.address, "no service was started before"
-        self.answer = json.loads(send(words, self.address))
-
-    def run_shell(self, words: list[str], command: str) -> None:
-        del words
-        subprocess.run(["bash", "-c", command], check=True)
-
-
-def send(words, address):
-    """What curl would get from a service: the few options of it that the pages have."""
-    url, headers, body, rest = "", {}, None, list(words)
-    while rest:
-        word = rest.pop(0)
-        if word == "-H":
-            name, _, value = rest.pop(0).partition(": ")
-            headers[name] = value
-        elif word == "--data-binary":
-            body = Path(rest.pop(0).removeprefix("@")).read_bytes()
-        else:
-            assert not word.startswith("-"), f"curl {word} is not known here"
-            url = word
-    assert url.startswith("http://127.0.0.1:8000/")
-    at, asked = urlsplit(address), urlsplit(url)
-    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=PATIENCE)
-    target = asked.path + (f"?{asked.query}" if asked.query else "")
-    connection.request("GET" if body is None else "POST", target, body, headers)
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    assert answer.status == 200, text
-    return text
-
-
-def parse(words):
-    """Parse a command as it would be, and run nothing. Raises click's UsageError."""
-    verb, *rest = words
-    assert verb in GROUP.commands, f"no verb {verb}"
-    GROUP.commands[verb].make_context(verb, rest)
-
-
-def why_not(text):
-    """Why a command or a block of Python does not run here, or nothing."""
-    return next((reason for what, reason in NOT_RUN.items() if re.search(what, text)), "")
-
-
-def imports_of(code):
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
 
 
 @pytest.mark.parametrize(
@@ -376,17 +161,21 @@ def test_what_a_page_says_works(name, workshop, services, tmp_path, monkeypatch)
             raise
 
 
-def test_what_does_not_run_is_in_the_pages():
-    """No reason outlives its commands."""
-    commands = [
+def shown_commands():
+    """All commands of all pages."""
+    blocks = [block for text in PAGES.values() for block in read_blocks(text)]
+    return [
         command
-        for text in PAGES.values()
-        for block in read_blocks(text)
+        for block in blocks
         if kind_of(block) == "commands"
         for command in commands_of(block.text)
     ]
+
+
+def test_what_does_not_run_is_in_the_pages():
+    """No reason outlives its commands."""
     for what in NOT_RUN:
-        assert any(re.search(what, command) for command in commands), what
+        assert any(re.search(what, command) for command in shown_commands()), what
 
 
 def options_of(verb):
@@ -429,18 +218,12 @@ def test_every_option_says_what_it_does(verb):
     assert command.help
     for parameter in command.params:
         assert parameter.help, parameter.name
-        assert f"`{parameter.opts[-1]}`" in PAGES["docs/cli.md"] or (
-            parameter.param_type_name == "argument"
-        )
 
 
 def test_every_example_is_run_by_a_page():
     typed = {
         words_of(command)[1]
-        for text in PAGES.values()
-        for block in read_blocks(text)
-        if kind_of(block) == "commands"
-        for command in commands_of(block.text)
+        for command in shown_commands()
         if command.startswith("python ") and not why_not(command)
     }
     assert typed == {f"examples/{path.name}" for path in ROOT.glob("examples/*.py")}
@@ -475,9 +258,9 @@ def test_the_example_of_a_method_is_held_to_what_all_are_held_to(test, given, ex
 
 
 def test_the_example_of_a_method_scores_by_its_formula(example):
-    patches = test_methods.random_patches()
+    patches = random_patches()
     rows = patches.reshape(-1, 7)
-    distances = np.sort(test_methods.distances64(rows, rows), axis=1)
+    distances = np.sort(distances64(rows, rows), axis=1)
     scores = example(k=4).fit_score(patches)
     np.testing.assert_allclose(scores.ravel(), distances[:, 4], rtol=1e-4)
 

@@ -1,7 +1,6 @@
 import os
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from patchcluster.errors import InputError, UnreadableImage
@@ -79,27 +78,6 @@ def test_an_empty_folder_is_an_error(tmp_path):
         find_images([tmp_path])
 
 
-def test_urls_are_listed_and_read():
-    memory = fsspec.filesystem("memory")
-    for name in ("set/a.png", "set/sub/b.png", "set/.hidden.png"):
-        memory.pipe(f"/{name}", name.encode())
-    try:
-        found = find_images(["memory://set"])
-        assert found == ["memory:///set/a.png", "memory:///set/sub/b.png"]
-        with open_input(found[1]) as file:
-            assert file.read() == b"set/sub/b.png"
-        assert find_images(["memory://set/*.png"])[-1] == "memory:///set/a.png"
-        with pytest.raises(InputError, match="nothing is at"):
-            find_images(["memory://nowhere"])
-    finally:
-        memory.rm("/set", recursive=True)
-
-
-def test_an_unknown_protocol_is_an_error():
-    with pytest.raises(InputError, match="nosuch"):
-        find_images(["nosuch://bucket/a"])
-
-
 def test_what_is_no_regular_file_is_never_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "gone.png")
@@ -110,9 +88,3 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path):
         open_input(str(tmp_path / "dangling.png"))
     with pytest.raises(UnreadableImage, match="folder"):
         open_input(str(tmp_path))
-
-
-def test_an_empty_file_is_unreadable(tmp_path):
-    (tmp_path / "a.png").touch()
-    with pytest.raises(UnreadableImage, match="0 bytes"):
-        open_input(str(tmp_path / "a.png"))

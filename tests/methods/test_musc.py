@@ -120,14 +120,6 @@ def test_neighbours_are_of_the_nearest_images_by_the_middle_neighbourhood():
             assert np.linalg.norm(found - cell) == pytest.approx(distance, rel=1e-4)
 
 
-def test_an_odd_patch_of_a_set_scores_highest():
-    rng = np.random.default_rng(0)
-    patches = 3 * rng.normal(size=7) + 0.1 * rng.normal(size=(12, 5, 5, 7))
-    patches[3, 2, 4] -= 5
-    scores = MuSc().fit_score(patches)
-    assert np.unravel_index(scores.argmax(), scores.shape) == (3, 2, 4)
-
-
 # --- image scores -------------------------------------------------------------------------------
 
 
@@ -173,30 +165,11 @@ def test_new_images_are_averaged_with_images_of_the_set():
     assert float(found) == pytest.approx((mean - peaks.min()) / np.ptp(peaks), rel=1e-3)
 
 
-def test_image_scores_do_not_depend_on_the_order_of_the_images():
-    images, order = random_images(), [3, 0, 4, 1, 2]
-
-    def rescore(images):
-        method = MuSc()
-        scores = [torch.from_numpy(score).flatten() for score in method.fit_score(images)]
-        return method.score_images(
-            "rescored", list(map(torch.from_numpy, images)), scores, range(5)
-        )
-
-    shuffled = rescore([images[i] for i in order])
-    torch.testing.assert_close(shuffled, rescore(images)[order])
-
-
 def test_equal_images_are_rescored_to_zero():
     images = [torch.ones(3, 3, 4)] * 4
     method = MuSc()
     scores = [score.flatten() for score in method.fit_score(images)]
     assert method.score_images("rescored", images, scores, range(4)).tolist() == [0.0] * 4
-
-
-def test_another_rule_is_an_error():
-    with pytest.raises(SettingError, match="no image score 'global'"):
-        MuSc().score_images("global", [], [])
 
 
 def test_a_scan_rescores(tmp_path):

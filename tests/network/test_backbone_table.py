@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
-from typer.testing import CliRunner
 
 import patchcluster
-from conftest import textured_image, wait_for_the_hub
-from patchcluster.cli import app
+from conftest import run_command, save_image, textured_image
 from patchcluster.errors import WeightsError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.network.backbone_table import COST_SIZE, ROWS
@@ -183,7 +180,6 @@ def test_a_tag_that_does_not_exist_is_an_error_that_names_those_that_do(tmp_path
 @pytest.fixture
 def offline(monkeypatch):
     """Whoever asks for the network fails at once; the places that were asked for."""
-    wait_for_the_hub()
     asked = []
 
     def refuse(*given, **_):
@@ -214,12 +210,6 @@ def put_into_cache(cache: Path, hub_id: str, file: str) -> Path:
     return entry / "snapshots" / commit / file
 
 
-def listed(*options):
-    result = CliRunner().invoke(app, ["backbones", *options])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def test_the_list_says_where_weights_are_and_asks_nobody(offline, hub_cache, monkeypatch):
     safetensors = put_into_cache(hub_cache, "timm/resnet18.tv_in1k", "model.safetensors")
     older = put_into_cache(hub_cache, "timm/vit_base_patch16_clip_224.openai", "pytorch_model.bin")
@@ -228,7 +218,7 @@ def test_the_list_says_where_weights_are_and_asks_nobody(offline, hub_cache, mon
     put_into_cache(hub_cache, "timm/convnext_tiny.fb_in22k", "model.safetensors")  # never arrived
     monkeypatch.setitem(EMBEDDED, "tf_efficientnet_lite2", "a_package_that_is_not_there")
 
-    rows = {row["name"]: row for row in json.loads(listed("--json"))}
+    rows = {row["name"]: row for row in json.loads(run_command("backbones", "--json").stdout)}
     assert list(rows) == NAMES
     weights = {name: (row["weights"], row["file"]) for name, row in rows.items()}
     whence, file = weights.pop("tf_efficientnet_lite0.in1k")
@@ -249,7 +239,7 @@ def test_the_list_says_where_weights_are_and_asks_nobody(offline, hub_cache, mon
 
 
 def test_the_list_for_people_has_all_of_it():
-    text = listed()
+    text = run_command("backbones").stdout
     for row in ROWS:
         part = text.split(f"{row.name}\n")[1]
         for expected in (row.does, f"licence: {row.licence}; {row.terms}", f"{row.gmacs} GMAC"):
@@ -304,11 +294,10 @@ def test_patches_of_14_go_with_any_image_tiles_and_a_mask(tmp_path):
     torch.manual_seed(0)
     save_file(wake(_build(name)).state_dict(), tmp_path / "weights.safetensors")
     sizes = [(96, 96), (96, 96), (150, 100), (150, 100), (70, 200), (70, 200)]
-    (tmp_path / "images").mkdir()
     for number, (width, height) in enumerate(sizes):
         picture = textured_image(number, width, height, number % 2 == 1)
-        Image.fromarray(picture).save(tmp_path / "images" / f"{number}.png")
-    Image.fromarray(np.arange(160)[None].repeat(160, 0) < 120).save(tmp_path / "mask.png")
+        save_image(tmp_path / "images" / f"{number}.png", picture)
+    save_image(tmp_path / "mask.png", np.arange(160)[None].repeat(160, 0) < 120)
     network = {"backbone": name, "weights": str(tmp_path / "weights.safetensors"), "size": (64,)}
     for way, options in ("plain", {}), ("tiles", {"tile": True, "roi": tmp_path / "mask.png"}):
         run = patchcluster.scan(tmp_path / "images", tmp_path / way, **network, **options)

@@ -93,27 +93,8 @@ def test_features_of_an_image_do_not_depend_on_its_batch():
 
 
 @pytest.mark.parametrize(
-    ("name", "grids"),
-    [
-        ("resnet18", [(12, 16), (6, 8)]),
-        ("wide_resnet50_2", [(12, 16), (6, 8)]),
-        ("convnext_atto", [(12, 16), (6, 8)]),
-        ("vit_tiny_patch16_224", [(6, 8), (6, 8)]),
-        ("vit_small_patch14_dinov2", [(7, 9), (7, 9)]),
-        ("vit_small_patch16_dinov3", [(6, 8), (6, 8)]),
-    ],
-)
-def test_networks_of_every_family_give_two_grids(name, grids):
-    backbone = random_backbone(name)
-    stages = backbone.features([np.zeros((96, 128, 3), np.uint8)] * 2)
-    assert [tuple(s.shape[-2:]) for s in stages] == grids
-    assert [s.shape[1] for s in stages] == backbone.channels
-    assert all(s.dtype == torch.float32 for s in stages)
-
-
-@pytest.mark.parametrize(
     "name",
-    ["tf_efficientnet_lite0", "efficientnet_b0", "resnet18", "wide_resnet50_2", "resnetv2_50"],
+    ["tf_efficientnet_lite0", "efficientnet_b0", "resnet18", "resnet26", "resnetv2_50"],
 )
 def test_batch_norms_in_the_convolutions_change_nothing(name):
     torch.manual_seed(1)
@@ -157,12 +138,6 @@ def test_weights_with_a_classifier_of_its_own(tmp_path):
     assert load_backbone("resnet18", tmp_path / "tuned.pth").channels == [128, 256]
 
 
-def test_weights_of_another_network_are_an_error(tmp_path):
-    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match="do not fit tf_efficientnet_lite0"):
-        load_backbone("tf_efficientnet_lite0", tmp_path / "other.pth")
-
-
 class Trap:
     def __reduce__(self):
         return (exec, ("raise SystemExit('code from a weights file ran')",))
@@ -174,24 +149,6 @@ def test_code_in_a_weights_file_is_never_run(tmp_path):
     for name in ("trap.pth", "zipped.pth"):
         with pytest.raises(WeightsError, match="more than weights"):
             load_backbone("resnet18", tmp_path / name)
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights"])
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_damaged_weights_are_an_error(tmp_path, suffix, content):
-    (tmp_path / f"bad.{suffix}").write_bytes(content)
-    with pytest.raises(WeightsError, match="cannot read weights"):
-        load_backbone("resnet18", tmp_path / f"bad.{suffix}")
-
-
-def test_missing_weights_file_is_an_error(tmp_path):
-    with pytest.raises(WeightsError, match="no weights at"):
-        load_backbone("resnet18", tmp_path / "none.pth")
-
-
-def test_unknown_network_is_an_error_that_names_near_ones():
-    with pytest.raises(WeightsError, match="wide_resnet50_2"):
-        load_backbone("wide_resnet50_3")
 
 
 def test_no_network_and_no_file_says_which_file_to_bring_and_waits_for_no_answer(monkeypatch):

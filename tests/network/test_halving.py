@@ -5,13 +5,11 @@ import pytest
 import torch
 
 import patchcluster
-from conftest import textured_image
 from patchcluster.errors import SettingError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.network.backbones import Backbone
 from patchcluster.network.out_of_memory import in_halves
 from patchcluster.pipeline.extraction import Features
-from patchcluster.settings import resolve
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -49,25 +47,6 @@ def test_other_errors_are_not_touched():
 
     with pytest.raises(RuntimeError, match="5 are wrong"):
         in_halves(work, range(5), "work")
-
-
-def test_a_network_that_runs_out_of_memory_gives_the_same_patches(backbone, monkeypatch):
-    pixels = [textured_image(i, 64, 64) for i in range(5)]
-    work = Features(backbone, resolve(size=(64,)), {})
-    expected = work.patches(pixels, 64)
-    network, seen = Backbone.features, []
-
-    def features(self, images):
-        seen.append(len(images))
-        if len(images) > 2:
-            raise torch.cuda.OutOfMemoryError(FULL)
-        return network(self, images)
-
-    monkeypatch.setattr(Backbone, "features", features)
-    parts = in_halves(lambda some: work.patches(some, 64), pixels, "network")
-    made = [grid for part in parts for grid in part]
-    assert seen == [5, 2, 3, 1, 2]
-    assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
 
 
 def test_a_scan_goes_on_when_network_and_search_run_out_of_memory(small_run, tmp_path, monkeypatch):

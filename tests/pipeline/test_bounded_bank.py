@@ -1,27 +1,20 @@
 """Scans whose bank has some of the images: patches are read when they are needed."""
 
 import gc
-import os
 import shutil
 import weakref
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import patchcluster
-from conftest import write_set
-from killing import kill_scan, scan_apart
+from conftest import cut_batches, scan_until, write_set
 from patchcluster.errors import RunError
-from patchcluster.methods import Comparison, PatchClusterPlus
-from patchcluster.methods.base import join
-from patchcluster.methods.grids import Grids, make_batches
+from patchcluster.methods import PatchClusterPlus
+from patchcluster.methods.grids import Grids
 from patchcluster.pipeline import rescoring
-from patchcluster.pipeline.comparing import Comparisons
 from patchcluster.pipeline.image_set import ImageSet
 from patchcluster.pipeline.patch_files import load_batches
 from patchcluster.pipeline.reflagging import reflag
@@ -34,6 +27,14 @@ from patchcluster.settings import resolve
 
 SIZE = (128,)
 BANK = 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_batches():
+    """Two images a batch, so that these sets are read and compared in several files."""
+    with pytest.MonkeyPatch.context() as patch:
+        cut_batches(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -166,66 +167,6 @@ def test_tensors_are_written_as_plain_safetensors(tmp_path, rng):
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode  # who may read it
 
 
-def test_tensors_that_cannot_be_written_leave_what_was_there(tmp_path, monkeypatch):
-    def fail(_, path, __):
-        path.write_bytes(b"half of it")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    file = tmp_path / "file"
-    storage.write_tensors(file, {"a": torch.ones(2)})
-    monkeypatch.setattr(storage, "save_file", fail)
-    with pytest.raises(RunError, match=r"cannot write '.*/file': .*No space left .*\. Make room"):
-        storage.write_tensors(file, {"a": torch.zeros(2)})
-    assert os.listdir(tmp_path) == ["file"]
-    assert storage.read_tensor(file, "a").tolist() == [1, 1]
-
-
-@given(st.lists(st.integers(1, 900), max_size=60))
-def test_batches_are_all_images_in_order_and_of_about_equal_work(counts):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 1000)
-        batches = list(make_batches(counts))
-    assert [image for batch in batches for image in batch] == list(range(len(counts)))
-    for batch in batches:
-        assert sum(counts[image] for image in batch[:-1]) < 1000
-    for batch in batches[:-1]:
-        assert sum(counts[image] for image in batch) >= 1000
-
-
-def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
-    counts, batches = [4, 6, 2, 5], [[0, 1], [2], [3]]
-    parts = []
-    for batch in batches:
-        total = sum(counts[image] for image in batch)
-        parts.append(
-            Comparison(
-                torch.rand(total, 3, generator=rng),
-                torch.randint(0, 9, (total, 4), generator=rng),
-                torch.rand(total, 4, generator=rng),
-                torch.tensor([[batch[-1], 1], [batch[0], 3]]),
-            )
-        )
-    stored = Comparisons([tmp_path / str(n) for n in range(3)], batches, counts)
-    for path, part in zip(stored.paths, parts, strict=True):
-        storage.write_tensors(path, part.tensors())
-    together = join(parts)
-    for rows in (torch.arange(17), torch.tensor([16, 0, 11, 3, 12, 9]), torch.tensor([1])):
-        found, expected = stored.select(rows), together.select(rows)
-        for name in ("distances", "neighbours", "neighbour_distances"):
-            assert torch.equal(getattr(found, name), getattr(expected, name))
-    assert torch.equal(stored.near_duplicates(), together.near_duplicates)
-    parts = list(
-        zip(
-            *(torch.split(v, counts) for v in (together.neighbours, together.neighbour_distances)),
-            strict=True,
-        )
-    )
-    for image in (0, 1, 2, 3, 1, 3, 0):  # within a batch, on to the next, and back
-        neighbours, distances = stored.explained(image)
-        assert torch.equal(neighbours, parts[image][0][:, :3])
-        assert torch.equal(distances, parts[image][1][:, :3])
-
-
 # --- whole scans --------------------------------------------------------------------------------
 
 
@@ -327,50 +268,29 @@ def test_a_scan_without_a_cache_keeps_no_patches_and_says_what_it_cannot_do(boun
 
 
 @pytest.mark.parametrize("moved", [0, 1, 2])
-def test_killed_while_its_patches_were_kept_it_takes_them_up_again(bounded, tmp_path, moved):
+def test_interrupted_while_its_patches_were_kept_it_takes_them_up_again(bounded, tmp_path, moved):
     """Files are moved one by one from the scan in progress to the run."""
-    killed = tmp_path / "run"
-    images = bounded.info.inputs
-
-    def stop(step, *_):
-        if step == "compare":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        patchcluster.scan(images, killed, size=SIZE, bank_images=BANK, progress=stop)
-    batches = runfolder.batch_paths(killed)
-    (killed / runfolder.PATCHES_FOLDER).mkdir()
+    given = {"images": bounded.info.inputs[0], "out": tmp_path / "run"}
+    scan_until("compare", **given, size=SIZE, bank_images=BANK)
+    batches = runfolder.batch_paths(given["out"])
+    made = [path.stat().st_mtime_ns for path in batches]
+    kept = given["out"] / runfolder.PATCHES_FOLDER
+    kept.mkdir()
     for number, path in enumerate(batches[:moved]):
-        path.rename(killed / runfolder.PATCHES_FOLDER / f"{number:06d}.safetensors")
-    with pytest.MonkeyPatch.context() as patch:
-        # Nothing is made again.
-        patch.setattr("patchcluster.pipeline.extraction.Extractor._keep", None)
-        run = patchcluster.scan(images, killed, size=SIZE, bank_images=BANK)
+        path.rename(kept / f"{number:06d}.safetensors")
+    run = patchcluster.scan(given["images"], given["out"], size=SIZE, bank_images=BANK)
     np.testing.assert_array_equal(run.scores, bounded.scores)
-    names = [path.name for path in runfolder.kept_paths(killed)]
-    assert names == [path.name for path in runfolder.kept_paths(bounded.folder)]
-
-
-@pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
-    images = tmp_path / "images"
-    write_set(images, 10)
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    scan_apart(images, undisturbed, bank_images=4)
-    for step in ("features", "compare", "maps"):
-        kill_scan(step, images, killed, bank_images=4)
-    scan_apart(images, killed, bank_images=4)
-    different = {"run.json", "report.html", ".lock"}  # which hold times, and a process
-    for path in sorted(p for p in undisturbed.rglob("*") if p.is_file()):
-        if path.name not in different:
-            assert (killed / path.relative_to(undisturbed)).read_bytes() == path.read_bytes()
+    found = runfolder.kept_paths(run.folder)
+    assert [path.name for path in found] == [
+        path.name for path in runfolder.kept_paths(bounded.folder)
+    ]
+    assert [path.stat().st_mtime_ns for path in found] == made
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path, monkeypatch):
     """Counted in tensors: what the process holds depends on the allocator and on threads too."""
-    monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 64 * 64)
-    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 16)
+    cut_batches(monkeypatch, 64 * 64, 16)
 
     def most_held(name, count):
         write_set(tmp_path / name, count, size=64)

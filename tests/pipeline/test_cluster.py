@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -12,8 +13,7 @@ import numpy as np
 import pytest
 
 import patchcluster
-from conftest import PATIENCE, write_set
-from killing import kill_scan
+from conftest import PATIENCE, cut_batches, read_files, scan_until, write_set
 from patchcluster.errors import ClusterError, InputError, SettingError
 from patchcluster.runs import runfolder, storage
 
@@ -44,8 +44,7 @@ IMAGES = 40
 def small_batches():
     """An image a batch, so that there is a middle to kill in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 64 * 64)
-        patch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 1)
+        cut_batches(patch, 64 * 64, 1)
         patch.setattr(product, "_PATIENCE", PATIENCE)
         yield
 
@@ -151,30 +150,34 @@ def test_workers_and_nodes_are_killed_and_nothing_is_lost(
     assert not ray.is_initialized()
 
 
-def test_a_killed_scan_goes_on_with_the_cluster_or_without(images, nodes, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "patchcluster.pipeline.survey.BATCH_PIXELS", 2 * 128 * 128
-    )  # as kill_scan has
-    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 128)
-    undisturbed = patchcluster.scan(images, tmp_path / "undisturbed", size=(128,))
-    kill_scan("compare", images, tmp_path / "with", ray=nodes.address)
-    kept = {path.name for path in (tmp_path / "with" / ".work").glob("*-*.safetensors")}
-    assert any(name.startswith("comparison") for name in kept)
+# A scan with an image a batch that waits, when it has compared some, to be killed.
+SCAN = """
+import sys, time, patchcluster
+import patchcluster.methods.grids as grids, patchcluster.pipeline.survey as survey
+survey.BATCH_PIXELS, grids.COMPARED_PATCHES = 64 * 64, 1
+images, out, address = sys.argv[1:]
+def progress(step, done, total):
+    if step == "compare" and 0 < done < total:
+        print("reached", flush=True)
+        time.sleep(600)
+patchcluster.scan(images, out, size=(64,), ray=address, progress=progress)
+"""
+
+
+def test_a_killed_scan_goes_on_with_the_cluster_or_without(images, local, nodes, tmp_path):
+    command = [sys.executable, "-c", SCAN, images, tmp_path / "with", nodes.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "reached\n"
+        process.kill()
     shutil.copytree(tmp_path / "with", tmp_path / "without")
-    written, write = [], storage.write_tensors
-
-    def spy(path, *rest):
-        written.append(path.name)
-        write(path, *rest)
-
-    monkeypatch.setattr(storage, "write_tensors", spy)
     for name, address in (("with", nodes.address), ("without", None)):
-        written.clear()
-        run = patchcluster.scan(images, tmp_path / name, size=(128,), ray=address)
-        assert not kept & set(written)
-        assert any(name.startswith("comparison") for name in written)
-        np.testing.assert_allclose(run.scores, undisturbed.scores, rtol=1e-4)
-        assert run.skipped == undisturbed.skipped
+        kept = read_files(tmp_path / name / ".work")
+        assert any(file.startswith("comparison") for file in kept)
+        scan_until("maps", images, tmp_path / name, size=SIZE, ray=address)
+        assert kept.items() < read_files(tmp_path / name / ".work").items()
+        run = patchcluster.scan(images, tmp_path / name, size=SIZE, ray=address)
+        np.testing.assert_allclose(run.scores, local.scores, rtol=1e-4)
+        assert run.skipped == local.skipped
 
 
 def test_files_that_only_this_machine_has_are_an_error_and_not_skipped(

@@ -5,10 +5,10 @@ its pixels are where they are displayed, and a score is where the pixels are tha
 """
 
 import io
-import struct
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -66,20 +66,11 @@ def deep_colour_png(shown, orientation):
 
 
 def deep_colour_tiff(shown, orientation):
-    """By hand, as Pillow writes no colours of 16 bits, and OpenCV no orientation."""
-    stored = np.repeat(STORED[orientation](shown)[..., None], 3, 2).astype("<u2") * 257
-    height, width, _ = stored.shape
-    start = 8 + 2 + 12 * 10 + 4 + 6
-    entries = [
-        (256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, start - 6), (259, 3, 1, 1),
-        (262, 3, 1, 2), (273, 4, 1, start), (274, 3, 1, orientation), (277, 3, 1, 3),
-        (278, 3, 1, height), (279, 4, 1, stored.nbytes),
-    ]  # fmt: skip
-    directory = struct.pack("<H", len(entries)) + b"".join(
-        struct.pack("<HHII", *entry) for entry in entries
-    )
-    bits = struct.pack("<I3H", 0, 16, 16, 16)  # behind the address of the next directory: none
-    return b"II*\0\x08\0\0\0" + directory + bits + stored.tobytes()
+    stored = np.repeat(STORED[orientation](shown)[..., None], 3, 2).astype(np.uint16) * 257
+    buffer = io.BytesIO()
+    tag = (EXIF_ORIENTATION, "H", 1, orientation, True)
+    tifffile.imwrite(buffer, stored, photometric="rgb", extratags=[tag])
+    return buffer.getvalue()
 
 
 def deep_grey_tiff(shown, orientation):
@@ -130,25 +121,15 @@ def check_dot(data, width, height, centre, sizes):
 
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("orientation", STORED)
-def test_pixels_are_where_they_are_displayed(kind, orientation):
-    for width, height, x, y in ((90, 60, 70, 12), (40, 130, 3, 120), (64, 64, 63, 0)):
-        shown, centre = dot_at(width, height, x, y)
-        data = WRITERS[kind](shown, orientation)
-        for way in WAYS.values():
-            check_dot(data, width, height, centre, way(width, height))
-
-
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(SIDES, SIDES, SHARES, SHARES, st.sampled_from(list(STORED)), st.sampled_from(list(WAYS)))
-@example(400, 20, 0.99, 0.5, 6, "tiles")
-@example(20, 400, 0.0, 0.99, 8, "two sizes")
-def test_a_dot_of_an_image_of_any_size_is_where_it_is_displayed(
-    width, height, across, down, orientation, way
-):
+@settings(max_examples=5, derandomize=True, database=None)
+@given(SIDES, SIDES, SHARES, SHARES)
+@example(400, 20, 0.99, 0.5)
+@example(20, 400, 0.0, 0.99)
+def test_pixels_are_where_they_are_displayed(kind, orientation, width, height, across, down):
     shown, centre = dot_at(width, height, int(across * width), int(down * height))
-    sizes = WAYS[way](width, height)
-    for kind in ("png", "tiff", "deep colour png"):
-        check_dot(WRITERS[kind](shown, orientation), width, height, centre, sizes)
+    data = WRITERS[kind](shown, orientation)
+    for way in WAYS.values():
+        check_dot(data, width, height, centre, way(width, height))
 
 
 def find_boxes(width, height, x, y, way):
@@ -190,25 +171,3 @@ def test_a_region_contains_the_place_that_its_score_is_of(width, height, across,
         reach = 2 * side / cells + 12 * frame_pixel + 2
         assert at - reach <= start
         assert start + length <= at + reach + 1
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(SIDES, SIDES, SHARES, SHARES, st.sampled_from(list(STORED)), st.sampled_from(list(WAYS)))
-def test_a_bright_dot_as_a_score_is_a_region_around_it(
-    width, height, across, down, orientation, way
-):
-    """From the file to the box: each cell's score is its brightness in the network's input."""
-    x, y = int(across * width), int(down * height)
-    data = WRITERS["png"](dot_at(width, height, x, y)[0], orientation)
-    sizes = WAYS[way](width, height)
-    loaded = load_image(data, survey(data), sizes, {})
-    grids = [
-        pixels[..., 0].reshape(high // CELL, CELL, wide // CELL, CELL).mean((1, 3)) / np.float32(9)
-        for pixels, (high, wide) in zip(loaded.pixels, sizes, strict=True)
-    ]
-    rule = MapRule(256, 64 if way == "tiles" else None, "max")
-    image_map = finish(round_as_stored(fuse(grids)), width, height, rule).map()
-    assert any(
-        region.x <= x < region.x + region.width and region.y <= y < region.y + region.height
-        for region in find_regions(image_map, 0.15 * float(image_map.max()))
-    )

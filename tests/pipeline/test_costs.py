@@ -5,7 +5,6 @@ from patchcluster.pipeline.costs import (
     GIB,
     MIB,
     Workload,
-    check_memory,
     format_bytes,
     parse_bytes,
     peak_memory,
@@ -59,36 +58,3 @@ def test_prediction_grows_with_what_costs_memory():
         {"input_pixels": 4 * 448 * 448},
     ):  # fmt: skip
         assert predict_memory(workload(**larger), GIB) > base
-
-
-def test_a_set_that_is_read_image_by_image_needs_memory_for_its_bank_alone():
-    needs = {
-        bank: predict_memory(
-            workload(patches=[10_000 * 784], images=10_000, bank=bank, streamed=True), GIB
-        )
-        for bank in (1000, 2000, 3000)
-    }
-    values = 1000 * 784 * 152
-    assert needs[2000] - needs[1000] == pytest.approx(needs[3000] - needs[2000], rel=1e-6)
-    assert needs[2000] - needs[1000] > values * 6  # as float16, and as float32 in the index
-    whole = workload(patches=[10_000 * 784], images=10_000, bank=10_000)
-    assert predict_memory(whole, GIB) > 2 * needs[3000]
-
-
-def test_what_patches_were_compared_with_needs_memory_while_it_is_written():
-    few, many = (
-        predict_memory(workload(patches=[count * 784], images=count, bank=1000, streamed=True), GIB)
-        for count in (10_000, 20_000)
-    )
-    # ids of 3 images and 3 patches, int32, and 3 distances, float16
-    assert many - few > 10_000 * 784 * 3 * (4 + 4 + 2)
-
-
-def test_limit():
-    check_memory(5 * GIB, None, str)
-    check_memory(5 * GIB, 5 * GIB, str)
-    with pytest.raises(
-        SettingError,
-        match=r"about 5\.0 GB, over --max-memory 4\.0 GB: choose less than 4294967296, or more",
-    ):
-        check_memory(5 * GIB, 4 * GIB, lambda limit: f"less than {limit}")

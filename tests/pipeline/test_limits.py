@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image
 
-from conftest import textured_image, write_set
+from conftest import save_image, textured_image, write_set
 
 pytestmark = pytest.mark.slow
 
@@ -31,13 +30,13 @@ def measure(*args):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Few patches; many, in the bank or not; few of large pictures: predicted and measured."""
+    """Predicted and measured, of few patches; many, in the bank or not; large pictures; tiles."""
     root = tmp_path_factory.mktemp("limits")
     write_set(root / "few", 3)
     write_set(root / "many", 48)
-    (root / "large").mkdir()
+    write_set(root / "tiles", 4, size=1024)
     for i in range(2):
-        Image.fromarray(textured_image(i, 6000, 4000)).save(root / "large" / f"{i}.jpg")
+        save_image(root / "large" / f"{i}.jpg", textured_image(i, 6000, 4000))
     return [
         measure(root / name, "-o", root / f"{name}-run-{len(more)}", "--size", size, *more)
         for name, size, *more in (
@@ -45,6 +44,7 @@ def scans(tmp_path_factory):
             ("many", 320),
             ("many", 320, "--bank-images", 12),
             ("large", 64),
+            ("tiles", 448, "--tile"),
         )
     ]
 

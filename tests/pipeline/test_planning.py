@@ -5,20 +5,32 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from conftest import make_planner, textured_image, write_set
+from conftest import left_half, save_image, write_set
 from patchcluster.errors import SettingError
+from patchcluster.network.backbones import random_backbone
 from patchcluster.pipeline.costs import GIB, MIB, parse_bytes
-from patchcluster.settings import PRESETS
+from patchcluster.pipeline.planning import Planner
+from patchcluster.pipeline.survey import Regions, survey_files, take_regions
+from patchcluster.settings import PRESETS, resolve
 
-FAST = {"size": (320,), "stage_weights": (1.0, 1.5)}
+FAST = PRESETS["fast"]
 
 
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    """A fast preset that these figures are of."""
-    monkeypatch.setitem(PRESETS, "fast", FAST)
+@pytest.fixture(scope="module")
+def backbone():
+    """The default network without its weights: for plans, never for scores."""
+    return random_backbone("tf_efficientnet_lite0", strides=(8, 16, 32))
+
+
+def make_planner(paths, backbone, mask=None, **given):
+    """What a scan of some files with the settings given would plan from."""
+    settings = resolve(**given)
+    names = [str(path) for path in paths]
+    candidates, skipped = survey_files(names, settings, backbone.strides, 1, lambda *_: None)
+    assert not skipped
+    regions = take_regions(candidates, str(mask)) if mask else Regions(candidates)
+    return Planner(regions.candidates, regions, settings, backbone, 2, GIB)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +42,7 @@ def paths(tmp_path_factory):
     "other", [{"size": (64,)}, {"size": (320, 448)}, {"tile": True, "size": (128,)}]
 )
 def test_a_plan_for_other_settings_is_that_of_a_survey_for_them(paths, tmp_path, backbone, other):
-    mask = tmp_path / "mask.png"
-    Image.fromarray(np.arange(700)[None].repeat(700, 0) < 350).save(mask)
+    mask = save_image(tmp_path / "mask.png", left_half(700, 700))
     for region in (None, mask):
         there = make_planner(paths, backbone, region)
         planned = there.plan(dataclasses.replace(there.settings, **other))
@@ -69,8 +80,7 @@ def test_what_does_not_fit_says_what_does_by_the_same_prediction(paths, backbone
 
 
 def test_tiles_are_the_first_to_go(tmp_path, backbone):
-    path = tmp_path / "large.jpg"
-    Image.fromarray(textured_image(0, 3000, 2000)).save(path)
+    path = save_image(tmp_path / "large.jpg", np.zeros((2000, 3000, 3), np.uint8))
     there = make_planner([path, path], backbone, tile=True)
     without = there.predict_memory(dataclasses.replace(there.settings, tile=False))
     assert "choose a scan without --tile (about" in refusal(there, without)

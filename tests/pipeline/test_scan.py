@@ -5,9 +5,6 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +13,9 @@ import torch
 from PIL import Image
 
 import patchcluster
-from conftest import textured_image, write_set
-from killing import kill_scan, scan_apart
+from conftest import cut_batches, read_files, save_image, scan_until, textured_image, write_set
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
-from patchcluster.methods import METHODS
-from patchcluster.runs import runfolder, storage, tables
+from patchcluster.runs import storage, tables
 from patchcluster.scores.maps import find_regions, fuse
 
 SIZE = (128,)  # small and fast
@@ -42,12 +37,6 @@ def test_the_odd_image_ranks_first_and_is_located(small_run):
     assert np.hypot(peak_y - blot_y, peak_x - blot_x) < 12
 
 
-def test_map_has_the_size_of_the_original_image(small_run):
-    image_map = small_run.map("part3.png")
-    assert image_map.shape == (96, 96)
-    assert image_map.dtype == np.float32
-
-
 def test_scores_csv_is_ranked_and_agrees_with_the_run(small_run):
     with open(small_run.folder / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -60,11 +49,8 @@ def test_scores_csv_is_ranked_and_agrees_with_the_run(small_run):
     assert float(rows[-1]["percentile"]) == 0
     flags = {row["path"]: row["flagged"] == "true" for row in rows}
     assert [flags[path] for path in small_run.paths] == small_run.flagged.tolist()
-    assert all(row["nearest"] in small_run.paths and row["nearest"] != row["path"] for row in rows)
-
-
-def test_flags_follow_from_scores_and_threshold(small_run):
     assert (small_run.flagged == (small_run.scores > small_run.threshold.value)).all()
+    assert all(row["nearest"] in small_run.paths and row["nearest"] != row["path"] for row in rows)
 
 
 def test_regions_csv_agrees_with_the_maps(small_run):
@@ -101,12 +87,6 @@ def test_run_json_says_what_was_done(small_run):
     assert not (small_run.folder / ".work").exists()
 
 
-def test_bank_is_readable_by_plain_safetensors(small_run):
-    tensors, _ = storage.read_tensors(small_run.folder / "bank.safetensors")
-    assert tensors["128.bank"].shape == (8 * 64, 40 + 112 + 320 // 4)
-    assert tensors["128.bank_image"].max() == 7
-
-
 def test_neighbours_are_places_in_other_images_nearest_first(small_run):
     path = small_run.paths[7]
     found = small_run.neighbours("part7.png", 50.0, 40.0)
@@ -130,15 +110,6 @@ def test_a_run_loads_again_from_disk(small_run):
     np.testing.assert_array_equal(again.scores, small_run.scores)
     assert again.paths == small_run.paths
     assert "8 images" in repr(again)
-
-
-def test_without_an_output_the_run_lives_as_long_as_it_is_used(tmp_path):
-    write_set(tmp_path / "images", 4)
-    run = patchcluster.scan(str(tmp_path / "images"), size=SIZE)
-    folder = run.folder
-    assert run.map("part0.png").shape == (96, 96)
-    del run
-    assert not folder.exists()
 
 
 # --- what may not change the scores -------------------------------------------------------------
@@ -170,9 +141,8 @@ def test_order_and_names_of_the_files_do_not_change_the_scores(tmp_path, small_r
         assert score == pytest.approx(original[names[name]], rel=1e-3)
 
 
-def test_batch_size_does_not_change_the_scores(small_run, monkeypatch):
-    monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 2 * 128 * 128)
-    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 64)
+@pytest.mark.usefixtures("small_batches")
+def test_batch_size_does_not_change_the_scores(small_run):
     run = patchcluster.scan(small_run.info.inputs, size=SIZE)
     np.testing.assert_allclose(run.scores, small_run.scores, rtol=1e-3)
 
@@ -209,13 +179,13 @@ def test_bad_files_are_listed_with_reasons_and_the_others_are_scored(tmp_path):
 
 def test_sizes_and_aspects_may_be_mixed(tmp_path):
     folder = tmp_path / "images"
-    folder.mkdir()
     shapes = [(96, 96), (200, 80), (80, 200), (96, 96), (150, 100), (20, 30)]
     for i, (width, height) in enumerate(shapes):
-        Image.fromarray(textured_image(i, width, height)).save(folder / f"{i}.png")
+        save_image(folder / f"{i}.png", textured_image(i, width, height))
     run = patchcluster.scan(folder, size=SIZE)
     for i, (width, height) in enumerate(shapes):
-        assert run.map(f"{i}.png").shape == (height, width)
+        image_map = run.map(f"{i}.png")
+        assert (image_map.dtype, image_map.shape) == (np.float32, (height, width))
     assert np.isfinite(run.scores).all()
     found = run.neighbours("1.png", 199, 79)
     assert all((n.x, n.y) < shapes[int(Path(n.path).stem)] for n in found)
@@ -230,40 +200,9 @@ def test_two_sizes_are_fused(small_run):
     np.testing.assert_allclose(run.grid("part7.png"), expected, rtol=5e-3)
 
 
-@pytest.mark.parametrize("image_score", ["max", "reweighted"])
-def test_the_papers_method_scans_too(small_run, image_score):
-    run = patchcluster.scan(
-        small_run.info.inputs, method="patchcluster", ratio=0.5, k=3, size=(96,),
-        image_score=image_score,
-    )  # fmt: skip
-    assert run.grid("part0.png").shape == (12, 12)
-    assert run.paths[run.ranking[0]].endswith("part7.png")
-    if image_score == "max":
-        assert run.scores[7] == pytest.approx(run.frame_map("part7.png").max(), rel=1e-6)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_scans(small_run, name, monkeypatch):
-    monkeypatch.setattr("patchcluster.methods.reverse_distillation._STEPS", 1)  # for speed
-    run = patchcluster.scan(small_run.info.inputs, method=name, size=(96,))
-    assert np.isfinite(run.scores).all()
-    middle = METHODS[name].layout == "middle"
-    side = 6 if middle else 96 // METHODS[name].strides[0]
-    assert run.grid("part7.png").shape == (side, side)
-    without_a_bank = name in ("padim", "reverse-distillation")
-    assert len(run.neighbours("part7.png", 50, 50)) == (0 if without_a_bank else 3)
-
-
-def test_a_k_that_the_set_cannot_serve_is_refused_before_the_work(tmp_path):
-    write_set(tmp_path / "images", 3)
-    with pytest.raises(SettingError, match="k=9 of 2 other images: choose 1 to 2"):
-        patchcluster.scan(tmp_path / "images", tmp_path / "run", k=9)
-    assert not (tmp_path / "run" / "run.json").exists()
-
-
 def test_a_method_for_one_size_says_so_before_the_work(tmp_path):
     write_set(tmp_path / "images", 2)
-    Image.fromarray(textured_image(7, width=192)).save(tmp_path / "images" / "wide.png")
+    save_image(tmp_path / "images" / "wide.png", textured_image(7, width=192))
     steps = []
     with pytest.raises(SettingError, match=r"padim needs images of one shape.*96 x 96"):
         patchcluster.scan(
@@ -275,39 +214,23 @@ def test_a_method_for_one_size_says_so_before_the_work(tmp_path):
     assert set(steps) == {"survey"}
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_images_are_an_error(tmp_path, count):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "notes.txt").write_text("not an image")
-    if count:
-        paths = write_set(folder, 1, blots=0)
-        shutil.copy(paths[0], folder / "copy.png")
-    words = "at least 2" if count else "none of the 1 files"
-    with pytest.raises(InputError, match=words):
-        patchcluster.scan(folder, tmp_path / "run", size=SIZE)
-
-
-def test_too_little_memory_is_refused_before_the_work(tmp_path, small_run):
-    with pytest.raises(SettingError, match=r"--max-memory 10 MB: choose"):
-        patchcluster.scan(small_run.info.inputs, tmp_path / "run", size=SIZE, max_memory="10MB")
-    assert not (tmp_path / "run" / "run.json").exists()
-
-
 # --- the run folder and time --------------------------------------------------------------------
 
 
-def test_a_finished_scan_is_not_done_again(tmp_path):
-    write_set(tmp_path / "images", 4)
-    patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
-    before = (tmp_path / "run" / "run.json").stat().st_mtime_ns
-    steps = []
+@pytest.fixture
+def copied(small_run, tmp_path):
+    """The finished run, to be changed."""
+    return patchcluster.load_run(shutil.copytree(small_run.folder, tmp_path / "run"))
+
+
+def test_a_finished_scan_is_not_done_again(copied):
+    before, steps = read_files(copied.folder), []
     run = patchcluster.scan(
-        tmp_path / "images", tmp_path / "run", size=SIZE, progress=lambda *s: steps.append(s)
+        copied.info.inputs, copied.folder, size=SIZE, progress=lambda *s: steps.append(s)
     )
-    assert len(run) == 4
+    assert len(run) == 8
     assert not steps
-    assert (tmp_path / "run" / "run.json").stat().st_mtime_ns == before
+    assert read_files(copied.folder) == before
 
 
 def test_a_run_of_something_else_is_kept_unless_overwrite_is_given(tmp_path):
@@ -316,31 +239,25 @@ def test_a_run_of_something_else_is_kept_unless_overwrite_is_given(tmp_path):
     patchcluster.scan(tmp_path / "images", out, size=SIZE)
     with pytest.raises(RunError, match="--overwrite"):
         patchcluster.scan(tmp_path / "images", out, size=(96,))
+    save_image(paths[1], textured_image(99))
+    with pytest.raises(RunError, match="changed"):
+        patchcluster.scan(tmp_path / "images", out, size=SIZE)
     paths[0].unlink()
     with pytest.raises(RunError, match="changed"):
         patchcluster.scan(tmp_path / "images", out, size=SIZE)
     assert len(patchcluster.scan(tmp_path / "images", out, size=SIZE, overwrite=True)) == 3
 
 
-def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(tmp_path):
-    write_set(tmp_path / "images", 3)
-    patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
-    for mistake in (
-        {"inputs": tmp_path / "imagse"},
-        {"inputs": tmp_path / "images", "backbone": "nope"},
-        {"inputs": tmp_path / "images", "max_memory": "1MB"},
-    ):
-        with pytest.raises(PatchclusterError):
-            patchcluster.scan(output=tmp_path / "run", overwrite=True, **mistake)
-    assert len(patchcluster.load_run(tmp_path / "run")) == 3
-
-
-def test_a_changed_image_is_noticed(tmp_path):
-    paths = write_set(tmp_path / "images", 4)
-    patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
-    Image.fromarray(textured_image(99)).save(paths[1])
-    with pytest.raises(RunError, match="changed"):
-        patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
+@pytest.mark.parametrize(
+    "mistake", [{"inputs": "nowhere"}, {"backbone": "nope"}, {"max_memory": "1MB"}]
+)
+def test_overwrite_keeps_the_old_run_until_the_new_one_can_start(copied, mistake):
+    before = read_files(copied.folder)
+    with pytest.raises(PatchclusterError):
+        patchcluster.scan(
+            output=copied.folder, overwrite=True, **{"inputs": copied.info.inputs, **mistake}
+        )
+    assert read_files(copied.folder) == before
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -351,47 +268,6 @@ def test_other_files_are_never_touched(tmp_path, overwrite):
     with pytest.raises(RunError, match=r"thesis\.doc"):
         patchcluster.scan(tmp_path / "images", tmp_path / "out", size=SIZE, overwrite=overwrite)
     assert (tmp_path / "out" / "thesis.doc").read_text() == "dear"
-
-
-def test_output_inside_the_input_is_left_out_of_the_next_scan(tmp_path):
-    write_set(tmp_path, 4)
-    first = patchcluster.scan(tmp_path, tmp_path / "run", size=SIZE)
-    second = patchcluster.scan(tmp_path, tmp_path / "run2", size=SIZE)
-    assert first.paths == second.paths
-
-
-def test_a_scan_that_cannot_start_leaves_nothing_behind(tmp_path):
-    with pytest.raises(InputError):
-        patchcluster.scan(tmp_path / "nowhere", tmp_path / "out" / "run", size=SIZE)
-    assert not (tmp_path / "out" / "run").exists()
-
-
-def test_a_run_that_is_in_use_is_not_scanned(tmp_path):
-    write_set(tmp_path / "images", 3)
-    said = "run' is in use by another process: wait for it, or choose another -o"
-    with storage.lock(tmp_path / "run"), pytest.raises(RunError, match=said):
-        patchcluster.scan(tmp_path / "images", tmp_path / "run", size=SIZE)
-    assert not (tmp_path / "run").exists()
-
-
-def test_that_a_run_is_being_written_is_said_to_who_reads_it(tmp_path, small_run):
-    shutil.copytree(small_run.folder, tmp_path / "run")
-    info, images, skipped = runfolder.read_info(tmp_path / "run")
-    info.state = "running"
-    runfolder.write_info(tmp_path / "run", info, images, skipped)
-    holder = "import sys, pathlib, patchcluster.runs.storage as s\n"
-    holder += "with s.lock(pathlib.Path(sys.argv[1])): print(flush=True), sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, tmp_path / "run"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        process.stdout.readline()
-        with pytest.raises(RunError, match="being written by another process: wait"):
-            patchcluster.load_run(tmp_path / "run")
-        process.kill()
-    with pytest.raises(RunError, match="run the same scan again, it resumes"):
-        patchcluster.load_run(tmp_path / "run")
 
 
 def test_a_lock_that_was_removed_before_it_was_had_is_not_had(tmp_path, monkeypatch):
@@ -405,80 +281,32 @@ def test_a_lock_that_was_removed_before_it_was_had_is_not_had(tmp_path, monkeypa
         pass
 
 
-@pytest.mark.parametrize("finished", [False, True])
-def test_a_scan_interrupted_as_it_began_goes_on(tmp_path, finished):
-    def stop(step, *_):
-        if step == "features":
-            raise KeyboardInterrupt
-
-    paths, run = write_set(tmp_path / "images", 5), tmp_path / "run"
-    if finished:  # a scan of more images, which the interrupted one replaces
-        patchcluster.scan(tmp_path / "images", run, size=SIZE)
-        paths[0].unlink()
-    with pytest.raises(KeyboardInterrupt):
-        patchcluster.scan(tmp_path / "images", run, size=(96,), overwrite=finished, progress=stop)
-    with pytest.raises(RunError, match="not finished"):
-        patchcluster.load_run(run)
-    resumed = patchcluster.scan(tmp_path / "images", run, size=(96,))
-    fresh = patchcluster.scan(tmp_path / "images", tmp_path / "fresh", size=(96,))
+@pytest.mark.usefixtures("small_batches")
+def test_a_scan_that_resumes_does_nothing_twice(tmp_path):
+    images, out = tmp_path / "images", tmp_path / "run"
+    write_set(images, 9)
+    kept = {}
+    for step in ("features", "compare", "maps"):
+        scan_until(step, images, out, size=SIZE)
+        with pytest.raises(RunError, match="not finished"):
+            patchcluster.load_run(out)
+        files = read_files(out / ".work")
+        assert kept.items() < files.items()
+        kept = files
+    resumed = patchcluster.scan(images, out, size=SIZE)
+    fresh = patchcluster.scan(images, tmp_path / "fresh", size=SIZE)
     np.testing.assert_array_equal(resumed.scores, fresh.scores)
-    names = [sorted(path.relative_to(of) for path in of.rglob("*")) for of in (run, fresh.folder)]
-    assert names[0] == names[1]
+    assert read_files(out).keys() == read_files(tmp_path / "fresh").keys()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The run of a scan that is not killed, of images that lie beside it."""
-    root = tmp_path_factory.mktemp("killed")
-    write_set(root / "images", 10)
-    scan_apart(root / "images", root / "undisturbed")
-    return root / "undisturbed"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", ["features", "compare", "maps"])
-def test_killed_and_started_again_it_goes_on_and_the_scores_are_identical(
-    undisturbed, tmp_path, step
-):
-    images, killed = undisturbed.parent / "images", tmp_path / "killed"
-    kill_scan(step, images, killed)
-    with pytest.raises(RunError, match="not finished"):
-        patchcluster.load_run(killed)
-    batches = runfolder.batch_paths(killed)
-    times = {path: path.stat().st_mtime_ns for path in batches}
-    assert batches
-    time.sleep(0.01)
-    kept = """
-import os, sys, patchcluster.runs.storage as s
-write = s.write_tensors
-def spy(path, *rest):
-    print(path.name)
-    write(path, *rest)
-s.write_tensors = spy
-"""
-    written = scan_apart(images, killed, kept).split()
-    assert not {path.name for path in times} & set(written)
-    for name in ("scores.csv", "regions.csv"):
-        theirs = (undisturbed / name).read_bytes()
-        assert (killed / name).read_bytes() == theirs
-    for path in sorted((undisturbed / "maps").iterdir()):
-        assert (killed / "maps" / path.name).read_bytes() == path.read_bytes()
-
-
-def test_files_may_come_and_go_between_a_kill_and_the_next_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 2 * 128 * 128)
+@pytest.mark.usefixtures("small_batches")
+def test_files_may_come_and_go_between_an_interruption_and_the_next_start(tmp_path):
     images, out = tmp_path / "images", tmp_path / "run"
     paths = write_set(images, 9)
-
-    def stop(step, *_):
-        if step == "compare":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        patchcluster.scan(images, out, size=SIZE, progress=stop)
+    scan_until("compare", images, out, size=SIZE)
     for path in paths[:3]:
         path.unlink()
-    Image.fromarray(textured_image(50)).save(images / "new.png")
+    save_image(images / "new.png", textured_image(50))
     resumed = patchcluster.scan(images, out, size=SIZE)
     fresh = patchcluster.scan(images, tmp_path / "fresh", size=SIZE)
     assert resumed.paths == fresh.paths
@@ -486,37 +314,20 @@ def test_files_may_come_and_go_between_a_kill_and_the_next_start(tmp_path, monke
 
 
 def test_comparisons_of_other_batches_are_not_taken_up(tmp_path, monkeypatch):
-    def stop(step, *_):
-        if step == "maps":
-            raise KeyboardInterrupt
-
     images, out = tmp_path / "images", tmp_path / "run"
     write_set(images, 9)
-    with pytest.raises(KeyboardInterrupt):
-        patchcluster.scan(images, out, size=SIZE, progress=stop)
-    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 4 * 8 * 8)
+    scan_until("maps", images, out, size=SIZE)
+    cut_batches(monkeypatch, patches=4 * 8 * 8)
     resumed = patchcluster.scan(images, out, size=SIZE)
     fresh = patchcluster.scan(images, tmp_path / "fresh", size=SIZE)
     np.testing.assert_array_equal(resumed.scores, fresh.scores)
 
 
 @pytest.mark.parametrize(("written", "words"), [(1, "of an earlier"), (99, "of a newer")])
-def test_a_run_of_another_version_is_told_from_a_damaged_one(tmp_path, small_run, written, words):
-    shutil.copytree(small_run.folder, tmp_path / "run")
-    info = json.loads((tmp_path / "run" / "run.json").read_text())
+def test_a_run_of_another_version_is_told_from_a_damaged_one(copied, written, words):
+    file = copied.folder / "run.json"
+    info = json.loads(file.read_text())
     assert info["format"] not in (written, None)
-    (tmp_path / "run" / "run.json").write_text(json.dumps(info | {"format": written, "new": 1}))
+    file.write_text(json.dumps(info | {"format": written, "new": 1}))
     with pytest.raises(RunError, match=f"is {words} patchcluster"):
-        patchcluster.load_run(tmp_path / "run")
-
-
-def test_a_run_that_is_not_there_or_damaged_is_an_error(tmp_path, small_run):
-    with pytest.raises(RunError, match="not a run"):
-        patchcluster.load_run(tmp_path)
-    shutil.copytree(small_run.folder, tmp_path / "run")
-    (tmp_path / "run" / "scores.csv").write_text("rank,path\n")
-    with pytest.raises(RunError, match="damaged"):
-        patchcluster.load_run(tmp_path / "run")
-    (tmp_path / "run" / "run.json").write_text("{")
-    with pytest.raises(RunError, match="cannot read"):
-        patchcluster.load_run(tmp_path / "run")
+        patchcluster.load_run(copied.folder)

@@ -10,21 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import patchcluster
-from conftest import run_command, textured_image, write_set
+from conftest import left_half, read_files, run_command, save_image, textured_image, write_set
 from patchcluster.errors import InputError, RunError
-from patchcluster.images.decode import load_image, network_size, survey
 from patchcluster.methods import METHODS
 from patchcluster.network.backbones import load_backbone
-from patchcluster.network.patches import patch_grid
+from patchcluster.pipeline.in_memory import extract_files
 from patchcluster.pipeline.reflagging import reflag
 from patchcluster.pipeline.scoring import HEADER, Scorer, score
 from patchcluster.runs import storage
 from patchcluster.scores.levels import Levels
-from patchcluster.scores.maps import find_regions, fuse
+from patchcluster.scores.maps import find_regions
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
 
@@ -51,17 +49,9 @@ def scan_some(paths, root, **settings):
 
 
 def patches_of(paths, settings):
-    """Patches [h, w, c] of images, without any of the pipeline."""
+    """Patches [h, w, c] of images, with nothing on disk, and their network."""
     backbone = load_backbone(settings.backbone, None, "cpu", settings.strides)
-    grids = []
-    for path in map(str, paths):
-        header = survey(path)
-        size = network_size(header.width, header.height, settings.size[0])
-        pixels = load_image(path, header, [size], {}).pixels[0]
-        with torch.inference_mode():
-            stages = backbone(torch.from_numpy(pixels[None]))
-        grids.append(patch_grid(stages, settings.layout)[0].half())
-    return grids, backbone
+    return extract_files([str(path) for path in paths], backbone, settings)[0], backbone
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -69,10 +59,11 @@ def test_every_method_scores_as_it_does_arrays_in_memory(images, tmp_path, name,
     monkeypatch.setattr("patchcluster.methods.reverse_distillation._STEPS", 1)  # for speed
     given = {"method": name, "size": (96,), "device": "cpu"}
     run = scan_some(images[:6], tmp_path, **given)
-    before = folder_state(run.folder)
+    before = read_files(run.folder)
     found = score(run, images[6:])
-    assert folder_state(run.folder) == before
+    assert read_files(run.folder) == before
     assert not found.skipped
+    assert np.isfinite(run.scores).all()
 
     settings = resolve(**given)
     grids, backbone = patches_of(run.paths, settings)
@@ -89,8 +80,11 @@ def test_every_method_scores_as_it_does_arrays_in_memory(images, tmp_path, name,
     assert found.images[1].score > found.images[0].score
     assert found.images[1].map().shape == (96, 96)
     without_a_bank = name in ("padim", "reverse-distillation")
-    places = found.images[1].neighbours(*found.images[1].place)
-    assert len(places) == (0 if without_a_bank else 3)
+    for places in (
+        found.images[1].neighbours(*found.images[1].place),
+        run.neighbours("part5.png", 50, 50),
+    ):
+        assert len(places) == (0 if without_a_bank else 3)
     assert (found.images[1].nearest == "") == without_a_bank
 
 
@@ -98,14 +92,6 @@ def state_of(run, size):
     tensors, _ = storage.read_tensors(run.folder / "bank.safetensors")
     start = f"{size}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-
-
-def folder_state(folder):
-    return {
-        path: (path.stat().st_mtime_ns, path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_a_new_image_gets_about_the_score_it_would_have_had_in_the_set(tmp_path):
@@ -183,32 +169,25 @@ def test_a_file_whose_reading_fails_gets_a_reason_and_no_score(ordinary, images,
     assert found.skipped[0].reason == "input/output error"
 
 
-def test_two_sizes_are_fused(images, tmp_path):
-    run = scan_some(images[:6], tmp_path / "both", size=(96, 128))
-    one = score(run, images[7]).images[0]
-    parts = [
-        score(scan_some(images[:6], tmp_path / str(s), size=(s,)), images[7]).images[0].grid
-        for s in (96, 128)
-    ]
-    np.testing.assert_allclose(one.grid, fuse(parts), rtol=5e-3)
+def test_two_sizes_are_fused_as_in_the_set(images, tmp_path):
+    run = scan_some(images[:6], tmp_path, size=(96, 128))
+    one = score(run, run.paths[5]).images[0]  # itself is left out as a near-duplicate
+    np.testing.assert_allclose(one.grid, run.grid(run.paths[5]), rtol=5e-3)
 
 
 def test_tiles_and_sizes_of_its_own(tmp_path):
-    root = tmp_path / "images"
-    root.mkdir()
-    for i in range(5):
-        Image.fromarray(textured_image(i, 160, 160)).save(root / f"{i}.png")
-    run = patchcluster.scan(root, tmp_path / "run", size=(64,), tile=True)
-    Image.fromarray(textured_image(9, 192, 160, blot=True)).save(tmp_path / "wide.png")
-    one = score(run, tmp_path / "wide.png").images[0]
+    write_set(tmp_path / "images", 5, blots=0, size=160)
+    run = patchcluster.scan(tmp_path / "images", tmp_path / "run", size=(64,), tile=True)
+    wide = save_image(tmp_path / "wide.png", textured_image(9, 192, 160, blot=True))
+    one = score(run, wide).images[0]
     assert one.grid.shape == (10, 12)  # its own resolution, stride 16
     assert one.map().shape == (160, 192)
     assert one.score > run.scores.max()
 
 
 def test_one_mask_for_all_is_applied(images, tmp_path):
-    Image.fromarray(np.arange(96)[None].repeat(96, 0) < 48).save(tmp_path / "mask.png")
-    run = scan_some(images[:6], tmp_path, size=SIZE, roi=tmp_path / "mask.png")
+    mask = save_image(tmp_path / "mask.png", left_half())
+    run = scan_some(images[:6], tmp_path, size=SIZE, roi=mask)
     one = score(run, images[7]).images[0]
     assert np.isfinite(one.map()).sum() == 96 * 48
     assert one.neighbours(90, 50) == []
@@ -222,9 +201,8 @@ def test_one_mask_for_all_is_applied(images, tmp_path):
 
 def test_a_mask_for_each_image_cannot_be_applied(images, tmp_path):
     masks = tmp_path / "masks"
-    masks.mkdir()
     for i, path in enumerate(images[:4]):
-        Image.fromarray(np.arange(96)[None].repeat(96, 0) < 48 + i).save(masks / path.name)
+        save_image(masks / path.name, left_half(96 + 2 * i)[:, :96])
     run = scan_some(images[:4], tmp_path, size=SIZE, roi=masks)
     with pytest.raises(RunError, match="scan with one mask for all"):
         Scorer(run)
@@ -232,19 +210,17 @@ def test_a_mask_for_each_image_cannot_be_applied(images, tmp_path):
 
 def test_deep_images_need_the_scale_of_the_set(ordinary, images, tmp_path):
     grey = np.asarray(Image.open(images[6]).convert("L")).astype(np.uint16) * 257
-    Image.fromarray(grey).save(tmp_path / "deep.png")
-    found = score(ordinary, tmp_path / "deep.png")
+    found = score(ordinary, save_image(tmp_path / "deep.png", grey))
     assert not found.images
     assert "no image of the set has" in found.skipped[0].reason
     for i in range(4):
         deep = np.asarray(Image.open(images[i]).convert("L")).astype(np.uint16) * 16
-        (tmp_path / "set").mkdir(exist_ok=True)
-        Image.fromarray(deep).save(tmp_path / "set" / f"{i}.png")
+        save_image(tmp_path / "set" / f"{i}.png", deep)
     run = patchcluster.scan(tmp_path / "set", tmp_path / "run", size=SIZE)
     top = run.info.deep_range["integer"][1]
     assert top == 4095
-    Image.fromarray((grey // 257 * 16).astype(np.uint16)).save(tmp_path / "new.png")
-    assert score(run, tmp_path / "new.png").images[0].score < 1.5 * run.scores.max()
+    new = save_image(tmp_path / "new.png", grey // 257 * 16)
+    assert score(run, new).images[0].score < 1.5 * run.scores.max()
 
 
 def test_unreadable_files_get_a_reason_and_no_score(ordinary, images, tmp_path):
@@ -261,8 +237,7 @@ def test_unreadable_files_get_a_reason_and_no_score(ordinary, images, tmp_path):
 
 def test_a_method_for_one_size_says_so(images, tmp_path):
     run = scan_some(images[:4], tmp_path, method="padim", size=(96,))
-    Image.fromarray(textured_image(1, 192, 96)).save(tmp_path / "wide.png")
-    found = score(run, tmp_path / "wide.png")
+    found = score(run, save_image(tmp_path / "wide.png", textured_image(1, 192, 96)))
     assert "padim needs images of one size" in found.skipped[0].reason
 
 

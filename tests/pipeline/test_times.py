@@ -1,3 +1,6 @@
+import dataclasses
+import inspect
+
 import pytest
 import torch
 
@@ -8,124 +11,74 @@ from patchcluster.pipeline.times import (
     Rates,
     Work,
     format_seconds,
-    measure_maps,
     measure_repeatedly,
-    measure_search,
     predict_seconds,
 )
-from patchcluster.search.row_index import RowIndex
 
-RATES = Rates(
-    load=1e-8, network=1e-7, build=1e-10, scan=1e-10, rank=1e-6, smooth=1e-3, regions=1e-9
-)
-SEARCH = SearchCost(queries=80_000, rows=80_000, channels=100)
+QUANTITIES = {
+    "images": 100, "pixels": 10**8, "seen_pixels": 2 * 10**7, "threads": 2,
+    "queries": 80_000, "rows": 80_000, "channels": 100,
+}  # fmt: skip
+# Rate: the steps that it is of, and the power of each quantity that the time grows with.
+GROWTH = {
+    "load": ({"features"}, {"pixels": 1, "threads": -1}),
+    "network": ({"features"}, {"seen_pixels": 1, "threads": -1}),
+    "build": ({"compare"}, {"rows": 1.5, "channels": 1}),  # rows, and lists to compare each with
+    "scan": ({"compare"}, {"rows": 0.5, "queries": 1, "channels": 1}),
+    "rank": ({"compare"}, {"queries": 1}),
+    "smooth": ({"maps", "report"}, {"images": 1, "threads": -1}),
+    "regions": ({"maps"}, {"pixels": 1, "threads": -1}),
+}
+RATES = Rates(*[1e-8] * len(GROWTH))
 
 
-def make_work(**changes):
-    usual = {
-        "images": 100, "pixels": 10**8, "seen_pixels": 2 * 10**7, "threads": 2, "on_cpu": True,
-        "searches": [SEARCH],
-    }  # fmt: skip
-    return Work(**{**usual, **changes})
+def make_work(on_cpu=True, **changes):
+    given = QUANTITIES | changes
+    search = SearchCost(*(given.pop(name) for name in ("queries", "rows", "channels")))
+    return Work(**given, on_cpu=on_cpu, searches=[search])
 
 
-def slowed(factor, *names):
-    """The rates times a factor; those that are named, or all."""
-    slower = {name: factor * vars(RATES)[name] for name in names or vars(RATES)}
-    return Rates(**{**vars(RATES), **slower})
+def rates_of(**given):
+    """These rates, and nothing for all else."""
+    return Rates(**{**dict.fromkeys(GROWTH, 0.0), **given})
 
 
 def test_times_are_written_for_people():
     assert [format_seconds(s) for s in (8.4, 119, 600, 9000)] == ["8 s", "119 s", "10 min", "2.5 h"]
 
 
-@pytest.mark.parametrize(
-    ("change", "step", "factor"),
-    [
-        ({"pixels": 2 * 10**8, "seen_pixels": 4 * 10**7}, "features", 2),
-        ({"seen_pixels": 3 * 10**7}, "features", (10**8 * 1e-8 + 3) / (10**8 * 1e-8 + 2)),
-        ({"threads": 4}, "features", 0.5),
-        ({"searches": [SEARCH] * 3}, "compare", 3),
-        ({"searches": []}, "compare", 0),
-        ({"images": 300}, "report", 3),
-    ],
-)
-def test_time_grows_with_the_work_of_its_step_alone(change, step, factor):
-    before, after = (predict_seconds(one, RATES) for one in (make_work(), make_work(**change)))
-    assert after[step] == pytest.approx(factor * before[step])
-    concerned = {  # pixels are loaded, and looked at for regions; threads do all but the search
-        "pixels": {"features", "maps"},
-        "threads": {"features", "maps", "report"},
-        "images": {"maps", "report"},
-    }
-    changed = set().union({step}, *(concerned.get(name, ()) for name in change))
-    for other in before.keys() - changed:
-        assert after[other] == before[other]
-
-
-def compare_seconds(rates, **changes):
-    search = SearchCost(**{**vars(SEARCH), **changes})
-    return predict_seconds(make_work(searches=[search]), rates)["compare"]
-
-
-@pytest.mark.parametrize(
-    ("rate", "change", "factor"),
-    [
-        ("build", {"rows": 4 * SEARCH.rows}, 8),  # rows, and lists that each is compared with
-        ("build", {"queries": 2 * SEARCH.queries}, 1),
-        ("build", {"channels": 2 * SEARCH.channels}, 2),
-        ("scan", {"rows": 4 * SEARCH.rows}, 2),
-        ("scan", {"queries": 2 * SEARCH.queries}, 2),
-        ("scan", {"channels": 2 * SEARCH.channels}, 2),
-        ("rank", {"rows": 4 * SEARCH.rows}, 1),
-        ("rank", {"queries": 2 * SEARCH.queries}, 2),
-        ("rank", {"channels": 2 * SEARCH.channels}, 1),
-    ],
-)
-def test_a_search_takes_more_for_more_queries_rows_and_channels(rate, change, factor):
-    others = {"build", "scan", "rank"} - {rate}
-    rates = slowed(0, *others)
-    assert compare_seconds(rates, **change) == pytest.approx(factor * compare_seconds(rates))
+@pytest.mark.parametrize("rate", GROWTH)
+def test_the_time_of_each_step_grows_with_its_work(rate):
+    steps, powers = GROWTH[rate]
+    rates = rates_of(**{rate: 1e-8})
+    before = predict_seconds(make_work(), rates)
+    assert {step for step in before if before[step] > 0} == steps
+    for name, value in QUANTITIES.items():
+        after = predict_seconds(make_work(**{name: 2 * value}), rates)
+        for step in steps:
+            assert after[step] == pytest.approx(2 ** powers.get(name, 0) * before[step])
 
 
 def test_off_the_cpu_a_query_is_compared_with_all_rows():
     few, many = (
-        predict_seconds(
-            make_work(on_cpu=False, searches=[SearchCost(10**5, rows, 64)]),
-            slowed(0, "build", "rank"),
-        )["compare"]
+        predict_seconds(make_work(on_cpu=False, rows=rows), rates_of(scan=1e-8))["compare"]
         for rows in (10**4, 4 * 10**4)
     )
     assert many == pytest.approx(4 * few)
 
 
-def test_each_rate_counts():
-    steps = {
-        "load": {"features"}, "network": {"features"}, "build": {"compare"}, "scan": {"compare"},
-        "rank": {"compare"}, "smooth": {"maps", "report"}, "regions": {"maps"},
-    }  # fmt: skip
-    before = predict_seconds(make_work(), RATES)
-    for name in vars(RATES):
-        after = predict_seconds(make_work(), slowed(2, name))
-        assert {step for step in before if after[step] > before[step]} == steps[name]
-        assert all(after[step] == before[step] for step in before.keys() - steps[name])
-    after = predict_seconds(make_work(), slowed(3))
-    assert after == pytest.approx({step: 3 * seconds for step, seconds in before.items()})
-
-
 def test_a_gpu_works_while_the_threads_decode():
     seconds = [
         predict_seconds(make_work(on_cpu=False, seen_pixels=seen), RATES)["features"]
-        for seen in (1, 10**6, 10**8)
+        for seen in (1, 10**6, 10**9)
     ]
     assert seconds[0] == seconds[1]
     assert seconds[2] > seconds[1]
 
 
 def test_a_comparison_whose_time_is_not_known_is_left_out():
-    known, unknown = (
-        predict_seconds(make_work(searches=searches), RATES) for searches in ([SEARCH], None)
-    )
+    known = predict_seconds(make_work(), RATES)
+    unknown = predict_seconds(dataclasses.replace(make_work(), searches=None), RATES)
     assert known.keys() - unknown.keys() == {"compare"}
     assert unknown.items() <= known.items()
 
@@ -144,55 +97,20 @@ def test_a_search_is_counted_in_patches_and_values_of_each_stage():
     assert [one.queries for one in fewer] == [fine, fine, coarse]
 
 
-@pytest.fixture
-def searched(monkeypatch):
-    """Queries, rows and channels of each search that is done."""
-    seen = []
-
-    class Watched(RowIndex):
-        def __init__(self, rows):
-            super().__init__(rows)
-            self.shape = tuple(rows.shape)
-
-        def search(self, queries, k):
-            seen.append((len(queries), *self.shape))
-            return super().search(queries, k)
-
-    monkeypatch.setattr("patchcluster.methods.patchcluster_plus.RowIndex", Watched)
-    monkeypatch.setattr(times, "RowIndex", Watched)
-    return seen
-
-
-def test_what_is_counted_is_what_is_searched(rng, searched):
-    method = PatchClusterPlus(stages=(3, 4, 8), strides=(8, 16, 32), bank_images=8)
-    grids = torch.randn(12, 6, 6, 3 + 4 + 8 // 4, generator=rng)
-    method.fit(grids)
-    method.compare(list(grids), range(12))
-    counted = method.search_costs(12, 36, grids.shape[3])
-    assert searched[:3] == [(one.queries, one.rows, one.channels) for one in counted]
-
-
 def test_methods_that_do_not_know_say_so():
     known = [name for name, method in METHODS.items() if method().search_costs(9, 9, 9)]
     assert known == ["patchcluster-plus"]
 
 
-def test_what_is_measured_are_amounts_of_time():
-    measured = [*measure_search(torch.device("cpu")), *measure_maps(64)]
-    assert all(0 < seconds < 1e-1 for seconds in measured)
-
-
-def test_a_search_is_predicted_as_it_was_measured(searched, monkeypatch):
+def test_a_search_is_predicted_as_it_was_measured(monkeypatch):
     spent = iter([8.0, 2.0, 0.5])
     monkeypatch.setattr(times, "clock", lambda work, _: (next(spent), work()))
     for name in ("_BUILDING", "_SCANNING", "_RANKING"):
         monkeypatch.setattr(times, name, 1.0)
-    measured = measure_search(torch.device("cpu"))
-    search = SearchCost(*searched[0])
-    for name, rate, seconds in zip(("build", "scan", "rank"), measured, (8, 2, 0.5), strict=True):
-        rates = Rates(**{**dict.fromkeys(vars(RATES), 0.0), name: rate})
-        found = predict_seconds(make_work(searches=[search]), rates)["compare"]
-        assert found == pytest.approx(seconds)
+    build, scan, rank = inspect.unwrap(times.measure_search)(torch.device("cpu"))
+    work = make_work(queries=times._QUERIES, rows=times._ROWS, channels=times._CHANNELS)
+    found = predict_seconds(work, rates_of(build=build, scan=scan, rank=rank))["compare"]
+    assert found == pytest.approx(8.0 + 2.0 + 0.5, rel=0.01)
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(10, 1), (24, 1), (60, 3), (101, 5), (9000, 6)])
@@ -202,14 +120,13 @@ def test_the_longer_the_work_the_more_is_measured(seconds, count, monkeypatch):
 
     def measure():
         clock[0] += 0.5
-        made.append(slowed(len(made) + 1))
+        made.append(rates_of(load=len(made) + 1.0))
         return made[-1]
 
     monkeypatch.setattr(times.time, "perf_counter", lambda: clock[0])
     rates = measure_repeatedly(measure, lambda _: seconds)
     assert len(made) == count
-    mean = (count + 1) / 2  # of 1, 2, ... count
-    assert vars(rates) == pytest.approx({name: mean * rate for name, rate in vars(RATES).items()})
+    assert rates == rates_of(load=(count + 1) / 2)  # the mean of 1, 2, ... count
 
 
 def test_where_nothing_can_be_measured_nothing_is_said():

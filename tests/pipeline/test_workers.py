@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import patchcluster
-from conftest import PATIENCE
+from conftest import PATIENCE, cut_batches
 from patchcluster.errors import ClusterError
 from patchcluster.network.devices import choose_device, choose_devices
 from patchcluster.pipeline.job import Job
@@ -112,8 +112,7 @@ def test_results_need_not_be_taken_to_the_end():
 
 @pytest.mark.parametrize("method", ["patchcluster-plus", "musc"])
 def test_scores_of_two_devices_are_those_of_one(small_run, tmp_path, monkeypatch, method):
-    monkeypatch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", 64 * 64)
-    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 20)
+    cut_batches(monkeypatch, 64 * 64, 20)
     images = small_run.info.inputs[0]
     one = patchcluster.scan(images, tmp_path / "one", size=(64,), method=method)
     monkeypatch.setattr(Job, "devices", [CPU, CPU])

@@ -71,11 +71,9 @@ def test_groups_are_those_of_scikit_learn(copies):
     assert adjusted_rand_score(expected, found) == 1
 
 
-def test_of_very_many_regions_the_rest_joins_the_nearest_group(monkeypatch):
-    described, truth = kinds([30, 30, 30, 30])
+def test_of_very_many_regions_the_rest_joins_the_nearest_group():
+    described, truth = kinds([600] * MOST_GROUPS)
     order = np.random.default_rng(1).permutation(len(truth))
-    monkeypatch.setattr("patchcluster.scores.groups._MOST_CLUSTERED", 60)
-    monkeypatch.setattr("patchcluster.scores.groups.MOST_GROUPS", 4)
     groups = group_regions(described[order].astype(np.float32))
     assert adjusted_rand_score(truth[order], groups) == 1
 

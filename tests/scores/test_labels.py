@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 import shutil
 
 import numpy as np
@@ -8,16 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import patchcluster
-from conftest import write_set
-from patchcluster.cli import app
+from conftest import read_files, run_command, scan_until, write_set
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.pipeline.reflagging import reflag
 from patchcluster.pipeline.rescoring import finish, rescore
-from patchcluster.runs import runfolder, storage, tables
+from patchcluster.runs import runfolder, storage
 from patchcluster.scores.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.scores.labels import match_labels, move_threshold, read_labels
 from patchcluster.scores.thresholds import Flagging, Threshold, describe_ordinary
@@ -133,10 +130,7 @@ def test_labels_that_do_not_fit_the_set_are_refused():
         PatchClusterPlus().fit(patches, labels=["normal"])
     with pytest.raises(SettingError, match="leave some"):
         PatchClusterPlus().fit(patches, labels=["anomalous", "anomalous", None])
-
-
-def test_labels_that_leave_nothing_to_compare_with_are_refused_before_any_work():
-    with pytest.raises(SettingError, match="leave some"):
+    with pytest.raises(SettingError, match="leave some"):  # before any work
         PatchClusterPlus().check_labels(["anomalous", "anomalous", None])
 
 
@@ -161,13 +155,12 @@ def fresh(run, folder, **given):
     return patchcluster.scan(run.info.inputs, folder, size=SIZE, **given)
 
 
-def test_labels_overrule_flags_and_a_finished_scan_is_compared_again(run, tmp_path, monkeypatch):
+def test_labels_overrule_flags_and_a_finished_scan_is_compared_again(run, tmp_path):
     labels = {"part9.png": "anomalous", "part0.png": "normal", "part8.png": "normal"}
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            "patchcluster.network.backbones.Backbone.features", None
-        )  # no image is needed
-        again = fresh(run, run.folder, labels=labels)
+    steps = set()
+    again = fresh(run, run.folder, labels=labels, progress=lambda step, *_: steps.add(step))
+    assert "compare" in steps
+    assert "features" not in steps  # no image is needed
     assert again.flagged[9]
     assert not again.flagged[[0, 8]].any()
     assert not np.array_equal(again.scores, run.scores)
@@ -188,42 +181,6 @@ def test_a_run_asks_for_what_it_doubts_and_not_for_what_it_knows(run):
     assert again.info.boundary == pytest.approx(run.info.boundary, rel=0.05)
 
 
-def test_a_run_is_scored_again_by_itself(run, tmp_path):
-    labels = {"part9.png": "anomalous", "part0.png": "normal"}
-    again = rescore(run.folder, labels)
-    assert again.info.labels == {again.paths[0]: "normal", again.paths[9]: "anomalous"}
-    np.testing.assert_allclose(
-        again.scores, fresh(run, tmp_path / "other", labels=labels).scores, rtol=1e-3
-    )
-    assert not (run.folder / ".work").exists()
-    with pytest.raises(InputError, match="not among"):
-        rescore(run.folder, {"part10.png": "normal"})
-
-
-def test_an_interrupted_scoring_is_said_and_finished(run, tmp_path, monkeypatch):
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    labels = {"part9.png": "anomalous"}
-    expected = fresh(run, tmp_path / "other", labels=labels).scores
-    steps = ((runfolder, "write_map"), (tables, "write_scores"), (runfolder, "write_bank"))
-    for place, interrupted in steps:
-        with monkeypatch.context() as patched:
-            patched.setattr(place, interrupted, fail)
-            with pytest.raises(KeyboardInterrupt):
-                rescore(run.folder, labels)
-        with pytest.raises(RunError, match="patchcluster report"):
-            patchcluster.load_run(run.folder)
-        if interrupted == "write_map":
-            again = fresh(run, run.folder, labels=labels)
-        else:
-            assert CliRunner().invoke(app, ["report", str(run.folder)]).exit_code == 0
-            again = patchcluster.load_run(run.folder)
-        np.testing.assert_allclose(again.scores, expected, rtol=1e-3)
-        assert again.info.labels == {again.paths[9]: "anomalous"}
-        fresh(run, run.folder)
-
-
 def test_scores_of_images_follow_from_their_maps_with_labels_too(run):
     again = fresh(run, run.folder, labels={"part9.png": "anomalous"})
     highest = again.info.levels["limit"] - again.info.levels["typical"]
@@ -242,8 +199,7 @@ def test_scores_of_images_follow_from_their_maps_with_labels_too(run):
         ({"expect": 0.1, "flag_top": 3}, "one of the two"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, given, message):
-    monkeypatch.setattr("patchcluster.pipeline.extraction.Extractor.run", None)
+def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, given, message):
     with pytest.raises(SettingError, match=message):
         patchcluster.scan(run.info.inputs, tmp_path / "r", **given)
     assert not (tmp_path / "r").exists()
@@ -252,9 +208,10 @@ def test_what_cannot_be_is_refused_before_the_work(run, tmp_path, monkeypatch, g
 # --- flagging again -----------------------------------------------------------------------------
 
 
-def test_a_finished_scan_is_flagged_again_without_work(run, monkeypatch):
-    monkeypatch.setattr("patchcluster.pipeline.scanning._scan", None)
-    again = fresh(run, run.folder, flag_top=5)
+def test_a_finished_scan_is_flagged_again_without_work(run):
+    steps = set()
+    again = fresh(run, run.folder, flag_top=5, progress=lambda step, *_: steps.add(step))
+    assert steps == {"maps"}
     assert again.flagged.sum() == 5
     assert set(np.flatnonzero(again.flagged)) == set(run.ranking[:5])
     np.testing.assert_array_equal(again.scores, run.scores)
@@ -267,49 +224,21 @@ def test_a_finished_scan_is_flagged_again_without_work(run, monkeypatch):
     assert back.threshold.meaning == run.threshold.meaning
 
 
-def test_an_interrupted_flagging_is_said_and_finished(run, monkeypatch):
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(tables, "write_regions", fail)
-        with pytest.raises(KeyboardInterrupt):
-            reflag(run.folder, Flagging(flag_top=2))
-    with pytest.raises(RunError, match="patchcluster report"):
+def test_until_its_page_is_written_a_flagging_is_not_finished(run):
+    given = {"size": SIZE, "labels": {"part0.png": "normal"}}
+    scan_until("report", run.info.inputs, run.folder, flag_top=2, **given)
+    with pytest.raises(RunError, match=r"flagging .*`patchcluster report .* --flag-top 2`"):
         patchcluster.load_run(run.folder)
-    assert fresh(run, run.folder, flag_top=1).flagged.sum() == 1
-    with monkeypatch.context() as patched:
-        patched.setattr(tables, "write_regions", fail)
-        with pytest.raises(KeyboardInterrupt):
-            reflag(run.folder, Flagging(flag_top=2))
-    finished = CliRunner().invoke(app, ["report", str(run.folder), "--expect", "30%"])
-    assert finished.exit_code == 0
-    assert patchcluster.load_run(run.folder).flagged.sum() == 3
-
-
-def test_until_its_page_is_written_a_flagging_is_not_finished(run, monkeypatch):
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    for change in (
-        lambda: reflag(run.folder, Flagging(flag_top=2)),
-        lambda: fresh(run, run.folder, labels={"part0.png": "normal"}, flag_top=2),
-    ):
-        with monkeypatch.context() as patched:
-            patched.setattr("patchcluster.pipeline.reflagging.write_report", fail)
-            patched.setattr("patchcluster.pipeline.steps.write_report", fail)
-            with pytest.raises(KeyboardInterrupt):
-                change()
-        with pytest.raises(RunError, match=r"flagging .*`patchcluster report .* --flag-top 2`"):
-            patchcluster.load_run(run.folder)
-        threshold = runfolder.read_info(run.folder)[0].threshold
-        finish(run.folder)
-        finished = patchcluster.load_run(run.folder)
-        assert finished.flagged.sum() == 2
-        assert finished.info.threshold == threshold
-    times = (run.folder / "run.json").stat().st_mtime_ns
+    threshold = runfolder.read_info(run.folder)[0].threshold
+    finish(run.folder)
+    finished = patchcluster.load_run(run.folder)
+    assert finished.flagged.sum() == 2
+    assert finished.info.threshold == threshold
+    before = read_files(run.folder)
     finish(run.folder)  # which has nothing to do
-    assert (run.folder / "run.json").stat().st_mtime_ns == times
+    assert read_files(run.folder) == before
+    scan_until("report", run.info.inputs, run.folder, size=SIZE, flag_top=3)
+    assert fresh(run, run.folder, flag_top=1).flagged.sum() == 1
 
 
 def test_a_run_that_is_in_use_is_not_flagged(run):
@@ -325,7 +254,7 @@ def test_a_folder_that_is_no_run_is_left_as_it_was(tmp_path):
     for change in (lambda: reflag(tmp_path, Flagging()), lambda: rescore(tmp_path, {})):
         with pytest.raises(RunError, match="not a run"):
             change()
-    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 1
+    assert run_command("report", tmp_path).exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
@@ -356,17 +285,15 @@ def test_a_bank_that_is_a_sample_tells_no_groups(run, tmp_path):
 def test_the_command_takes_shares_labels_and_says_what_a_flag_means(run, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("path,label\npart9.png,anomalous\n")
-    arguments = [*run.info.inputs, "-o", str(run.folder), "--size", "96", "--labels", str(labels)]
-    done = CliRunner().invoke(app, ["scan", *arguments, "--expect", "20%", "--json"])
+    command = ("scan", *run.info.inputs, "-o", run.folder, "--size", 96, "--labels", labels)
+    done = run_command(*command, "--expect", "20%", "--json")
     assert done.exit_code == 0, done.output
     flagged = patchcluster.load_run(run.folder).flagged
     assert json.loads(done.stdout)["flagged"] == flagged.sum() >= 2
     assert flagged[9]
-    bad = CliRunner().invoke(app, ["scan", *arguments, "--expect", "many"])
-    assert bad.exit_code == 2
-    os.remove(labels)
-    gone = CliRunner().invoke(app, ["scan", *arguments])
-    assert gone.exit_code == 1
+    assert run_command(*command, "--expect", "many").exit_code == 2
+    labels.unlink()
+    assert run_command(*command).exit_code == 1
 
 
 def test_flagging_keeps_labels(run):

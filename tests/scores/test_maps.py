@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -46,29 +46,6 @@ def test_map_is_bilinear_then_gaussian_then_bilinear():
 )
 def test_frame_has_the_aspect_of_the_image_and_a_fixed_area(width, height, shape):
     assert smooth(np.ones((4, 4), np.float32), 256, width, height).shape == shape
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    width=st.integers(64, 500),
-    height=st.integers(64, 500),
-    x=st.floats(0.1, 0.9),
-    y=st.floats(0.1, 0.9),
-)
-def test_a_peak_lands_where_it_belongs_in_an_image_of_any_size(width, height, x, y):
-    rows, columns = (
-        max(4, round(28 * (height / width) ** 0.5)),
-        max(4, round(28 * (width / height) ** 0.5)),
-    )
-    grid = np.zeros((rows, columns), np.float32)
-    row, column = int(y * rows), int(x * columns)
-    grid[row, column] = 1
-    image_map = to_image(smooth(grid, 256, width, height), width, height)
-    assert image_map.shape == (height, width)
-    peak_y, peak_x = np.unravel_index(image_map.argmax(), image_map.shape)
-    # The peak of a pixel grid lies within a pixel of it and of the frame's pixels.
-    assert abs(peak_x + 0.5 - (column + 0.5) * width / columns) <= 1 + width / 128
-    assert abs(peak_y + 0.5 - (row + 0.5) * height / rows) <= 1 + height / 128
 
 
 def test_image_scores():

@@ -42,7 +42,7 @@ def random_case(seed, images=4, levels=50):
     return maps, masks
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**31))
 def test_pixel_metrics_agree_with_scikit_learn_and_the_definition_of_pro(seed):
     maps, masks = random_case(seed)
@@ -87,16 +87,6 @@ def test_hand_derived_pro():
     at_end = 2 / 3 + (1 - 2 / 3) * 2 / 9
     area = 0.1 * 2 / 3 + 0.2 * (2 / 3 + at_end) / 2
     assert metrics.pro() == pytest.approx(area / 0.3)
-
-
-def test_perfect_maps_have_perfect_figures():
-    mask = np.zeros((20, 20), bool)
-    mask[4:8, 5:9] = True
-    metrics = PixelMetrics(0, 1)
-    metrics.add(mask.astype(np.float32), mask)
-    metrics.add(np.zeros((20, 20), np.float32), None)
-    assert metrics.auroc() == metrics.average_precision() == 1
-    assert metrics.pro() == pytest.approx(1)
 
 
 def test_metrics_that_the_truth_does_not_allow_are_none():

@@ -5,16 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 
 from patchcluster.errors import SettingError
 from patchcluster.search import neighbors
 from patchcluster.search.neighbors import Blocks, nearest
-
-
-def distances64(queries: np.ndarray, bank: np.ndarray) -> np.ndarray:
-    """All distances [q, m] in float64, by the definition."""
-    difference = queries[:, None].astype(np.float64) - bank[None].astype(np.float64)
-    return np.sqrt((difference**2).sum(-1))
+from references import distances64
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,18 +38,16 @@ def test_nearest_equals_direct_float64_search(q, m, c, offset, seed, data):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])  # by faiss, and by torch
-def test_nearest_over_several_tiles_of_queries_and_bank(dtype, monkeypatch):
-    monkeypatch.setattr("patchcluster.search.neighbors._BANK_TILE", 100)
-    monkeypatch.setattr("patchcluster.search.neighbors.QUERY_TILE", 30)
-    monkeypatch.setattr("patchcluster.search.neighbors._GATHER", 500)
+def test_nearest_over_several_tiles_of_queries_and_bank(dtype):
     rng = np.random.default_rng(0)
-    queries = rng.normal(size=(70, 16)).astype(dtype)
-    bank = rng.normal(size=(350, 16)).astype(dtype)
-    distances, indices = nearest(queries, bank, 12)
-    truth = distances64(queries, bank)
-    np.testing.assert_array_equal(indices, truth.argsort(1)[:, :12])
-    rtol = 1e-12 if dtype == np.float64 else 1e-6
-    np.testing.assert_allclose(distances, np.sort(truth, 1)[:, :12], rtol=rtol)
+    queries = rng.normal(size=(4000, 6)).astype(dtype)
+    bank = rng.normal(size=(17_000, 6)).astype(dtype)
+    distances, indices = nearest(queries, bank, 20)
+    expected, _ = cKDTree(bank.astype(np.float64)).query(queries.astype(np.float64), 20)
+    close = {"rtol": 1e-12 if dtype == np.float64 else 1e-5}
+    np.testing.assert_allclose(distances, expected, **close)
+    named = bank[indices].astype(np.float64) - queries[:, None]
+    np.testing.assert_allclose(np.linalg.norm(named, axis=2), expected, **close)
     assert distances.dtype == dtype
 
 
