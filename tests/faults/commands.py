@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
 import patchcluster
-from conftest import write_set
+from conftest import cut_batches, write_set
 from faults.processes import Command
 from faults.watching import in_order
 from patchcluster.demo import write_parts
@@ -39,11 +40,7 @@ _NO_RESULTS = (".lock", ".review.lock", "labels.sqlite")
 
 def use_small_batches() -> None:
     """Let a small set be cut into batches as a large one is."""
-    from patchcluster.methods import grids
-    from patchcluster.pipeline import survey
-
-    survey.BATCH_PIXELS = 2 * 64 * 64
-    grids.COMPARED_PATCHES = 128
+    cut_batches(pytest.MonkeyPatch(), 2 * 64 * 64, 128)
 
 
 def use_small_demo() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from conftest import textured_image
+from png_files import chunk, deep_png, png
 
 SIDE = 96
 ORIENTATION = 0x0112
@@ -41,24 +42,6 @@ def encode(image: Image.Image, format_: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format_, **options)
     return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
-    """A PNG from its parts, which need not fit together."""
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = chunk(b"IDAT", zlib.compress(rows))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(extra) + body + chunk(b"IEND", b"")
-    )
-
-
-def deep_rows(values: np.ndarray) -> bytes:
-    """The rows of a PNG of 16 bits, without a filter."""
-    return b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
 
 
 # --- what is no image, or only a part of one ------------------------------------------------------
@@ -144,7 +127,7 @@ def depths() -> list[Case]:
     cases = [
         Case("grey16.png", encode(Image.fromarray(grey), "PNG")),
         Case("grey16.tif", encode(Image.fromarray(grey), "TIFF")),
-        Case("rgb16.png", png(SIDE, SIDE, 16, 2, deep_rows(colour.reshape(SIDE, -1)))),
+        Case("rgb16.png", deep_png(colour)),
         Case("rgb16.tif", cv2.imencode(".tif", colour[..., ::-1])[1].tobytes()),
         Case("grey32.tif", encode(Image.fromarray(grey.astype(np.int32)), "TIFF")),
         Case("float.tif", encode(Image.fromarray(values), "TIFF")),

@@ -4,7 +4,6 @@ as if nothing had been, once there is room.
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from faults.commands import IMAGES, RUN, VERBS, Workplace, check_same, read_output
+from faults.outcomes import mounted
 from faults.processes import Command
 from faults.reviewing import Reviewing
 from faults.watching import before, fill, refuse_one_write
@@ -70,13 +70,9 @@ REFUSED = [
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small file system of its own."""
-    disk = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    folder = tmp_path_factory.mktemp("disk")
+    with mounted(folder, "size=64m"):
+        yield folder
 
 
 @pytest.fixture(scope="module")

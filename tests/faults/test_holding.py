@@ -3,6 +3,7 @@
 The first stops itself (SIGSTOP) right before it writes a file, and goes on when the second is done.
 """
 
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -36,6 +37,18 @@ PAIRS = [
 ]
 
 
+@contextmanager
+def held(workplace, name, folder, change):
+    """A command that waits before a change, and then ends as if it had been alone."""
+    output = folder / VERBS[name].output
+    first = workplace.start(name, folder, partial(before, output, change, stop))
+    first.wait_until_stopped()
+    yield
+    first.go_on()
+    first.finish()
+    check_same(read_output(output), workplace.undisturbed(name).outputs[-1])
+
+
 @pytest.mark.parametrize(
     ("name", "change", "second", "said"),
     PAIRS,
@@ -43,12 +56,8 @@ PAIRS = [
 )
 def test_the_second_says_that_the_run_is_in_use(workplace, name, change, second, said):
     folder = workplace.prepare(name)
-    first = workplace.start(name, folder, partial(before, folder / RUN, change, stop))
-    first.wait_until_stopped()
-    assert Command(second, folder).fail() == f"patchcluster: {said}\n"
-    first.go_on()
-    first.finish()
-    check_same(read_output(folder / RUN), workplace.undisturbed(name).outputs[-1])
+    with held(workplace, name, folder, change):
+        assert Command(second, folder).fail() == f"patchcluster: {said}\n"
 
 
 def test_two_reviews(workplace):
@@ -79,25 +88,15 @@ def test_a_review_scores_a_run_while_it_is_scanned(workplace):
     folder = workplace.copy("scan")
     second = Reviewing(folder)
     second.ask("GET", "/api/run")
-    held = partial(before, folder / RUN, "rename scores.csv 1", stop)
-    first = workplace.start("scan --labels", folder, held)
-    first.wait_until_stopped()
-    assert second.do("rescore") == IN_USE
-    assert second.label([4], "normal")[0] == 200  # which does not change the run
-    first.go_on()
-    first.finish()
-    check_same(read_output(folder / RUN), workplace.undisturbed("scan --labels").outputs[-1])
+    with held(workplace, "scan --labels", folder, "rename scores.csv 1"):
+        assert second.do("rescore") == IN_USE
+        assert second.label([4], "normal")[0] == 200  # which does not change the run
     assert second.do("rescore") == ""
     second.command.interrupt()
 
 
 def test_two_benchmarks(workplace):
-    name, change = "benchmark", "rename cells/part/images.json 1"
-    folder = workplace.prepare(name)
-    first = workplace.start(name, folder, partial(before, folder / "bench", change, stop))
-    first.wait_until_stopped()
-    said = workplace.start(name, folder).fail()
-    assert said.startswith("patchcluster: 'bench' is in use by another process: ")
-    first.go_on()
-    first.finish()
-    check_same(read_output(folder / "bench"), workplace.undisturbed(name).outputs[-1])
+    folder = workplace.prepare("benchmark")
+    with held(workplace, "benchmark", folder, "rename cells/part/images.json 1"):
+        said = workplace.start("benchmark", folder).fail()
+        assert said.startswith("patchcluster: 'bench' is in use by another process: ")

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import patchcluster
-from conftest import textured_image, write_set
-from faults.outcomes import assert_one_line, invoke
+from conftest import cut_batches, save_image, scan_until, textured_image, write_set
+from faults.outcomes import Outcome, assert_one_line, invoke
 from patchcluster.methods import METHODS
+from patchcluster.runs.run import Run
 
 pytestmark = pytest.mark.faults
 
@@ -22,9 +23,8 @@ SMALL = ("--size", 64, "--quiet")
 
 
 def save(folder: Path, **images: np.ndarray) -> None:
-    folder.mkdir(exist_ok=True)
     for name, image in images.items():
-        Image.fromarray(image).save(folder / f"{name}.png")
+        save_image(folder / f"{name}.png", image)
 
 
 def grey(value: int, side: int = 96) -> np.ndarray:
@@ -33,9 +33,17 @@ def grey(value: int, side: int = 96) -> np.ndarray:
 
 def save_alike(folder: Path, image: np.ndarray, count: int) -> None:
     """Files of different bytes and the same pixels."""
-    folder.mkdir(exist_ok=True)
     for i in range(count):
-        Image.fromarray(image).save(folder / f"alike{i}.png", compress_level=i)
+        save_image(folder / f"alike{i}.png", image, compress_level=i)
+
+
+def scan(root: Path, *options: object) -> tuple[Run, Outcome]:
+    """Scan the folder images with the command, which must succeed."""
+    outcome = invoke("scan", root / "images", "-o", root / "run", *SMALL, *options)
+    assert outcome.code == 0, outcome.errors
+    run = patchcluster.load_run(root / "run")
+    assert np.isfinite(run.scores).all()
+    return run, outcome
 
 
 def draw_kind(kind: int, seed: int, blot: bool = False) -> np.ndarray:
@@ -133,13 +141,10 @@ def test_a_set_without_two_different_images_is_refused(tmp_path, case):
 )
 def test_a_set_in_which_nothing_stands_out_is_scored_and_nothing_flagged(tmp_path, make, count):
     make(tmp_path / "images")
-    outcome = invoke("scan", tmp_path / "images", "-o", tmp_path / "run", *SMALL, "--json")
-    assert outcome.code == 0, outcome.errors
+    run, outcome = scan(tmp_path, "--json")
     printed = json.loads(outcome.output)
     assert (printed["images"], printed["flagged"]) == (count, 0)
     assert "none is flagged" in printed["threshold"]["meaning"]
-    run = patchcluster.load_run(tmp_path / "run")
-    assert np.isfinite(run.scores).all()
     assert all(np.isfinite(run.map(path)).all() for path in run.paths)
 
 
@@ -148,12 +153,7 @@ def test_every_method_scores_constant_and_equal_images(tmp_path, name, monkeypat
     monkeypatch.setattr("patchcluster.methods.reverse_distillation._STEPS", 1)  # for speed
     save_alike(tmp_path / "images", grey(99), 3)
     save(tmp_path / "images", lighter=grey(101), black=grey(0))
-    outcome = invoke(
-        "scan", tmp_path / "images", "-o", tmp_path / "run", "--method", name, *SMALL, "--json"
-    )
-    assert outcome.code == 0, outcome.errors
-    run = patchcluster.load_run(tmp_path / "run")
-    assert np.isfinite(run.scores).all()
+    run, _ = scan(tmp_path, "--method", name)
     scores = {Path(path).name: score for path, score in zip(run.paths, run.scores, strict=True)}
     assert scores["alike0.png"] == scores["alike1.png"] == scores["alike2.png"]
 
@@ -161,15 +161,14 @@ def test_every_method_scores_constant_and_equal_images(tmp_path, name, monkeypat
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"reverse-distillation"}))  # it takes long
 def test_every_method_scores_two_images(tmp_path, name):
     write_set(tmp_path / "images", 2, blots=0)
-    outcome = invoke("scan", tmp_path / "images", "-o", tmp_path / "run", "--method", name, *SMALL)
-    assert outcome.code == 0, outcome.errors
-    assert np.isfinite(patchcluster.load_run(tmp_path / "run").scores).all()
+    run, _ = scan(tmp_path, "--method", name)
+    assert len(run) == 2
 
 
 # --- copies of the one defect ---------------------------------------------------------------------
 
 
-def rank_of(run: patchcluster.Run, name: str) -> int:
+def rank_of(run: Run, name: str) -> int:
     return [Path(run.paths[i]).name for i in run.ranking].index(name)
 
 
@@ -186,10 +185,8 @@ def test_exact_copies_rank_where_one_would(tmp_path, alone):
     shutil.copytree(alone.info.inputs[0], images)
     for name in ("b.png", "z.png"):
         shutil.copy(images / "part11.png", images / name)
-    outcome = invoke("scan", images, "-o", tmp_path / "run", *SMALL)
-    assert outcome.code == 0, outcome.errors
+    run, outcome = scan(tmp_path)
     assert "copies  3 images in 1 group, scored once: see run.json" in outcome.output
-    run = patchcluster.load_run(tmp_path / "run")
     assert {rank_of(run, name) for name in ("b.png", "part11.png", "z.png")} == {0, 1, 2}
     for name in ("b.png", "part11.png", "z.png"):
         score = run.scores[run.index(name)]
@@ -237,9 +234,7 @@ def test_near_duplicates_of_the_defect_do_not_hide_it_and_are_reported(
     shutil.copytree(alone.info.inputs[0], images)
     with Image.open(images / "part11.png") as image:
         change(image, images / f"again.{ending}")
-    outcome = invoke("scan", images, "-o", tmp_path / "run", *SMALL)
-    assert outcome.code == 0, outcome.errors
-    run = patchcluster.load_run(tmp_path / "run")
+    run, outcome = scan(tmp_path)
     assert {rank_of(run, "part11.png"), rank_of(run, f"again.{ending}")} == {0, 1}
     once = alone.scores[alone.index("part11.png")]
     assert run.scores[run.index("part11.png")] > 0.9 * once
@@ -254,17 +249,11 @@ def test_near_duplicates_of_the_defect_do_not_hide_it_and_are_reported(
 def test_a_scan_that_goes_on_and_one_that_scores_again_know_the_near_duplicates(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", 16)
+    cut_batches(monkeypatch, patches=16)
     images, out = tmp_path / "images", tmp_path / "run"
     write_set(images, 8)
     save(images, again=np.roll(textured_image(7, 96, 96, True), 1, axis=1))
-
-    def stop(step, done, total):
-        if step == "compare" and done == total:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        patchcluster.scan(images, out, size=(64,), progress=stop)
+    scan_until("maps", images, out, size=(64,))
     resumed = patchcluster.scan(images, out, size=(64,)).info.near_duplicates
     assert resumed == patchcluster.scan(images, size=(64,)).info.near_duplicates
     pair = {str(images / "again.png"), str(images / "part7.png")}
@@ -280,10 +269,10 @@ def test_near_duplicates_within_a_mask_and_in_tiles(tmp_path):
     for i in range(8):
         save(images, **{f"part{i}": textured_image(i, 160, 160, i == 7)})
     save(images, again=np.roll(textured_image(7, 160, 160, True), 1, axis=1))
-    mask = np.zeros((160, 160), np.uint8)
-    mask[32:128, 32:] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    run = patchcluster.scan(images, size=(64,), tile=True, roi=tmp_path / "mask.png")
+    inside = np.zeros((160, 160), bool)
+    inside[32:128, 32:] = True
+    mask = save_image(tmp_path / "mask.png", inside)
+    run = patchcluster.scan(images, size=(64,), tile=True, roi=mask)
     assert [str(images / "again.png"), str(images / "part7.png")] in run.info.near_duplicates
 
 
@@ -293,8 +282,7 @@ def test_near_duplicates_within_a_mask_and_in_tiles(tmp_path):
 def test_a_constant_image_among_others_stands_out(tmp_path):
     write_set(tmp_path / "images", 10, blots=0)
     save(tmp_path / "images", black=grey(0))
-    outcome = invoke("scan", tmp_path / "images", "-o", tmp_path / "run", *SMALL, "--json")
-    assert outcome.code == 0, outcome.errors
+    _, outcome = scan(tmp_path, "--json")
     printed = json.loads(outcome.output)
     assert Path(printed["top"][0]["path"]).name == "black.png"
     assert printed["top"][0]["flagged"]
@@ -307,10 +295,7 @@ def test_sizes_and_aspects_of_all_kinds_in_one_set(tmp_path):
     ]  # fmt: skip
     for i, (width, height) in enumerate(shapes):
         save(tmp_path / "images", **{f"p{i}": textured_image(i, width, height, i == 9)})
-    outcome = invoke("scan", tmp_path / "images", "-o", tmp_path / "run", *SMALL, "--json")
-    assert outcome.code == 0, outcome.errors
-    run = patchcluster.load_run(tmp_path / "run")
-    assert np.isfinite(run.scores).all()
+    run, _ = scan(tmp_path)
     for i, (width, height) in enumerate(shapes):
         assert run.map(f"p{i}.png").shape == (height, width)
     padim = invoke("scan", tmp_path / "images", "--method", "padim", *SMALL)
