@@ -135,17 +135,6 @@ def test_what_lies_behind_the_beginning_is_read_when_it_is_asked_for(storage):
     assert survey("faulty://bucket/a.tif") == survey(buffer.getvalue())
 
 
-def test_a_stamp_tells_versions_of_equal_size_apart(storage):
-    storage.pipe_file("/bucket/a.png", b"one")
-    first = stamp("faulty://bucket/a.png")
-    assert stamp("faulty://bucket/a.png") == first
-    storage.pipe_file("/bucket/a.png", b"two")
-    assert stamp("faulty://bucket/a.png")[0] == first[0] == 3
-    assert stamp("faulty://bucket/a.png")[1] != first[1] != 0
-    with pytest.raises(UnreadableImage):
-        stamp("faulty://bucket/none.png")
-
-
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
