@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 import patchcluster
 from conftest import cut_batches, scan_until, write_set
 from patchcluster.errors import RunError
-from patchcluster.methods import PatchClusterPlus
+from patchcluster.methods import Comparison, PatchClusterPlus
+from patchcluster.methods.base import join
 from patchcluster.methods.grids import Grids
 from patchcluster.pipeline import rescoring
+from patchcluster.pipeline.comparing import Comparisons
 from patchcluster.pipeline.image_set import ImageSet
 from patchcluster.pipeline.patch_files import load_batches
 from patchcluster.pipeline.reflagging import reflag
@@ -165,6 +167,19 @@ def test_tensors_are_written_as_plain_safetensors(tmp_path, rng):
     assert torch.equal(storage.read_tensor(file, "halves", slice(2, 5)), values["halves"][2:5])
     (tmp_path / "plain").touch()
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode  # who may read it
+
+
+def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
+    counts, batches = [4, 6, 2, 5], [[0, 1], [2], [3]]
+    stored = Comparisons([tmp_path / str(n) for n in range(3)], batches, counts)
+    parts = []
+    for path, patches in zip(stored.paths, (10, 2, 5), strict=True):
+        distances, neighbours = torch.rand(2, patches, 3, generator=rng)
+        parts.append(Comparison(distances, (9 * neighbours).long(), neighbours))
+        storage.write_tensors(path, parts[-1].tensors())
+    for rows in (torch.arange(17), torch.tensor([16, 0, 11, 3, 12, 9]), torch.tensor([1])):
+        found, expected = stored.select(rows).tensors(), join(parts).select(rows).tensors()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 # --- whole scans --------------------------------------------------------------------------------
