@@ -169,7 +169,7 @@ def test_tensors_are_written_as_plain_safetensors(tmp_path, rng):
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode  # who may read it
 
 
-def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
+def test_comparisons_in_files_are_those_in_memory(tmp_path, rng):
     counts, batches = [4, 6, 2, 5], [[0, 1], [2], [3]]
     stored = Comparisons([tmp_path / str(n) for n in range(3)], batches, counts)
     parts = []
@@ -180,6 +180,13 @@ def test_comparisons_in_files_are_selected_as_those_in_memory(tmp_path, rng):
     for rows in (torch.arange(17), torch.tensor([16, 0, 11, 3, 12, 9]), torch.tensor([1])):
         found, expected = stored.select(rows).tensors(), join(parts).select(rows).tensors()
         assert all(torch.equal(found[name], expected[name]) for name in found)
+    neighbours, distances = (
+        torch.split(values, counts)
+        for values in (join(parts).neighbours, join(parts).neighbour_distances)
+    )
+    for image in (0, 1, 2, 3, 1, 3, 0):  # within a batch, on to the next, and back
+        found = stored.explained(image)
+        assert all(map(torch.equal, found, (neighbours[image], distances[image])))
 
 
 # --- whole scans --------------------------------------------------------------------------------
