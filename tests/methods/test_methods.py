@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from patchcluster.errors import SettingError
-from patchcluster.methods import METHODS, NeighbourMethod
+from patchcluster.methods import METHODS, PatchCluster, PatchCore, PatchCoreLOF
 from patchcluster.pipeline.comparing import Query, Search
 from references import random_patches
 
@@ -183,21 +183,28 @@ def test_one_image_has_nothing_to_be_compared_with(name):
         make(name).fit_score(random_patches(1))
 
 
-neighbour_methods = pytest.mark.parametrize(
-    "name", [name for name, method in METHODS.items() if issubclass(method, NeighbourMethod)]
-)
-
-
-@neighbour_methods
-def test_a_search_for_more_neighbours_serves_too(name):
+@pytest.mark.parametrize("blind", [True, False])
+def test_methods_of_one_bank_are_compared_by_one_search(blind):
     patches = torch.from_numpy(random_patches())
-    method = make(name).fit(patches)
-    grids, own = list(patches[1:3]), [1, 2]
-    wanted = method.neighbour_count(blind=True)
-    expected = method.compare(grids, own)
-    found = method.summarise(method.search(grids, own, wanted + 7))
-    for mine, theirs in zip(found.tensors().values(), expected.tensors().values(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    asked = [PatchCluster(7, 1.0), PatchCore(1.0), PatchCoreLOF(9), PatchCluster(2, 1.0)]
+    first = asked[0].fit(patches)
+    fitted = [first, *(method.reuse(first, 120) for method in asked[1:])]
+    grids, own = list(patches[1:3]), [1, 2] if blind else None
+    for method, found in zip(fitted, first.compare_for(fitted, grids, own), strict=True):
+        expected = type(method)(**method.parameters()).fit(patches).compare(grids, own)
+        for mine, theirs in zip(found.tensors().values(), expected.tensors().values(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+@every_method
+def test_a_bank_is_shared_by_methods_of_one_key_alone(name):
+    patches = random_patches()
+    fitted = make(name).fit(patches)
+    again = make(name).reuse(fitted, 120)
+    assert (again is None) == (fitted.bank_key() is None)
+    if again is not None:
+        np.testing.assert_array_equal(again.score(patches), fitted.score(patches))
+    assert make(name).reuse(make("padim").fit(patches), 120) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
