@@ -99,6 +99,14 @@ def test_rows_that_cover_are_those_of_the_definition(count, channels, seed, shar
     assert chosen.tolist() == cover64(rows.astype(np.float64), range(count), size)
 
 
+def test_rows_that_differ_by_less_than_products_tell_apart_are_covered():
+    """Products find copies of a chosen row as far as rows that differ from it a little."""
+    rows = np.repeat(np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32) * 100, 3, 0)
+    rows[::3, 0] += np.float32(1e-5)
+    for size in range(20, 70):
+        assert len(set(cover_in_order(rows, size).tolist())) == size
+
+
 def test_rows_that_cover_have_some_of_every_kind_and_change_little():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(1000, 20)).astype(np.float32)

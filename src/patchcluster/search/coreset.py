@@ -15,6 +15,7 @@ from .neighbors import nearest, to_float
 Progress = Callable[[int, int], None]  # done, size
 _BATCH = 512  # candidates whose mutual distances are known at a time
 _BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"  # so that equal rows are at no distance
+_SMALLEST = torch.finfo(torch.float32).tiny
 _RADIUS_STEPS = 4  # of the radius in `cover_in_order`, to a power of two
 
 
@@ -41,11 +42,7 @@ def greedy_coreset(
     """
     rows = to_float(features)
     count = len(rows)
-    if rows.ndim != 2 or not 1 <= size <= count or not 0 <= start < count:
-        raise SettingError(
-            f"cannot choose {size} of features {tuple(rows.shape)} from row {start}: features must "
-            "be [m, c], size 1 to m, start 0 to m - 1"
-        )
+    _check(rows, size, start)
     rows = rows - rows.mean(0)
     norms = rows.square().sum(1)
     # Squared distance of every row to the nearest chosen one; -1 for chosen rows.
@@ -63,6 +60,15 @@ def greedy_coreset(
         chosen = _choose_batch(gaps, rows, norms, size - total)
         picked.append(chosen)
         total += len(chosen)
+
+
+def _check(rows: Tensor, size: int, start: int = 0) -> None:
+    """Raise SettingError if so many of the rows cannot be chosen."""
+    if rows.ndim != 2 or not 1 <= size <= len(rows) or not 0 <= start < len(rows):
+        raise SettingError(
+            f"cannot choose {size} of features {tuple(rows.shape)} from row {start}: features must "
+            "be [m, c], size 1 to m, start 0 to m - 1"
+        )
 
 
 def _update(gaps: Tensor, rows: Tensor, norms: Tensor, chosen: Tensor) -> None:
@@ -109,20 +115,20 @@ def cover_in_order(features: Tensor | NDArray[Any], size: int) -> Any:
     Raises SettingError if size is not between 1 and m.
     """
     rows = to_float(features)
-    centres = rows[greedy_coreset(rows, size)]
-    reach = max(float(nearest(part, centres, 1)[0].max()) for part in torch.split(rows, _BATCH))
-    # Balls of the reach around the centres hold all rows, and none of them two that are twice as
-    # far apart: so far apart there are no more rows than centres.
-    step = math.ceil(_RADIUS_STEPS * math.log2(2 * reach)) if reach else 0
-    net: list[int] = []
-    finer = _find_net(rows, 2 ** (step / _RADIUS_STEPS) if reach else 0.0, size)
-    while finer is not None:
-        net, step = finer, step - 1
-        if not reach:  # there are not more different rows
-            break
+    _check(rows, size)
+    net = _find_net(rows, 0.0, size)
+    if net is None:  # there are more different rows
+        centres = rows[greedy_coreset(rows, size)]
+        reach = max(float(nearest(part, centres, 1)[0].max()) for part in torch.split(rows, _BATCH))
+        # Balls of the reach around the centres hold all rows, and none of them two that are twice
+        # as far apart: so far apart there are no more rows than centres.
+        step = math.ceil(_RADIUS_STEPS * math.log2(2 * max(reach, _SMALLEST)))
         finer = _find_net(rows, 2 ** (step / _RADIUS_STEPS), size)
+        while finer is not None:
+            net, step = finer, step - 1
+            finer = _find_net(rows, 2 ** (step / _RADIUS_STEPS), size)
     taken: Tensor = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    taken[torch.tensor(net)] = True
+    taken[torch.tensor(net or [], dtype=torch.int64)] = True
     others = (~taken).nonzero()[:, 0]
     taken[others[: size - int(taken.sum())]] = True
     chosen = taken.nonzero()[:, 0]
