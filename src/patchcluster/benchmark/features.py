@@ -25,9 +25,8 @@ from ..images.inputs import stamp
 from ..network.backbones import Backbone
 from ..network.patches import patch_grid
 from ..pipeline.extraction import Features, Made
-from ..pipeline.stage import Batch, Note, run_stage
 from ..pipeline.survey import Candidate, make_batches, survey_files
-from ..pipeline.workers import Here
+from ..pipeline.workers import Batch, Here, Note, run_stage
 from ..runs import storage
 from ..settings import Settings
 

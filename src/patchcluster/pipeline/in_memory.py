@@ -15,7 +15,8 @@ from ..scores.labels import Label
 from ..scores.levels import describe_levels
 from ..scores.maps import Floats, round_as_stored
 from ..settings import Settings
-from .extract import extract, input_shapes
+from .extraction import extract
+from .survey import input_shapes
 
 
 def extract_files(
