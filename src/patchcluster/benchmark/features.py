@@ -171,10 +171,11 @@ def load_images(
 
 def _survey(category: Category, rule: InputRule, network: Backbone) -> list[Candidate]:
     paths, threads = [sample.path for sample in category.samples], torch.get_num_threads()
-    found, skipped = survey_files(paths, Settings(), network.strides, threads, lambda *_: None)
-    for one in skipped.values():
+    survey = survey_files(paths, Settings(), network.strides, threads, lambda *_: None)
+    for one in survey.skipped.values():
         raise _unreadable(one.path, one.reason)
-    return [dataclasses.replace(one, inputs=((rule.resized, rule.resized),)) for one in found]
+    shapes = ((rule.resized, rule.resized),)
+    return [dataclasses.replace(one, inputs=shapes) for one in survey.candidates]
 
 
 def _key(work: _Cut, batch: Sequence[Candidate]) -> Any:

@@ -28,6 +28,7 @@ from ..methods.grids import Grids, Lazy, make_batches
 from ..network.out_of_memory import in_halves
 from ..runs import runfolder, storage
 from ..runs.info import RunInfo
+from ..scores.groups import Describe
 from ..scores.maps import Floats
 from .image_set import ImageSet
 from .job import Job
@@ -82,14 +83,9 @@ class Compared:
     grids: list[Floats]  # scores float32 [h, w]; NaN where a patch is not scored
     explanations: Sequence[Explanations]
     method: Method  # fitted
-    patches: Grids
     image_scores: list[float] | None  # by a rule of the method's own, if one was asked for
-    packings: list[Packing | None]
     near_duplicates: list[list[int]]  # groups of images, ascending
-
-    def describe(self, image: int) -> Tensor | None:
-        """See `groups.Describe`."""
-        return describe_whole(self.method, self.patches, image, self.packings[image])
+    describe: Describe  # what the patches of an image look like
 
 
 @dataclass(frozen=True)
@@ -242,10 +238,9 @@ def _compare_at(job: Job, image_set: ImageSet, size: int, key: str, workers: Wor
         ],
         _explain(method, comparisons, packings),
         method,
-        patches,
         image_scores,
-        packings,
         _group(comparisons.near_duplicates(), len(counts)),
+        lambda image: describe_whole(method, patches, image, packings[image]),
     )
 
 

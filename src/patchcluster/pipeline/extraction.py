@@ -165,26 +165,27 @@ def _keep(
     """
     if workers.apart:
         _check_same_files(features, batch, made)
-    both = list(zip(batch, made, strict=True))
-    good = [(c, one) for c, one in both if not isinstance(one, str)]
     tensors: dict[str, Tensor] = {}
-    for candidate, one in good:
+    images, skipped = [], []
+    for candidate, one in zip(batch, made, strict=True):
+        if isinstance(one, str):
+            skipped.append({"id": candidate.id, "path": candidate.path, "reason": one})
+            continue
         for size, grid in zip(features.settings.size, one.grids or [], strict=True):
             tensors[patches_name(size, candidate.id)] = grid
-        path = runfolder.thumbnail_path(job.folder, candidate.id)
-        storage.write_bytes(path, one.image.thumbnail, durable=False)
-    images = [
-        {
-            "id": c.id, "path": c.path, "sha256": one.image.sha256,
-            "bytes": one.image.file_size, "width": c.header.width,
-            "height": c.header.height, "roi": c.roi,
-            "version": c.stamp[1] if is_url(c.path) else 0,
-        }
-        for c, one in good
-    ]  # fmt: skip
-    skipped = [
-        {"id": c.id, "path": c.path, "reason": why} for c, why in both if isinstance(why, str)
-    ]
+        thumbnail = runfolder.thumbnail_path(job.folder, candidate.id)
+        storage.write_bytes(thumbnail, one.image.thumbnail, durable=False)
+        record = ImageRecord(
+            candidate.id,
+            candidate.path,
+            one.image.sha256,
+            one.image.file_size,
+            candidate.header.width,
+            candidate.header.height,
+            candidate.roi,
+            candidate.stamp[1] if is_url(candidate.path) else 0,
+        )
+        images.append(dataclasses.asdict(record))
     return tensors, {"images": images, "skipped": skipped}
 
 

@@ -1,8 +1,9 @@
 """What a comparison found -> everything in the run folder but run.json and the report."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from ..scores import maps
 from ..scores.feedback import find_boundary, learn
 from ..scores.finish import Finished, finish
 from ..scores.groups import Describe, describe_regions, group_regions
-from ..scores.labels import move_threshold
-from ..scores.levels import describe_levels
-from ..scores.maps import Floats, Region
+from ..scores.labels import Label, move_threshold
+from ..scores.levels import Levels, describe_levels
+from ..scores.maps import Floats, ImageScore, Region
 from ..scores.thresholds import Flagging, choose_threshold
 from . import costs
 from .comparing import Compared
@@ -138,14 +139,17 @@ def _score(
         maps.round_as_stored(maps.fuse(list(of_image)))  # so that all figures agree
         for of_image in zip(*(result.grids for result in compared), strict=True)
     ]
-    scores, offsets = _score_images(job, firsts, grids, compared[0].image_scores)
-    job.info.boundary = find_boundary(np.array(scores))
-    labels = image_set.labels(job.info.labels)
-    if any(labels):
-        grids = learn(grids, scores, finest.describe, labels)
-        # What labels add raises the level of an image too: that is not taken off again.
-        tops = (top for top, _ in _measure_maps(job, firsts, grids))
-        scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
+    own, labels = compared[0].image_scores, image_set.labels(job.info.labels)
+    grids, scores, levels, boundary = score_images(
+        grids,
+        partial(_measure, job, firsts),
+        job.settings.image_score,
+        own,
+        finest.describe,
+        labels,
+    )
+    job.info.boundary = boundary
+    job.info.levels = {} if levels is None else dataclasses.asdict(levels)
     scored = []
     for i, records in enumerate(image_set.records.values()):
         shown = finest.explanations[i].image[int(np.nanargmax(grids[i]))].tolist()
@@ -161,26 +165,37 @@ def _score(
     return scored
 
 
-def _score_images(
-    job: Job,
-    records: Sequence[ImageRecord],
-    grids: Sequence[Floats],
+def score_images(
+    grids: list[Floats],
+    measure: Callable[[Sequence[Floats]], Sequence[tuple[float, float]]],
+    rule: ImageScore,
     own: list[float] | None,
-) -> tuple[list[float], list[float]]:
-    """Image scores, and what the levels of the images took off them; own: a method's own scores."""
-    nothing = [0.0] * len(records)
-    if own is not None:
-        return own, nothing
-    measured = _measure_maps(job, records, grids)
-    if job.settings.image_score != "contrast":
-        return [top for top, _ in measured], nothing
-    levels = describe_levels([level for _, level in measured])
-    job.info.levels = dataclasses.asdict(levels)
-    offsets = [levels.offset(level) for _, level in measured]
-    return [top - o for (top, _), o in zip(measured, offsets, strict=True)], offsets
+    describe: Describe,
+    labels: Sequence[Label | None],
+) -> tuple[list[Floats], list[float], Levels | None, float]:
+    """Score the images of a set by their score grids, and learn from labels.
+
+    measure: grids -> score by the map alone, and level, of each image. own: image scores by a rule
+    of the method's own. Returns the grids with what labels add, the image scores, the levels that
+    they depend on, and the boundary of the blind scores (`find_boundary`).
+    """
+    levels, offsets, scores = None, [0.0] * len(grids), own
+    if scores is None:
+        measured = measure(grids)
+        if rule == "contrast":
+            levels = describe_levels([level for _, level in measured])
+            offsets = [levels.offset(level) for _, level in measured]
+        scores = [top - offset for (top, _), offset in zip(measured, offsets, strict=True)]
+    boundary = find_boundary(np.array(scores))
+    if any(labels):
+        grids = learn(grids, scores, describe, labels)
+        # What labels add raises the level of an image too: that is not taken off again.
+        tops = [top for top, _ in measure(grids)]
+        scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
+    return grids, scores, levels, boundary
 
 
-def _measure_maps(
+def _measure(
     job: Job, records: Sequence[ImageRecord], grids: Sequence[Floats]
 ) -> list[tuple[float, float]]:
     """Score by its map alone, and level, of each image."""

@@ -30,7 +30,7 @@ from ..images.inputs import find_images, local_path, stamp
 from ..network.backbones import Backbone
 from ..report import write_report
 from ..runs import runfolder, storage
-from ..runs.info import ImageRecord, RunInfo
+from ..runs.info import RunInfo
 from ..runs.run import Run
 from ..scores.labels import Label, Labels, match_labels, read_labels
 from ..scores.thresholds import Flagging
@@ -44,7 +44,7 @@ from .job import Job, Progress, describe_network, describe_versions
 from .rescoring import flag_again, score_again
 from .results import mark, write_results
 from .saved_inputs import save_inputs
-from .sources import Source, open_inputs
+from .sources import Paths, Source, list_paths, open_inputs
 from .survey import Survey, check_sizes, keep_masks, survey_files
 
 
@@ -106,7 +106,7 @@ def scan(
 
 
 def predict(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    inputs: Paths,
     *,
     max_memory: int | str | None = None,
     since: float | None = None,
@@ -120,8 +120,7 @@ def predict(
     time is not known.
     """
     since, limit = since or time.monotonic(), parse_limit(max_memory)
-    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    info = _asked([os.fspath(item) for item in given], settings, {}, Flagging())
+    info = _asked(list_paths(inputs), settings, {}, Flagging())
     job = Job(Path(), info, progress or (lambda *_: None), ray=ray, max_memory=limit, since=since)
     return forecast(job, *_survey(job, _find_images(info.inputs)))
 
@@ -242,10 +241,15 @@ def _take_up(job: Job, files: Sequence[str], cache: bool) -> None:
 
 
 def _check_unchanged(run: Run, files: Sequence[str]) -> None:
-    """Raise RunError if the images of a finished run are not as they were scanned."""
+    """Raise RunError if the images of a finished run are not as they were scanned.
+
+    As far as can be said without reading them.
+    """
     same = sorted(files) == sorted([*run.paths, *(skip.path for skip in run.skipped)])
     try:
-        same = same and all(_is_unchanged(image) for image in run.images)
+        for image in run.images if same else []:
+            size, version = stamp(image.path)
+            same &= size == image.bytes and image.version in (0, version)
     except UnreadableImage:
         same = False
     if not same:
@@ -253,12 +257,3 @@ def _check_unchanged(run: Run, files: Sequence[str]) -> None:
             f"the images have changed since {str(run.folder)!r} was written: add --overwrite "
             "to scan again, or choose another -o"
         )
-
-
-def _is_unchanged(image: ImageRecord) -> bool:
-    """Whether a file is as it was scanned, as far as can be said without reading it.
-
-    Raises UnreadableImage.
-    """
-    size, version = stamp(image.path)
-    return size == image.bytes and (not image.version or version == image.version)

@@ -28,6 +28,7 @@ from .comparing import Explanations, to_grid
 from .extraction import extract
 from .image_set import ImageSet
 from .loading import find_packing, load_method, load_network
+from .sources import Paths, list_paths
 from .survey import input_shapes
 from .workers import thread_pool
 
@@ -107,7 +108,7 @@ class Scores:
 
 def score(
     run: Run | str | os.PathLike[str],
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    inputs: Paths,
     *,
     device: str | None = None,
     weights: str | None = None,
@@ -118,8 +119,7 @@ def score(
     inputs: folders, files, globs or fsspec URLs. Others as in `Scorer`; progress(done, total).
     Raises InputError, SettingError, WeightsError or RunError.
     """
-    items = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    files = find_images(items, runfolder.is_run, runfolder.find_runs)
+    files = find_images(list_paths(inputs), runfolder.is_run, runfolder.find_runs)
     scorer = Scorer(run, device=device, weights=weights)
     images, skipped = [], []
     with scorer.threads() as pool:

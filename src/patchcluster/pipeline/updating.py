@@ -26,6 +26,7 @@ from .job import Job, Progress, describe_versions
 from .loading import Loaded, load_bank
 from .rescoring import finish
 from .results import replace_results
+from .sources import Paths, list_paths
 from .survey import (
     Candidate,
     Survey,
@@ -40,13 +41,11 @@ from .survey import (
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
 
-Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
 
 def update(
     run: Run | str | os.PathLike[str],
     *,
-    add: Inputs = (),
+    add: Paths = (),
     remove: str | Sequence[str] = (),
     max_memory: int | str | None = None,
     progress: Progress | None = None,
@@ -68,17 +67,11 @@ def update(
     finish(folder, step)  # an earlier change
     with hold_run(folder):
         before = Run(folder)
-        change = find_change(before, _listed(add), _listed(remove))
+        change = find_change(before, list_paths(add), list_paths(remove))
         if change.files or change.gone:
             info = dataclasses.replace(before.info, seconds={}, predicted_seconds={}, memory={})
             change_set(Job(folder, info, step, tell, max_memory=limit), before, change)
     return Run(folder)
-
-
-def _listed(items: Inputs) -> list[str]:
-    if isinstance(items, str | os.PathLike):
-        items = [items]
-    return [os.fspath(item) for item in items]
 
 
 @dataclass(frozen=True)
