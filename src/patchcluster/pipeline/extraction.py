@@ -70,7 +70,7 @@ class Features:
             image = load_image(item.path, item.header, item.inputs, self.ranges)
         except UnreadableImage as error:
             return str(error)
-        if self.backbone.device.type != "cpu":  # threads decode for the one network
+        if not self._threads_have_networks:
             return Made(image, None)
         return _without_pixels(image, self.make_grids(image))
 
@@ -99,6 +99,11 @@ class Features:
     def patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
         """Images of one shape, at one network size -> patches float16 [h, w, c], on the CPU."""
         return [grid.cpu() for grid in extract(pixels, self.backbone, self.settings, size)]
+
+    @property
+    def _threads_have_networks(self) -> bool:
+        """Whether each thread takes images to their patches; else they decode for one network."""
+        return self.backbone.device.type == "cpu"
 
 
 def _without_pixels(image: LoadedImage, grids: list[Tensor]) -> Made:

@@ -14,7 +14,7 @@ from .comparing import compare_all
 from .image_set import ImageSet
 from .job import Job, Progress
 from .loading import describe_whole, find_packing, load_method, load_patches
-from .results import Scored, find_results, mark, replace_results
+from .results import Scored, find_results, replace_results, write_state
 
 
 def rescore(folder: Path, labels: Labels, progress: Progress = lambda *_: None) -> Run:
@@ -96,8 +96,8 @@ def flag_again(run: Run, how: Flagging, progress: Progress) -> None:
         return describe_whole(method, patches, content, packing)
 
     results = find_results(job, image_set, scored, describe)
-    mark(job, "flagging", run.images, run.skipped)  # until all files belong together
+    write_state(job, "flagging", run.images, run.skipped)  # until all files belong together
     tables.write_scores(run.folder, results)
     tables.write_regions(run.folder, results)
     write_report(Run(run.folder, half_changed=True))
-    mark(job, "complete", run.images, run.skipped)
+    write_state(job, "complete", run.images, run.skipped)

@@ -82,16 +82,20 @@ def replace_results(
 
     A kill leaves what `rescoring.finish` can finish.
     """
-    mark(job, "rescoring", images, skipped)  # while the files of the run do not belong together
+    write_state(
+        job, "rescoring", images, skipped
+    )  # while the files of the run do not belong together
     records = write_results(job, image_set, compared, cache)
     runfolder.drop_patches(job.folder, {record.id for record in records})
-    mark(job, "flagging", records, skipped)  # while the report is another's
+    write_state(job, "flagging", records, skipped)  # while the report is another's
     write_report(Run(job.folder, half_changed=True), job.step("report"))
-    mark(job, "complete", records, skipped)
+    write_state(job, "complete", records, skipped)
     storage.remove(job.folder / runfolder.WORK_FOLDER)
 
 
-def mark(job: Job, state: State, images: Sequence[ImageRecord], skipped: Sequence[Skipped]) -> None:
+def write_state(
+    job: Job, state: State, images: Sequence[ImageRecord], skipped: Sequence[Skipped]
+) -> None:
     """Write run.json with the state that the folder is in from now on."""
     job.info.state = state
     runfolder.write_info(job.folder, job.info, images, skipped)

@@ -42,7 +42,7 @@ from .forecast import Forecast, forecast
 from .image_set import join_images
 from .job import Job, Progress, describe_network, describe_versions
 from .rescoring import flag_again, score_again
-from .results import mark, write_results
+from .results import write_results, write_state
 from .saved_inputs import save_inputs
 from .sources import Paths, Source, list_paths, open_inputs
 from .survey import Survey, check_sizes, keep_masks, survey_files
@@ -205,7 +205,7 @@ def _scan(job: Job, files: Sequence[str], replace: bool, cache: bool) -> None:
         compared = compare_all(job, image_set, workers)
     records = write_results(job, image_set, compared, cache)
     skipped = survey.skipped | unreadable
-    mark(job, "complete", records, [skipped[i] for i in sorted(skipped)])
+    write_state(job, "complete", records, [skipped[i] for i in sorted(skipped)])
 
 
 def _survey(job: Job, files: Sequence[str]) -> tuple[Backbone, Survey]:
