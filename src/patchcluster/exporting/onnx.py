@@ -45,7 +45,7 @@ def export_backbone(backbone: Backbone, settings: Settings, output: Path) -> Pat
     """Write the network of a scan with these settings as one ONNX file and return its path.
 
     Input `images` uint8 [1, height, width, 3], 0 to 255, sides multiples of 32. Output `patches`
-    float32 [h, w, c], as `extraction.extract` returns them without tiles, but not rounded to float16.
+    float32 [h, w, c], as `extract` returns them without tiles, but not rounded to float16.
     The metadata of the file hold `patchcluster`, a JSON object: backbone, weights_sha256, layout,
     strides, method, size.
 
