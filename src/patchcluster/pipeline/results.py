@@ -15,13 +15,13 @@ from ..runs.info import ImageRecord, Skipped, State
 from ..runs.run import Run
 from ..runs.tables import Result
 from ..runs.threads import map_in_threads
-from ..scores import maps
+from ..scores import ImageScore, maps
 from ..scores.feedback import find_boundary, learn
 from ..scores.finish import Finished, finish
 from ..scores.groups import Describe, describe_regions, group_regions
 from ..scores.labels import Label, move_threshold
 from ..scores.levels import Levels, describe_levels
-from ..scores.maps import Floats, ImageScore, Region
+from ..scores.maps import Floats, Region
 from ..scores.thresholds import Flagging, choose_threshold
 from . import costs
 from .comparing import Compared
