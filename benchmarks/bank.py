@@ -22,7 +22,7 @@ from PIL import Image
 
 import patchcluster
 from patchcluster.methods.grids import Grids
-from patchcluster.pipeline.reflagging import load_method
+from patchcluster.pipeline.loading import load_method
 from patchcluster.runs import runfolder
 from patchcluster.runs.run import Run
 from patchcluster.settings import resolve

@@ -6,6 +6,7 @@ Plainly: the network as timm builds it, float32, batches of 8, without decoding;
 image at a time. Ours decodes, resizes, makes thumbnails, hashes and writes as well.
 """
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -19,9 +20,11 @@ from machine import alternate, describe
 from patchcluster.demo import write_parts
 from patchcluster.images.inputs import find_images
 from patchcluster.network.backbones import load_backbone
-from patchcluster.pipeline.extraction import Extractor, Features
-from patchcluster.pipeline.survey import make_batches, survey_files
+from patchcluster.pipeline.extraction import extract_all
+from patchcluster.pipeline.job import Job
+from patchcluster.pipeline.survey import survey_files
 from patchcluster.pipeline.workers import Here
+from patchcluster.runs.info import RunInfo
 from patchcluster.settings import resolve
 
 IMAGES = 32
@@ -30,15 +33,14 @@ IMAGES = 32
 def compare(files: list[str], size: int) -> None:
     backbone = load_backbone()
     settings, threads = resolve(size=(size,)), torch.get_num_threads()
-    candidates, _ = survey_files(files, settings, backbone.strides, threads, lambda *_: None)
-    batches = make_batches(candidates)
+    survey = survey_files(files, settings, backbone.strides, threads, lambda *_: None)
+    info = RunInfo(inputs=[], settings=dataclasses.asdict(settings), version="")
     plain: Any = timm.create_model(backbone.name).eval()  # its time does not depend on the weights
     pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 3, size, size))).float()
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as work:
-            features = Features(backbone, settings, {})
-            Extractor(features, Path(work), Here(threads)).run(batches, lambda *_: None)
+            extract_all(Job(Path(work), info), backbone, survey.candidates, Here(threads))
 
     def plainly(batch: int) -> None:
         with torch.inference_mode():

@@ -21,7 +21,7 @@ from PIL import Image
 from patchcluster import load_run
 from patchcluster.demo import write_parts
 from patchcluster.pipeline.image_set import ImageSet
-from patchcluster.pipeline.reflagging import load_method
+from patchcluster.pipeline.loading import load_method
 
 SIZES = (50, 100, 200, 400, 800)
 DRAWN = 100

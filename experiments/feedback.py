@@ -60,8 +60,8 @@ def score(
 ) -> NDArray[np.float64]:
     """Image scores float64 [n] of a set, with what labels add."""
     method = Settings().make_method(network.channels, network.strides)
-    scored = score_set(grids, headers, method, Settings(), labels)
-    return np.array([one.score for one in scored])
+    scores, _ = score_set(grids, headers, method, Settings(), labels)
+    return np.array(scores)
 
 
 if __name__ == "__main__":

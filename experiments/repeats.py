@@ -57,7 +57,7 @@ def main() -> None:
                         Image.fromarray(paste(good[i], defect, random)).save(file)
                         changed[i] = extract_files([str(file)], network, settings)[0][0]
                 method = settings.make_method(network.channels, network.strides)
-                scores = [one.score for one in score_set(changed, headers, method, settings)]
+                scores, _ = score_set(changed, headers, method, settings)
                 auroc = roc_auc_score(np.isin(np.arange(len(good)), places), scores)
                 writer.writerow([rate, kind, seed, f"{100 * auroc:.1f}"])
                 sys.stdout.flush()

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 import patchcluster
 from faults.watching import die, watch
 from patchcluster import cli
-from patchcluster.pipeline import times
+from patchcluster.pipeline import forecast
 from patchcluster.runs.run import Run
 
 pytest.register_assert_rewrite("page_reader")
@@ -116,7 +116,7 @@ def _measured_once() -> Iterator[None]:
     """How fast this machine searches and draws maps is measured once, not before each scan."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("measure_search", "measure_maps"):
-            patch.setattr(times, name, functools.cache(getattr(times, name)))
+            patch.setattr(forecast, name, functools.cache(getattr(forecast, name)))
         yield
 
 

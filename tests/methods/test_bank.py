@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from patchcluster.methods import METHODS
-from patchcluster.pipeline.reflagging import load_method
+from patchcluster.pipeline.loading import load_method
 from patchcluster.runs import runfolder, storage
 from patchcluster.runs.run import Run
 

@@ -18,8 +18,8 @@ from patchcluster.methods.grids import Grids
 from patchcluster.pipeline import rescoring
 from patchcluster.pipeline.comparing import Comparisons
 from patchcluster.pipeline.image_set import ImageSet
-from patchcluster.pipeline.patch_files import load_batches
-from patchcluster.pipeline.reflagging import reflag
+from patchcluster.pipeline.loading import load_patches
+from patchcluster.pipeline.rescoring import reflag
 from patchcluster.pipeline.results import Scored, _group
 from patchcluster.runs import runfolder, storage
 from patchcluster.runs.info import ImageRecord
@@ -54,7 +54,7 @@ def copied(bounded, tmp_path):
 
 
 def patches_of(run):
-    return list(load_batches(run.folder, ImageSet.of(run.images), 2, 128)[0])
+    return list(load_patches(run, ImageSet.of(run.images), 128)[0])
 
 
 def method_of(run):

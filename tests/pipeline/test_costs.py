@@ -44,8 +44,10 @@ def test_memory_of_this_process():
 
 def workload(**changes):
     usual = {
-        "patches": [100 * 784], "channels": 152, "images": 100, "largest_image": 1 << 20,
-        "input_pixels": 448 * 448, "input_shapes": 1, "threads": 2, "ratio": 0.3, "bank": 100,
+        "images": 100, "patches": [100 * 784], "channels": 152, "bank": 100, "pixels": 100 << 20,
+        "largest_image": 1 << 20, "largest_grid": 784, "seen_pixels": 100 * 448 * 448,
+        "input_pixels": 448 * 448, "input_shapes": 1, "threads": 2, "on_cpu": True, "ratio": 0.3,
+        "streamed": False, "extra": 0, "searches": None,
     }  # fmt: skip
     return Workload(**{**usual, **changes})
 

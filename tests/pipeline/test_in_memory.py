@@ -27,7 +27,7 @@ def test_scores_and_maps_are_those_of_a_scan(small_run, tmp_path, given, labels)
     grids, headers = extract_files(run.paths, network, settings)
     method = settings.make_method(network.channels, network.strides)
     said = [labels.get(Path(path).name) for path in run.paths]
-    finished = score_set(grids, headers, method, settings, said if labels else None)
-    np.testing.assert_allclose([one.score for one in finished], run.scores, rtol=2e-3)
+    scores, finished = score_set(grids, headers, method, settings, said if labels else None)
+    np.testing.assert_allclose(scores, run.scores, rtol=2e-3)
     for path, one in zip(run.paths, finished, strict=True):
         np.testing.assert_allclose(one.map(), run.map(path), atol=2e-3)

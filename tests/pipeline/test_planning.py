@@ -9,12 +9,9 @@ import pytest
 from conftest import left_half, save_image, write_set
 from patchcluster.errors import SettingError
 from patchcluster.network.backbones import random_backbone
-from patchcluster.pipeline.costs import GIB, MIB, parse_bytes
-from patchcluster.pipeline.planning import Planner
-from patchcluster.pipeline.survey import Regions, survey_files, take_regions
+from patchcluster.pipeline.costs import GIB, MIB, Planner, parse_bytes
+from patchcluster.pipeline.survey import survey_files
 from patchcluster.settings import PRESETS, resolve
-
-FAST = PRESETS["fast"]
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +22,11 @@ def backbone():
 
 def make_planner(paths, backbone, mask=None, **given):
     """What a scan of some files with the settings given would plan from."""
-    settings = resolve(**given)
-    names = [str(path) for path in paths]
-    candidates, skipped = survey_files(names, settings, backbone.strides, 1, lambda *_: None)
-    assert not skipped
-    regions = take_regions(candidates, str(mask)) if mask else Regions(candidates)
-    return Planner(regions.candidates, regions, settings, backbone, 2, GIB)
+    settings = resolve(roi=mask, **given)
+    channels, strides = backbone.stages(settings.strides)
+    survey = survey_files(list(map(str, paths)), settings, strides, 1, lambda *_: None)
+    assert not survey.skipped
+    return Planner(survey.candidates, settings, channels, strides, 2, True, GIB)
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +45,17 @@ def test_a_plan_for_other_settings_is_that_of_a_survey_for_them(paths, tmp_path,
         again = make_planner(paths, backbone, region, **other)
         surveyed = again.plan(again.settings)
         assert planned.patches == pytest.approx(surveyed.patches, rel=0.1 if region else 0)
-        assert dataclasses.replace(planned, patches=surveyed.patches, extra=0) == surveyed
+        same = {name: getattr(surveyed, name) for name in ("patches", "extra", "searches")}
+        assert dataclasses.replace(planned, **same) == surveyed
 
 
 def test_stages_without_a_weight_are_not_planned(paths, backbone):
     there = make_planner(paths, backbone)
-    work = there.plan(dataclasses.replace(there.settings, **FAST))
+    assert there.plan(there.settings).channels == 40 + 112 + 80
+    fewer = make_planner(paths, backbone, **PRESETS["fast"])
+    work = fewer.plan(fewer.settings)
     assert work.channels == 40 + 112
     assert work.patches == [6 * 20 * 20]
-    assert there.plan(there.settings).channels == 40 + 112 + 80
 
 
 def refusal(there, limit):
@@ -70,10 +68,7 @@ def test_what_does_not_fit_says_what_does_by_the_same_prediction(paths, backbone
     there = make_planner(paths, backbone)
     needed = there.check(None)
     assert there.check(needed) == needed
-    said = refusal(there, needed - 1)
-    assert "choose --preset fast (about" in said
-    fast = there.predict_memory(dataclasses.replace(there.settings, **FAST))
-    assert fast < needed
+    assert "choose --size 384 (about" in refusal(there, needed - 1)
     limit = there.predict_memory(dataclasses.replace(there.settings, size=(192,)))
     assert "choose --size 192 (about" in refusal(there, limit)
     assert "choose --size 128 (about" in refusal(there, limit - 1)
@@ -83,17 +78,8 @@ def test_tiles_are_the_first_to_go(tmp_path, backbone):
     path = save_image(tmp_path / "large.jpg", np.zeros((2000, 3000, 3), np.uint8))
     there = make_planner([path, path], backbone, tile=True)
     without = there.predict_memory(dataclasses.replace(there.settings, tile=False))
-    assert "choose a scan without --tile (about" in refusal(there, without)
-    fast = dataclasses.replace(there.settings, tile=False, **FAST)
-    assert "choose --preset fast without --tile (about" in refusal(there, without - 1)
-    limit = there.predict_memory(fast) - 1
-    largest = next(
-        size
-        for size in (384, 320, 256, 192, 128, 96, 64)
-        if limit
-        >= there.predict_memory(dataclasses.replace(there.settings, tile=False, size=(size,)))
-    )
-    assert f"choose --size {largest} without --tile (about" in refusal(there, limit)
+    assert "choose --size 448 without --tile (about" in refusal(there, without)
+    assert "choose --size 384 without --tile (about" in refusal(there, without - 1)
 
 
 def test_where_nothing_fits_it_says_what_the_least_needs(paths, backbone):
@@ -118,7 +104,7 @@ def test_of_very_many_images_a_bank_of_some_is_what_fits(paths, backbone):
     larger = dataclasses.replace(
         there, settings=dataclasses.replace(there.settings, bank_images=20_000)
     )
-    assert "choose a scan without --bank-images (about" in refusal(larger, 8 * GIB)
+    assert "choose --size 448 without --bank-images (about" in refusal(larger, 8 * GIB)
     needs = [
         there.predict_memory(dataclasses.replace(there.settings, bank_images=bank))
         for bank in (1000, 2000, 4000)

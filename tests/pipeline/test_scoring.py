@@ -18,7 +18,7 @@ from patchcluster.errors import InputError, RunError
 from patchcluster.methods import METHODS
 from patchcluster.network.backbones import load_backbone
 from patchcluster.pipeline.in_memory import extract_files
-from patchcluster.pipeline.reflagging import reflag
+from patchcluster.pipeline.rescoring import reflag
 from patchcluster.pipeline.scoring import HEADER, Scorer, score
 from patchcluster.runs import storage
 from patchcluster.scores.levels import Levels

@@ -6,10 +6,10 @@ import torch
 
 from patchcluster.methods import METHODS, PatchClusterPlus
 from patchcluster.methods.base import SearchCost
-from patchcluster.pipeline import times
-from patchcluster.pipeline.times import (
+from patchcluster.pipeline import forecast
+from patchcluster.pipeline.costs import Workload
+from patchcluster.pipeline.forecast import (
     Rates,
-    Work,
     format_seconds,
     measure_repeatedly,
     predict_seconds,
@@ -18,6 +18,11 @@ from patchcluster.pipeline.times import (
 QUANTITIES = {
     "images": 100, "pixels": 10**8, "seen_pixels": 2 * 10**7, "threads": 2,
     "queries": 80_000, "rows": 80_000, "channels": 100,
+}  # fmt: skip
+OTHERS = {  # that no time depends on
+    "patches": [78_400], "bank": 100, "largest_image": 10**6, "largest_grid": 784,
+    "input_pixels": 448 * 448, "input_shapes": 1, "ratio": 1.0, "streamed": True, "extra": 0,
+    "channels": 152,
 }  # fmt: skip
 # Rate: the steps that it is of, and the power of each quantity that the time grows with.
 GROWTH = {
@@ -35,7 +40,7 @@ RATES = Rates(*[1e-8] * len(GROWTH))
 def make_work(on_cpu=True, **changes):
     given = QUANTITIES | changes
     search = SearchCost(*(given.pop(name) for name in ("queries", "rows", "channels")))
-    return Work(**given, on_cpu=on_cpu, searches=[search])
+    return Workload(**OTHERS, **given, on_cpu=on_cpu, searches=[search])
 
 
 def rates_of(**given):
@@ -104,11 +109,11 @@ def test_methods_that_do_not_know_say_so():
 
 def test_a_search_is_predicted_as_it_was_measured(monkeypatch):
     spent = iter([8.0, 2.0, 0.5])
-    monkeypatch.setattr(times, "clock", lambda work, _: (next(spent), work()))
+    monkeypatch.setattr(forecast, "clock", lambda work, _: (next(spent), work()))
     for name in ("_BUILDING", "_SCANNING", "_RANKING"):
-        monkeypatch.setattr(times, name, 1.0)
-    build, scan, rank = inspect.unwrap(times.measure_search)(torch.device("cpu"))
-    work = make_work(queries=times._QUERIES, rows=times._ROWS, channels=times._CHANNELS)
+        monkeypatch.setattr(forecast, name, 1.0)
+    build, scan, rank = inspect.unwrap(forecast.measure_search)(torch.device("cpu"))
+    work = make_work(queries=forecast._QUERIES, rows=forecast._ROWS, channels=forecast._CHANNELS)
     found = predict_seconds(work, rates_of(build=build, scan=scan, rank=rank))["compare"]
     assert found == pytest.approx(8.0 + 2.0 + 0.5, rel=0.01)
 
@@ -123,7 +128,7 @@ def test_the_longer_the_work_the_more_is_measured(seconds, count, monkeypatch):
         made.append(rates_of(load=len(made) + 1.0))
         return made[-1]
 
-    monkeypatch.setattr(times.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: clock[0])
     rates = measure_repeatedly(measure, lambda _: seconds)
     assert len(made) == count
     assert rates == rates_of(load=(count + 1) / 2)  # the mean of 1, 2, ... count

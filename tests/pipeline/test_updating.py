@@ -15,8 +15,8 @@ from conftest import read_files, run_command, save_image, textured_image, write_
 from patchcluster.errors import InputError, RunError, SettingError, WeightsError
 from patchcluster.pipeline import rescoring
 from patchcluster.pipeline.image_set import ImageSet
-from patchcluster.pipeline.patch_files import load_batches
-from patchcluster.pipeline.reflagging import reflag
+from patchcluster.pipeline.loading import load_patches
+from patchcluster.pipeline.rescoring import reflag
 from patchcluster.runs import runfolder, storage
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.search import row_index
@@ -115,8 +115,7 @@ def test_a_bank_of_all_that_becomes_one_of_some(images, tmp_path, monkeypatch):
     fresh = scan_of(names_of(images, 0, 12), tmp_path / "fresh", WHOLE)
     assert_equal(updated, fresh)
     mine, theirs = (
-        list(load_batches(one.folder, ImageSet.of(one.images), 2, 128)[0])
-        for one in (updated, fresh)
+        list(load_patches(one, ImageSet.of(one.images), 128)[0]) for one in (updated, fresh)
     )
     assert all(map(torch.equal, mine, theirs))
     again = patchcluster.update(run, remove=["part7.png", "part8.png", "copy8.png", "part9.png"])

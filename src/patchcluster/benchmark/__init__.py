@@ -107,8 +107,8 @@ def benchmark(
     network = load_backbone(backbone, weights, choose_device(device), _needed_strides(plan))
     with storage.lock(folder):
         advice = "fewer --categories or --methods, or a smaller --size"
-        limits = costs.Limits.of(max_memory, None)
-        costs.check_memory(predict_memory(plan, network), limits.memory, lambda _: advice)
+        limit = costs.parse_limit(max_memory)
+        costs.check_memory(predict_memory(plan, network), limit, lambda _: advice)
         asked = _claim(folder, plan, network)
         running = _Running(folder, plan, network, progress or (lambda *_: None), tell)
         return running.run(asked)

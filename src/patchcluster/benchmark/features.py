@@ -25,9 +25,8 @@ from ..images.inputs import stamp
 from ..network.backbones import Backbone
 from ..network.patches import patch_grid
 from ..pipeline.extraction import Features, Made
-from ..pipeline.stage import Batch, Note, run_stage
 from ..pipeline.survey import Candidate, make_batches, survey_files
-from ..pipeline.workers import Here
+from ..pipeline.workers import Batch, Here, Note, run_stage
 from ..runs import storage
 from ..settings import Settings
 
@@ -172,10 +171,11 @@ def load_images(
 
 def _survey(category: Category, rule: InputRule, network: Backbone) -> list[Candidate]:
     paths, threads = [sample.path for sample in category.samples], torch.get_num_threads()
-    found, skipped = survey_files(paths, Settings(), network.strides, threads, lambda *_: None)
-    for one in skipped.values():
+    survey = survey_files(paths, Settings(), network.strides, threads, lambda *_: None)
+    for one in survey.skipped.values():
         raise _unreadable(one.path, one.reason)
-    return [dataclasses.replace(one, inputs=((rule.resized, rule.resized),)) for one in found]
+    shapes = ((rule.resized, rule.resized),)
+    return [dataclasses.replace(one, inputs=shapes) for one in survey.candidates]
 
 
 def _key(work: _Cut, batch: Sequence[Candidate]) -> Any:

@@ -26,10 +26,10 @@ def report(
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
     with shown_errors(debug), shown_progress(quiet=False) as progress:
         from ..images.inputs import local_path
-        from ..pipeline.rescoring import refresh
+        from ..pipeline.rescoring import reflag
         from ..scores.thresholds import Flagging
 
-        run = refresh(local_path(run_folder), Flagging(expect, flag_top), progress)
+        run = reflag(local_path(run_folder), Flagging(expect, flag_top), progress)
     print(
         f"{run.flagged.sum()} of {len(run)} images flagged: {run.threshold.meaning}",
         file=sys.stderr,

@@ -119,7 +119,6 @@ def update(
             add=add or (),
             remove=remove or (),
             max_memory=max_memory,
-            since=_STARTED,
             progress=progress,
             tell=teller(quiet),
         )

@@ -22,8 +22,8 @@ from ..errors import RunError, SettingError
 from ..images.decode import Pixels
 from ..network.backbones import Backbone
 from ..network.patches import Layout, dealt_channels, grid_stride, patch_grid, pool_neighbourhood
-from ..pipeline.extract import extract
-from ..pipeline.reflagging import load_network
+from ..pipeline.extraction import extract
+from ..pipeline.loading import load_network
 from ..runs.run import Run
 from ..runs.storage import write_bytes
 from ..settings import Settings, resolve
@@ -45,7 +45,7 @@ def export_backbone(backbone: Backbone, settings: Settings, output: Path) -> Pat
     """Write the network of a scan with these settings as one ONNX file and return its path.
 
     Input `images` uint8 [1, height, width, 3], 0 to 255, sides multiples of 32. Output `patches`
-    float32 [h, w, c], as `pipeline.extract` returns them without tiles, but not rounded to float16.
+    float32 [h, w, c], as `extract` returns them without tiles, but not rounded to float16.
     The metadata of the file hold `patchcluster`, a JSON object: backbone, weights_sha256, layout,
     strides, method, size.
 

@@ -5,35 +5,37 @@ comparisons are read from there when they are needed: what is in memory at a tim
 the bank.
 """
 
-import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property, partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from .. import __version__
 from ..images.roi import Packing
 from ..methods import Comparison, Method
 from ..methods.base import NEIGHBOURS_KEPT, join
 from ..methods.grids import Grids, Lazy, make_batches
 from ..network.out_of_memory import in_halves
 from ..runs import runfolder, storage
-from ..scores import ImageScore
-from ..scores.labels import Labels
+from ..runs.info import RunInfo
+from ..scores.groups import Describe
 from ..scores.maps import Floats
 from .image_set import ImageSet
-from .patch_files import Loaded, describe_whole
-from .stage import Batch, run_stage
-from .workers import Workers
+from .job import Job
+from .loading import describe_whole, load_patches
+from .workers import Batch, Workers, run_stage
+
+_FORMAT = 5  # of the files of comparisons
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,29 @@ class Explanations:
     patch: Tensor
     distance: Tensor
 
-    def unpack(self, packing: Packing) -> "Explanations":
-        """The same for all patches of the image's grid."""
+    @classmethod
+    def of(
+        cls,
+        images: Tensor,
+        places: Tensor,
+        rows: Tensor,
+        distances: Tensor,
+        packing: Packing | None,
+    ) -> Self:
+        """For an image whose patches are explained by rows [p, 3] of the bank.
+
+        images, places [m]: of which image, and where in its grid, each row of the bank is.
+        """
+        image, patch = images[rows].int(), places[rows].int()
+        if packing is None:
+            return cls(image, patch, distances)
         count = packing.shape[0] * packing.shape[1]
-        image, patch, distance = (
-            torch.full((count, values.shape[1]), filler, dtype=values.dtype)
-            for values, filler in ((self.image, -1), (self.patch, -1), (self.distance, torch.nan))
-        )
-        image[packing.cells], patch[packing.cells] = self.image, self.patch
-        distance[packing.cells] = self.distance
-        return Explanations(image, patch, distance)
+        unpacked = []
+        for values, filler in ((image, -1), (patch, -1), (distances, torch.nan)):
+            whole = values.new_full((count, values.shape[1]), filler)
+            whole[packing.cells] = values
+            unpacked.append(whole)
+        return cls(*unpacked)
 
 
 @dataclass(frozen=True)
@@ -68,22 +83,9 @@ class Compared:
     grids: list[Floats]  # scores float32 [h, w]; NaN where a patch is not scored
     explanations: Sequence[Explanations]
     method: Method  # fitted
-    patches: Grids
     image_scores: list[float] | None  # by a rule of the method's own, if one was asked for
-    packings: list[Packing | None]
     near_duplicates: list[list[int]]  # groups of images, ascending
-
-    def describe(self, image: int) -> Tensor | None:
-        """See `groups.Describe`."""
-        return describe_whole(self.method, self.patches, image, self.packings[image])
-
-
-def read_comparison(path: Path) -> Comparison:
-    """The comparison of a batch of images. Raises RunError."""
-    return Comparison(**storage.read_tensors(path)[0])
-
-
-_EXPLAINS = ("neighbours", "neighbour_distances")
+    describe: Describe  # what the patches of an image look like
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,16 @@ class Comparisons:
 
     def __iter__(self) -> Iterator[Comparison]:
         for path in self.paths:
-            yield read_comparison(path)
+            yield Comparison(**storage.read_tensors(path)[0])
 
     def select(self, rows: Tensor) -> Comparison:
         """The comparisons of some of all patches, as `Comparison.select` gives them."""
         ordered = rows.sort()
-        bounds = torch.tensor([0, *(sum(self.counts[i] for i in b) for b in self.batches)]).cumsum(
-            0
-        )
-        places = torch.searchsorted(ordered.values, bounds).tolist()
+        sizes = [sum(self.counts[image] for image in batch) for batch in self.batches]
+        starts = torch.tensor([0, *sizes]).cumsum(0)
+        places = torch.searchsorted(ordered.values, starts).tolist()
         found: dict[str, Tensor] = {}
-        for part, start, (first, last) in zip(
-            self, bounds.tolist(), pairwise(places), strict=False
-        ):
+        for part, start, (first, last) in zip(self, starts, pairwise(places), strict=False):
             these, at = ordered.values[first:last] - start, ordered.indices[first:last]
             for name in ("distances", "neighbours", "neighbour_distances"):
                 values = getattr(part, name)
@@ -125,30 +124,21 @@ class Comparisons:
         return torch.cat([storage.read_tensor(path, "near_duplicates") for path in self.paths])
 
     def explained(self, image: int) -> tuple[Tensor, Tensor]:
-        """Rows of the bank, and their distances, that explain an image's patches, [p, j] each."""
-        batch, start = self.places[image]
-        neighbours, distances = self._explained(batch)
+        """Rows of the bank, and their distances, that explain an image's patches, [p, 3] each."""
+        path, start = self._places[image]
         rows = slice(start, start + self.counts[image])
-        return neighbours[rows], distances[rows]
+        neighbours, distances = (
+            storage.read_tensor(path, name, rows) for name in ("neighbours", "neighbour_distances")
+        )
+        return neighbours[:, :NEIGHBOURS_KEPT], distances[:, :NEIGHBOURS_KEPT]
 
-    @functools.cached_property
-    def _explained(self) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """The same of a batch; who asks for one image after the other reads each file once."""
-
-        def read(batch: int) -> tuple[Tensor, Tensor]:
-            both = (storage.read_tensor(self.paths[batch], name) for name in _EXPLAINS)
-            neighbours, distances = (values[:, :NEIGHBOURS_KEPT] for values in both)
-            return neighbours, distances
-
-        return functools.lru_cache(maxsize=1)(read)
-
-    @functools.cached_property
-    def places(self) -> list[tuple[int, int]]:
-        """The batch of each image, and where its patches begin there."""
+    @cached_property
+    def _places(self) -> list[tuple[Path, int]]:
+        """The file of each image, and where its patches begin there."""
         places = []
-        for number, batch in enumerate(self.batches):
-            sizes = [self.counts[image] for image in batch]
-            places += [(number, start) for start in np.cumsum([0, *sizes[:-1]]).tolist()]
+        for path, batch in zip(self.paths, self.batches, strict=True):
+            ends = accumulate(self.counts[image] for image in batch)
+            places += [(path, e - self.counts[i]) for i, e in zip(batch, ends, strict=True)]
         return places
 
 
@@ -202,116 +192,126 @@ class Search:
         return _from_arrays, (type(self.method), self.method.parameters(), state)
 
 
-@dataclass(frozen=True)
-class Comparer:
-    """Compares every image of a set with the set.
+def compare_all(job: Job, image_set: ImageSet, workers: Workers) -> list[Compared]:
+    """Compare the images of a set with each other, at each network size."""
+    key = _key(job.info, image_set)
+    compared = []
+    for size in job.settings.size:
+        with job.timed("compare"):
+            compared.append(_compare_at(job, image_set, size, key, workers))
+    groups = max(compared, key=lambda result: result.size).near_duplicates
+    job.info.near_duplicates = image_set.name_groups(groups)
+    return compared
 
-    load: network size -> patches of each content, in the order of the set (see `Loaded`). labels:
-    by path. common names all that the result depends on besides the contents.
-    """
 
-    folder: Path
-    image_set: ImageSet
-    load: Callable[[int], Loaded]
-    labels: Labels
-    device: torch.device
-    common: str
-    progress: Callable[[str, int, int], None]
-    workers: Workers
+def _key(info: RunInfo, image_set: ImageSet) -> str:
+    """What the files of a comparison are named by: all that they depend on."""
+    labels = image_set.labels(info.labels)
+    identity = [
+        __version__,
+        _FORMAT,
+        info.settings,
+        info.backbone["sha256"],
+        labels if any(labels) else [],
+        image_set.shas,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
-    def run(self, size: int, method: Method, rule: ImageScore) -> Compared:
-        """Fit the method on the patches of one network size and score every image."""
-        patches, packings = self.load(size)
-        method = self._fit(size, method, patches)
-        counts = patches.counts
-        search = Search(method, self.device)
-        compared = self._compare(size, search, patches, packings)
-        method.calibrate(compared.select(method.bank_rows(counts)))
-        scores: list[Tensor] = []
-        for part, batch in zip(compared, compared.batches, strict=True):
-            scores += torch.split(method.to_scores(part), [counts[image] for image in batch])
-        image_scores = None
-        if rule in method.image_scores:
-            image_scores = method.score_images(rule, patches, scores, range(len(counts))).tolist()
-        return Compared(
-            size,
-            [
-                s.view(shape[:2]).numpy() if p is None else p.unpack(s)
-                for s, shape, p in zip(scores, patches.shapes, packings, strict=True)
-            ],
-            self._explain(method, compared, packings),
-            method,
-            patches,
-            image_scores,
-            packings,
-            _group(compared.near_duplicates(), len(counts)),
-        )
 
-    @functools.cached_property
-    def _key(self) -> str:
-        """What the files of this comparison are named by: all that they depend on."""
-        contents = json.dumps([self.common, self.image_set.shas])
-        return hashlib.sha256(contents.encode()).hexdigest()
+def _compare_at(job: Job, image_set: ImageSet, size: int, key: str, workers: Workers) -> Compared:
+    """Fit the method on the patches of one network size and score every image."""
+    patches, packings = load_patches(job, image_set, size)
+    method, counts = _fit(job, image_set, size, key, patches), patches.counts
+    comparisons = _compare(job, size, key, method, patches, packings, workers)
+    method.calibrate(comparisons.select(method.bank_rows(counts)))
+    scores: list[Tensor] = []
+    for part, batch in zip(comparisons, comparisons.batches, strict=True):
+        scores += torch.split(method.to_scores(part), [counts[image] for image in batch])
+    image_scores, rule = None, job.settings.image_score
+    if rule in method.image_scores:
+        image_scores = method.score_images(rule, patches, scores, range(len(counts))).tolist()
+    return Compared(
+        size,
+        [
+            to_grid(s, shape[:2], packing)
+            for s, shape, packing in zip(scores, patches.shapes, packings, strict=True)
+        ],
+        _explain(method, comparisons, packings),
+        method,
+        image_scores,
+        _group(comparisons.near_duplicates(), len(counts)),
+        lambda image: describe_whole(method, patches, image, packings[image]),
+    )
 
-    def _fit(self, size: int, method: Method, patches: Grids) -> Method:
-        """Fit a method, or take it as it was fitted before."""
-        path = runfolder.fitted_path(self.folder, size)
-        if storage.read_note(path) == self._key:
-            read, _ = storage.read_tensors(path)
-            state = {name: tensor.to(self.device) for name, tensor in read.items()}
-            return type(method).from_state(state, **method.parameters())
-        method.fit(
-            Grids(patches.shapes, lambda image: patches[image].to(self.device)),
-            self.image_set.keys,
-            self.image_set.labels(self.labels),
-            lambda done, total: self.progress("bank", done, total),
-        )
-        storage.write_tensors(path, method.state(), self._key)
-        return method
 
-    def _compare(
-        self, size: int, search: Search, patches: Grids, packings: list[Packing | None]
-    ) -> Comparisons:
-        batches = list(make_batches(patches.counts))
-        paths = [runfolder.comparison_path(self.folder, size, n) for n in range(len(batches))]
-        # A file says of which images it is too: another version may cut other batches.
-        keys = [f"{self._key} {batch[0]}-{batch[-1]}" for batch in batches]
+def _fit(job: Job, image_set: ImageSet, size: int, key: str, patches: Grids) -> Method:
+    """Fit the method, or take it as it was fitted before."""
+    method, device = job.make_method(), job.devices[0]
+    path = runfolder.fitted_path(job.folder, size)
+    if storage.read_note(path) == key:
+        read, _ = storage.read_tensors(path)
+        state = {name: tensor.to(device) for name, tensor in read.items()}
+        return type(method).from_state(state, **method.parameters())
+    method.fit(
+        Grids(patches.shapes, lambda image: patches[image].to(device)),
+        image_set.keys,
+        image_set.labels(job.info.labels),
+        job.step("bank"),
+    )
+    storage.write_tensors(path, method.state(), key)
+    return method
 
-        def queries(batch: Sequence[int]) -> list[Query]:
-            masks = [packings[i] for i in batch]  # of all images, or of none
-            blocks = [None if mask is None else mask.blocks for mask in masks]
-            return [Query(i, patches[i], b) for i, b in zip(batch, blocks, strict=True)]
 
-        run_stage(
-            [
-                Batch(path, key, len(batch), functools.partial(queries, batch))
-                for path, key, batch in zip(paths, keys, batches, strict=True)
-            ],
-            search,
-            self.workers,
-            lambda _, comparison: (comparison.tensors(), {}),
-            lambda done, total: self.progress("compare", done, total),
-        )
-        return Comparisons(paths, batches, patches.counts)
+def _compare(
+    job: Job,
+    size: int,
+    key: str,
+    method: Method,
+    patches: Grids,
+    packings: list[Packing | None],
+    workers: Workers,
+) -> Comparisons:
+    """Compare every image with the bank, batch by batch."""
+    batches = list(make_batches(patches.counts))
+    paths = [runfolder.comparison_path(job.folder, size, n) for n in range(len(batches))]
 
-    def _explain(
-        self,
-        method: Method,
-        compared: Comparisons,
-        packings: list[Packing | None],
-    ) -> Sequence[Explanations]:
-        images, patches = method.bank_image_.cpu(), method.bank_patch_.cpu()
-        masked = [packing for packing in packings if packing is not None]
-        if masked:  # places in packed grids -> in the images' own
-            patches = torch.cat([p.cells for p in masked])[method.bank_rows(compared.counts)]
+    def queries(batch: Sequence[int]) -> list[Query]:
+        masks = [packings[i] for i in batch]  # of all images, or of none
+        blocks = [None if mask is None else mask.blocks for mask in masks]
+        return [Query(i, patches[i], b) for i, b in zip(batch, blocks, strict=True)]
 
-        def explain(image: int) -> Explanations:
-            rows, distances = compared.explained(image)
-            explained = Explanations(images[rows].int(), patches[rows].int(), distances)
-            packing = packings[image]
-            return explained if packing is None else explained.unpack(packing)
+    run_stage(
+        [  # a file says of which images it is too: another version may cut other batches
+            Batch(path, f"{key} {batch[0]}-{batch[-1]}", len(batch), partial(queries, batch))
+            for path, batch in zip(paths, batches, strict=True)
+        ],
+        Search(method, job.devices[0]),
+        workers,
+        lambda _, comparison: (comparison.tensors(), {}),
+        job.step("compare"),
+    )
+    return Comparisons(paths, batches, patches.counts)
 
-        return Lazy(len(packings), explain)
+
+def to_grid(scores: Tensor, shape: Sequence[int], packing: Packing | None) -> Floats:
+    """Scores of an image's patches -> float32 [h, w]; NaN where its packing has none."""
+    return scores.view(*shape).numpy() if packing is None else packing.unpack(scores)
+
+
+def _explain(
+    method: Method, comparisons: Comparisons, packings: list[Packing | None]
+) -> Sequence[Explanations]:
+    """What the patches of every image were compared with, in places of the images' own grids."""
+    images, places = method.bank_image_.cpu(), method.bank_patch_.cpu()
+    masked = [packing for packing in packings if packing is not None]
+    if masked:
+        places = torch.cat([p.cells for p in masked])[method.bank_rows(comparisons.counts)]
+    return Lazy(
+        len(packings),
+        lambda image: Explanations.of(
+            images, places, *comparisons.explained(image), packings[image]
+        ),
+    )
 
 
 def _group(pairs: Tensor, images: int) -> list[list[int]]:

@@ -1,18 +1,28 @@
-"""What a scan will need, said before it starts."""
+"""What a scan has to do and the memory that it will need, counted from the survey of its images."""
 
+import dataclasses
 import os
 import sys
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-from ..errors import SettingError
+from ..errors import InputError, SettingError
+from ..methods.base import SearchCost
 from ..methods.grids import COMPARED_PATCHES
+from ..network.patches import grid_channels, grid_stride
+from ..network.tiling import find_lattice, largest_tile, seen_pixels
 from ..search.neighbors import QUERY_TILE
+from ..settings import Settings
+from .job import Job
+from .survey import Candidate, input_shapes
 
 MIB = 1 << 20
 GIB = 1 << 30
+_SIZES = (384, 320, 256, 192, 128, 96, 64)  # that are advised instead of a larger one
+# Options that are advised against, and what it is without them.
+_COSTLY: dict[str, Any] = {"--tile": {"tile": False}, "--bank-images": {"bank_images": None}}
 # Measured with EfficientNet-Lite0 on the CPU:
 _ACTIVATION_BYTES = 400  # of the network, a pixel of the image that a thread works on
 _LEFT_BYTES = 150  # of these, that are not given back to the system before the search
@@ -38,35 +48,130 @@ _SLACK = 96 * MIB
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a scan must keep within (memory, in bytes), and when it began."""
-
-    memory: int | None = None
-    since: float = 0.0
-
-    @classmethod
-    def of(cls, max_memory: int | str | None, since: float | None) -> Self:
-        """Take bytes or text such as "8GB"; since: of `time.monotonic`, None: now."""
-        memory = parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-        return cls(memory, time.monotonic() if since is None else since)
-
-
-@dataclass(frozen=True)
 class Workload:
-    """What a scan has to do, as far as the survey shows it."""
+    """What a scan has to do, as far as its survey shows it."""
 
+    images: int
     patches: Sequence[int]  # of all images, one number a network size
     channels: int
-    images: int
+    bank: int  # images that each is compared with
+    pixels: int  # of all files
     largest_image: int  # pixels
+    largest_grid: int  # patches of the image that has most
+    seen_pixels: int  # of all inputs of the network, tiles with their overlaps
     input_pixels: int  # at most that the network sees at a time: of an image, or of a tile
     input_shapes: int  # how many different ones
     threads: int
+    on_cpu: bool  # where each thread has a network of its own, and searches are not exact
     ratio: float  # share of the patches in the coreset
-    bank: int  # images that each is compared with
-    extra: int = 0  # bytes that the method needs besides patches, bank and scores
-    largest_grid: int = 0  # patches of the image that has most
-    streamed: bool = False  # whether patches are read image by image, but for those of the bank
+    streamed: bool  # whether patches are read image by image, but for those of the bank
+    extra: int  # bytes that the method needs besides patches, bank and scores
+    searches: Sequence[SearchCost] | None  # one a stage and network size; None: not known
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Counts the work of scans of a surveyed set, with the settings asked for and with others.
+
+    channels, strides: of the network's stages. memory: bytes that the process holds with the
+    network loaded.
+    """
+
+    candidates: Sequence[Candidate]
+    settings: Settings
+    channels: list[int]
+    strides: list[int]
+    threads: int
+    on_cpu: bool
+    memory: int
+
+    @classmethod
+    def of(cls, job: Job, candidates: Sequence[Candidate]) -> Self:
+        """For a job, once its network is loaded and named in run.json."""
+        channels, strides = job.info.backbone["channels"], job.info.backbone["strides"]
+        on_cpu = job.devices[0].type == "cpu"
+        memory = resident_memory()
+        return cls(candidates, job.settings, channels, strides, job.threads, on_cpu, memory)
+
+    def plan(self, settings: Settings) -> Workload:
+        """Count the work of a scan with other settings of the same stages.
+
+        Raises InputError or SettingError if it cannot work.
+        """
+        if not self.candidates:
+            raise InputError("no image would be left to compare with: give at least 2")
+        method = settings.make_method(self.channels, self.strides)
+        images, stride = len(self.candidates), grid_stride(self.strides, settings.layout)
+        sizes = [(one.header.width, one.header.height) for one in self.candidates]
+        inputs = [input_shapes(*size, settings, self.strides) for size in sizes]
+        areas = [[height * width for height, width in shapes] for shapes in inputs]
+        scored = (
+            [round(one.scored * area) for area in of_image]
+            for one, of_image in zip(self.candidates, areas, strict=True)
+        )
+        patches = [sum(of_size) // stride**2 for of_size in zip(*scored, strict=True)]
+        each = max(patches) / images
+        method.check_count(images, each)
+        width = grid_channels(self.channels, self.strides, settings.layout)
+        costs = [method.search_costs(images, count / images, width) for count in patches]
+        counts = Counter(shape for shapes in inputs for shape in shapes)
+        seen = {shape: self._seen(shape, settings) for shape in counts}
+        return Workload(
+            images=images,
+            patches=patches,
+            channels=width,
+            bank=method.bank_size(images, each),
+            pixels=sum(wide * high for wide, high in sizes),
+            largest_image=max(wide * high for wide, high in sizes),
+            largest_grid=max(map(max, areas)) // stride**2,
+            seen_pixels=sum(seen[shape][0] * count for shape, count in counts.items()),
+            input_pixels=max(at_once for _, at_once in seen.values()),
+            input_shapes=len(counts),
+            threads=self.threads,
+            on_cpu=self.on_cpu,
+            ratio=getattr(method, "ratio", 1.0),
+            streamed=method.streams,
+            extra=method.extra_memory(images, max(patches) // images, width),
+            searches=None if None in costs else [one for of_size in costs for one in of_size or ()],
+        )
+
+    def _seen(self, shape: tuple[int, int], settings: Settings) -> tuple[int, int]:
+        """Pixels of a network input (height, width) that the network sees in all, and at once."""
+        if settings.native_from is None:
+            return shape[0] * shape[1], shape[0] * shape[1]
+        tiles = *shape, settings.native_from, find_lattice(self.strides)
+        return seen_pixels(*tiles), largest_tile(*tiles)
+
+    def predict_memory(self, settings: Settings) -> int:
+        """Predict the peak memory in bytes of a scan with other settings of the same stages."""
+        return predict_memory(self.plan(settings), self.memory)
+
+    def check(self, limit: int | None) -> int:
+        """Return the peak memory in bytes that the scan is predicted to need.
+
+        Raises SettingError, with what would fit, if it is over a limit, or if the images are too
+        few for the method.
+        """
+        predicted = self.predict_memory(self.settings)
+        check_memory(predicted, limit, self._advise)
+        return predicted
+
+    def _advise(self, limit: int) -> str:
+        """Name what needs no more memory than that, by the same prediction; or what needs least."""
+        settings, left_out = self.settings, []
+        for option, default in _COSTLY.items():
+            without = dataclasses.replace(settings, **default)
+            if self.predict_memory(without) < self.predict_memory(settings):
+                settings = without
+                left_out.append(option)
+        asked = " without " * bool(left_out) + " and ".join(left_out)
+        sizes = {size for size in (*settings.size, *_SIZES) if size <= max(settings.size)}
+        for size in sorted(sizes, reverse=True):
+            words = f"--size {size}{asked}"
+            need = self.predict_memory(dataclasses.replace(settings, size=(size,)))
+            if need <= limit:
+                return f"{words} (about {format_bytes(need)})"
+        return f"at least {format_bytes(need)} for {words}"
 
 
 def predict_memory(work: Workload, baseline: int) -> int:
@@ -109,6 +214,11 @@ def check_memory(predicted: int, limit: int | None, advise: Callable[[int], str]
             f"this needs about {format_bytes(predicted)}, over --max-memory "
             f"{format_bytes(limit)}: choose {advise(limit)}, or more memory"
         )
+
+
+def parse_limit(max_memory: int | str | None) -> int | None:
+    """Bytes, or text such as "8GB" -> bytes. Raises SettingError."""
+    return parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
 
 
 def parse_bytes(text: str) -> int:

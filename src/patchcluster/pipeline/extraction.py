@@ -1,4 +1,4 @@
-"""Files -> patches on disk, in batches that a later start can take up again.
+"""Images -> patches: in memory, and of files to disk in batches that a later start can take up.
 
 A batch is a list of files of one network size; which files it holds depends on the list of files
 alone. On the CPU each thread takes an image from its file to its patches, with a network of one
@@ -7,12 +7,9 @@ thread: no thread waits for another. For a GPU the threads only decode, ahead of
 
 import copy
 import dataclasses
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -23,24 +20,28 @@ from ..images.decode import LoadedImage, Pixels, load_image
 from ..images.inputs import is_url, locate
 from ..network.backbones import Backbone
 from ..network.out_of_memory import in_halves
+from ..network.patches import patch_grid
+from ..network.tiling import tiled_features
 from ..runs import runfolder, storage
 from ..runs.info import ImageRecord, Skipped
 from ..settings import Settings
-from .extract import extract
-from .stage import Batch, Note, run_stage
-from .survey import Candidate, Done
-from .workers import Workers
+from .job import Job
+from .survey import Candidate, make_batches
+from .workers import Batch, Note, Workers, run_stage
 
-_TRIED = 2  # images a thread, by which the time of all is foreseen
 _PREFETCHED = 4  # images a thread that may be waiting to be written, so that threads never wait
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """What became of all candidates: records of the images, and the files that were skipped."""
+def extract(
+    pixels: Sequence[Pixels], network: Backbone, settings: Settings, size: int
+) -> list[Tensor]:
+    """Turn images of one shape, at one network size, into patches float16 [h, w, c] of each.
 
-    images: list[ImageRecord]
-    skipped: dict[int, Skipped]  # by id
+    They lie where the network is.
+    """
+    tiled = settings.tile
+    stages = tiled_features(network, pixels, size) if tiled else network.features(pixels)
+    return list(patch_grid(stages, settings.layout).half())
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,6 @@ class Made:
 
     image: LoadedImage
     grids: list[Tensor] | None
-
-
-@dataclass(frozen=True)
-class Trial:
-    """How long images took in one thread; grids: the patches [h, w, c] of each at one size."""
-
-    load: float  # seconds a pixel of the file
-    network: float  # seconds a pixel of the network's input
-    grids: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,9 +72,7 @@ class Features:
             return str(error)
         if not self._threads_have_networks:
             return Made(image, None)
-        sizes = self.settings.size
-        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, sizes, strict=True)]
-        return Made(dataclasses.replace(image, pixels=[]), grids)
+        return _without_pixels(image, self.make_grids(image))
 
     def finish(self, ready: Sequence[Made | str]) -> list[Made | str]:
         """The images of a batch, all with their patches."""
@@ -94,48 +84,17 @@ class Features:
             pixels = [image.pixels[which] for image in images]
             parts = in_halves(partial(self.patches, size=size), pixels, "network")
             grids.append([grid for part in parts for grid in part])
-        made = (
-            Made(dataclasses.replace(image, pixels=[]), list(of_image))
-            for image, of_image in zip(images, zip(*grids, strict=True), strict=True)
-        )
+        made = map(_without_pixels, images, map(list, zip(*grids, strict=True)))
         return [one if isinstance(one, str) else next(made) for one in ready]
 
     def on(self, device: torch.device) -> Self:
         backbone = copy.deepcopy(self.backbone).to(device)
         return dataclasses.replace(self, backbone=backbone)
 
-    def try_out(self, candidates: Sequence[Candidate], threads: int) -> Trial | None:
-        """Take a few images to their patches, to see how long that takes.
-
-        None if none of them can be read.
-        """
-        spread = candidates[:: max(1, len(candidates) // (_TRIED * threads))]
-        usual = torch.get_num_threads()
-        with ThreadPoolExecutor(threads, "try", lambda: torch.set_num_threads(1)) as pool:
-            list(pool.map(self._try, spread[:threads]))  # what is first takes longer
-            tried = pool.map(self._try, spread[: _TRIED * threads])
-            trials = [trial for trial in tried if trial is not None]
-        torch.set_num_threads(usual)
-        if not trials:
-            return None
-        return Trial(
-            sum(trial.load for trial in trials) / len(trials),
-            sum(trial.network for trial in trials) / len(trials),
-            [grid for trial in trials for grid in trial.grids],
-        )
-
-    def _try(self, candidate: Candidate) -> Trial | None:
-        start = time.perf_counter()
-        try:
-            image = load_image(candidate.path, candidate.header, candidate.inputs, self.ranges)
-        except UnreadableImage:
-            return None
-        loaded = time.perf_counter()
+    def make_grids(self, image: LoadedImage) -> list[Tensor]:
+        """Patches float16 [h, w, c] of one image for each network size, on the CPU."""
         sizes = self.settings.size
-        grids = [self.patches([p], s)[0] for p, s in zip(image.pixels, sizes, strict=True)]
-        size = candidate.header.width * candidate.header.height
-        seen = sum(height * width for height, width in candidate.inputs)
-        return Trial((loaded - start) / size, (time.perf_counter() - loaded) / seen, grids[-1:])
+        return [self.patches([p], s)[0] for p, s in zip(image.pixels, sizes, strict=True)]
 
     def patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
         """Images of one shape, at one network size -> patches float16 [h, w, c], on the CPU."""
@@ -144,99 +103,114 @@ class Features:
     @property
     def _threads_have_networks(self) -> bool:
         """Whether each thread takes images to their patches; else they decode for one network."""
-        return self.backbone.mean.device.type == "cpu"
+        return self.backbone.device.type == "cpu"
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """Has batches of files turned into patches, and writes them."""
+def _without_pixels(image: LoadedImage, grids: list[Tensor]) -> Made:
+    return Made(dataclasses.replace(image, pixels=[]), grids)
 
-    features: Features
-    folder: Path
-    workers: Workers
 
-    def run(self, batches: Sequence[Sequence[Candidate]], done: Done) -> Extracted:
-        """Make the patches of all batches that the run folder does not hold yet."""
-        runfolder.remove_batches_from(self.folder, len(batches))  # of an earlier, longer list
+def extract_all(
+    job: Job, backbone: Backbone, candidates: Sequence[Candidate], workers: Workers
+) -> tuple[list[ImageRecord], dict[int, Skipped]]:
+    """Make the patches of all files that the work folder does not hold yet, batch by batch.
+
+    Returns records of the images, and the files that were skipped, by id.
+    """
+    features = Features(backbone, job.settings, job.info.deep_range)
+    batches = make_batches(candidates)
+    runfolder.remove_batches_from(job.folder, len(batches))  # of an earlier, longer list
+    with job.timed("features"):
         notes = run_stage(
-            [self._batch(number, batch) for number, batch in enumerate(batches)],
-            self.features,
-            self.workers,
-            lambda number, made: self._keep(batches[number], made),
-            done,
+            [_make_batch(job, features, n, batch) for n, batch in enumerate(batches)],
+            features,
+            workers,
+            lambda n, made: _keep(job, features, workers, batches[n], made),
+            job.step("features"),
         )
-        images = [ImageRecord(**image) for note in notes for image in note["images"]]
-        skipped = {
-            skip["id"]: Skipped(skip["path"], skip["reason"])
-            for note in notes
-            for skip in note["skipped"]
-        }
-        return Extracted(sorted(images, key=lambda image: image.id), skipped)
+    images = [ImageRecord(**image) for note in notes for image in note["images"]]
+    skipped = {
+        skip["id"]: Skipped(skip["path"], skip["reason"])
+        for note in notes
+        for skip in note["skipped"]
+    }
+    return sorted(images, key=lambda image: image.id), skipped
 
-    def _batch(self, number: int, batch: Sequence[Candidate]) -> Batch[Candidate]:
-        features = self.features
-        key = {
-            "weights": features.backbone.weights_hash,
-            "sizes": list(features.settings.size),
-            "tile": features.settings.tile,
-            "layout": features.settings.layout,
-            "stages": list(features.backbone.indices),
-            "ranges": features.ranges,
-            "files": [[c.id, c.path, *c.stamp, c.roi] for c in batch],
-        }
-        return Batch(
-            runfolder.batch_path(self.folder, number),
-            key,
-            len(batch),
-            lambda: [dataclasses.replace(one, path=locate(one.path)) for one in batch],
+
+def _make_batch(
+    job: Job, features: Features, number: int, batch: Sequence[Candidate]
+) -> Batch[Candidate]:
+    key = {
+        "weights": features.backbone.weights_hash,
+        "sizes": list(features.settings.size),
+        "tile": features.settings.tile,
+        "layout": features.settings.layout,
+        "stages": list(features.backbone.indices),
+        "ranges": features.ranges,
+        "files": [[c.id, c.path, *c.stamp, c.roi] for c in batch],
+    }
+    return Batch(
+        runfolder.batch_path(job.folder, number),
+        key,
+        len(batch),
+        lambda: [dataclasses.replace(one, path=locate(one.path)) for one in batch],
+    )
+
+
+def _keep(
+    job: Job,
+    features: Features,
+    workers: Workers,
+    batch: Sequence[Candidate],
+    made: Sequence[Made | str],
+) -> tuple[dict[str, Tensor], Note]:
+    """Name the patches of a batch, and what became of its files.
+
+    Writes the thumbnails: the batch's file, which comes after, says that all is there.
+    """
+    if workers.apart:
+        _check_same_files(features, batch, made)
+    tensors: dict[str, Tensor] = {}
+    images, skipped = [], []
+    for candidate, one in zip(batch, made, strict=True):
+        if isinstance(one, str):
+            skipped.append({"id": candidate.id, "path": candidate.path, "reason": one})
+            continue
+        for size, grid in zip(features.settings.size, one.grids or [], strict=True):
+            tensors[patches_name(size, candidate.id)] = grid
+        thumbnail = runfolder.thumbnail_path(job.folder, candidate.id)
+        storage.write_bytes(thumbnail, one.image.thumbnail, durable=False)
+        record = ImageRecord(
+            candidate.id,
+            candidate.path,
+            one.image.sha256,
+            one.image.file_size,
+            candidate.header.width,
+            candidate.header.height,
+            candidate.roi,
+            candidate.stamp[1] if is_url(candidate.path) else 0,
         )
+        images.append(dataclasses.asdict(record))
+    return tensors, {"images": images, "skipped": skipped}
 
-    def _check_same_files(self, batch: Sequence[Candidate], made: Sequence[Made | str]) -> None:
-        """Raise InputError if workers on other machines saw other files than the survey did."""
-        for candidate, one in zip(batch, made, strict=True):
-            if isinstance(one, Made) and candidate.stamp[0] in (0, one.image.file_size):
-                continue
-            here = self.features.prepare(candidate)
-            if isinstance(here, str):  # nobody can read it
-                continue
-            if isinstance(one, str) or one.image.sha256 != here.image.sha256:
-                why = one if isinstance(one, str) else "another file is there"
-                raise InputError(
-                    f"a worker of the cluster cannot read {candidate.path!r} ({why}), which is "
-                    "here: put the images on storage that all nodes share, under one path, or "
-                    "name them by URL"
-                )
 
-    def _keep(
-        self, batch: Sequence[Candidate], made: Sequence[Made | str]
-    ) -> tuple[dict[str, Tensor], Note]:
-        """Name the patches of a batch, and what became of its files.
-
-        Writes the thumbnails: the batch's file, which comes after, says that all is there.
-        """
-        if self.workers.apart:
-            self._check_same_files(batch, made)
-        both = list(zip(batch, made, strict=True))
-        good = [(c, one) for c, one in both if not isinstance(one, str)]
-        tensors: dict[str, Tensor] = {}
-        for candidate, one in good:
-            for size, grid in zip(self.features.settings.size, one.grids or [], strict=True):
-                tensors[patches_name(size, candidate.id)] = grid
-            path = runfolder.thumbnail_path(self.folder, candidate.id)
-            storage.write_bytes(path, one.image.thumbnail, durable=False)
-        images = [
-            {
-                "id": c.id, "path": c.path, "sha256": one.image.sha256,
-                "bytes": one.image.file_size, "width": c.header.width,
-                "height": c.header.height, "roi": c.roi,
-                "version": c.stamp[1] if is_url(c.path) else 0,
-            }
-            for c, one in good
-        ]  # fmt: skip
-        skipped = [
-            {"id": c.id, "path": c.path, "reason": why} for c, why in both if isinstance(why, str)
-        ]
-        return tensors, {"images": images, "skipped": skipped}
+def _check_same_files(
+    features: Features, batch: Sequence[Candidate], made: Sequence[Made | str]
+) -> None:
+    """Raise InputError if workers on other machines saw other files than the survey did."""
+    for candidate, one in zip(batch, made, strict=True):
+        if isinstance(one, Made) and candidate.stamp[0] in (0, one.image.file_size):
+            continue
+        here = features.prepare(candidate)
+        if isinstance(here, str):  # nobody can read it
+            continue
+        if isinstance(one, str) or one.image.sha256 != here.image.sha256:
+            why = one if isinstance(one, str) else "another file is there"
+            raise InputError(
+                f"a worker of the cluster cannot read {candidate.path!r} ({why}), which is "
+                "here: put the images on storage that all nodes share, under one path, or "
+                "name them by URL"
+            )
 
 
 def patches_name(size: int, image_id: int) -> str:

@@ -9,13 +9,14 @@ from torch import Tensor
 from ..images.decode import Header, load_image, survey
 from ..methods import Method
 from ..network.backbones import Backbone
-from ..scores.feedback import learn
 from ..scores.finish import Finished, finish
 from ..scores.labels import Label
-from ..scores.levels import describe_levels
+from ..scores.levels import Levels
 from ..scores.maps import Floats, round_as_stored
 from ..settings import Settings
-from .extract import extract, input_shapes
+from .extraction import extract
+from .results import score_images
+from .survey import input_shapes
 
 
 def extract_files(
@@ -36,38 +37,29 @@ def extract_files(
 
 
 def score_set(
-    grids: Sequence[Tensor],
+    patches: Sequence[Tensor],
     headers: Sequence[Header],
     method: Method,
     settings: Settings,
     labels: Sequence[Label | None] | None = None,
-) -> list[Finished]:
-    """Score a set blindly, as a scan does: patches [h, w, c] of each image.
+) -> tuple[list[float], list[Finished]]:
+    """Score a set blindly, as a scan does: patches [h, w, c] of each image -> image scores, maps.
 
     labels: what a person said of each image. Raises SettingError as `Method.fit_score`.
     """
+
+    def bring(grids: Sequence[Floats], levels: Levels | None = None) -> list[Finished]:
+        rule = dataclasses.replace(settings.map_rule({}), levels=levels)
+        return [finish(g, h.width, h.height, rule) for g, h in zip(grids, headers, strict=True)]
+
     with torch.inference_mode():
-        scores = [round_as_stored(grid.numpy()) for grid in method.fit_score(grids, labels)]
-        finished = _finish_all(scores, headers, settings)
-        if labels is None or not any(labels):
-            return finished
-        learnt = learn(scores, [one.score for one in finished], method.describe, labels)
-    # What labels add raises the level of an image too: that is not taken off again.
-    rule = finished[0].rule
-    again = (finish(g, h.width, h.height, rule) for g, h in zip(learnt, headers, strict=True))
-    return [
-        dataclasses.replace(one, known_level=before.level)
-        for one, before in zip(again, finished, strict=True)
-    ]
-
-
-def _finish_all(
-    scores: Sequence[Floats], headers: Sequence[Header], settings: Settings
-) -> list[Finished]:
-    rule = settings.map_rule({})
-    alone = [finish(g, h.width, h.height, rule) for g, h in zip(scores, headers, strict=True)]
-    if settings.image_score != "contrast":
-        return alone
-    levels = describe_levels([one.level for one in alone])
-    rule = dataclasses.replace(rule, levels=levels)
-    return [dataclasses.replace(one, rule=rule) for one in alone]
+        blind = [round_as_stored(grid.numpy()) for grid in method.fit_score(patches, labels)]
+        grids, scores, levels, _ = score_images(
+            blind,
+            lambda grids: [(one.map_score, one.level) for one in bring(grids)],
+            settings.image_score,
+            None,
+            method.describe,
+            labels or [],
+        )
+    return scores, bring(grids, levels)

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ class Job:
     """One scan, update or new scoring of a run.
 
     info: what run.json will say, filled in as steps are done. ray: the address of a cluster that
-    works instead of this machine. tell(line): says what is predicted.
+    works instead of this machine. tell(line): says what is predicted. max_memory: bytes. since:
+    when it began, of `time.monotonic`.
     """
 
     folder: Path
@@ -39,6 +40,8 @@ class Job:
     progress: Progress = lambda *_: None
     tell: Callable[[str], None] = lambda _: None
     ray: str | None = None
+    max_memory: int | None = None
+    since: float = field(default_factory=time.monotonic)
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -99,20 +102,20 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def describe_network(info: RunInfo, backbone: Backbone, weights: str | None) -> None:
+def describe_network(job: Job, backbone: Backbone) -> None:
     """Say in run.json which network it is."""
-    info.backbone = {
+    job.info.backbone = {
         "name": backbone.name,
-        "weights": weights or "pretrained",
+        "weights": job.settings.weights or "pretrained",
         "sha256": backbone.weights_hash,
         "channels": backbone.channels,
         "strides": backbone.strides,
     }
 
 
-def describe_versions(info: RunInfo, settings: Settings) -> None:
+def describe_versions(job: Job) -> None:
     """Say in run.json what it was made by, and how maps follow from score grids."""
-    info.versions = {
+    job.info.versions = {
         "patchcluster": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -121,9 +124,9 @@ def describe_versions(info: RunInfo, settings: Settings) -> None:
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }
-    info.map_rule = {
-        "frame": settings.frame,
-        "native_from": settings.native_from,
+    job.info.map_rule = {
+        "frame": job.settings.frame,
+        "native_from": job.settings.native_from,
         "sigma": maps.SIGMA,
         "steps": "if native_from is a number, multiply frame by sqrt(width * height) / "
         "native_from where that is above 1; bilinear (half-pixel centres) from the grid to "

@@ -101,16 +101,13 @@ class _Member:
         return len(self.items) < 2 or sum(self.items.values()) < prefetch * self.threads
 
 
-@dataclass(frozen=True)
-class _Job(Generic[Item]):
-    number: int
-    items: Sequence[Item]
+_Job = tuple[int, Sequence[Item]]
 
 
 class _Jobs(Generic[Item]):
     """What there is to do; what was lost is there again."""
 
-    def __init__(self, jobs: Iterable[tuple[int, Sequence[Item]]]) -> None:
+    def __init__(self, jobs: Iterable[_Job[Item]]) -> None:
         self._source = iter(jobs)
         self._exhausted = False
         self._lost: deque[_Job[Item]] = deque()
@@ -124,15 +121,15 @@ class _Jobs(Generic[Item]):
     def take(self) -> _Job[Item] | None:
         if self._lost:
             return self._lost.popleft()
-        for number, items in self._source:
-            return _Job(number, items)
-        self._exhausted = True
-        return None
+        job = next(self._source, None)
+        self._exhausted = job is None
+        return job
 
     def lose(self, job: _Job[Item], error: Exception) -> None:
         """Take a job back. Raises ClusterError if it was lost too often."""
-        self._losses[job.number] += 1
-        if self._losses[job.number] == _LOSSES:
+        number, _ = job
+        self._losses[number] += 1
+        if self._losses[number] == _LOSSES:
             raise ClusterError(
                 f"{_LOSSES} workers of the cluster were lost with the same work ({_line(error)}): "
                 "see that their nodes have enough memory; the same command resumes"
@@ -205,7 +202,8 @@ class RayWorkers:
                 return
             for reference in self._wait(list(running)):
                 member, job = running.pop(reference)
-                del member.items[job.number]
+                number, _ = job
+                del member.items[number]
                 try:
                     result = ray.get(reference)
                 except RayTaskError as error:
@@ -214,7 +212,7 @@ class RayWorkers:
                     self._lose(member, error)
                     left.lose(job, error)
                 else:
-                    yield job.number, result
+                    yield number, result
 
     def _give_out(
         self, put: Any, prefetch: int, left: "_Jobs[Item]"
@@ -225,8 +223,9 @@ class RayWorkers:
                 job = left.take()
                 if job is None:
                     return
-                member.items[job.number] = len(job.items)
-                yield member.actor.do.remote([put], job.items), (member, job)
+                number, items = job
+                member.items[number] = len(items)
+                yield member.actor.do.remote([put], items), (member, job)
 
     def _wait(self, references: list[Any]) -> list[Any]:
         """Those that are done, or lost, by now or in a moment."""

@@ -1,17 +1,20 @@
 """A finished run scored again with labels, or flagged again; what was interrupted is finished."""
 
 import dataclasses
-import functools
 from pathlib import Path
 
-from ..runs import runfolder, storage
+from torch import Tensor
+
+from ..report import write_report
+from ..runs import runfolder, storage, tables
 from ..runs.run import Run, check_run, hold_run
 from ..scores.labels import Labels, match_labels
 from ..scores.thresholds import Flagging
+from .comparing import compare_all
 from .image_set import ImageSet
 from .job import Job, Progress
-from .reflagging import flag_again, load_patches
-from .steps import compare_all, replace_results
+from .loading import describe_whole, find_packing, load_method, load_patches
+from .results import Scored, find_results, replace_results, write_state
 
 
 def rescore(folder: Path, labels: Labels, progress: Progress = lambda *_: None) -> Run:
@@ -26,11 +29,38 @@ def rescore(folder: Path, labels: Labels, progress: Progress = lambda *_: None) 
         info = dataclasses.replace(
             run.info, labels={run.paths[i]: label for i, label in sorted(matched.items())}
         )
-        compare_again(run, Job(folder, info, progress))
+        score_again(run, Job(folder, info, progress))
     return Run(folder)
 
 
-def compare_again(run: Run, job: Job, cache: bool = True) -> None:
+def reflag(folder: Path, how: Flagging, progress: Progress = lambda *_: None) -> Run:
+    """Flag the images of a finished run again: scores.csv, regions.csv, run.json and report.html.
+
+    Scores, maps and labels stay as they are; a new scoring that was interrupted is finished first.
+    Raises RunError if it is no finished run, or in use; SettingError.
+    """
+    with hold_run(folder):
+        run = Run(folder, half_changed=True)
+        if run.info.state == "rescoring":
+            score_again(run, Job(folder, run.info, progress))
+            run = Run(folder)
+        storage.remove(folder / runfolder.WORK_FOLDER)
+        flag_again(run, how, progress)
+    return Run(folder)
+
+
+def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
+    """Finish what was interrupted while a finished run was flagged or scored again.
+
+    Raises RunError if it is no finished run, or in use.
+    """
+    check_run(folder)
+    info, _, _ = runfolder.read_info(folder)
+    if info.state != "complete":
+        reflag(folder, Flagging(**info.flagging), progress)
+
+
+def score_again(run: Run, job: Job, cache: bool = True) -> None:
     """Score the images of a finished run again, by the patches that it has, for who holds it.
 
     job: on the run's record, with the labels and the flagging that are asked for. cache: as in
@@ -42,41 +72,32 @@ def compare_again(run: Run, job: Job, cache: bool = True) -> None:
     if info.state != "rescoring":  # or some of the comparisons may be there
         storage.remove(run.folder / runfolder.WORK_FOLDER)
     image_set = ImageSet.of(run.images)
-    load = functools.partial(load_patches, run, image_set)
     with job.workers() as workers:
-        compared = compare_all(job, image_set, load, job.devices[0], workers)
+        compared = compare_all(job, image_set, workers)
     replace_results(job, image_set, compared, run.images, run.skipped, cache)
 
 
-def refresh(folder: Path, how: Flagging, progress: Progress = lambda *_: None) -> Run:
-    """Flag a finished run again (see `reflag`); first finish a scoring that was interrupted.
+def flag_again(run: Run, how: Flagging, progress: Progress) -> None:
+    """Flag the images of a finished run again, for who holds it."""
+    info = dataclasses.replace(run.info, flagging=dataclasses.asdict(how))
+    job, image_set = Job(run.folder, info, progress), ImageSet.of(run.images)
+    scored = []
+    for copies in image_set.records.values():
+        i = run.index(copies[0].path)
+        grid = run.grid(copies[0].path)
+        scored.append(Scored(copies, grid, float(run.scores[i]), run.nearest[i]))
+    method, patches = load_method(run), None
+    if method.bounded and runfolder.kept_paths(run.folder):
+        patches, _ = load_patches(run, image_set, max(job.settings.size))
 
-    Raises RunError or SettingError.
-    """
-    with hold_run(folder):
-        return _refresh(folder, how, progress)
+    def describe(content: int) -> Tensor | None:
+        one = scored[content]
+        packing = find_packing(run, one.records[0], (one.grid.shape[0], one.grid.shape[1]))
+        return describe_whole(method, patches, content, packing)
 
-
-def _refresh(folder: Path, how: Flagging, progress: Progress) -> Run:
-    run = Run(folder, half_changed=True)
-    if run.info.state == "rescoring":
-        compare_again(run, Job(folder, run.info, progress))
-    storage.remove(folder / runfolder.WORK_FOLDER)
-    return flag_again(folder, how, lambda done, total: progress("maps", done, total))
-
-
-def finish_held(folder: Path, progress: Progress) -> None:
-    """Finish a change of a run that was interrupted, for who holds its lock."""
-    info, _, _ = runfolder.read_info(folder)
-    _refresh(folder, Flagging(**info.flagging), progress)
-
-
-def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
-    """Finish what was interrupted while a finished run was flagged or scored again.
-
-    Raises RunError if it is no finished run, or in use.
-    """
-    check_run(folder)
-    info, _, _ = runfolder.read_info(folder)
-    if info.state != "complete":
-        refresh(folder, Flagging(**info.flagging), progress)
+    results = find_results(job, image_set, scored, describe)
+    write_state(job, "flagging", run.images, run.skipped)  # until all files belong together
+    tables.write_scores(run.folder, results)
+    tables.write_regions(run.folder, results)
+    write_report(Run(run.folder, half_changed=True))
+    write_state(job, "complete", run.images, run.skipped)

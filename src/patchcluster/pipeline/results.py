@@ -1,22 +1,32 @@
-"""Scores and score grids -> what a run says of each image: flag, regions, groups."""
+"""What a comparison found -> everything in the run folder but run.json and the report."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..images.inputs import natural_key
-from ..runs.info import ImageRecord
+from ..report import write_report
+from ..runs import runfolder, storage, tables
+from ..runs.info import ImageRecord, Skipped, State
+from ..runs.run import Run
 from ..runs.tables import Result
 from ..runs.threads import map_in_threads
-from ..scores.finish import Finished
+from ..scores import ImageScore, maps
+from ..scores.feedback import find_boundary, learn
+from ..scores.finish import Finished, finish
 from ..scores.groups import Describe, describe_regions, group_regions
 from ..scores.labels import Label, move_threshold
+from ..scores.levels import Levels, describe_levels
 from ..scores.maps import Floats, Region
-from ..scores.thresholds import Flagging, Scores, Threshold, choose_threshold
+from ..scores.thresholds import Flagging, choose_threshold
+from . import costs
+from .comparing import Compared
+from .image_set import ImageSet
+from .job import Job, now
 
 
 @dataclass(frozen=True)
@@ -29,42 +39,92 @@ class Scored:
     nearest: str  # path of the image that its most anomalous patch is nearest to
 
 
-def flag(
-    scores: Scores, labels: Sequence[Label | None], how: Flagging
-) -> tuple[Threshold, NDArray[np.bool_]]:
-    """Threshold for image scores [n], and which images are flagged, bool [n].
+def write_results(
+    job: Job, image_set: ImageSet, compared: Sequence[Compared], cache: bool = True
+) -> list[ImageRecord]:
+    """Write all that a finished run holds but run.json and the page; return its images.
 
-    labels, one an image or None, overrule the threshold for their images, and move an automatic
-    one.
+    cache: whether the patches that the bank does not have are kept.
     """
-    anomalous = np.array([label == "anomalous" for label in labels])
-    normal = np.array([label == "normal" for label in labels])
-    threshold = choose_threshold(scores, how.expect, how.flag_top)
-    if how == Flagging():
-        threshold = move_threshold(threshold, scores, anomalous, normal)
-    return threshold, ((scores > threshold.value) | anomalous) & ~normal
+    folder, finest = job.folder, max(compared, key=lambda result: result.size)
+    with job.timed("maps"):
+        scored = _score(job, image_set, compared, finest)
+        results = find_results(job, image_set, scored, finest.describe)
+        tables.write_scores(folder, results)
+        tables.write_regions(folder, results)
+        ids = [image.id for image in image_set.firsts]
+        patches = [grid.size for grid in finest.grids]
+        runfolder.write_neighbours(folder, results, finest.explanations, patches, ids)
+        states = {result.size: result.method.state() for result in compared}
+        method = finest.method
+        note = {"method": method.name, "parameters": method.parameters()}
+        runfolder.write_bank(folder, states, note)
+    job.info.finished = now()
+    job.info.memory["peak"] = costs.peak_memory()
+    if cache and not method.whole:
+        runfolder.keep_batches(folder)
+    else:
+        storage.remove(folder / runfolder.PATCHES_FOLDER)
+    records = [result.record for result in results]
+    runfolder.remove_others(folder, records)
+    return records
+
+
+def replace_results(
+    job: Job,
+    image_set: ImageSet,
+    compared: Sequence[Compared],
+    images: Sequence[ImageRecord],
+    skipped: Sequence[Skipped],
+    cache: bool = True,
+) -> None:
+    """Make a finished run one of these images, in input order. cache: as in `write_results`.
+
+    A kill leaves what `rescoring.finish` can finish.
+    """
+    write_state(
+        job, "rescoring", images, skipped
+    )  # while the files of the run do not belong together
+    records = write_results(job, image_set, compared, cache)
+    runfolder.drop_patches(job.folder, {record.id for record in records})
+    write_state(job, "flagging", records, skipped)  # while the report is another's
+    write_report(Run(job.folder, half_changed=True), job.step("report"))
+    write_state(job, "complete", records, skipped)
+    storage.remove(job.folder / runfolder.WORK_FOLDER)
+
+
+def write_state(
+    job: Job, state: State, images: Sequence[ImageRecord], skipped: Sequence[Skipped]
+) -> None:
+    """Write run.json with the state that the folder is in from now on."""
+    job.info.state = state
+    runfolder.write_info(job.folder, job.info, images, skipped)
 
 
 def find_results(
-    scored: Sequence[Scored],
-    flagged: NDArray[np.bool_],
-    threshold: float,
-    bring: Callable[[Scored], Finished],
-    describe: Describe,
-    threads: int,
-    step: Callable[[int, int], None],
+    job: Job, image_set: ImageSet, scored: Sequence[Scored], describe: Describe
 ) -> list[Result]:
-    """Results of all files, in input order.
+    """Flag the images of a set as run.json asks for, and find the regions of those.
 
-    bring: brings a content's grid to its frame. describe: what the patches of a content look like,
-    for the grouping of regions.
+    describe: what the patches of a content look like, for the grouping of regions. The threshold
+    goes into run.json; results are those of all files, in input order.
     """
+    labels = np.array(image_set.labels(job.info.labels))
+    anomalous, normal = labels == "anomalous", labels == "normal"
+    scores, how = np.array([one.score for one in scored]), Flagging(**job.info.flagging)
+    threshold = choose_threshold(scores, how.expect, how.flag_top)
+    if how == Flagging():
+        threshold = move_threshold(threshold, scores, anomalous, normal)
+    job.info.threshold = dataclasses.asdict(threshold)
+    flagged = ((scores > threshold.value) | anomalous) & ~normal
+
+    def find(one: Scored) -> list[Region]:
+        return _finish(job, one.records[0], one.grid).regions(one.score, threshold.value)
+
     regions: list[list[Region]] = []
-    for found in map_in_threads(
-        lambda one: bring(one).regions(one.score, threshold), scored, threads
-    ):
+    for found in map_in_threads(find, scored, job.threads):
         regions.append(found)
-        step(len(regions), len(scored))
+        job.progress("maps", len(regions), len(scored))
     regions = _group(scored, regions, describe)
     results = [
         Result(record, i, one.score, bool(flagged[i]), regions[i], one.nearest)
@@ -72,6 +132,90 @@ def find_results(
         for record in one.records
     ]
     return sorted(results, key=lambda result: natural_key(result.record.path))
+
+
+def _score(
+    job: Job, image_set: ImageSet, compared: Sequence[Compared], finest: Compared
+) -> list[Scored]:
+    """Map, score and nearest image of every content; writes the maps."""
+    firsts = image_set.firsts
+    grids = [
+        maps.round_as_stored(maps.fuse(list(of_image)))  # so that all figures agree
+        for of_image in zip(*(result.grids for result in compared), strict=True)
+    ]
+    own, labels = compared[0].image_scores, image_set.labels(job.info.labels)
+    grids, scores, levels, boundary = score_images(
+        grids,
+        partial(_measure, job, firsts),
+        job.settings.image_score,
+        own,
+        finest.describe,
+        labels,
+    )
+    job.info.boundary = boundary
+    job.info.levels = {} if levels is None else dataclasses.asdict(levels)
+    scored = []
+    for i, records in enumerate(image_set.records.values()):
+        shown = finest.explanations[i].image[int(np.nanargmax(grids[i]))].tolist()
+        nearest = firsts[shown[0]].path if shown else ""
+        scored.append(Scored(records, grids[i], tables.round_as_written(scores[i]), nearest))
+
+    def write(one: Scored) -> None:
+        for record in one.records:
+            runfolder.write_map(job.folder, record.id, one.grid)
+
+    for _ in map_in_threads(write, scored, job.threads):
+        pass
+    return scored
+
+
+def score_images(
+    grids: list[Floats],
+    measure: Callable[[Sequence[Floats]], Sequence[tuple[float, float]]],
+    rule: ImageScore,
+    own: list[float] | None,
+    describe: Describe,
+    labels: Sequence[Label | None],
+) -> tuple[list[Floats], list[float], Levels | None, float]:
+    """Score the images of a set by their score grids, and learn from labels.
+
+    measure: grids -> score by the map alone, and level, of each image. own: image scores by a rule
+    of the method's own. Returns the grids with what labels add, the image scores, the levels that
+    they depend on, and the boundary of the blind scores (`find_boundary`).
+    """
+    levels, offsets, scores = None, [0.0] * len(grids), own
+    if scores is None:
+        measured = measure(grids)
+        if rule == "contrast":
+            levels = describe_levels([level for _, level in measured])
+            offsets = [levels.offset(level) for _, level in measured]
+        scores = [top - offset for (top, _), offset in zip(measured, offsets, strict=True)]
+    boundary = find_boundary(np.array(scores))
+    if any(labels):
+        grids = learn(grids, scores, describe, labels)
+        # What labels add raises the level of an image too: that is not taken off again.
+        tops = [top for top, _ in measure(grids)]
+        scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
+    return grids, scores, levels, boundary
+
+
+def _measure(
+    job: Job, records: Sequence[ImageRecord], grids: Sequence[Floats]
+) -> list[tuple[float, float]]:
+    """Score by its map alone, and level, of each image."""
+
+    def measure(one: tuple[ImageRecord, Floats]) -> tuple[float, float]:
+        finished = _finish(job, *one)
+        return finished.map_score, finished.level
+
+    both = list(zip(records, grids, strict=True))
+    return list(map_in_threads(measure, both, job.threads))
+
+
+def _finish(job: Job, image: ImageRecord, grid: Floats) -> Finished:
+    rule = job.settings.map_rule(job.info.levels)
+    mask = runfolder.read_mask_of(job.folder, image)
+    return finish(grid, image.width, image.height, rule, mask)
 
 
 def _group(

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import os
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,26 +23,29 @@ from types import MappingProxyType
 from typing import Any
 
 from .. import __version__
-from ..errors import RunError, UnreadableImage
+from ..errors import InputError, RunError, UnreadableImage
 from ..images import roi
+from ..images.decode import deep_range
 from ..images.inputs import find_images, local_path, stamp
-from ..network.patches import block_side
+from ..network.backbones import Backbone
 from ..report import write_report
 from ..runs import runfolder, storage
-from ..runs.info import ImageRecord, RunInfo
+from ..runs.info import RunInfo
 from ..runs.run import Run
 from ..scores.labels import Label, Labels, match_labels, read_labels
 from ..scores.thresholds import Flagging
 from ..settings import resolve
-from .costs import Limits
-from .forecast import Forecast, forecast, survey_set
-from .job import Job, Progress
-from .patch_files import load_batches
-from .reflagging import flag_again
-from .rescoring import compare_again
+from .comparing import compare_all
+from .costs import Planner, parse_limit
+from .extraction import extract_all
+from .forecast import Forecast, forecast
+from .image_set import join_images
+from .job import Job, Progress, describe_network, describe_versions
+from .rescoring import flag_again, score_again
+from .results import write_results, write_state
 from .saved_inputs import save_inputs
-from .sources import Source, open_inputs
-from .steps import compare_all, extract_all, join_images, keep_masks, write_results
+from .sources import Paths, Source, list_paths, open_inputs
+from .survey import Survey, check_sizes, keep_masks, survey_files
 
 
 def scan(
@@ -72,46 +76,37 @@ def scan(
     now. labels: what a person said of some images, by path, or a CSV file (`read_labels`); a
     finished scan is then compared again, without its images. expect, flag_top: see
     `choose_threshold`; a finished scan is then flagged again. ray: the address of a Ray cluster
-    whose workers make the features and compare (`cluster.RayWorkers`); no score depends on it, and
-    a scan may go on with or without. cache: whether a run whose bank has only some of the images
-    keeps the patches of all, by which it can be scored again and updated. progress(step, done,
-    total) is called as work gets done, tell(line) with what is predicted. settings: the fields of
-    `Settings`.
+    that does the work (`RayWorkers`); no score depends on it, and a scan may go on with or without.
+    cache: whether a run whose bank has only some of the images keeps the patches of all, by which
+    it can be scored again and updated. progress(step, done, total) is called as work gets done,
+    tell(line) with what is predicted. settings: the fields of `Settings`.
 
     Raises InputError, SettingError, WeightsError, ClusterError or RunError.
     """
-    limits = Limits.of(max_memory, since)
-    folder = None if output is None else local_path(output)
+    since, limit = since or time.monotonic(), parse_limit(max_memory)
     given = open_inputs(inputs)
-    info = _asked(given if isinstance(given, list) else [], settings)
-    info.labels = dict(labels) if isinstance(labels, Mapping) else read_labels(labels)
-    info.flagging = dataclasses.asdict(Flagging(expect, flag_top))
+    known = labels if isinstance(labels, Mapping) else read_labels(labels)
+    paths = given if isinstance(given, list) else []
+    info = _asked(paths, settings, known, Flagging(expect, flag_top))
 
-    def run_in(folder: Path) -> None:
-        job = Job(folder, info, progress or (lambda *_: None), tell, ray)
+    def work(folder: Path) -> None:
+        job = Job(folder, info, progress or (lambda *_: None), tell, ray, limit, since)
         if isinstance(given, Source):
-            check = functools.partial(_check_start, job, limits)
+            check = functools.partial(_check_start, job)
             save_inputs(given, folder, info, overwrite, check, job.step("inputs"))
-        _run(job, limits, overwrite, cache)
+        _run(job, overwrite, cache)
 
-    if folder is not None:
-        runfolder.check_output(folder, overwrite)
-        with storage.lock(folder):
-            run_in(folder)
-        return Run(folder)
-    folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
-    try:
-        run_in(folder)
-        run = Run(folder)
-    except BaseException:
-        storage.remove(folder)
-        raise
-    weakref.finalize(run, storage.remove, folder)  # the folder lives as long as its run
-    return run
+    if output is None:
+        return _in_temporary_folder(work)
+    folder = local_path(output)
+    runfolder.check_output(folder, overwrite)
+    with storage.lock(folder):
+        work(folder)
+    return Run(folder)
 
 
 def predict(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    inputs: Paths,
     *,
     max_memory: int | str | None = None,
     since: float | None = None,
@@ -124,19 +119,35 @@ def predict(
     Parameters and errors as in `scan`; nothing is written, and no cluster asked: with `ray` the
     time is not known.
     """
-    limits = Limits.of(max_memory, since)
-    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    info = _asked([os.fspath(item) for item in given], settings)
-    job = Job(Path(), info, progress or (lambda *_: None), ray=ray)
-    return forecast(job, survey_set(job, _find_images(info.inputs)), limits)
+    since, limit = since or time.monotonic(), parse_limit(max_memory)
+    info = _asked(list_paths(inputs), settings, {}, Flagging())
+    job = Job(Path(), info, progress or (lambda *_: None), ray=ray, max_memory=limit, since=since)
+    return forecast(job, *_survey(job, _find_images(info.inputs)))
 
 
-def _asked(inputs: list[str], settings: Mapping[str, Any]) -> RunInfo:
+def _in_temporary_folder(work: Callable[[Path], None]) -> Run:
+    """Write a run to a folder that lives as long as the Run."""
+    folder = Path(tempfile.mkdtemp(prefix="patchcluster-"))
+    try:
+        work(folder)
+        run = Run(folder)
+    except BaseException:
+        storage.remove(folder)
+        raise
+    weakref.finalize(run, storage.remove, folder)
+    return run
+
+
+def _asked(
+    inputs: list[str], settings: Mapping[str, Any], labels: Labels, how: Flagging
+) -> RunInfo:
     known = resolve(**settings)
     return RunInfo(
         inputs=inputs,
         settings=dataclasses.asdict(known),
         version=__version__,
+        labels=dict(labels),
+        flagging=dataclasses.asdict(how),
         roi_sha256="" if known.roi is None else roi.hash_masks(known.roi),
     )
 
@@ -145,21 +156,22 @@ def _find_images(inputs: Sequence[str]) -> list[str]:
     return find_images(inputs, runfolder.is_run, runfolder.find_runs)
 
 
-def _check_start(job: Job, limits: Limits, inputs: list[str]) -> None:
-    """Raise what would keep a scan of these inputs from starting; nothing is written."""
-    files = find_images(inputs)
-    labels = _match(job.info.labels, files)
-    info = dataclasses.replace(job.info, inputs=inputs, labels=labels, seconds={})
-    trial = Job(job.folder, info, job.progress)
-    survey_set(trial, files).planner.check(limits.memory)
-
-
 def _match(labels: Labels, files: Sequence[str]) -> dict[str, Label]:
     """Name the files that labels are of. Raises InputError if one fits none, or several."""
     return {files[i]: label for i, label in sorted(match_labels(labels, files).items())}
 
 
-def _run(job: Job, limits: Limits, overwrite: bool, cache: bool) -> None:
+def _check_start(job: Job, inputs: list[str]) -> None:
+    """Raise what would keep a scan of these inputs from starting; nothing is written."""
+    files = find_images(inputs)
+    labels = _match(job.info.labels, files)
+    info = dataclasses.replace(job.info, inputs=inputs, labels=labels, seconds={})
+    trial = dataclasses.replace(job, info=info)
+    _, survey = _survey(trial, files)
+    Planner.of(trial, survey.candidates).check(job.max_memory)
+
+
+def _run(job: Job, overwrite: bool, cache: bool) -> None:
     """Scan; or take a finished run of the same as it is, with other labels or flags if asked."""
     folder, info = job.folder, job.info
     files = _find_images(info.inputs)
@@ -173,64 +185,75 @@ def _run(job: Job, limits: Limits, overwrite: bool, cache: bool) -> None:
         earlier, stale = None, True
     if earlier is None or earlier.state == "running" or overwrite:
         replace = stale or (earlier is not None and earlier.state != "running")
-        _scan(job, limits, files, replace, cache)
+        _scan(job, files, replace, cache)
     else:
-        _take_up(job, earlier, files, cache)
+        _take_up(job, files, cache)
     if not (folder / runfolder.REPORT_FILE).is_file():
         write_report(Run(folder), job.step("report"))
     storage.remove(folder / runfolder.WORK_FOLDER)
 
 
-def _scan(job: Job, limits: Limits, files: Sequence[str], replace: bool, cache: bool) -> None:
+def _scan(job: Job, files: Sequence[str], replace: bool, cache: bool) -> None:
     """Do all the work; replace: clear what the folder holds, once nothing can be refused."""
-    folder, info, settings = job.folder, job.info, job.settings
     with job.workers() as workers:
-        surveyed = survey_set(job, files)
-        forecast(job, surveyed, limits)
-        runfolder.begin(folder, info, replace)
-        keep_masks(job, surveyed.planner.regions)
-        extracted = extract_all(job, surveyed.backbone, surveyed.candidates, workers)
-        image_set = join_images(job, extracted.images)
-        side = block_side(surveyed.backbone.strides, settings.layout)
-        load = functools.partial(load_batches, folder, image_set, side)
-        compared = compare_all(job, image_set, load, surveyed.planner.device, workers)
+        backbone, survey = _survey(job, files)
+        forecast(job, backbone, survey)
+        runfolder.begin(job.folder, job.info, replace)
+        keep_masks(job.folder, survey.masks)
+        images, unreadable = extract_all(job, backbone, survey.candidates, workers)
+        image_set = join_images(images, job.info)
+        compared = compare_all(job, image_set, workers)
     records = write_results(job, image_set, compared, cache)
-    skipped = surveyed.skipped | extracted.skipped
-    info.state = "complete"
-    runfolder.write_info(folder, info, records, [skipped[i] for i in sorted(skipped)])
+    skipped = survey.skipped | unreadable
+    write_state(job, "complete", records, [skipped[i] for i in sorted(skipped)])
 
 
-def _take_up(job: Job, earlier: RunInfo, files: Sequence[str], cache: bool) -> None:
+def _survey(job: Job, files: Sequence[str]) -> tuple[Backbone, Survey]:
+    """Load the network and read all headers; what can be refused without a plan is refused."""
+    job.begin()
+    backbone, settings = job.load_network(), job.settings
+    with job.timed("survey"):
+        survey = survey_files(files, settings, backbone.strides, job.threads, job.step("survey"))
+    candidates = survey.candidates
+    if not candidates:
+        reasons = sorted({skip.reason for skip in survey.skipped.values()})
+        raise InputError(
+            f"none of the {len(files)} files is an image that can be read "
+            f"({'; '.join(reasons[:3])}): name a folder that holds images"
+        )
+    describe_network(job, backbone)
+    describe_versions(job)
+    check_sizes(candidates, settings.method)
+    job.make_method().check_labels(job.info.labels.get(one.path) for one in candidates)
+    job.info.deep_range = deep_range(candidate.header for candidate in candidates)
+    return backbone, survey
+
+
+def _take_up(job: Job, files: Sequence[str], cache: bool) -> None:
     """Bring a finished run of the same to the labels and flags that are asked for."""
-    info = job.info
-    _check_unchanged(job.folder, files)
-    if earlier.labels != info.labels or earlier.state == "rescoring":
-        run = Run(job.folder, half_changed=True)
-        asked = dataclasses.replace(run.info, labels=info.labels, flagging=info.flagging)
-        compare_again(run, dataclasses.replace(job, info=asked), cache)
-    elif earlier.flagging != info.flagging or earlier.state == "flagging":
-        flag_again(job.folder, Flagging(**info.flagging), job.step("maps"))
+    run, asked = Run(job.folder, half_changed=True), job.info
+    _check_unchanged(run, files)
+    if run.info.labels != asked.labels or run.info.state == "rescoring":
+        info = dataclasses.replace(run.info, labels=asked.labels, flagging=asked.flagging)
+        score_again(run, dataclasses.replace(job, info=info), cache)
+    elif run.info.flagging != asked.flagging or run.info.state == "flagging":
+        flag_again(run, Flagging(**asked.flagging), job.progress)
 
 
-def _check_unchanged(folder: Path, files: Sequence[str]) -> None:
-    """Raise RunError if the images of a finished run are not as they were scanned."""
-    run = Run(folder, half_changed=True)
+def _check_unchanged(run: Run, files: Sequence[str]) -> None:
+    """Raise RunError if the images of a finished run are not as they were scanned.
+
+    As far as can be said without reading them.
+    """
     same = sorted(files) == sorted([*run.paths, *(skip.path for skip in run.skipped)])
     try:
-        same = same and all(_is_unchanged(image) for image in run.images)
+        for image in run.images if same else []:
+            size, version = stamp(image.path)
+            same &= size == image.bytes and image.version in (0, version)
     except UnreadableImage:
         same = False
     if not same:
         raise RunError(
-            f"the images have changed since {str(folder)!r} was written: add --overwrite "
+            f"the images have changed since {str(run.folder)!r} was written: add --overwrite "
             "to scan again, or choose another -o"
         )
-
-
-def _is_unchanged(image: ImageRecord) -> bool:
-    """Whether a file is as it was scanned, as far as can be said without reading it.
-
-    Raises UnreadableImage.
-    """
-    size, version = stamp(image.path)
-    return size == image.bytes and (not image.version or version == image.version)

@@ -2,9 +2,9 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,11 +14,9 @@ from PIL import Image
 from ..errors import InputError, RunError, SettingError, UnreadableImage
 from ..images.decode import Pixels, load_image, network_size, survey
 from ..images.inputs import find_images, local_path, read_input
-from ..images.roi import Packing
-from ..methods import Comparison, Method
+from ..methods import Method
 from ..methods.base import NEIGHBOURS_KEPT
 from ..network.devices import choose_device
-from ..network.patches import block_side
 from ..runs import runfolder, tables
 from ..runs.info import ImageRecord, Skipped
 from ..runs.run import Neighbour, Run, load_run
@@ -26,11 +24,13 @@ from ..scores import maps
 from ..scores.finish import Finished, finish
 from ..scores.maps import Floats, Region
 from ..settings import resolve
-from .comparing import Explanations
-from .extract import extract, input_shapes
+from .comparing import Explanations, to_grid
+from .extraction import extract
 from .image_set import ImageSet
-from .patch_files import find_packing
-from .reflagging import load_method, load_network
+from .loading import find_packing, load_method, load_network
+from .sources import Paths, list_paths
+from .survey import input_shapes
+from .workers import thread_pool
 
 HEADER = ["path", "score", "percentile", "flagged", "regions", "nearest"]  # of a table of scores
 
@@ -108,7 +108,7 @@ class Scores:
 
 def score(
     run: Run | str | os.PathLike[str],
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    inputs: Paths,
     *,
     device: str | None = None,
     weights: str | None = None,
@@ -119,8 +119,7 @@ def score(
     inputs: folders, files, globs or fsspec URLs. Others as in `Scorer`; progress(done, total).
     Raises InputError, SettingError, WeightsError or RunError.
     """
-    items = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    files = find_images(items, runfolder.is_run, runfolder.find_runs)
+    files = find_images(list_paths(inputs), runfolder.is_run, runfolder.find_runs)
     scorer = Scorer(run, device=device, weights=weights)
     images, skipped = [], []
     with scorer.threads() as pool:
@@ -160,7 +159,7 @@ class Scorer:
         self.device = choose_device(device or self.settings.device)
         self.backbone = load_network(self.run, weights, self.device)
         self._methods = [load_method(self.run, size, self.device) for size in self.settings.size]
-        self._set = [copies[0] for copies in ImageSet.of(self.run.images).records.values()]
+        self._set = ImageSet.of(self.run.images).firsts
         self._same = {image.sha256: image.path for image in reversed(self.run.images)}
         self._ascending = np.sort(self.run.scores)
         self._warm_up()
@@ -170,17 +169,10 @@ class Scorer:
         """How many images are best scored at a time."""
         return torch.get_num_threads() if self.device.type == "cpu" else 1
 
-    @contextmanager
-    def threads(self, count: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    def threads(self, count: int | None = None) -> AbstractContextManager[ThreadPoolExecutor]:
         """Threads to score in, by default one a core: each image stays in one, as in a scan."""
-        usual, count = torch.get_num_threads(), count or self.parallel
-        each = max(1, usual // count)  # a single one has all cores to itself
-        pool = ThreadPoolExecutor(count, "score", lambda: torch.set_num_threads(each))
-        try:
-            yield pool
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(usual)  # new threads would otherwise take the pool's
+        count = count or self.parallel
+        return thread_pool(count, each=max(1, torch.get_num_threads() // count))
 
     def try_file(self, path: str) -> ScoredImage | Skipped:
         """Score a file, or say why it cannot be."""
@@ -216,34 +208,29 @@ class Scorer:
 
     def find_places(self, explanations: Explanations, patch: int) -> list[Neighbour]:
         """Where the places of the set lie that a patch was compared with, nearest first."""
-        rows = zip(
-            explanations.image[patch].tolist(),
-            explanations.patch[patch].tolist(),
-            explanations.distance[patch].tolist(),
-            strict=True,
-        )
-        return [self._find_place(*row) for row in rows if row[0] >= 0]
-
-    def _find_place(self, image: int, patch: int, distance: float) -> Neighbour:
-        record = self._set[image]
-        packing = self._packing(record, self.run.patch_grid_shape(record.id))
-        at = patch if packing is None else int(packing.cells[patch])
-        return self.run.neighbour(record.id, at, distance)
+        places = []
+        parts = (explanations.image, explanations.patch, explanations.distance)
+        for image, at, distance in zip(*(part[patch].tolist() for part in parts), strict=True):
+            if image >= 0:
+                record = self._set[image]
+                packing = find_packing(self.run, record, self.run.patch_grid_shape(record.id))
+                place = at if packing is None else int(packing.cells[at])
+                places.append(self.run.neighbour(record.id, place, distance))
+        return places
 
     def _score(self, record: ImageRecord, pixels: Sequence[Pixels]) -> ScoredImage:
         compared = [
             self._compare(record, one, size, method)
             for one, size, method in zip(pixels, self.settings.size, self._methods, strict=True)
         ]
-        grid = maps.round_as_stored(maps.fuse([one.grid for one in compared]))
-        finest = compared[int(np.argmax(self.settings.size))]
+        grid = maps.round_as_stored(maps.fuse([one for one, _, _ in compared]))
+        _, explanations, own = compared[int(np.argmax(self.settings.size))]
         finished, threshold = self.finish(record, grid), self.run.threshold.value
-        own = compared[0].image_score
         # As those that the threshold was chosen from:
         value = tables.round_as_written(finished.score if own is None else own)
         peak = int(np.nanargmax(grid))
         (rows, columns), (row, column) = grid.shape, divmod(peak, grid.shape[1])
-        shown = finest.explanations.image[peak].tolist()
+        shown = explanations.image[peak].tolist()
         return ScoredImage(
             record,
             value,
@@ -255,36 +242,38 @@ class Scorer:
             self._same.get(record.sha256, ""),
             grid,
             self,
-            finest.explanations,
+            explanations,
         )
 
     def _compare(
         self, record: ImageRecord, pixels: Pixels, size: int, method: Method
-    ) -> "_Compared":
-        """Compare an image at one network size, as `comparing.Comparer` does those of a set."""
+    ) -> tuple[Floats, Explanations, float | None]:
+        """Compare an image at one network size: its score grid, with what its patches were compared
+        with, and its score by a rule of the method's own."""
         (patches,) = extract([pixels], self.backbone, self.settings, size)
         shape = (patches.shape[0], patches.shape[1])
-        packing = self._packing(record, shape)
+        packing = find_packing(self.run, record, shape)
         if packing is not None:
             if not len(packing.cells):
                 raise UnreadableImage("nothing of it is inside the mask of the run")
             patches = packing.pack(patches.cpu()).to(self.device)
+        blocks = None if packing is None else [packing.blocks]
         try:
-            comparison = method.compare(
-                [patches], blocks=None if packing is None else [packing.blocks]
-            )
+            comparison = method.compare([patches], blocks=blocks)
         except SettingError as error:  # padim: another size than the set's
             raise UnreadableImage(str(error)) from error
         scores, image_score = method.to_scores(comparison), None
         if self.settings.image_score in method.image_scores:
             rule = self.settings.image_score
             image_score = float(method.score_images(rule, [patches], [scores])[0])
-        scores = scores.cpu()
-        return _Compared(
-            scores.view(shape).numpy() if packing is None else packing.unpack(scores),
-            _explain(method, comparison, packing),
-            image_score,
+        explanations = Explanations.of(
+            method.bank_image_.cpu(),
+            method.bank_patch_.cpu(),  # in packed grids, as the bank has them
+            comparison.neighbours[:, :NEIGHBOURS_KEPT].cpu(),
+            comparison.neighbour_distances[:, :NEIGHBOURS_KEPT].cpu(),
+            packing,
         )
+        return to_grid(scores.cpu(), shape, packing), explanations, image_score
 
     def _find_mask(self) -> str:
         """Name of the mask of all images of the run, and so of new ones; "": none."""
@@ -296,10 +285,6 @@ class Scorer:
             )
         return names.pop()
 
-    def _packing(self, record: ImageRecord, shape: tuple[int, int]) -> Packing | None:
-        side = block_side(self.backbone.strides, self.settings.layout)
-        return find_packing(self.run.folder, record, shape, side)
-
     def _warm_up(self) -> None:
         """Build what methods build at their first comparison, before threads share them."""
         first, buffer = self.run.images[0], io.BytesIO()
@@ -307,23 +292,3 @@ class Scorer:
         Image.new("L", (width, height), 128).save(buffer, "PNG")
         with suppress(UnreadableImage):
             self.score(buffer.getvalue())
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """An image at one network size; `grid` as in `ScoredImage`."""
-
-    grid: Floats
-    explanations: Explanations
-    image_score: float | None  # by a rule of the method's own
-
-
-def _explain(method: Method, comparison: Comparison, packing: Packing | None) -> Explanations:
-    """What the patches of one image were compared with; places as the bank has them."""
-    rows = comparison.neighbours[:, :NEIGHBOURS_KEPT].to(method.bank_image_.device)
-    explanations = Explanations(
-        method.bank_image_[rows].int().cpu(),
-        method.bank_patch_[rows].int().cpu(),
-        comparison.neighbour_distances[:, :NEIGHBOURS_KEPT].cpu(),
-    )
-    return explanations if packing is None else explanations.unpack(packing)

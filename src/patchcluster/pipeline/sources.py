@@ -19,7 +19,7 @@ One image at a time is in memory.
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import length_hint
@@ -34,6 +34,8 @@ from PIL import Image, ImageOps
 from ..datasets import Category
 from ..errors import InputError
 from ..images.inputs import open_input, reason
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _CHANNELS = (1, 3, 4)
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -77,7 +79,7 @@ def open_inputs(inputs: Any) -> list[str] | Source:
     Raises InputError if it is neither.
     """
     if isinstance(inputs, str | os.PathLike):
-        return [os.fspath(inputs)]
+        return list_paths(inputs)
     if isinstance(inputs, Category):
         return [sample.path for sample in inputs.samples]
     if isinstance(inputs, Mapping):
@@ -88,6 +90,12 @@ def open_inputs(inputs: Any) -> list[str] | Source:
     if hasattr(inputs, "batch_sampler"):
         raise InputError("a DataLoader gives batches: give its data set, loader.dataset")
     return _open_huggingface(inputs) or _open_items(_iterate(inputs), _count(inputs))
+
+
+def list_paths(inputs: Paths) -> list[str]:
+    """Return one or several paths as a list."""
+    items = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    return [os.fspath(item) for item in items]
 
 
 def _count(inputs: Any) -> int:

@@ -1,19 +1,21 @@
 """Files -> what is known of them before any work: headers, masks, what the network will see."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UnreadableImage
+from ..errors import SettingError, UnreadableImage
 from ..images import roi
-from ..images.decode import STRIDE, Header, survey
+from ..images.decode import STRIDE, Header, network_size, survey
 from ..images.inputs import stamp
 from ..images.masks import Bools, cover, read_mask_file
+from ..methods import METHODS
+from ..network.tiling import find_lattice, native_size
+from ..runs import runfolder
 from ..runs.info import Skipped
 from ..settings import Settings
-from .extract import input_shapes
 
 BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
 
@@ -30,69 +32,77 @@ class Candidate:
     stamp: list[int]
     inputs: tuple[tuple[int, int], ...]  # network input (height, width), one a network size
     roi: str = ""  # name of its mask of what is scored
+    scored: float = 1.0  # share of the network input that is inside its mask
 
 
 @dataclass(frozen=True)
-class Regions:
-    """What the masks of a scan say of its candidates."""
+class Survey:
+    """What the survey of some files found."""
 
-    candidates: list[Candidate] = field(default_factory=list)  # with the names of their masks
-    skipped: dict[int, Skipped] = field(default_factory=dict)  # by id: nothing of them is inside
-    files: dict[str, Path] = field(default_factory=dict)  # name of a mask -> its file
-    # Pixels of the network's input that are scored, by id, one a network size.
-    areas: dict[int, list[int]] = field(default_factory=dict)
+    candidates: list[Candidate]
+    skipped: dict[int, Skipped]  # by id
+    masks: dict[str, Path]  # name of a mask -> its file
 
 
 def survey_files(
-    paths: Sequence[str], settings: Settings, strides: Sequence[int], threads: int, done: Done
-) -> tuple[list[Candidate], dict[int, Skipped]]:
-    """Read the headers of all files; those that cannot be read are skipped with the reason.
+    paths: Sequence[str],
+    settings: Settings,
+    strides: Sequence[int],
+    threads: int,
+    done: Done,
+    first: int = 0,
+) -> Survey:
+    """Read the headers of all files, and give every image its mask; ids count from `first`.
 
-    strides: of the network's stages.
+    Files that cannot be read, or are all outside their mask, are skipped with the reason. strides:
+    of the network's stages. Raises InputError if an image has no mask, or it cannot be read.
     """
     candidates: list[Candidate] = []
     skipped: dict[int, Skipped] = {}
+    headers = read_headers(paths, threads)
+    for i, (path, found) in enumerate(zip(paths, headers, strict=True)):
+        if isinstance(found, str):
+            skipped[first + i] = Skipped(path, found)
+        else:
+            header, mark = found
+            inputs = input_shapes(header.width, header.height, settings, strides)
+            candidates.append(Candidate(first + i, path, header, mark, inputs))
+        done(i + 1, len(paths))
+    if settings.roi is None or not candidates:
+        return Survey(candidates, skipped, {})
+    masked = _take_masks(candidates, settings.roi)
+    return Survey(masked.candidates, skipped | masked.skipped, masked.masks)
+
+
+def read_headers(paths: Sequence[str], threads: int) -> Iterator[tuple[Header, list[int]] | str]:
+    """Yield the header and the stamp of each file, or the reason why it cannot be read."""
+
+    def read(path: str) -> tuple[Header, list[int]] | str:
+        try:
+            return survey(path), stamp(path)
+        except UnreadableImage as error:
+            return str(error)
+
     with ThreadPoolExecutor(threads, "survey") as pool:
-        for i, (path, found) in enumerate(zip(paths, pool.map(_survey, paths), strict=True)):
-            if isinstance(found, str):
-                skipped[i] = Skipped(path, found)
-            else:
-                header, mark = found
-                inputs = input_shapes(header.width, header.height, settings, strides)
-                candidates.append(Candidate(i, path, header, mark, inputs))
-            done(i + 1, len(paths))
-    return candidates, skipped
+        yield from pool.map(read, paths)
 
 
-def _survey(path: str) -> tuple[Header, list[int]] | str:
-    try:
-        return survey(path), stamp(path)
-    except UnreadableImage as error:
-        return str(error)
+def input_shapes(
+    width: int, height: int, settings: Settings, strides: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """Say what the network sees of an image of width x height: (height, width) at each size.
 
-
-def at_sizes(
-    candidates: Sequence[Candidate], regions: Regions, settings: Settings, strides: Sequence[int]
-) -> tuple[list[Candidate], Regions]:
-    """The same files at other network sizes; what masks leave of them keeps its share."""
-    resized, areas = [], {}
-    for candidate in candidates:
-        header = candidate.header
-        inputs = input_shapes(header.width, header.height, settings, strides)
-        if candidate.roi:
-            height, width = candidate.inputs[0]
-            share = regions.areas[candidate.id][0] / (height * width)
-            areas[candidate.id] = [round(share * high * wide) for high, wide in inputs]
-        resized.append(dataclasses.replace(candidate, inputs=inputs))
-    return resized, dataclasses.replace(regions, candidates=resized, areas=areas)
-
-
-def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:
-    """Give every image its mask: of a file for all, or of a folder.
-
-    Raises InputError if an image has none, or a mask cannot be read.
+    strides: of the network's stages, which tiles must line up with.
     """
-    regions, last = Regions(), None
+    if not settings.tile:
+        return tuple(network_size(width, height, size) for size in settings.size)
+    lattice = find_lattice(strides)
+    return tuple(native_size(width, height, size, lattice) for size in settings.size)
+
+
+def _take_masks(candidates: Sequence[Candidate], masks: str) -> Survey:
+    """Give every image its mask: of a file for all, or of a folder."""
+    found, last = Survey([], {}, {}), None
     files = roi.find_masks([candidate.path for candidate in candidates], masks)
     for candidate, file in zip(candidates, files, strict=True):
         if file != last:  # a mask for all is read once; those of a set may not fit in memory
@@ -101,17 +111,34 @@ def take_regions(candidates: Sequence[Candidate], masks: str) -> Regions:
         shown = roi.at_size(mask, candidate.header.width, candidate.header.height)
         if not shown.any():
             reason = "nothing of it is inside its mask"
-            regions.skipped[candidate.id] = Skipped(candidate.path, reason)
+            found.skipped[candidate.id] = Skipped(candidate.path, reason)
             continue
-        regions.files[name] = file
-        regions.areas[candidate.id] = [area_inside(shown, shape) for shape in candidate.inputs]
-        regions.candidates.append(dataclasses.replace(candidate, roi=name))
-    return regions
+        found.masks[name] = file
+        share = share_inside(shown, candidate.inputs[0])
+        found.candidates.append(dataclasses.replace(candidate, roi=name, scored=share))
+    return found
 
 
-def area_inside(mask: Bools, shape: tuple[int, int]) -> int:
-    """Pixels of a network input (height, width) that are scored, of an image with such a mask."""
-    return int(cover(mask, (shape[0] // STRIDE, shape[1] // STRIDE)).sum()) * STRIDE**2
+def share_inside(mask: Bools, shape: tuple[int, int]) -> float:
+    """Share of a network input (height, width) that is scored, of an image with such a mask."""
+    return float(cover(mask, (shape[0] // STRIDE, shape[1] // STRIDE)).mean())
+
+
+def keep_masks(folder: Path, masks: dict[str, Path]) -> None:
+    """Copy the masks of what is scored to a run, by name."""
+    for name, file in masks.items():
+        runfolder.write_region(folder, name, read_mask_file(file))
+
+
+def check_sizes(candidates: Sequence[Candidate], method: str) -> None:
+    """Raise SettingError if the images' shapes differ and the method cannot take that."""
+    sizes = sorted({candidate.inputs[0] for candidate in candidates})
+    if METHODS[method].one_size and len(sizes) > 1:
+        raise SettingError(
+            f"{method} needs images of one shape, and these differ (network inputs of "
+            f"{' x '.join(map(str, sizes[0]))} to {' x '.join(map(str, sizes[-1]))} pixels): "
+            "choose another method"
+        )
 
 
 def make_batches(candidates: Sequence[Candidate]) -> list[list[Candidate]]:

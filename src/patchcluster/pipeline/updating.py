@@ -2,7 +2,6 @@
 
 import dataclasses
 import fnmatch
-import functools
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,38 +13,41 @@ from ..errors import InputError, RunError
 from ..images import roi
 from ..images.decode import Header, deep_range
 from ..images.inputs import PathFinder, find_images, hash_file, is_url, local_path, natural_key
-from ..network.backbones import Backbone, take_stages
-from ..network.patches import block_side
+from ..network.backbones import Backbone
 from ..runs import runfolder
 from ..runs.info import ImageRecord, Skipped
 from ..runs.run import Run, hold_run
 from ..runs.storage import write_tensors
-from ..settings import Settings
-from . import costs
-from .costs import Limits
-from .extract import input_shapes
-from .extraction import Extracted, patches_name
-from .image_set import ImageSet
+from .comparing import compare_all
+from .costs import Planner, format_bytes, parse_limit
+from .extraction import extract_all, patches_name
+from .image_set import ImageSet, join_images
 from .job import Job, Progress, describe_versions
-from .patch_files import Loaded, load_batches
-from .planning import Network, Planner, check_sizes
-from .reflagging import load_bank
-from .rescoring import finish_held
-from .steps import compare_all, extract_all, join_images, keep_masks, replace_results
-from .survey import Candidate, Regions, area_inside, make_batches, survey_files, take_regions
+from .loading import Loaded, load_bank
+from .rescoring import finish
+from .results import replace_results
+from .sources import Paths, list_paths
+from .survey import (
+    Candidate,
+    Survey,
+    check_sizes,
+    input_shapes,
+    keep_masks,
+    make_batches,
+    read_headers,
+    share_inside,
+    survey_files,
+)
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
-
-Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def update(
     run: Run | str | os.PathLike[str],
     *,
-    add: Inputs = (),
+    add: Paths = (),
     remove: str | Sequence[str] = (),
     max_memory: int | str | None = None,
-    since: float | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Run:
@@ -56,29 +58,20 @@ def update(
     one if only one fits, or patterns with * ? [. Only the added images go through the network;
     those that are removed leave no patches behind. Labels of the others stay. An interruption
     before the new scores are there leaves the old ones; the same call goes on where it stopped.
-    max_memory, since, progress and tell: as in `scan`.
+    max_memory, progress and tell: as in `scan`.
 
     Raises InputError, SettingError, WeightsError or RunError.
     """
     folder = run.folder if isinstance(run, Run) else local_path(run)
-    step = progress or (lambda *_: None)
+    step, limit = progress or (lambda *_: None), parse_limit(max_memory)
+    finish(folder, step)  # an earlier change
     with hold_run(folder):
-        found = Run(folder, half_changed=True)
-        if found.info.state != "complete":  # an earlier change
-            finish_held(folder, step)
-            found = Run(folder)
-        change = find_change(found, _listed(add), _listed(remove))
+        before = Run(folder)
+        change = find_change(before, list_paths(add), list_paths(remove))
         if change.files or change.gone:
-            info = dataclasses.replace(found.info, seconds={}, predicted_seconds={}, memory={})
-            job = Job(folder, info, step, tell)
-            change_set(job, found, change, Limits.of(max_memory, since))
-        return Run(folder)
-
-
-def _listed(items: Inputs) -> list[str]:
-    if isinstance(items, str | os.PathLike):
-        items = [items]
-    return [os.fspath(item) for item in items]
+            info = dataclasses.replace(before.info, seconds={}, predicted_seconds={}, memory={})
+            change_set(Job(folder, info, step, tell, max_memory=limit), before, change)
+    return Run(folder)
 
 
 @dataclass(frozen=True)
@@ -141,108 +134,67 @@ def _fitting(pattern: str, paths: Sequence[str]) -> list[str]:
     return fnmatch.filter(paths, pattern) or fnmatch.filter(paths, f"*/{pattern}")
 
 
-@dataclass(frozen=True)
-class _Recorded:
-    """The network of a run, from run.json: one that is not asked for anything need not be loaded.
-
-    channels and strides: of the stages that stand for the strides that were wanted.
-    """
-
-    wanted: Sequence[int]
-    channels: list[int]
-    strides: list[int]
-    device: torch.device
-
-    def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]:
-        """As of `Backbone`."""
-        return take_stages(self.wanted, self.channels, self.strides, strides)
-
-
-def change_set(job: Job, before: Run, change: Change, limits: Limits) -> None:
+def change_set(job: Job, before: Run, change: Change) -> None:
     """Make a finished run one of another set, for who holds it.
 
     job: on the run's record, without what was measured for it.
     """
     info, folder = job.info, job.folder
-    surveyed = _survey_change(job, before, change)
-    planner, added = surveyed.planner, surveyed.added
-    info.memory["predicted"] = planner.check(limits.memory)
-    memory = costs.format_bytes(info.memory["predicted"])
+    backbone, added = _survey_change(job, before, change)
+    candidates = [*(_as_candidate(job, image) for image in change.kept), *added.candidates]
+    check_sizes(candidates, job.settings.method)
+    info.memory["predicted"] = Planner.of(job, candidates).check(job.max_memory)
     job.tell(
-        f"{len(added)} images to add, {len(change.gone)} to remove: "
-        f"{len(planner.candidates)} in all; about {memory} of memory"
+        f"{len(added.candidates)} images to add, {len(change.gone)} to remove: "
+        f"{len(candidates)} in all; about {format_bytes(info.memory['predicted'])} of memory"
     )
-    keep_masks(job, planner.regions)
+    keep_masks(folder, added.masks)
     with job.workers() as workers:
-        extracted = Extracted([], {})
-        if surveyed.backbone is not None and added:
-            extracted = extract_all(job, surveyed.backbone, added, workers)
-        every = sorted([*change.kept, *extracted.images], key=lambda one: natural_key(one.path))
-        image_set = join_images(job, every)
-        _open_bank(job, before, change.kept, len(make_batches(added)))
-        side = block_side(planner.backbone.strides, job.settings.layout)
-        load = functools.partial(load_batches, folder, image_set, side)
+        images: list[ImageRecord] = []
+        unreadable: dict[int, Skipped] = {}
+        if backbone is not None and added.candidates:
+            images, unreadable = extract_all(job, backbone, added.candidates, workers)
+        every = sorted([*change.kept, *images], key=lambda one: natural_key(one.path))
+        image_set = join_images(every, info)
+        _open_bank(job, before, change.kept, len(make_batches(added.candidates)))
         paths = {image.path for image in every}
         info.removed = sorted({*info.removed, *change.gone} - paths, key=natural_key)
         info.labels = {p: label for p, label in info.labels.items() if p in paths}
         info.inputs += [item for item in change.inputs if item not in info.inputs]
-        compared = compare_all(job, image_set, load, planner.device, workers)
-    skips = [*change.skipped, *surveyed.skipped, *extracted.skipped.values()]
+        compared = compare_all(job, image_set, workers)
+    skips = [*change.skipped, *added.skipped.values(), *unreadable.values()]
     skips.sort(key=lambda skip: natural_key(skip.path))
     replace_results(job, image_set, compared, every, skips)
 
 
-@dataclass(frozen=True)
-class _Surveyed:
-    """A change once the headers of what is added are read. backbone: None if nothing is."""
+def _survey_change(job: Job, before: Run, change: Change) -> tuple[Backbone | None, Survey]:
+    """Read the headers of what is added, and load the network if there are images for it.
 
-    planner: Planner
-    backbone: Backbone | None
-    added: list[Candidate]
-    skipped: list[Skipped]
-
-
-def _survey_change(job: Job, before: Run, change: Change) -> _Surveyed:
-    """Read the headers of what is added; what can be refused without work is refused."""
+    What can be refused without work is refused.
+    """
     job.begin()
-    settings = job.settings
-    backbone, network = _find_network(job, before, change)
+    settings, recorded, backbone = job.settings, before.info.backbone, None
+    if change.files:
+        backbone = job.load_network()
+        if backbone.weights_hash != recorded["sha256"]:
+            raise RunError(
+                f"the weights of {backbone.name} are not those that {str(job.folder)!r} was "
+                "scanned with: scan again"
+            )
+    if settings.roi is not None:
+        _check_mask(job, settings.roi)
     with job.timed("survey"):
-        found, unread = survey_files(
-            change.files, settings, network.strides, job.threads, job.step("survey")
+        added = survey_files(
+            change.files,
+            settings,
+            recorded["strides"],
+            job.threads,
+            job.step("survey"),
+            first=1 + max(image.id for image in before.images),
         )
-        first = 1 + max(image.id for image in before.images)
-        found = [dataclasses.replace(one, id=first + one.id) for one in found]
-        regions = Regions()
-        if settings.roi is not None:
-            _check_mask(job, settings.roi)
-            regions = take_regions(found, settings.roi)
-            found = regions.candidates
-        _check_depths(job, before, change.kept, [one.header for one in found])
-    kept = [_as_candidate(image, settings, network.strides) for image in change.kept]
-    every = [*kept, *found]
-    if every:
-        check_sizes(every, settings.method)
-    describe_versions(job.info, settings)
-    memory = costs.resident_memory()
-    all_regions = _join_regions(job, regions, kept, change.kept)
-    planner = Planner(every, all_regions, settings, network, job.threads, memory)
-    return _Surveyed(planner, backbone, found, [*unread.values(), *regions.skipped.values()])
-
-
-def _find_network(job: Job, before: Run, change: Change) -> tuple[Backbone | None, Network]:
-    """Load the network if there are images for it; and what a plan needs of it."""
-    recorded = before.info.backbone
-    if not change.files:
-        wanted, device = job.settings.strides, job.devices[0]
-        return None, _Recorded(wanted, recorded["channels"], recorded["strides"], device)
-    backbone = job.load_network()
-    if backbone.weights_hash != recorded["sha256"]:
-        raise RunError(
-            f"the weights of {backbone.name} are not those that {str(job.folder)!r} was "
-            "scanned with: scan again"
-        )
-    return backbone, backbone
+        _check_depths(job, change.kept, [one.header for one in added.candidates])
+    describe_versions(job)
+    return backbone, added
 
 
 def _check_mask(job: Job, masks: str) -> None:
@@ -255,42 +207,33 @@ def _check_mask(job: Job, masks: str) -> None:
     job.info.roi_sha256 = found
 
 
-def _check_depths(
-    job: Job, before: Run, kept: Sequence[ImageRecord], added: Sequence[Header]
-) -> None:
+def _check_depths(job: Job, kept: Sequence[ImageRecord], added: Sequence[Header]) -> None:
     """Raise RunError if the scale of deep images would be another one for this set."""
     known = job.info.deep_range
     if not known and all(header.depth == "byte" for header in added):
         return
-    paths, strides = [image.path for image in kept], before.info.backbone["strides"]
-    there, unread = survey_files(paths, job.settings, strides, job.threads, lambda *_: None)
-    for skip in unread.values():
-        raise RunError(
-            f"{skip.path!r} cannot be read ({skip.reason}), and images of more than 8 bits "
-            "need the scale of all: scan again"
-        )
-    if deep_range([*(one.header for one in there), *added]) != known:
+    headers, paths = list(added), [image.path for image in kept]
+    for path, found in zip(paths, read_headers(paths, job.threads), strict=True):
+        if isinstance(found, str):
+            raise RunError(
+                f"{path!r} cannot be read ({found}), and images of more than 8 bits need the scale "
+                "of all: scan again"
+            )
+        headers.append(found[0])
+    if deep_range(headers) != known:
         raise RunError(
             "images of more than 8 bits would be scaled in another way with this set: scan again"
         )
 
 
-def _as_candidate(image: ImageRecord, settings: Settings, strides: Sequence[int]) -> Candidate:
+def _as_candidate(job: Job, image: ImageRecord) -> Candidate:
+    """An image of the run as the survey would find it, as far as a plan needs it."""
     header = Header(image.width, image.height, "byte")
-    inputs = input_shapes(image.width, image.height, settings, strides)
-    return Candidate(image.id, image.path, header, [image.bytes, 0], inputs, image.roi)
-
-
-def _join_regions(
-    job: Job, added: Regions, kept: Sequence[Candidate], images: Sequence[ImageRecord]
-) -> Regions:
-    """Join the masks of what is added with those of the images that stay, for the plan."""
-    areas = dict(added.areas)
-    for candidate, image in zip(kept, images, strict=True):
-        mask = runfolder.read_mask_of(job.folder, image)
-        if mask is not None:
-            areas[image.id] = [area_inside(mask, shape) for shape in candidate.inputs]
-    return dataclasses.replace(added, candidates=[*kept, *added.candidates], areas=areas)
+    strides = job.info.backbone["strides"]
+    inputs = input_shapes(image.width, image.height, job.settings, strides)
+    mask = runfolder.read_mask_of(job.folder, image)
+    share = 1.0 if mask is None else share_inside(mask, inputs[0])
+    return Candidate(image.id, image.path, header, [image.bytes, 0], inputs, image.roi, share)
 
 
 def _open_bank(job: Job, before: Run, kept: Sequence[ImageRecord], first: int) -> None:
@@ -306,7 +249,7 @@ def _open_bank(job: Job, before: Run, kept: Sequence[ImageRecord], first: int) -
         tensors = {
             patches_name(size, one.id): _unpacked(patches, i)
             for size, patches in loaded.items()
-            if patches is not None  # or `load_batches` says what is missing
+            if patches is not None  # or `load_patches` says what is missing
             for i in places[start : start + _AT_A_TIME]
             for one in contents[i]
         }

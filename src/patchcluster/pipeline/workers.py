@@ -1,25 +1,37 @@
-"""Who does the work of a scan: the threads of this process, its devices, or a cluster (cluster.py).
+"""A function over batches, with results on disk under a key, and who does it.
 
-A work is a function of a job, and a job is a list of items. Its first half, `prepare`, takes one
-item and can run in many threads at once; its second half, `finish`, takes all of a job and runs
-once at a time on a device. Workers give the results as they come, in any order: what is written of
-them is for who asked.
+Which items belong to a batch depends on the set alone, so that a scan that resumes does the same
+operations in the same shapes. A finished batch is one file, with the key that it was made under;
+a rerun takes up the files whose key agrees. Nothing else writes batches to the work folder.
+
+A work is a function of a job, and a job is a list of items: those of a batch. Its first half,
+`prepare`, takes one item and can run in many threads at once; its second half, `finish`, takes all
+of a job and runs once at a time on a device. The threads of this process do it, its devices, or a
+cluster (ray_workers.py), and give the results as they come, in any order.
 """
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Protocol, Self, TypeVar
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
+from torch import Tensor
+
+from ..runs import storage
 
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 Result = TypeVar("Result")
 Taken = TypeVar("Taken", contravariant=True)
 Given = TypeVar("Given", covariant=True)
+
+Note = dict[str, Any]
 
 
 class Work(Protocol[Taken, Ready, Given]):
@@ -49,6 +61,51 @@ class Workers(Protocol):
         self, work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]]
     ) -> Iterator[tuple[int, Result]]:
         """The results of numbered jobs, in any order. Few are asked for before they are needed."""
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Item]):
+    """Some images, and the file that their result goes to.
+
+    key: all that the result depends on, as JSON has it. items: reads what workers are given, when
+    its turn comes.
+    """
+
+    path: Path
+    key: Any
+    images: int
+    items: Callable[[], Sequence[Item]]
+
+
+def run_stage(
+    batches: Sequence[Batch[Item]],
+    work: Work[Item, Ready, Result],
+    workers: Workers,
+    keep: Callable[[int, Result], tuple[Mapping[str, Tensor], Note]],
+    done: Callable[[int, int], None],
+) -> list[Note]:
+    """Do what is missing of a list of batches, and return the notes of all.
+
+    keep(n, result) gives the tensors and the note of batch n as they are kept; done(images, of).
+    """
+    notes = [_read_note(batch) for batch in batches]
+    total = sum(batch.images for batch in batches)
+    finished = sum(b.images for b, note in zip(batches, notes, strict=True) if note is not None)
+    done(finished, total)
+    missing = ((n, batches[n].items()) for n, note in enumerate(notes) if note is None)
+    for n, result in workers.map(work, missing):
+        tensors, note = keep(n, result)
+        storage.write_tensors(batches[n].path, tensors, {**note, "key": batches[n].key})
+        notes[n] = note
+        finished += batches[n].images
+        done(finished, total)
+    return [note for note in notes if note is not None]
+
+
+def _read_note(batch: Batch[Any]) -> Note | None:
+    """Read the note of a finished batch; None: it is not there, or of another key."""
+    note = storage.read_note(batch.path)
+    return note if isinstance(note, dict) and note.get("key") == batch.key else None
 
 
 class Here:
@@ -134,6 +191,18 @@ class _Shared(Iterator[Item], Generic[Item]):
         self._closed = True
 
 
+@contextmanager
+def thread_pool(count: int, each: int = 1) -> Iterator[ThreadPoolExecutor]:
+    """Start threads in which torch has `each` threads; at the end what waits is not done."""
+    usual = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "patchcluster", lambda: torch.set_num_threads(each))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(usual)  # new threads would otherwise take the pool's
+
+
 def _run(
     work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
 ) -> Iterator[tuple[int, Result]]:
@@ -142,25 +211,16 @@ def _run(
         for number, items in jobs:
             yield number, work.finish([work.prepare(item) for item in items])
         return
-    usual = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, "prepare", lambda: torch.set_num_threads(1)) as pool:
+    with thread_pool(threads) as pool:
         waiting: deque[tuple[int, list[Future[Ready]]]] = deque()
 
         def finish() -> tuple[int, Result]:
             number, futures = waiting.popleft()
             return number, work.finish([future.result() for future in futures])
 
-        try:
-            for number, items in jobs:
-                waiting.append((number, [pool.submit(work.prepare, item) for item in items]))
-                while _count(waiting) - len(waiting[0][1]) >= work.prefetch * threads:
-                    yield finish()
-            while waiting:
+        for number, items in jobs:
+            waiting.append((number, [pool.submit(work.prepare, item) for item in items]))
+            while sum(len(f) for _, f in waiting) - len(waiting[0][1]) >= work.prefetch * threads:
                 yield finish()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(usual)  # new threads would otherwise take the pool's
-
-
-def _count(waiting: Iterable[tuple[int, Sequence[Item]]]) -> int:
-    return sum(len(items) for _, items in waiting)
+        while waiting:
+            yield finish()

@@ -10,8 +10,7 @@ from typing import Any
 from ..errors import InputError, PatchclusterError, RunError
 from ..images.inputs import stamp
 from ..pipeline.job import Progress
-from ..pipeline.reflagging import reflag
-from ..pipeline.rescoring import rescore
+from ..pipeline.rescoring import reflag, rescore
 from ..runs.info import ImageRecord
 from ..runs.run import Run
 from ..runs.runfolder import LABELS_FILE, RUN_FILE
@@ -206,8 +205,7 @@ class Review:
         """Flag the `count` most anomalous images, in the background. Raises Busy."""
 
         def work(progress: Progress) -> Run:
-            how = Flagging(flag_top=count)
-            return reflag(self.folder, how, lambda done, total: progress("maps", done, total))
+            return reflag(self.folder, Flagging(flag_top=count), progress)
 
         self._start("flag", work)
 

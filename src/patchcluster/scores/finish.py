@@ -40,7 +40,6 @@ class Finished:
     height: int
     rule: MapRule
     mask: Bools | None
-    known_level: float | None = None  # of before labels were learnt from; None: that of the map
 
     @cached_property
     def map_score(self) -> float:
@@ -53,7 +52,7 @@ class Finished:
     @cached_property
     def level(self) -> float:
         """How high the map lies as a whole: see `levels`."""
-        return find_level(self.smoothed) if self.known_level is None else self.known_level
+        return find_level(self.smoothed)
 
     @property
     def score(self) -> float:
