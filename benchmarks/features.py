@@ -23,7 +23,7 @@ from patchcluster.network.backbones import load_backbone
 from patchcluster.pipeline.extraction import extract_all
 from patchcluster.pipeline.job import Job
 from patchcluster.pipeline.survey import survey_files
-from patchcluster.pipeline.workers import Here
+from patchcluster.pipeline.workers import LocalWorkers
 from patchcluster.runs.info import RunInfo
 from patchcluster.settings import resolve
 
@@ -40,7 +40,7 @@ def compare(files: list[str], size: int) -> None:
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as work:
-            extract_all(Job(Path(work), info), backbone, survey.candidates, Here(threads))
+            extract_all(Job(Path(work), info), backbone, survey.candidates, LocalWorkers(threads))
 
     def plainly(batch: int) -> None:
         with torch.inference_mode():

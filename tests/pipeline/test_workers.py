@@ -14,7 +14,7 @@ from patchcluster.errors import ClusterError
 from patchcluster.network.devices import choose_device, choose_devices
 from patchcluster.pipeline.job import Job
 from patchcluster.pipeline.scanning import predict
-from patchcluster.pipeline.workers import Devices, Here
+from patchcluster.pipeline.workers import DeviceWorkers, LocalWorkers
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ EXPECTED = {number: sum(i * i for i in items) for number, items in JOBS}
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-@pytest.mark.parametrize("workers", [Here(3), Devices([CPU, CPU], 2)])
+@pytest.mark.parametrize("workers", [LocalWorkers(3), DeviceWorkers([CPU, CPU], 2)])
 def test_every_job_is_done_once(workers, prefetch):
     found = list(workers.map(Squares(prefetch), JOBS))
     assert len(found) == len(JOBS)
@@ -67,7 +67,7 @@ def test_each_device_has_a_copy_and_a_thread_of_its_own(prefetch):
             return super().finish(ready)
 
     work = Meeting(prefetch)
-    list(Devices([CPU, CPU, CPU], 3).map(work, JOBS))
+    list(DeviceWorkers([CPU, CPU, CPU], 3).map(work, JOBS))
     assert len(work.copies) == 3
     for copy in work.copies:
         assert len(set(copy.finished)) == 1
@@ -75,7 +75,7 @@ def test_each_device_has_a_copy_and_a_thread_of_its_own(prefetch):
     assert sum(len(copy.finished) for copy in work.copies) == len(JOBS)
 
 
-@pytest.mark.parametrize("workers", [Here(2), Devices([CPU, CPU], 2)])
+@pytest.mark.parametrize("workers", [LocalWorkers(2), DeviceWorkers([CPU, CPU], 2)])
 def test_jobs_are_not_asked_for_far_ahead_of_the_results(workers):
     asked = []
 
@@ -92,7 +92,7 @@ def test_jobs_are_not_asked_for_far_ahead_of_the_results(workers):
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-@pytest.mark.parametrize("workers", [Here(2), Devices([CPU, CPU], 2)])
+@pytest.mark.parametrize("workers", [LocalWorkers(2), DeviceWorkers([CPU, CPU], 2)])
 def test_an_error_is_raised_and_ends_the_work(workers, prefetch):
     jobs = [*JOBS[:5], (99, [1, -1]), *JOBS[5:]]
     found = []
@@ -103,7 +103,7 @@ def test_an_error_is_raised_and_ends_the_work(workers, prefetch):
 
 def test_results_need_not_be_taken_to_the_end():
     threads, work = torch.get_num_threads(), Squares(2)
-    results = Devices([CPU, CPU], 2).map(work, JOBS)
+    results = DeviceWorkers([CPU, CPU], 2).map(work, JOBS)
     next(results)
     results.close()
     assert sum(len(copy.finished) for copy in work.copies) < len(JOBS)

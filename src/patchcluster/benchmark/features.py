@@ -26,7 +26,7 @@ from ..network.backbones import Backbone
 from ..network.patches import patch_grid
 from ..pipeline.extraction import Features, Made
 from ..pipeline.survey import Candidate, make_batches, survey_files
-from ..pipeline.workers import Batch, Here, Note, run_stage
+from ..pipeline.workers import Batch, LocalWorkers, Note, run_stage
 from ..runs import storage
 from ..settings import Settings
 
@@ -144,7 +144,7 @@ def load_images(
     notes = run_stage(
         batches,
         work,
-        Here(torch.get_num_threads()),
+        LocalWorkers(torch.get_num_threads()),
         lambda number, made: _keep(network, batches[number].items(), made),
         done,
     )

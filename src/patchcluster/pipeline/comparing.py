@@ -163,7 +163,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Search:
-    """Patches against the bank of a fitted method; the work of a batch of images (see `Work`)."""
+    """Patches against the bank of a fitted method; the work of a batch of images (see `Task`)."""
 
     method: Method
     device: torch.device

@@ -168,7 +168,7 @@ def _keep(
 
     Writes the thumbnails: the batch's file, which comes after, says that all is there.
     """
-    if workers.apart:
+    if workers.remote:
         _check_same_files(features, batch, made)
     tensors: dict[str, Tensor] = {}
     images, skipped = [], []

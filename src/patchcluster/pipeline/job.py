@@ -21,7 +21,7 @@ from ..network.devices import choose_devices
 from ..runs.info import RunInfo
 from ..scores import maps
 from ..settings import Settings, resolve
-from .workers import Devices, Here, Workers
+from .workers import DeviceWorkers, LocalWorkers, Workers
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
@@ -58,16 +58,16 @@ class Job:
 
     @contextmanager
     def workers(self) -> Iterator[Workers]:
-        """Have workers until the end of the comparison; those of a cluster are hired."""
+        """Have workers until the end of the comparison; those of a cluster are started."""
         if self.ray is not None:
             from .ray_workers import RayWorkers  # takes a moment, and an extra
 
-            with RayWorkers(self.ray, self.settings.device, self.threads, self.tell) as hired:
-                yield hired
+            with RayWorkers(self.ray, self.settings.device, self.threads, self.tell) as workers:
+                yield workers
         elif len(self.devices) == 1:
-            yield Here(self.threads)
+            yield LocalWorkers(self.threads)
         else:
-            yield Devices(self.devices, self.threads)
+            yield DeviceWorkers(self.devices, self.threads)
 
     def step(self, name: str) -> Callable[[int, int], None]:
         return lambda done, total: self.progress(name, done, total)

@@ -1,9 +1,9 @@
 """Workers on the nodes of a Ray cluster; the only file that imports ray.
 
-Each node has one worker, a process with all its cores, or one for each of its GPUs. What a work
-needs, the network or a fitted method, is put into the object store once. A worker gets its jobs one
-by one, a few ahead; those of a worker that dies are given to others, and a new one is started in
-its place. Nodes may come and go.
+Each node has one worker, a process with all its cores, or one for each of its GPUs. What a task
+needs, the network or a fitted method, is put into the object store once. A worker gets its batches
+one by one, a few ahead; those of a worker that dies are given to others, and a new one is started
+in its place. Nodes may come and go.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ import torch
 from .. import __version__
 from ..errors import ClusterError, SettingError
 from ..images.inputs import reason
-from .workers import Item, Ready, Result, Work
+from .workers import Item, Ready, Result, Task
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
 if "ray" not in sys.modules:  # what happens to workers is said by this file, not by ray
@@ -44,7 +44,7 @@ LOCAL = "local"
 DEVICES = ("auto", "cpu", "cuda")
 _LOOK = 1.0  # seconds after which it is looked again which nodes there are
 _PATIENCE = 120.0  # seconds without any worker
-_LOSSES = 5  # of one job, with the worker that had it
+_LOSSES = 5  # of one batch, with the worker that had it
 _FAILED_STARTS = 3  # of workers on one node, one after the other
 _CONNECT_SECONDS = 10.0
 _CALLS = 8  # a thread, that a worker takes at a time: more than it is given
@@ -59,24 +59,24 @@ class _Worker:
         self._lock = threading.Lock()
         self._finishing = threading.Lock()
         self._pool = ThreadPoolExecutor(threads, "prepare", lambda: torch.set_num_threads(1))
-        self._known: tuple[Any, Work[Any, Any, Any]] | None = None
+        self._known: tuple[Any, Task[Any, Any, Any]] | None = None
 
     def greet(self) -> str:
         """Its version of patchcluster, once it has started."""
         return __version__
 
     def do(self, put: Sequence[Any], items: Sequence[Any]) -> Any:
-        """put: the one reference to the work; in a list, or it would be read for every job."""
-        work = self._take(put[0])
-        if work.prefetch:
-            ready = list(self._pool.map(work.prepare, items))
+        """put: the one reference to the task; in a list, or it would be read for every batch."""
+        task = self._take(put[0])
+        if task.prefetch:
+            ready = list(self._pool.map(task.prepare, items))
         else:
-            ready = [work.prepare(item) for item in items]
+            ready = [task.prepare(item) for item in items]
         with self._finishing:
             torch.set_num_threads(self._threads)
-            return work.finish(ready)
+            return task.finish(ready)
 
-    def _take(self, reference: Any) -> Work[Any, Any, Any]:
+    def _take(self, reference: Any) -> Task[Any, Any, Any]:
         with self._lock:
             if self._known is None or self._known[0] != reference:
                 self._known = None  # what it was is given back first
@@ -94,23 +94,23 @@ class _Member:
     actor: Any
     greeting: Any  # reference to its version, which it says when it has started
     ready: bool = False
-    items: dict[int, int] = field(default_factory=dict)  # how many each job has that it was given
+    items: dict[int, int] = field(default_factory=dict)  # in each batch that it was given
 
     def has_room(self, prefetch: int) -> bool:
-        """Always one job more than it works on; more of those whose items threads share."""
+        """Whether it takes another batch: the next one, or as many items as its threads prefetch."""
         return len(self.items) < 2 or sum(self.items.values()) < prefetch * self.threads
 
 
-_Job = tuple[int, Sequence[Item]]
+_Batch = tuple[int, Sequence[Item]]
 
 
-class _Jobs(Generic[Item]):
+class _Queue(Generic[Item]):
     """What there is to do; what was lost is there again."""
 
-    def __init__(self, jobs: Iterable[_Job[Item]]) -> None:
-        self._source = iter(jobs)
+    def __init__(self, batches: Iterable[_Batch[Item]]) -> None:
+        self._source = iter(batches)
         self._exhausted = False
-        self._lost: deque[_Job[Item]] = deque()
+        self._lost: deque[_Batch[Item]] = deque()
         self._losses: Counter[int] = Counter()
 
     @property
@@ -118,23 +118,23 @@ class _Jobs(Generic[Item]):
         """Whether there is nothing left to take."""
         return self._exhausted and not self._lost
 
-    def take(self) -> _Job[Item] | None:
+    def take(self) -> _Batch[Item] | None:
         if self._lost:
             return self._lost.popleft()
-        job = next(self._source, None)
-        self._exhausted = job is None
-        return job
+        batch = next(self._source, None)
+        self._exhausted = batch is None
+        return batch
 
-    def lose(self, job: _Job[Item], error: Exception) -> None:
-        """Take a job back. Raises ClusterError if it was lost too often."""
-        number, _ = job
+    def lose(self, batch: _Batch[Item], error: Exception) -> None:
+        """Take a batch back. Raises ClusterError if it was lost too often."""
+        number, _ = batch
         self._losses[number] += 1
         if self._losses[number] == _LOSSES:
             raise ClusterError(
                 f"{_LOSSES} workers of the cluster were lost with the same work ({_line(error)}): "
                 "see that their nodes have enough memory; the same command resumes"
             ) from error
-        self._lost.append(job)
+        self._lost.append(batch)
 
 
 class RayWorkers:
@@ -148,7 +148,7 @@ class RayWorkers:
     Raises ClusterError or SettingError.
     """
 
-    apart = True
+    remote = True
 
     def __init__(
         self,
@@ -189,20 +189,20 @@ class RayWorkers:
             ray.shutdown()
 
     def map(
-        self, work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]]
+        self, task: Task[Item, Ready, Result], batches: Iterable[tuple[int, Sequence[Item]]]
     ) -> Iterator[tuple[int, Result]]:
-        """See `Workers`. Raises ClusterError if no worker is left, or if a job kills them."""
+        """See `Workers`. Raises ClusterError if no worker is left, or if a batch kills them."""
         self._alone = time.monotonic()
-        put, left = ray.put(work), _Jobs(jobs)
-        running: dict[Any, tuple[_Member, _Job[Item]]] = {}
+        put, left = ray.put(task), _Queue(batches)
+        running: dict[Any, tuple[_Member, _Batch[Item]]] = {}
         while True:
             self._look()
-            running |= self._give_out(put, work.prefetch, left)
+            running |= self._give_out(put, task.prefetch, left)
             if not running and left.ended:
                 return
             for reference in self._wait(list(running)):
-                member, job = running.pop(reference)
-                number, _ = job
+                member, batch = running.pop(reference)
+                number, _ = batch
                 del member.items[number]
                 try:
                     result = ray.get(reference)
@@ -210,22 +210,22 @@ class RayWorkers:
                     raise _cause(error) from error
                 except RayError as error:
                     self._lose(member, error)
-                    left.lose(job, error)
+                    left.lose(batch, error)
                 else:
                     yield number, result
 
     def _give_out(
-        self, put: Any, prefetch: int, left: "_Jobs[Item]"
-    ) -> Iterator[tuple[Any, tuple[_Member, "_Job[Item]"]]]:
-        """Give jobs to the workers that have room: references to the results, who has which."""
+        self, put: Any, prefetch: int, left: "_Queue[Item]"
+    ) -> Iterator[tuple[Any, tuple[_Member, "_Batch[Item]"]]]:
+        """Give batches to the workers that have room: references to the results, who has which."""
         for member in self._members:
             while member.ready and member.has_room(prefetch):
-                job = left.take()
-                if job is None:
+                batch = left.take()
+                if batch is None:
                     return
-                number, items = job
+                number, items = batch
                 member.items[number] = len(items)
-                yield member.actor.do.remote([put], items), (member, job)
+                yield member.actor.do.remote([put], items), (member, batch)
 
     def _wait(self, references: list[Any]) -> list[Any]:
         """Those that are done, or lost, by now or in a moment."""
@@ -298,7 +298,7 @@ class RayWorkers:
         self._failed[member.node] = 0
 
     def _lose(self, member: _Member, error: Exception) -> None:
-        """Do without a worker that was lost, of which each of its jobs tells."""
+        """Dismiss a lost worker; each of its batches reports the loss."""
         if member in self._members:
             self._dismiss(member)
             self._tell(
@@ -369,7 +369,7 @@ def _kill(member: _Member) -> None:
 
 
 def _cause(error: RayTaskError) -> BaseException:
-    """What a work raised, as it would have been raised here."""
+    """Return what a task raised, as it would have been raised in this process."""
     return error.cause if isinstance(error.cause, BaseException) else error
 
 

@@ -1,13 +1,12 @@
-"""A function over batches, with results on disk under a key, and who does it.
+"""A task over batches, with results on disk under a key, and the workers that do it.
 
 Which items belong to a batch depends on the set alone, so that a scan that resumes does the same
 operations in the same shapes. A finished batch is one file, with the key that it was made under;
 a rerun takes up the files whose key agrees. Nothing else writes batches to the work folder.
 
-A work is a function of a job, and a job is a list of items: those of a batch. Its first half,
-`prepare`, takes one item and can run in many threads at once; its second half, `finish`, takes all
-of a job and runs once at a time on a device. The threads of this process do it, its devices, or a
-cluster (ray_workers.py), and give the results as they come, in any order.
+A task has two halves: `prepare` takes one item and can run in many threads at once; `finish` takes
+all items of a batch and runs once at a time on a device. Threads of this process, its devices or a
+Ray cluster (ray_workers.py) do it, and give the results as they come, in any order.
 """
 
 import queue
@@ -34,10 +33,10 @@ Given = TypeVar("Given", covariant=True)
 Note = dict[str, Any]
 
 
-class Work(Protocol[Taken, Ready, Given]):
-    """What is done with each job; it can be pickled, with all that it needs.
+class Task(Protocol[Taken, Ready, Given]):
+    """A function of a batch; it can be pickled, with all that it needs.
 
-    prefetch: items a thread that may be prepared before they are needed; 0: `prepare` takes none.
+    prefetch: items a thread that may be prepared before they are needed; 0: preparing is instant.
     """
 
     @property
@@ -48,19 +47,19 @@ class Work(Protocol[Taken, Ready, Given]):
     def finish(self, ready: Sequence[Ready]) -> Given: ...
 
     def on(self, device: torch.device) -> Self:
-        """The same on a device, apart from this one."""
+        """Copy the task to a device."""
 
 
 class Workers(Protocol):
-    """apart: whether they are on other machines, which may see other files."""
+    """Who does the tasks. remote: on other machines, which may see other files."""
 
     @property
-    def apart(self) -> bool: ...
+    def remote(self) -> bool: ...
 
     def map(
-        self, work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]]
+        self, task: Task[Item, Ready, Result], batches: Iterable[tuple[int, Sequence[Item]]]
     ) -> Iterator[tuple[int, Result]]:
-        """The results of numbered jobs, in any order. Few are asked for before they are needed."""
+        """Yield the results of numbered batches, in any order; batches are taken as needed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Batch(Generic[Item]):
 
 def run_stage(
     batches: Sequence[Batch[Item]],
-    work: Work[Item, Ready, Result],
+    task: Task[Item, Ready, Result],
     workers: Workers,
     keep: Callable[[int, Result], tuple[Mapping[str, Tensor], Note]],
     done: Callable[[int, int], None],
@@ -93,7 +92,7 @@ def run_stage(
     finished = sum(b.images for b, note in zip(batches, notes, strict=True) if note is not None)
     done(finished, total)
     missing = ((n, batches[n].items()) for n, note in enumerate(notes) if note is None)
-    for n, result in workers.map(work, missing):
+    for n, result in workers.map(task, missing):
         tensors, note = keep(n, result)
         storage.write_tensors(batches[n].path, tensors, {**note, "key": batches[n].key})
         notes[n] = note
@@ -108,43 +107,43 @@ def _read_note(batch: Batch[Any]) -> Note | None:
     return note if isinstance(note, dict) and note.get("key") == batch.key else None
 
 
-class Here:
+class LocalWorkers:
     """Threads of this process, on one device."""
 
-    apart = False
+    remote = False
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
 
     def map(
-        self, work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]]
+        self, task: Task[Item, Ready, Result], batches: Iterable[tuple[int, Sequence[Item]]]
     ) -> Iterator[tuple[int, Result]]:
-        return _run(work, jobs, self.threads)
+        return _run(task, batches, self.threads)
 
 
-class Devices:
-    """Several devices of this machine, with a copy of the work on each and a share of the threads.
+class DeviceWorkers:
+    """Several devices of this machine, each with a copy of the task and a share of the threads.
 
-    The first one is that on which the work is.
+    The task is on the first of them.
     """
 
-    apart = False
+    remote = False
 
     def __init__(self, devices: Sequence[torch.device], threads: int) -> None:
         self.devices = devices
         self.threads = max(1, threads // len(devices))
 
     def map(
-        self, work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]]
+        self, task: Task[Item, Ready, Result], batches: Iterable[tuple[int, Sequence[Item]]]
     ) -> Iterator[tuple[int, Result]]:
         usual = torch.get_num_threads()
-        source = _Shared(jobs)
+        source = _Shared(batches)
         results: queue.Queue[tuple[int, Result] | None] = queue.Queue(len(self.devices))
 
         def serve(which: int) -> None:
             torch.set_num_threads(self.threads)
             try:
-                own = work.on(self.devices[which]) if which else work
+                own = task.on(self.devices[which]) if which else task
                 for result in _run(own, source, self.threads):
                     results.put(result)
             except BaseException:
@@ -204,23 +203,23 @@ def thread_pool(count: int, each: int = 1) -> Iterator[ThreadPoolExecutor]:
 
 
 def _run(
-    work: Work[Item, Ready, Result], jobs: Iterable[tuple[int, Sequence[Item]]], threads: int
+    task: Task[Item, Ready, Result], batches: Iterable[tuple[int, Sequence[Item]]], threads: int
 ) -> Iterator[tuple[int, Result]]:
-    """Finish job after job in this thread, while others prepare the items of the next ones."""
-    if not work.prefetch:
-        for number, items in jobs:
-            yield number, work.finish([work.prepare(item) for item in items])
+    """Finish batch after batch in this thread, while others prepare the items of the next ones."""
+    if not task.prefetch:
+        for number, items in batches:
+            yield number, task.finish([task.prepare(item) for item in items])
         return
     with thread_pool(threads) as pool:
         waiting: deque[tuple[int, list[Future[Ready]]]] = deque()
 
         def finish() -> tuple[int, Result]:
             number, futures = waiting.popleft()
-            return number, work.finish([future.result() for future in futures])
+            return number, task.finish([future.result() for future in futures])
 
-        for number, items in jobs:
-            waiting.append((number, [pool.submit(work.prepare, item) for item in items]))
-            while sum(len(f) for _, f in waiting) - len(waiting[0][1]) >= work.prefetch * threads:
+        for number, items in batches:
+            waiting.append((number, [pool.submit(task.prepare, item) for item in items]))
+            while sum(len(f) for _, f in waiting) - len(waiting[0][1]) >= task.prefetch * threads:
                 yield finish()
         while waiting:
             yield finish()
