@@ -34,8 +34,8 @@ from patchcluster.images.inputs import find_images
 from patchcluster.network.backbones import Backbone, load_backbone
 from patchcluster.pipeline.in_memory import extract_files
 from patchcluster.scores import maps
+from patchcluster.scores.baseline import describe_baselines
 from patchcluster.scores.finish import Finished, finish
-from patchcluster.scores.levels import describe_levels
 from patchcluster.scores.metrics import PixelMetrics, image_metrics
 from patchcluster.scores.thresholds import choose_threshold
 from patchcluster.settings import Settings, resolve
@@ -120,8 +120,8 @@ def score(
     for i, *of_image in zip(chosen, *fused, strict=True):
         grid, header = maps.round_as_stored(maps.fuse(of_image)), images.headers[i]
         finished.append(finish(grid, header.width, header.height, settings.map_rule({})))
-    levels = describe_levels([one.level for one in finished])
-    rule = dataclasses.replace(settings.map_rule({}), levels=levels)
+    baseline = describe_baselines([one.baseline for one in finished])
+    rule = dataclasses.replace(settings.map_rule({}), baseline=baseline)
     return [dataclasses.replace(one, rule=rule) for one in finished]
 
 

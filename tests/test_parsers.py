@@ -101,7 +101,7 @@ def folder(tmp_path_factory):
     skipped = [runfolder.Skipped("notes.txt", "not an image")]
     labels = {NAMES[0]: "normal", NAMES[1]: "anomalous"}
     run = write_run(folder, NAMES, 3, skipped, labels, [[3, 4]])
-    run.info.levels = {"typical": 0.25, "limit": 0.5}
+    run.info.baseline = {"typical": 0.25, "limit": 0.5}
     run.info.deep_range = {"integer": [0, 4095]}
     run.info.map_rule = {"frame": 256, "native_from": None, "sigma": 4.0, "steps": "bilinear"}
     run.info.memory, run.info.seconds = {"peak": 1 << 30}, {"compare": 1.5}

@@ -64,7 +64,7 @@ def test_what_is_given_reaches_the_method():
         ({"k": 0}, "at least 1"),
         ({"seed": -1}, "seed"),
         ({"seed": 7}, "nothing is random in patchcluster-plus: leave seed out"),
-        ({"image_score": "nope"}, "choose from contrast, top1%, max"),
+        ({"image_score": "nope"}, "choose from baseline-corrected, top1%, max"),
         ({"method": "patchcluster", "local_weight": 0.5}, "has no setting local_weight"),
         ({"image_score": "reweighted"}, "no image score 'reweighted'"),
         (

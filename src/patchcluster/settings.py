@@ -44,7 +44,7 @@ class Settings:
     weights: str | None = None  # file of the backbone's weights
     size: tuple[int, ...] = (448,)  # network inputs of about size x size pixels; maps are averaged
     frame: int = 256  # maps are smoothed on a frame of about frame x frame pixels
-    image_score: ImageScore = "contrast"
+    image_score: ImageScore = "baseline-corrected"
     k: int | None = None
     ratio: float | None = None
     bank_images: int | None = None  # that each is compared with; see `PatchClusterPlus`
@@ -70,12 +70,12 @@ class Settings:
         """The size from which on images are scored at their own resolution; None: no size."""
         return self.size[0] if self.tile else None
 
-    def map_rule(self, levels: Mapping[str, float]) -> "MapRule":
-        """Say how maps and scores of a set are made; levels: of run.json, empty if not used."""
-        from .scores.finish import MapRule  # these load torch
-        from .scores.levels import Levels
+    def map_rule(self, baseline: Mapping[str, float]) -> "MapRule":
+        """Say how maps and scores of a set are made; baseline: of run.json, empty if not used."""
+        from .scores.baseline import SetBaseline  # these load torch
+        from .scores.finish import MapRule
 
-        known = Levels(**levels) if levels else None
+        known = SetBaseline(**baseline) if baseline else None
         return MapRule(self.frame, self.native_from, self.image_score, known)
 
     def make_method(self, stages: list[int], strides: list[int]) -> "Method":
@@ -164,7 +164,7 @@ def _check_together(settings: Settings) -> None:
         if getattr(settings, option) is not None and option not in taken:
             raise SettingError(f"{name} has no setting {option}: leave it out")
     check_seed(settings.seed, [name])
-    rules = ("contrast", "top1%", "max", *method.image_scores)
+    rules = ("baseline-corrected", "top1%", "max", *method.image_scores)
     if settings.image_score not in rules:
         raise SettingError(
             f"{name} has no image score {settings.image_score!r}: choose from {', '.join(rules)}"

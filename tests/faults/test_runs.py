@@ -149,7 +149,7 @@ DAMAGED_INFO = {
     "threshold gone": put("threshold", {}),
     "threshold text": put("threshold.value", "high"),
     "threshold nan": put("threshold.value", float("nan")),
-    "levels text": put("levels", {"surprise": 1}),
+    "baseline text": put("baseline", {"surprise": 1}),
     "channels text": put("backbone.channels", ["wide"]),
     "labels unknown": put("labels", {"images/part1.png": "lovely"}),
     "flagging unknown": put("flagging", {"surprise": 3}),

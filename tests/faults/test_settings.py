@@ -91,7 +91,7 @@ def ask(place: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> Outco
         ("--method nope", "choose from patchcluster-plus"),
         ("--method ../../etc/passwd", "choose from patchcluster-plus"),
         ("--k 3 --method reverse-distillation", "has no setting k"),
-        ("--image-score nope", "choose from contrast, top1%, max"),
+        ("--image-score nope", "choose from baseline-corrected, top1%, max"),
         ("--image-score reweighted", "has no image score 'reweighted'"),
         ("--device warp", "choose cpu or auto"),
         ("--device cuda:99", "choose cpu or auto"),

@@ -23,7 +23,7 @@ from patchcluster.network.tiling import (
     tile_weights,
     tiled_features,
 )
-from patchcluster.scores.levels import Levels
+from patchcluster.scores.baseline import SetBaseline
 from patchcluster.scores.maps import frame_growth, score_image
 from patchcluster.settings import resolve
 
@@ -223,7 +223,7 @@ def test_a_tiled_run_is_read_back_by_its_rule(tiled):
     frame = tiled.frame_map("7.png")
     assert frame.shape == (1024, 1024)  # 256 x 1024 / 256: as many pixels as network input
     top = np.sort(frame, axis=None)[-round(0.01 * 256 * 256) :]
-    offset = Levels(**tiled.info.levels).offset(float(np.quantile(frame, 0.25)))
+    offset = SetBaseline(**tiled.info.baseline).offset(float(np.quantile(frame, 0.25)))
     assert tiled.scores[tiled.index("7.png")] == pytest.approx(top.mean() - offset, rel=1e-5)
 
 

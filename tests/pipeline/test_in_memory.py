@@ -14,7 +14,7 @@ from patchcluster.settings import resolve
 @pytest.mark.parametrize(
     ("given", "labels"),
     [
-        ({"image_score": "contrast"}, {}),
+        ({"image_score": "baseline-corrected"}, {}),
         ({"image_score": "max"}, {}),
         ({}, {"part7.png": "anomalous", "part0.png": "normal"}),
     ],

@@ -21,7 +21,7 @@ from patchcluster.pipeline.in_memory import extract_files
 from patchcluster.pipeline.rescoring import reflag
 from patchcluster.pipeline.scoring import HEADER, Scorer, score
 from patchcluster.runs import storage
-from patchcluster.scores.levels import Levels
+from patchcluster.scores.baseline import SetBaseline
 from patchcluster.scores.maps import find_regions
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
@@ -118,8 +118,8 @@ def test_flag_percentile_regions_and_place_follow_from_map_and_threshold(small_r
         one = scorer.try_file(str(path))
         assert one.flagged == (one.score > small_run.threshold.value)
         assert one.percentile == pytest.approx(100 * np.mean(small_run.scores < one.score))
-        level = float(np.quantile(scorer.finish(one.record, one.grid).smoothed, 0.25))
-        offset = Levels(**small_run.info.levels).offset(level)
+        baseline = float(np.quantile(scorer.finish(one.record, one.grid).smoothed, 0.25))
+        offset = SetBaseline(**small_run.info.baseline).offset(baseline)
         assert one.regions == find_regions(one.map(), small_run.threshold.value + offset)
         row, column = np.unravel_index(one.grid.argmax(), one.grid.shape)
         assert one.place == ((column + 0.5) * 96 / 8, (row + 0.5) * 96 / 8)

@@ -65,7 +65,7 @@ def assert_equal(run, fresh):
     for name in ("scores.csv", "regions.csv"):
         assert (run.folder / name).read_text() == (fresh.folder / name).read_text()
     assert [skip.path for skip in run.skipped] == [skip.path for skip in fresh.skipped]
-    for name in ("duplicates", "near_duplicates", "labels", "roi_sha256", "settings", "levels"):
+    for name in ("duplicates", "near_duplicates", "labels", "roi_sha256", "settings", "baseline"):
         assert getattr(run.info, name) == getattr(fresh.info, name)
     for path in run.paths:
         np.testing.assert_allclose(run.grid(path), fresh.grid(path), rtol=2e-3, atol=1e-3)

@@ -120,7 +120,7 @@ ImageScoreName = Annotated[
     str | None,
     Option(
         metavar="RULE",
-        help="contrast, top1%, max; reweighted (patchcluster, patchcore), global (spade, "
+        help="baseline-corrected, top1%, max; reweighted (patchcluster, patchcore), global (spade, "
         "spade-cluster), rescored (musc).",
     ),
 ]

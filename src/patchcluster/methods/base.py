@@ -250,7 +250,7 @@ class Method(ABC):
         """
         del grids, scores, own
         raise SettingError(
-            f"{self.name} has no image score {rule!r}: choose contrast, top1% or max"
+            f"{self.name} has no image score {rule!r}: choose baseline-corrected, top1% or max"
         )
 
     def describe(self, image: int) -> Tensor | None:

@@ -18,7 +18,7 @@ from ..images.decode import load_image
 from ..methods.ranked_images import RankedImages
 from ..network.backbones import Backbone
 from ..scores import maps
-from ..scores.levels import find_level
+from ..scores.baseline import find_baseline
 from ..search.row_index import NEAREST_ROWS, RowIndex
 from .costs import Planner, Workload, format_bytes
 from .extraction import Features
@@ -231,7 +231,7 @@ def measure_maps(frame: float) -> tuple[float, float]:
     def smooth_and_score() -> maps.Floats:
         on_frame = maps.smooth(grid, frame, 1, 1)
         maps.score_image(on_frame, "top1%")
-        find_level(on_frame)
+        find_baseline(on_frame)
         return on_frame
 
     smooth, on_frame = clock(smooth_and_score, cpu)

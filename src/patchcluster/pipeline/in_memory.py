@@ -9,9 +9,9 @@ from torch import Tensor
 from ..images.decode import Header, load_image, survey
 from ..methods import Method
 from ..network.backbones import Backbone
+from ..scores.baseline import SetBaseline
 from ..scores.finish import Finished, finish
 from ..scores.labels import Label
-from ..scores.levels import Levels
 from ..scores.maps import Floats, round_as_stored
 from ..settings import Settings
 from .extraction import extract
@@ -48,18 +48,18 @@ def score_set(
     labels: what a person said of each image. Raises SettingError as `Method.fit_score`.
     """
 
-    def bring(grids: Sequence[Floats], levels: Levels | None = None) -> list[Finished]:
-        rule = dataclasses.replace(settings.map_rule({}), levels=levels)
+    def bring(grids: Sequence[Floats], baseline: SetBaseline | None = None) -> list[Finished]:
+        rule = dataclasses.replace(settings.map_rule({}), baseline=baseline)
         return [finish(g, h.width, h.height, rule) for g, h in zip(grids, headers, strict=True)]
 
     with torch.inference_mode():
         blind = [round_as_stored(grid.numpy()) for grid in method.fit_score(patches, labels)]
-        grids, scores, levels, _ = score_images(
+        grids, scores, baseline, _ = score_images(
             blind,
-            lambda grids: [(one.map_score, one.level) for one in bring(grids)],
+            lambda grids: [(one.map_score, one.baseline) for one in bring(grids)],
             settings.image_score,
             None,
             method.describe,
             labels or [],
         )
-    return scores, bring(grids, levels)
+    return scores, bring(grids, baseline)

@@ -97,7 +97,7 @@ class _Member:
     items: dict[int, int] = field(default_factory=dict)  # in each batch that it was given
 
     def has_room(self, prefetch: int) -> bool:
-        """Whether it takes another batch: the next one, or as many items as its threads prefetch."""
+        """Whether it takes another batch: the next one, or what its threads prefetch."""
         return len(self.items) < 2 or sum(self.items.values()) < prefetch * self.threads
 
 

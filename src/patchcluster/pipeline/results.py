@@ -16,11 +16,11 @@ from ..runs.run import Run
 from ..runs.tables import Result
 from ..runs.threads import map_in_threads
 from ..scores import ImageScore, maps
+from ..scores.baseline import SetBaseline, describe_baselines
 from ..scores.feedback import find_boundary, learn
 from ..scores.finish import Finished, finish
 from ..scores.groups import Describe, describe_regions, group_regions
 from ..scores.labels import Label, move_threshold
-from ..scores.levels import Levels, describe_levels
 from ..scores.maps import Floats, Region
 from ..scores.thresholds import Flagging, choose_threshold
 from . import costs
@@ -144,7 +144,7 @@ def _score(
         for of_image in zip(*(result.grids for result in compared), strict=True)
     ]
     own, labels = compared[0].image_scores, image_set.labels(job.info.labels)
-    grids, scores, levels, boundary = score_images(
+    grids, scores, baseline, boundary = score_images(
         grids,
         partial(_measure, job, firsts),
         job.settings.image_score,
@@ -153,7 +153,7 @@ def _score(
         labels,
     )
     job.info.boundary = boundary
-    job.info.levels = {} if levels is None else dataclasses.asdict(levels)
+    job.info.baseline = {} if baseline is None else dataclasses.asdict(baseline)
     scored = []
     for i, records in enumerate(image_set.records.values()):
         shown = finest.explanations[i].image[int(np.nanargmax(grids[i]))].tolist()
@@ -176,44 +176,45 @@ def score_images(
     own: list[float] | None,
     describe: Describe,
     labels: Sequence[Label | None],
-) -> tuple[list[Floats], list[float], Levels | None, float]:
+) -> tuple[list[Floats], list[float], SetBaseline | None, float]:
     """Score the images of a set by their score grids, and learn from labels.
 
-    measure: grids -> score by the map alone, and level, of each image. own: image scores by a rule
-    of the method's own. Returns the grids with what labels add, the image scores, the levels that
-    they depend on, and the boundary of the blind scores (`find_boundary`).
+    measure: grids -> score by the map alone, and baseline, of each image. own: image scores by a
+    rule of the method's own. Returns the grids with what labels add, the image scores, the
+    baseline of the set if they depend on it, and the boundary of the blind scores
+    (`find_boundary`).
     """
-    levels, offsets, scores = None, [0.0] * len(grids), own
+    of_set, offsets, scores = None, [0.0] * len(grids), own
     if scores is None:
         measured = measure(grids)
-        if rule == "contrast":
-            levels = describe_levels([level for _, level in measured])
-            offsets = [levels.offset(level) for _, level in measured]
+        if rule == "baseline-corrected":
+            of_set = describe_baselines([baseline for _, baseline in measured])
+            offsets = [of_set.offset(baseline) for _, baseline in measured]
         scores = [top - offset for (top, _), offset in zip(measured, offsets, strict=True)]
     boundary = find_boundary(np.array(scores))
     if any(labels):
         grids = learn(grids, scores, describe, labels)
-        # What labels add raises the level of an image too: that is not taken off again.
+        # What labels add raises the baseline of an image too: that is not taken off again.
         tops = [top for top, _ in measure(grids)]
         scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
-    return grids, scores, levels, boundary
+    return grids, scores, of_set, boundary
 
 
 def _measure(
     job: Job, records: Sequence[ImageRecord], grids: Sequence[Floats]
 ) -> list[tuple[float, float]]:
-    """Score by its map alone, and level, of each image."""
+    """Return score by the map alone, and baseline, of each image."""
 
     def measure(one: tuple[ImageRecord, Floats]) -> tuple[float, float]:
         finished = _finish(job, *one)
-        return finished.map_score, finished.level
+        return finished.map_score, finished.baseline
 
     both = list(zip(records, grids, strict=True))
     return list(map_in_threads(measure, both, job.threads))
 
 
 def _finish(job: Job, image: ImageRecord, grid: Floats) -> Finished:
-    rule = job.settings.map_rule(job.info.levels)
+    rule = job.settings.map_rule(job.info.baseline)
     mask = runfolder.read_mask_of(job.folder, image)
     return finish(grid, image.width, image.height, rule, mask)
 

@@ -12,8 +12,8 @@ from annotated_types import Ge, Gt, Len, Lt
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from ..errors import PatchclusterError, SettingError
+from ..scores.baseline import SetBaseline
 from ..scores.labels import Label
-from ..scores.levels import Levels
 from ..scores.thresholds import Flagging, Threshold
 from ..settings import Settings, resolve
 
@@ -80,7 +80,7 @@ class RunInfo:
     threshold: dict[str, Any] = field(default_factory=dict)
     boundary: float = 0.0  # image score of the most doubtful image: see `feedback.find_boundary`
     map_rule: dict[str, Any] = field(default_factory=dict)
-    levels: dict[str, float] = field(default_factory=dict)  # see `levels.Levels`; empty: not used
+    baseline: dict[str, float] = field(default_factory=dict)  # see `SetBaseline`; empty: not used
     seconds: dict[str, float] = field(default_factory=dict)
     predicted_seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
@@ -121,7 +121,7 @@ _PARTS: dict[str, TypeAdapter[Any]] = {
     "settings": TypeAdapter(Settings),
     "backbone": TypeAdapter(_Backbone),
     "map_rule": TypeAdapter(_MapRule),
-    "levels": TypeAdapter(Levels),
+    "baseline": TypeAdapter(SetBaseline),
     "threshold": TypeAdapter(Threshold),
     "flagging": TypeAdapter(Flagging),
 }
@@ -137,7 +137,7 @@ def parse(value: Any) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
     info = _check("", _INFO, rest)
     for name, part in _PARTS.items():
         given = getattr(info, name)
-        if given or (info.state != "running" and name != "levels"):
+        if given or (info.state != "running" and name != "baseline"):
             setattr(info, name, _check_part(name, part, given))
     _check_settings(info.settings)
     if info.state != "running" and not images:

@@ -188,7 +188,7 @@ class Run:
     def map_threshold(self, path: str) -> float:
         """Return the value that the map of an image exceeds in its regions.
 
-        `threshold.value`, raised by what the image's level took off its score.
+        `threshold.value`, raised by what the image's baseline took off its score.
         """
         score = float(self.scores[self.index(path)])
         return self.finished(path).map_threshold(score, self.threshold.value)
@@ -254,7 +254,7 @@ class Run:
     @functools.cached_property
     def map_rule(self) -> MapRule:
         """How score grids become maps and image scores."""
-        return resolve(**self.info.settings).map_rule(self.info.levels)
+        return resolve(**self.info.settings).map_rule(self.info.baseline)
 
     @functools.cached_property
     def _finder(self) -> PathFinder:

@@ -1,6 +1,6 @@
 """Score grids -> maps, image scores, flags, regions and groups; what labels add; metrics.
 
-maps.py, levels.py  the parts of the next
+maps.py, baseline.py  the parts of the next
 finish.py           a score grid -> the map, image score and regions of one image
 thresholds.py       which images are flagged
 groups.py           similar regions over all images
@@ -11,4 +11,4 @@ colours.py          the one colour scale
 
 from typing import Literal
 
-ImageScore = Literal["contrast", "top1%", "max", "reweighted", "global", "rescored"]
+ImageScore = Literal["baseline-corrected", "top1%", "max", "reweighted", "global", "rescored"]

@@ -8,7 +8,7 @@ import numpy as np
 from ..images.masks import Bools
 from ..images.roi import at_size
 from . import ImageScore, maps
-from .levels import Levels, find_level
+from .baseline import SetBaseline, find_baseline
 from .maps import Floats, Region
 
 
@@ -18,13 +18,13 @@ class MapRule:
 
     frame: maps are smoothed on frames of about frame x frame pixels. native_from: the size from
     which on frames grow with images that are scored at their own resolution; None: they do not.
-    levels: of the set, if image scores depend on them.
+    baseline: of the set, if image scores are corrected by it.
     """
 
     frame: int
     native_from: int | None
     image_score: ImageScore
-    levels: Levels | None = None
+    baseline: SetBaseline | None = None
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Finished:
     def map_score(self) -> float:
         """The image score by the map alone."""
         image_score = self.rule.image_score
-        rule: ImageScore = "top1%" if image_score == "contrast" else image_score
+        rule: ImageScore = "top1%" if image_score == "baseline-corrected" else image_score
         growth = maps.frame_growth(self.width, self.height, self.rule.native_from)
         return maps.score_image(self.smoothed, rule, growth)
 
     @cached_property
-    def level(self) -> float:
-        """How high the map lies as a whole: see `levels`."""
-        return find_level(self.smoothed)
+    def baseline(self) -> float:
+        """The lower quartile of the map: see `baseline.py`."""
+        return find_baseline(self.smoothed)
 
     @property
     def score(self) -> float:
-        """The image score, by the map and the levels of the set."""
-        levels = self.rule.levels
-        return self.map_score if levels is None else self.map_score - levels.offset(self.level)
+        """The image score, corrected by the baseline if the rule says so."""
+        of_set = self.rule.baseline
+        return self.map_score if of_set is None else self.map_score - of_set.offset(self.baseline)
 
     def map(self, width: int | None = None, height: int | None = None) -> Floats:
         """Bring the map to the image, or to another size: float32 [height, width]."""
@@ -69,9 +69,9 @@ class Finished:
     def map_threshold(self, score: float, threshold: float) -> float:
         """Say what the map exceeds in a region, by the image's score and the scores' threshold.
 
-        The threshold, raised by what the level took off the score.
+        The threshold, raised by what the baseline took off the score.
         """
-        return threshold if self.rule.levels is None else threshold + self.map_score - score
+        return threshold if self.rule.baseline is None else threshold + self.map_score - score
 
     def regions(self, score: float, threshold: float) -> list[Region]:
         """Find the regions, highest peak first, by the image's score and the scores' threshold."""

@@ -1,4 +1,4 @@
-"""Image scores above the level of each image's own map."""
+"""Image scores above the baseline of each image's own map."""
 
 import dataclasses
 
@@ -7,34 +7,34 @@ import pytest
 
 import patchcluster
 from conftest import save_image, textured_image, write_set
+from patchcluster.scores.baseline import SetBaseline, describe_baselines, find_baseline
 from patchcluster.scores.finish import MapRule, finish
-from patchcluster.scores.levels import Levels, describe_levels, find_level
 from patchcluster.scores.maps import find_regions, score_image
 
 
-def test_levels_of_a_set_by_hand():
+def test_baselines_of_a_set_by_hand():
     # The median of 1, 2, 3, 4, 10 is 3; their distances to it are 2, 1, 0, 1, 7, of median 1.
-    levels = describe_levels([1, 2, 3, 4, 10])
-    assert levels.typical == 3
-    assert levels.limit == pytest.approx(3 + 1.4826)
+    of_set = describe_baselines([1, 2, 3, 4, 10])
+    assert of_set.typical == 3
+    assert of_set.limit == pytest.approx(3 + 1.4826)
 
 
-@pytest.mark.parametrize(("level", "offset"), [(3, 0), (1, -2), (4, 1), (9, 1.5)])
-def test_a_level_is_taken_off_up_to_what_is_ordinary(level, offset):
-    assert Levels(typical=3, limit=4.5).offset(level) == offset
+@pytest.mark.parametrize(("baseline", "offset"), [(3, 0), (1, -2), (4, 1), (9, 1.5)])
+def test_a_baseline_is_taken_off_up_to_what_is_ordinary(baseline, offset):
+    assert SetBaseline(typical=3, limit=4.5).offset(baseline) == offset
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 64, 4097])
-def test_a_level_is_the_lower_quartile_of_what_is_scored_to_the_last_digit(count):
+def test_a_baseline_is_the_lower_quartile_of_what_is_scored_to_the_last_digit(count):
     rng = np.random.default_rng(count)
     for values in (rng.random(count), np.round(4 * rng.random(count)) / 4):  # with ties too
         scored = values.astype(np.float32)[None]
         masked = np.append(scored, np.full((1, 50), np.nan, np.float32), 1)
-        assert find_level(scored) == find_level(masked) == float(np.quantile(scored, 0.25))
+        assert find_baseline(scored) == find_baseline(masked) == float(np.quantile(scored, 0.25))
 
 
-def test_regions_are_where_a_map_exceeds_the_threshold_above_its_level():
-    rule = MapRule(64, None, "contrast", Levels(1, 3))
+def test_regions_are_where_a_map_exceeds_the_threshold_above_its_baseline():
+    rule = MapRule(64, None, "baseline-corrected", SetBaseline(1, 3))
     grid = np.full((8, 8), 2, np.float32)
     grid[4, 4] = 9
     image = finish(grid, 64, 64, rule)
@@ -58,13 +58,13 @@ def uneven(tmp_path_factory):
     return patchcluster.scan(root / "images", root / "run", size=(128,))
 
 
-def test_scores_of_a_run_are_its_maps_less_their_levels(uneven):
+def test_scores_of_a_run_are_its_maps_less_their_baselines(uneven):
     frames = [uneven.frame_map(path) for path in uneven.paths]
-    levels = describe_levels([float(np.quantile(frame, 0.25)) for frame in frames])
-    assert uneven.info.levels == pytest.approx(dataclasses.asdict(levels))
+    of_set = describe_baselines([float(np.quantile(frame, 0.25)) for frame in frames])
+    assert uneven.info.baseline == pytest.approx(dataclasses.asdict(of_set))
     for frame, score in zip(frames, uneven.scores, strict=True):
         top = np.sort(frame, axis=None)[-round(frame.size / 100) :].mean()
-        offset = min(np.quantile(frame, 0.25), levels.limit) - levels.typical
+        offset = min(np.quantile(frame, 0.25), of_set.limit) - of_set.typical
         assert score == pytest.approx(top - offset, rel=1e-5)
 
 
@@ -73,10 +73,10 @@ def test_what_is_anomalous_as_a_whole_stays_in_front(uneven):
     assert sorted(first) == ["part9.png", "red.png"]
 
 
-def test_a_new_image_is_judged_by_the_levels_of_the_set(uneven, tmp_path):
+def test_a_new_image_is_judged_by_the_baselines_of_the_set(uneven, tmp_path):
     path = save_image(tmp_path / "new.png", textured_image(500, blot=True))
     (new,) = patchcluster.score(uneven, path).images
     frame = finish(new.grid, new.record.width, new.record.height, uneven.map_rule).smoothed
-    levels = Levels(**uneven.info.levels)
-    offset = min(np.quantile(frame, 0.25), levels.limit) - levels.typical
+    of_set = SetBaseline(**uneven.info.baseline)
+    offset = min(np.quantile(frame, 0.25), of_set.limit) - of_set.typical
     assert new.score == pytest.approx(score_image(frame, "top1%") - offset, rel=1e-5)
