@@ -1,4 +1,4 @@
-"""What can go wrong and a user can mend.
+"""Errors that a user can mend.
 
     PatchclusterError
     ├── InputError       the images or folders that were named

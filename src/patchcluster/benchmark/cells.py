@@ -46,7 +46,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell gave: figures, or why there are none."""
+    """The figures of a cell, or why there are none."""
 
     category: str
     setting: Setting

@@ -47,7 +47,7 @@ class InputRule:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """What the network sees of a picture [resized, resized, ...]."""
+        """Slices of a picture [resized, resized, ...] that the network sees."""
         margin = (self.resized - self.size) // 2
         return slice(margin, margin + self.size), slice(margin, margin + self.size)
 
@@ -66,7 +66,7 @@ class InputRule:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What is known of one image of a category."""
+    """Path, truth and size of one image of a category."""
 
     path: str
     sha256: str

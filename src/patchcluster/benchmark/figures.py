@@ -1,4 +1,4 @@
-"""What the paper's figures show, for this data and network.
+"""The paper's figures, for this data and network.
 
     figure1.png            anomalies, and where PatchCluster-25% finds them
     figure3.png            image, mask, map of each method side by side: objects

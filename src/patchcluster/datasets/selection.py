@@ -12,7 +12,7 @@ SETTINGS: tuple[Setting, ...] = get_args(Setting)
 
 @dataclass(frozen=True)
 class Split:
-    """What a setting scores, and with what bank: indices in the samples of the category.
+    """The scored images and the bank of a setting: indices in the samples of the category.
 
     blind: the bank is the scored set itself; else it is known to be normal.
     """

@@ -1,4 +1,4 @@
-"""What a data set is made of: categories of images with their truth."""
+"""Data sets: categories of images with their truth."""
 
 from dataclasses import dataclass
 from pathlib import Path

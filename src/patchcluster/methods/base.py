@@ -1,4 +1,4 @@
-"""What every method has in common: the steps of scoring, and arrays of several kinds as input.
+"""Base class of methods: the steps of scoring, for arrays of several kinds.
 
 A method compares patches with a bank in steps that a pipeline can spread over time, devices or
 workers:
@@ -65,7 +65,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SearchCost:
-    """What it takes to search one stage of a bank: so many queries among so many rows [., c]."""
+    """The cost of searching one stage of a bank: so many queries among so many rows [., c]."""
 
     queries: float
     rows: float
@@ -207,7 +207,7 @@ class Method(ABC):
         return False
 
     def parameters(self) -> dict[str, Any]:
-        """What the constructor was given, by name, or took by itself."""
+        """Return the constructor's parameters by name, defaults included."""
         names = inspect.signature(type(self)).parameters
         # `strides` of the class are those that patches are to be made of.
         kept = {name: "stage_strides" if name == "strides" else name for name in names}
@@ -262,11 +262,11 @@ class Method(ABC):
         return to_float(self.bank_[rows]) if len(rows) else None
 
     def describe_grid(self, grid: Tensor) -> Tensor:
-        """Such vectors [p, d] of patches [h, w, c] that the bank need not hold."""
+        """Describe patches [h, w, c] that the bank need not hold, as `describe` does: [p, d]."""
         return to_float(flatten(grid))
 
     def bank_size(self, images: int, patches: float) -> int:
-        """How many images of a set of so many, of so many patches each, the bank has."""
+        """Return how many images of a set, of so many patches each, the bank holds."""
         del patches
         return images
 
@@ -350,7 +350,7 @@ class Method(ABC):
         return like(patches, [score.view(grid.shape[:2]) for grid, score in pairs])
 
     def bank_rows(self, counts: Sequence[int]) -> Tensor:
-        """Where the bank's rows are among all patches of the set, int64 [m].
+        """Return the indices of the bank's rows among all patches of the set, int64 [m].
 
         counts: number of patches of each image, in the order of `fit`.
         """

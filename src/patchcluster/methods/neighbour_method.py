@@ -59,7 +59,7 @@ class NeighbourMethod(Method):
 
     @abstractmethod
     def summarise(self, found: Comparison) -> Comparison:
-        """What `to_scores` needs, of a search for at least `neighbour_count` neighbours."""
+        """Reduce a search for at least `neighbour_count` neighbours to what `to_scores` needs."""
 
     def compare(
         self,

@@ -257,7 +257,7 @@ class PatchClusterPlus(WholeBank):
         return usable.sort().values
 
     def _columns(self, images: Sequence[int]) -> list[int]:
-        """Where images of the set are among those of the bank; -1: they are not."""
+        """Return the columns of images of the set in the bank; -1: not there."""
         if self.chosen_ is None:
             return list(images)
         place = {image: column for column, image in enumerate(self.chosen_.tolist())}

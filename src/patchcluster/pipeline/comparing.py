@@ -35,7 +35,7 @@ from .job import Job
 from .loading import describe_whole, load_patches
 from .workers import Batch, Workers, run_stage
 
-_FORMAT = 5  # of the files of comparisons
+_FORMAT = 6  # of the files of comparisons
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Explanations:
 
 @dataclass(frozen=True)
 class Compared:
-    """What the comparison at one network size gave; lists are in the order of the set."""
+    """The comparison at one network size; lists are in the order of the set."""
 
     size: int
     grids: list[Floats]  # scores float32 [h, w]; NaN where a patch is not scored
@@ -205,7 +205,7 @@ def compare_all(job: Job, image_set: ImageSet, workers: Workers) -> list[Compare
 
 
 def _key(info: RunInfo, image_set: ImageSet) -> str:
-    """What the files of a comparison are named by: all that they depend on."""
+    """Name all that the files of a comparison depend on."""
     labels = image_set.labels(info.labels)
     identity = [
         __version__,
@@ -301,7 +301,7 @@ def to_grid(scores: Tensor, shape: Sequence[int], packing: Packing | None) -> Fl
 def _explain(
     method: Method, comparisons: Comparisons, packings: list[Packing | None]
 ) -> Sequence[Explanations]:
-    """What the patches of every image were compared with, in places of the images' own grids."""
+    """Explain the patches of every image, by places in the images' own grids."""
     images, places = method.bank_image_.cpu(), method.bank_patch_.cpu()
     masked = [packing for packing in packings if packing is not None]
     if masked:

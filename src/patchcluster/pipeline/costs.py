@@ -1,4 +1,4 @@
-"""What a scan has to do and the memory that it will need, counted from the survey of its images."""
+"""The workload of a scan and the memory that it will need, from the survey of its images."""
 
 import dataclasses
 import os
@@ -49,7 +49,7 @@ _SLACK = 96 * MIB
 
 @dataclass(frozen=True)
 class Workload:
-    """What a scan has to do, as far as its survey shows it."""
+    """The workload of a scan, as far as its survey shows it."""
 
     images: int
     patches: Sequence[int]  # of all images, one number a network size

@@ -1,4 +1,4 @@
-"""What a scan will take on this machine, said before it works.
+"""Forecast of time and memory of a scan on this machine.
 
 A few images and a small search tell how fast the machine is now, whatever else runs on it. Factors
 were fitted once with benchmarks/predictions.py.
@@ -66,7 +66,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a scan would do and need. seconds: of each step; without `compare` if not known."""
+    """Size, time and memory of a scan. seconds: of each step; no `compare` if not known."""
 
     images: int
     skipped: int

@@ -18,7 +18,7 @@ class ImageSet:
 
     @classmethod
     def of(cls, images: Sequence[ImageRecord]) -> Self:
-        """Of images in input order."""
+        """Group images, given in input order, by content."""
         records: dict[str, list[ImageRecord]] = {}
         for image in images:
             records.setdefault(image.sha256 + image.roi, []).append(image)
@@ -34,14 +34,14 @@ class ImageSet:
         return list(self.records)
 
     def labels(self, by_path: Labels) -> list[Label | None]:
-        """What is said of each content by a label of one of its files; anomalous goes first."""
+        """Return the label of each content, from those of its files; anomalous wins over normal."""
         said = [{by_path.get(one.path) for one in copies} for copies in self.records.values()]
         order: tuple[Label, ...] = ("anomalous", "normal")
         return [next((label for label in order if label in of), None) for of in said]
 
     @property
     def keys(self) -> list[int]:
-        """What seeds the random choices about each image: its content."""
+        """Seeds for random choices about each image, from its content."""
         return [int(sha[:16], 16) for sha in self.records]
 
     def name_groups(self, groups: Sequence[Sequence[int]]) -> list[list[str]]:

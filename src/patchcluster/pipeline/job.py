@@ -1,4 +1,4 @@
-"""What the steps of a scan have in common: where it writes, how it was asked for, who works."""
+"""A scan, update or rescoring: its folder, settings, workers and progress."""
 
 import datetime
 import functools
@@ -53,7 +53,7 @@ class Job:
 
     @functools.cached_property
     def devices(self) -> list[torch.device]:
-        """Those that share the work; the first has what is not shared."""
+        """The devices that share the work; what is not shared lies on the first."""
         return choose_devices("cpu" if self.ray else self.settings.device)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What a run's folder keeps besides results: its fitted method, its network, its patches.
+"""Load what a run keeps besides results: its fitted method, its network, its patches.
 
 They are read back for labels, flags, updates and new images; the patches also by the scan itself.
 """
@@ -75,7 +75,7 @@ def load_patches(run: Run | Job, image_set: ImageSet, size: int) -> Loaded:
 
 
 def load_bank(run: Run | Job, image_set: ImageSet, size: int) -> Loaded | None:
-    """The same of the bank of a run; None if that does not have all patches."""
+    """Load patches and packings from the bank of a run; None if it does not hold all patches."""
     method = load_method(run, size)
     if not method.whole:
         return None
@@ -134,7 +134,7 @@ def find_packing(run: Run | Job, image: ImageRecord, shape: tuple[int, int]) -> 
 def describe_whole(
     method: Method, patches: Grids | None, image: int, packing: Packing | None
 ) -> Tensor | None:
-    """What a fitted method says of the patches of an image's whole grid; None: not of all.
+    """Describe the patches of an image's whole grid by a fitted method; None: it cannot.
 
     patches: of all images, for a bank that has only some.
     """

@@ -105,7 +105,7 @@ _Batch = tuple[int, Sequence[Item]]
 
 
 class _Queue(Generic[Item]):
-    """What there is to do; what was lost is there again."""
+    """The batches that are left to do; lost ones are put back."""
 
     def __init__(self, batches: Iterable[_Batch[Item]]) -> None:
         self._source = iter(batches)
@@ -228,7 +228,7 @@ class RayWorkers:
                 yield member.actor.do.remote([put], items), (member, batch)
 
     def _wait(self, references: list[Any]) -> list[Any]:
-        """Those that are done, or lost, by now or in a moment."""
+        """Return the references that are done or lost, after a moment at most."""
         if not references:
             time.sleep(_LOOK / 10)
             return []
@@ -374,7 +374,7 @@ def _cause(error: RayTaskError) -> BaseException:
 
 
 def _line(error: Exception) -> str:
-    """What went wrong, which ray says in the last of its lines."""
+    """Return the cause in one line, which is the last of ray's."""
     if isinstance(error, OSError):
         return reason(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

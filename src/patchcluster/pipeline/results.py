@@ -1,4 +1,4 @@
-"""What a comparison found -> everything in the run folder but run.json and the report."""
+"""Comparisons -> the results in the run folder, all but run.json and the report."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -222,7 +222,7 @@ def _finish(job: Job, image: ImageRecord, grid: Floats) -> Finished:
 def _group(
     scored: Sequence[Scored], regions: Sequence[list[Region]], describe: Describe
 ) -> list[list[Region]]:
-    """The same regions with the number of their group, if they can be described."""
+    """Number the groups of regions, if they can be described."""
     # Into one tensor: see `Stages.summarise`.
     described, count = None, 0
     for i, (one, found) in enumerate(zip(scored, regions, strict=True)):

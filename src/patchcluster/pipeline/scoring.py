@@ -82,7 +82,7 @@ class ScoredImage:
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` gave: `images` in natural order of their paths, `skipped` files with reasons."""
+    """Scores of new images in natural order of their paths, and skipped files with reasons."""
 
     images: list[ScoredImage]
     skipped: list[Skipped]

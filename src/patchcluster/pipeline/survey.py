@@ -37,7 +37,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the survey of some files found."""
+    """Headers and masks of some files, and the files that were skipped."""
 
     candidates: list[Candidate]
     skipped: dict[int, Skipped]  # by id

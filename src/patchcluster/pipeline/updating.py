@@ -76,7 +76,7 @@ def update(
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of the images of a run; in input order."""
+    """The images that a run keeps, adds and removes, in input order."""
 
     inputs: list[str]  # that were named
     kept: list[ImageRecord]
@@ -86,7 +86,7 @@ class Change:
 
 
 def find_change(run: Run, add: Sequence[str], remove: Sequence[str]) -> Change:
-    """What is to be done. Raises InputError if something to add or remove is not there."""
+    """Find the images to add and remove. Raises InputError if one of them does not exist."""
     known = [*run.paths, *(skip.path for skip in run.skipped)]
     gone = {path for name in remove for path in _matching(name, known, run.info.removed)}
     records = {_absolute(image.path): image for image in run.images}

@@ -89,7 +89,7 @@ def to_image(frame_map: Floats, width: int, height: int, mask: Bools | None = No
 
 @functools.lru_cache(maxsize=64)
 def _smoothing(cells: int, pixels: int) -> torch.Tensor:
-    """What brings a row of a grid to a frame and smooths it there, float32 [pixels, cells].
+    """Return the matrix that brings a row of a grid to a frame and smooths it, [pixels, cells].
 
     Both are linear, and each works on rows and columns apart: two small products of matrices take a
     twentieth of the time.
