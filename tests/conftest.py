@@ -135,7 +135,7 @@ def cut_batches(
 
     A small set is then cut as a large one is.
     """
-    patch.setattr("patchcluster.pipeline.survey.BATCH_PIXELS", pixels)
+    patch.setattr("patchcluster.pipeline.extraction.BATCH_PIXELS", pixels)
     patch.setattr("patchcluster.methods.grids.COMPARED_PATCHES", patches)
 
 

@@ -301,7 +301,11 @@ def test_a_room_says_what_each_of_its_files_does(room):
 
 
 def test_the_way_of_one_image_is_as_it_is_written():
-    page = PAGES["docs/architecture.md"].partition("## The way of one image")[2].partition("##")[0]
+    page = (
+        PAGES["docs/architecture.md"]
+        .partition("## What happens to one image")[2]
+        .partition("##")[0]
+    )
     names = re.findall(r"`([a-z]+(?:\.\w+)+)`", page)
     assert len(names) > 12
     for name in names:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import SettingError
 from .methods import METHODS
-from .scores import ImageScore
+from .scores import MAP_SCORES
 
 if TYPE_CHECKING:
     from .methods import Method
@@ -44,7 +44,7 @@ class Settings:
     weights: str | None = None  # file of the backbone's weights
     size: tuple[int, ...] = (448,)  # network inputs of about size x size pixels; maps are averaged
     frame: int = 256  # maps are smoothed on a frame of about frame x frame pixels
-    image_score: ImageScore = "baseline-corrected"
+    image_score: str = MAP_SCORES[0]
     k: int | None = None
     ratio: float | None = None
     bank_images: int | None = None  # that each is compared with; see `PatchClusterPlus`
@@ -164,7 +164,7 @@ def _check_together(settings: Settings) -> None:
         if getattr(settings, option) is not None and option not in taken:
             raise SettingError(f"{name} has no setting {option}: leave it out")
     check_seed(settings.seed, [name])
-    rules = ("baseline-corrected", "top1%", "max", *method.image_scores)
+    rules = (*MAP_SCORES, *method.image_scores)
     if settings.image_score not in rules:
         raise SettingError(
             f"{name} has no image score {settings.image_score!r}: choose from {', '.join(rules)}"

@@ -198,7 +198,7 @@ def test_exact_copies_rank_where_one_would(tmp_path, alone):
         assert run.scores[run.index(Path(path).name)] == pytest.approx(
             alone.scores[alone.index(path)], rel=1e-3
         )
-    assert "1 image is there more than once" in (tmp_path / "run" / "report.html").read_text()
+    assert "1 group of exact duplicates" in (tmp_path / "run" / "report.html").read_text()
 
 
 def save_again(image: Image.Image, path: Path) -> None:

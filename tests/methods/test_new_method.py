@@ -18,6 +18,23 @@ PACKAGE = Path(patchcluster.__file__).parent
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_method.py"
 
 
+MEDIAN_SCORE = """
+import torch
+
+from .kth_nearest import KthNearest
+
+
+class MedianScore(KthNearest):
+    \"\"\"The k-th nearest, by the median.\"\"\"
+
+    name = "median-score"
+    image_scores = ("median",)
+
+    def score_images(self, rule, grids, scores, own=None):
+        return torch.stack([score.median() for score in scores])
+"""
+
+
 def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "src" / "patchcluster")
     methods = tmp_path / "src" / "patchcluster" / "methods"
@@ -32,14 +49,26 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     line = '    "kth-nearest": ("kth_nearest", "KthNearest"),\n'
     changed = registry.replace('    "musc": ', f'{line}    "musc": ')
     assert len(changed) == len(registry) + len(line)
-    (methods / "__init__.py").write_text(changed)
+    # Another one inherits its constructor, and has an image score of its own.
+    (methods / "median_score.py").write_text(MEDIAN_SCORE)
+    line = '    "median-score": ("median_score", "MedianScore"),\n'
+    (methods / "__init__.py").write_text(changed.replace('    "musc": ', f'{line}    "musc": '))
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "patchcluster", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     write_set(tmp_path / "photos")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
-    command = [sys.executable, "-m", "patchcluster", "scan", "photos", "-o", "run", "--size", "128"]
-    command += ["--method", "kth-nearest"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run("scan", "photos", "-o", "run", "--size", "128", "--method", "kth-nearest")
+    own = ("--method", "median-score", "--image-score", "median")
+    run("scan", "photos", "-o", "own", "--size", "128", *own)
+    run("report", "own", "--flag-top", "1")
+    assert "median-score\n    The k-th nearest, by the median.\n    k=" in run("methods")
     with open(tmp_path / "run" / "scores.csv", newline="") as file:
         scores = [float(row["score"]) for row in csv.DictReader(file)]
     assert len(scores) == 8

@@ -153,8 +153,8 @@ def test_workers_and_nodes_are_killed_and_nothing_is_lost(
 # A scan with an image a batch that waits, when it has compared some, to be killed.
 SCAN = """
 import sys, time, patchcluster
-import patchcluster.methods.grids as grids, patchcluster.pipeline.survey as survey
-survey.BATCH_PIXELS, grids.COMPARED_PATCHES = 64 * 64, 1
+import patchcluster.methods.grids as grids, patchcluster.pipeline.extraction as extraction
+extraction.BATCH_PIXELS, grids.COMPARED_PATCHES = 64 * 64, 1
 images, out, address = sys.argv[1:]
 def progress(step, done, total):
     if step == "compare" and 0 < done < total:

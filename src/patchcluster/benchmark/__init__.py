@@ -32,8 +32,8 @@ from ..network.backbones import STRIDES, Backbone, load_backbone
 from ..network.devices import choose_device
 from ..network.patches import grid_channels, grid_stride
 from ..pipeline import costs
+from ..pipeline.extraction import BATCH_PIXELS
 from ..pipeline.job import Progress
-from ..pipeline.survey import BATCH_PIXELS
 from ..runs import storage
 from ..settings import Settings
 from .cells import CategoryRunner, Cell, CellStore, Group, group_variants

@@ -18,7 +18,7 @@ from ..datasets import Setting, Split, select
 from ..errors import SettingError
 from ..methods import Comparison, Method
 from ..methods.base import join
-from ..methods.grids import Grids, make_batches
+from ..methods.grids import Grids, batch_by_patches
 from ..network.backbones import Backbone
 from ..runs import storage
 from ..scores.finish import MapRule, finish
@@ -181,7 +181,7 @@ class CategoryRunner:
     ) -> list[Comparison]:
         """Compare all patches with the bank that methods share."""
         parts: list[list[Comparison]] = [[] for _ in methods]
-        for batch in make_batches(Grids.of(patches).counts):
+        for batch in batch_by_patches(Grids.of(patches).counts):
             own = batch if self.split.blind else None
             found = methods[0].compare_for(methods, [patches[i] for i in batch], own)
             for part, comparison in zip(parts, found, strict=True):

@@ -24,8 +24,8 @@ from ..images.decode import Pixels, deep_range, load_image, survey
 from ..images.inputs import stamp
 from ..network.backbones import Backbone
 from ..network.patches import patch_grid
-from ..pipeline.extraction import Features, Made
-from ..pipeline.survey import Candidate, make_batches, survey_files
+from ..pipeline.extraction import Features, Made, make_batches
+from ..pipeline.survey import Candidate, survey_files
 from ..pipeline.workers import Batch, LocalWorkers, Note, run_stage
 from ..runs import storage
 from ..settings import Settings
@@ -89,7 +89,7 @@ class Images:
     masks: list[NDArray[np.bool_]]
     stages: list[tuple[Path, str]]
     rule: InputRule
-    ranges: dict[str, list[float]]  # of deep images, see `images.deep_range`
+    ranges: dict[str, list[float]]  # of deep images, see `images.decode.deep_range`
 
     def patches(self, settings: Settings, which: Sequence[int]) -> list[Tensor]:
         """Patches float16 [h, w, c] of some images, as a scan with these settings makes them."""

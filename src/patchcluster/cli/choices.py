@@ -2,12 +2,13 @@
 
 import ast
 import dataclasses
+import inspect
 import json
 from importlib import resources
 from typing import Any
 
 from .. import methods as methods_package
-from ..methods import CLASSES
+from ..methods import CLASSES, METHODS
 from . import options
 from .terminal import shown_errors, shown_progress, teller
 
@@ -28,9 +29,14 @@ def _describe_method(name: str) -> dict[str, Any]:
     file, class_name = CLASSES[name]
     source = resources.files(methods_package).joinpath(f"{file}.py").read_text("utf-8")
     kind = _find(ast.parse(source), class_name)
-    start = _find(kind, "__init__").args
-    names = [argument.arg for argument in start.args[1:]]  # but self
-    parameters = dict(zip(names, map(ast.literal_eval, start.defaults), strict=True))
+    start = _find(kind, "__init__")
+    if start is None:  # inherited, perhaps
+        taken = inspect.signature(METHODS[name]).parameters
+        parameters = {one.name: one.default for one in taken.values()}
+    else:
+        names = [argument.arg for argument in start.args.args[1:]]  # but self
+        defaults = map(ast.literal_eval, start.args.defaults)
+        parameters = dict(zip(names, defaults, strict=True))
     for of_backbone in ("stages", "strides"):
         parameters.pop(of_backbone, None)
     does = (ast.get_docstring(kind) or "").partition("\n")[0]
@@ -38,8 +44,8 @@ def _describe_method(name: str) -> dict[str, Any]:
 
 
 def _find(tree: Any, name: str) -> Any:
-    """Find a class or function by its name in the body of a module or class."""
-    return next(node for node in tree.body if getattr(node, "name", "") == name)
+    """Find a class or function by its name in the body of a module or class; None: not there."""
+    return next((node for node in tree.body if getattr(node, "name", "") == name), None)
 
 
 def backbones(as_json: options.AsJson = False) -> None:

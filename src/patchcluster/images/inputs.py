@@ -272,7 +272,7 @@ def _open_url(url: str, head: bool) -> IO[bytes]:
     with _reaching(url):
         fs, name = _open_place(url)
         size = fs.info(name).get("size") if head else None
-        whole = name.lower().endswith(".png")  # gone through to its end: see `images._has_metadata`
+        whole = name.lower().endswith(".png")  # gone through to its end: see `decode._has_metadata`
         if whole or size is None or size <= _SMALL:
             return io.BytesIO(fs.cat_file(name))
         return io.BufferedReader(_Beginning(url, fs.cat_file(name, start=0, end=_HEAD), size))

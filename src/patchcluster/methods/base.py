@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..network.patches import Layout
 from ..search.neighbors import to_float
-from .grids import Grids, Patches, as_grids, as_tensors, flatten, like, make_batches
+from .grids import Grids, Patches, as_grids, as_tensors, batch_by_patches, flatten, like
 
 Progress = Callable[[int, int], None]  # done, total
 Labels = Sequence[str | None]  # what a person said of each image: normal, anomalous or None
@@ -342,7 +342,7 @@ class Method(ABC):
         self.fit(grids, labels=labels)
         counts = [grid.shape[0] * grid.shape[1] for grid in grids]
         comparison = join(
-            [self.compare([grids[i] for i in batch], batch) for batch in make_batches(counts)]
+            [self.compare([grids[i] for i in batch], batch) for batch in batch_by_patches(counts)]
         )
         self.calibrate(comparison.select(self.bank_rows(counts)))
         scores = torch.split(self.to_scores(comparison), counts)
@@ -372,4 +372,4 @@ def compare_bank(method: Method) -> Comparison:
     """Compare a method's own bank, which holds all patches of all images, with itself."""
     counts = torch.bincount(method.bank_image_).tolist()
     images = [rows[None] for rows in torch.split(method.bank_, counts)]
-    return join([method.compare([images[i] for i in b], b) for b in make_batches(counts)])
+    return join([method.compare([images[i] for i in b], b) for b in batch_by_patches(counts)])

@@ -61,7 +61,7 @@ def place_counted(images: Sequence[int], counts: Sequence[int]) -> tuple[Tensor,
     return image, torch.cat([torch.arange(count) for count in counts])
 
 
-def make_batches(counts: Sequence[int]) -> Iterator[list[int]]:
+def batch_by_patches(counts: Sequence[int]) -> Iterator[list[int]]:
     """Cut images of so many patches each into consecutive batches of about equal work."""
     batch: list[int] = []
     patches = 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import Comparison, Method, join
-from .grids import Grids, flatten, make_batches, place_counted
+from .grids import Grids, batch_by_patches, flatten, place_counted
 
 
 class WholeBank(Method):
@@ -52,6 +52,6 @@ class WholeBank(Method):
         return join(
             [
                 self.compare([grids[i] for i in batch], [images[i] for i in batch])
-                for batch in make_batches(counts)
+                for batch in batch_by_patches(counts)
             ]
         )

@@ -24,7 +24,7 @@ from .. import __version__
 from ..images.roi import Packing
 from ..methods import Comparison, Method
 from ..methods.base import NEIGHBOURS_KEPT, join
-from ..methods.grids import Grids, Lazy, make_batches
+from ..methods.grids import Grids, Lazy, batch_by_patches
 from ..network.out_of_memory import in_halves
 from ..runs import runfolder, storage
 from ..runs.info import RunInfo
@@ -272,7 +272,7 @@ def _compare(
     workers: Workers,
 ) -> Comparisons:
     """Compare every image with the bank, batch by batch."""
-    batches = list(make_batches(patches.counts))
+    batches = list(batch_by_patches(patches.counts))
     paths = [runfolder.comparison_path(job.folder, size, n) for n in range(len(batches))]
 
     def queries(batch: Sequence[int]) -> list[Query]:

@@ -26,9 +26,10 @@ from ..runs import runfolder, storage
 from ..runs.info import ImageRecord, Skipped
 from ..settings import Settings
 from .job import Job
-from .survey import Candidate, make_batches
+from .survey import Candidate
 from .workers import Batch, Note, Workers, run_stage
 
+BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
 _PREFETCHED = 4  # images a thread that may be waiting to be written, so that threads never wait
 
 
@@ -108,6 +109,18 @@ class Features:
 
 def _without_pixels(image: LoadedImage, grids: list[Tensor]) -> Made:
     return Made(dataclasses.replace(image, pixels=[]), grids)
+
+
+def make_batches(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Group files by network size, then cut the groups to batches of about equal cost."""
+    groups: dict[tuple[tuple[int, int], ...], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.inputs, []).append(candidate)
+    batches = []
+    for inputs, group in groups.items():
+        most = max(1, BATCH_PIXELS // sum(height * width for height, width in inputs))
+        batches += [group[i : i + most] for i in range(0, len(group), most)]
+    return batches
 
 
 def extract_all(

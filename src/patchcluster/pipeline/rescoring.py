@@ -61,7 +61,7 @@ def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
 
 
 def score_again(run: Run, job: Job, cache: bool = True) -> None:
-    """Score the images of a finished run again, by the patches that it has, for who holds it.
+    """Score the images of a finished run again, by its patches; the caller holds its lock.
 
     job: on the run's record, with the labels and the flagging that are asked for. cache: as in
     `scan`.
@@ -78,7 +78,7 @@ def score_again(run: Run, job: Job, cache: bool = True) -> None:
 
 
 def flag_again(run: Run, how: Flagging, progress: Progress) -> None:
-    """Flag the images of a finished run again, for who holds it."""
+    """Flag the images of a finished run again; the caller holds its lock."""
     info = dataclasses.replace(run.info, flagging=dataclasses.asdict(how))
     job, image_set = Job(run.folder, info, progress), ImageSet.of(run.images)
     scored = []

@@ -15,7 +15,7 @@ from ..runs.info import ImageRecord, Skipped, State
 from ..runs.run import Run
 from ..runs.tables import Result
 from ..runs.threads import map_in_threads
-from ..scores import ImageScore, maps
+from ..scores import maps
 from ..scores.baseline import SetBaseline, describe_baselines
 from ..scores.feedback import find_boundary, learn
 from ..scores.finish import Finished, finish
@@ -78,7 +78,7 @@ def replace_results(
     skipped: Sequence[Skipped],
     cache: bool = True,
 ) -> None:
-    """Make a finished run one of these images, in input order. cache: as in `write_results`.
+    """Replace the images of a finished run, in input order. cache: as in `write_results`.
 
     A kill leaves what `rescoring.finish` can finish.
     """
@@ -172,7 +172,7 @@ def _score(
 def score_images(
     grids: list[Floats],
     measure: Callable[[Sequence[Floats]], Sequence[tuple[float, float]]],
-    rule: ImageScore,
+    rule: str,
     own: list[float] | None,
     describe: Describe,
     labels: Sequence[Label | None],

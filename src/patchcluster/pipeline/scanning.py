@@ -4,10 +4,11 @@
     measure    a few images and a small search: how long the rest will take
     features   batches of files of one network size -> patches, thumbnails
     compare    the bank is fitted, and every image compared with it
-    finish     scores, maps, regions, flags; run.json says "complete"; report
+    maps       scores, maps, regions, flags; run.json says "complete"
+    report     the page
 
 The work of the middle steps goes to disk in batches whose content depends on the set alone, so
-that a scan that was killed goes on where it stopped and ends with the same scores. Files of equal
+that a scan that was killed resumes and ends with the same scores. Files of equal
 content are one image: it is scored once and never compared with its copy.
 """
 

@@ -17,8 +17,6 @@ from ..runs import runfolder
 from ..runs.info import Skipped
 from ..settings import Settings
 
-BATCH_PIXELS = 8 * 448 * 448  # of network input, all sizes together
-
 Done = Callable[[int, int], None]  # done, total
 
 
@@ -139,15 +137,3 @@ def check_sizes(candidates: Sequence[Candidate], method: str) -> None:
             f"{' x '.join(map(str, sizes[0]))} to {' x '.join(map(str, sizes[-1]))} pixels): "
             "choose another method"
         )
-
-
-def make_batches(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Group files by network size, then cut the groups to batches of about equal cost."""
-    groups: dict[tuple[tuple[int, int], ...], list[Candidate]] = {}
-    for candidate in candidates:
-        groups.setdefault(candidate.inputs, []).append(candidate)
-    batches = []
-    for inputs, group in groups.items():
-        most = max(1, BATCH_PIXELS // sum(height * width for height, width in inputs))
-        batches += [group[i : i + most] for i in range(0, len(group), most)]
-    return batches

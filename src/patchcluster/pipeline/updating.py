@@ -20,7 +20,7 @@ from ..runs.run import Run, hold_run
 from ..runs.storage import write_tensors
 from .comparing import compare_all
 from .costs import Planner, format_bytes, parse_limit
-from .extraction import extract_all, patches_name
+from .extraction import extract_all, make_batches, patches_name
 from .image_set import ImageSet, join_images
 from .job import Job, Progress, describe_versions
 from .loading import Loaded, load_bank
@@ -33,7 +33,6 @@ from .survey import (
     check_sizes,
     input_shapes,
     keep_masks,
-    make_batches,
     read_headers,
     share_inside,
     survey_files,
@@ -135,7 +134,7 @@ def _fitting(pattern: str, paths: Sequence[str]) -> list[str]:
 
 
 def change_set(job: Job, before: Run, change: Change) -> None:
-    """Make a finished run one of another set, for who holds it.
+    """Replace the images of a finished run; the caller holds its lock.
 
     job: on the run's record, without what was measured for it.
     """

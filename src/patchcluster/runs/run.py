@@ -82,7 +82,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, half_changed: bool = False) -> None:
-        """Read a run. half_changed: also if a change was interrupted; for who holds the run."""
+        """Read a run. half_changed: also if a change was interrupted; the caller holds its lock."""
         check_run(folder)
         self.folder = folder
         self.info, self.images, self.skipped = read_info(folder)

@@ -9,6 +9,5 @@ metrics.py          AUROC, PRO and the like
 colours.py          the one colour scale
 """
 
-from typing import Literal
-
-ImageScore = Literal["baseline-corrected", "top1%", "max", "reweighted", "global", "rescored"]
+# Rules by which a map gives its image a score; methods have more of their own.
+MAP_SCORES = ("baseline-corrected", "top1%", "max")

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..images.masks import Bools
 from ..images.roi import at_size
-from . import ImageScore, maps
+from . import maps
 from .baseline import SetBaseline, find_baseline
 from .maps import Floats, Region
 
@@ -23,7 +23,7 @@ class MapRule:
 
     frame: int
     native_from: int | None
-    image_score: ImageScore
+    image_score: str
     baseline: SetBaseline | None = None
 
 
@@ -45,7 +45,7 @@ class Finished:
     def map_score(self) -> float:
         """The image score by the map alone."""
         image_score = self.rule.image_score
-        rule: ImageScore = "top1%" if image_score == "baseline-corrected" else image_score
+        rule = "top1%" if image_score == "baseline-corrected" else image_score
         growth = maps.frame_growth(self.width, self.height, self.rule.native_from)
         return maps.score_image(self.smoothed, rule, growth)
 

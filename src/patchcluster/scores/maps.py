@@ -18,7 +18,6 @@ from scipy import ndimage
 
 from ..errors import SettingError
 from ..images.masks import Bools, cover
-from . import ImageScore
 
 Floats = NDArray[np.float32]
 
@@ -143,7 +142,7 @@ def fuse(grids: list[Floats]) -> Floats:
     return mean
 
 
-def score_image(frame_map: Floats, rule: ImageScore, growth: float = 1.0) -> float:
+def score_image(frame_map: Floats, rule: str, growth: float = 1.0) -> float:
     """Image score from the smoothed map: its maximum, or the mean of its highest 1 %.
 
     On a frame that is `growth` times as wide as usual (`frame_growth`) as many pixels are averaged
