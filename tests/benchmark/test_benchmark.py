@@ -400,6 +400,11 @@ def test_another_benchmark_in_the_same_folder_is_refused(dataset, tmp_path):
         benchmark(dataset, out, size=96, **options)
     with pytest.raises(RunError, match="another seed"):
         benchmark(dataset, out, size=SIZE, seed=1, **options)
+    known = json.loads((out / "benchmark.json").read_text())
+    del known["format"]  # as before its files became what they are
+    (out / "benchmark.json").write_text(json.dumps(known))
+    with pytest.raises(RunError, match="another format"):
+        benchmark(dataset, out, size=SIZE, **options)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(RunError, match=r"notes\.txt"):

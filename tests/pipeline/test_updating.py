@@ -190,6 +190,23 @@ def test_labels_of_the_others_and_the_flagging_stay(images, tmp_path):
     assert reflag(run.folder, Flagging(flag_top=1)).flagged.sum() == 1
 
 
+def test_an_update_that_was_interrupted_keeps_its_features_while_others_flag(images, tmp_path):
+    run = scan_of(names_of(images, 0, 5), tmp_path / "run", WHOLE)
+
+    def stop(step, *_):
+        if step == "compare":
+            raise KeyboardInterrupt
+
+    added = names_of(images, 10, 12)
+    with pytest.raises(KeyboardInterrupt):
+        patchcluster.update(run.folder, add=added, progress=stop)
+    reflag(run.folder, Flagging(flag_top=1))
+    steps = []
+    patchcluster.update(run.folder, add=added, progress=lambda *one: steps.append(one))
+    assert ("features", 2, 2) in steps
+    assert ("features", 0, 2) not in steps
+
+
 @pytest.fixture(scope="module")
 def five(images, tmp_path_factory):
     """A run of 5 images. Do not change it."""

@@ -1,6 +1,7 @@
 """The HTTP service: within this process, and as a process of its own."""
 
 import base64
+import errno
 import io
 import json
 import os
@@ -27,7 +28,8 @@ from starlette.testclient import TestClient
 
 import patchcluster
 from conftest import PATIENCE, textured_image, wait_until
-from patchcluster.errors import RunError
+from patchcluster import serving
+from patchcluster.errors import RunError, SettingError
 from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.serving import Limits, create_app
 from patchcluster.serving.middleware import BOUNDS, Metrics, RequestLimiter
@@ -414,9 +416,31 @@ def test_a_port_that_is_taken_is_said_before_the_model_loads(small_run):
             text=True,
         )
     assert result.returncode == 1
-    assert f"cannot listen on port {port}" in result.stderr
+    words = f"cannot listen on port {port} (address already in use): choose another --port"
+    assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+def test_no_client_waits_while_the_model_loads(small_run, monkeypatch):
+    """A probe of the port says that the service is ready, not that it will be."""
+    answers = []
+
+    class Loading(Scorer):
+        def __init__(self, *_, **__):
+            with socket.socket() as client:
+                answers.append(client.connect_ex(("127.0.0.1", free)))
+            raise SettingError("loaded far enough")
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        free = other.getsockname()[1]
+    monkeypatch.setattr(serving, "Scorer", Loading)
+    with pytest.raises(SettingError, match="loaded far enough"):
+        serving.serve(
+            small_run.folder, free, Limits(1, 1, 1 << 20, 1 << 20, 1.0), ready=answers.append
+        )
+    assert answers == [errno.ECONNREFUSED]
 
 
 # --- as a process of its own --------------------------------------------------------------------

@@ -47,6 +47,7 @@ __all__ = ["Benchmark", "benchmark"]
 RUN_FILE = "benchmark.json"
 _WORK = ".work"
 _VALUE_BYTES = 14  # of a patch: float16, float32, centred, and while the bank is made
+_FORMAT = 2  # of the folder
 _STAGE_BYTES = 2  # of a value of the network's stages, as float16
 _SLACK = 256 * costs.MIB
 
@@ -155,6 +156,7 @@ def _claim(folder: Path, plan: Plan, network: Backbone) -> dict[str, Any]:
         "crop": plan.rule.crop,
         "seed": plan.seed,
         "version": __version__,
+        "format": _FORMAT,
     }
     path = folder / RUN_FILE
     if path.is_file():

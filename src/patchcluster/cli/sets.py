@@ -86,7 +86,10 @@ def _pick_settings(given: dict[str, Any]) -> dict[str, Any]:
     """Pick of a verb's options those that are settings of a scan."""
     names = {field.name for field in dataclasses.fields(Settings)}
     asked = {name: value for name, value in given.items() if name in names}
-    return asked | {"size": options.parse_sizes(asked["size"])}
+    return asked | {
+        "size": options.parse_sizes(asked["size"]),
+        "tile": asked["tile"] or None,  # not given: the preset's
+    }
 
 
 def name_run(first_input: str) -> Path:

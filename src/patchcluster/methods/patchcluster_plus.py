@@ -186,7 +186,7 @@ class PatchClusterPlus(WholeBank):
 
     def _derive(self) -> None:
         if len(self.shapes_) != len(self.members):
-            raise ValueError(f"{len(self.shapes_)} shapes of {len(self.shapes_)} images")
+            raise ValueError(f"{len(self.shapes_)} shapes of {len(self.members)} images")
 
     @property
     def bounded(self) -> bool:

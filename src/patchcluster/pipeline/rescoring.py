@@ -40,12 +40,7 @@ def reflag(folder: Path, how: Flagging, progress: Progress = lambda *_: None) ->
     Raises RunError if it is no finished run, or in use; SettingError.
     """
     with hold_run(folder):
-        run = Run(folder, half_changed=True)
-        if run.info.state == "rescoring":
-            score_again(run, Job(folder, run.info, progress))
-            run = Run(folder)
-        storage.remove(folder / runfolder.WORK_FOLDER)
-        flag_again(run, how, progress)
+        flag_again(_finish_scoring(folder, progress), how, progress)
     return Run(folder)
 
 
@@ -55,9 +50,26 @@ def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
     Raises RunError if it is no finished run, or in use.
     """
     check_run(folder)
-    info, _, _ = runfolder.read_info(folder)
-    if info.state != "complete":
-        reflag(folder, Flagging(**info.flagging), progress)
+    if runfolder.read_info(folder)[0].state != "complete":
+        with hold_run(folder):
+            finish_held(folder, progress)
+
+
+def finish_held(folder: Path, progress: Progress) -> None:
+    """`finish`; the caller holds the run's lock."""
+    run = _finish_scoring(folder, progress)
+    if run.info.state == "flagging":
+        flag_again(run, Flagging(**run.info.flagging), progress)
+
+
+def _finish_scoring(folder: Path, progress: Progress) -> Run:
+    """Finish a scoring that was interrupted; the features of an interrupted update stay."""
+    run = Run(folder, half_changed=True)
+    if run.info.state == "rescoring":
+        score_again(run, Job(folder, run.info, progress))
+    elif run.info.state == "flagging":
+        storage.remove(folder / runfolder.WORK_FOLDER)  # of a scoring that has ended
+    return Run(folder, half_changed=True)
 
 
 def score_again(run: Run, job: Job, cache: bool = True) -> None:

@@ -24,7 +24,7 @@ from .extraction import extract_all, make_batches, patches_name
 from .image_set import ImageSet, join_images
 from .job import Job, Progress, describe_versions
 from .loading import Loaded, load_bank
-from .rescoring import finish
+from .rescoring import finish_held
 from .results import replace_results
 from .sources import Paths, list_paths
 from .survey import (
@@ -63,8 +63,8 @@ def update(
     """
     folder = run.folder if isinstance(run, Run) else local_path(run)
     step, limit = progress or (lambda *_: None), parse_limit(max_memory)
-    finish(folder, step)  # an earlier change
     with hold_run(folder):
+        finish_held(folder, step)  # an earlier change
         before = Run(folder)
         change = find_change(before, list_paths(add), list_paths(remove))
         if change.files or change.gone:

@@ -95,9 +95,10 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except (OSError, OverflowError) as error:
+        code = getattr(error, "errno", None)  # `create_server` adds the address to its words
+        why = reason(error) if code is None else os.strerror(code).lower()
         raise SettingError(
-            f"cannot listen on port {port} ({reason(error)}): choose another --port, or 0 for any "
-            "free one"
+            f"cannot listen on port {port} ({why}): choose another --port, or 0 for any free one"
         ) from error
 
 

@@ -170,7 +170,7 @@ def serve(
 
     port: 0 for any that is free. Raises RunError, SettingError or WeightsError before.
     """
-    with _listen(port) as listener:  # before the model is loaded, which takes seconds
+    with _bind(port) as listener:  # before the model is loaded, which takes seconds
         scorer = Scorer(run_folder, device=device, weights=weights)
         config = uvicorn.Config(
             create_app(scorer, limits, token),
@@ -181,14 +181,30 @@ def serve(
             timeout_graceful_shutdown=_GRACE,
         )
         with suppress(KeyboardInterrupt):  # the way to end it
+            _listen(listener)
             ready(f"http://{HOST}:{listener.getsockname()[1]}")
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listen(port: int) -> socket.socket:
+def _bind(port: int) -> socket.socket:
+    """Take a port; who connects is refused until the model is loaded."""
+    listener = socket.socket()
+    if os.name == "posix":  # a port is free again at once; on Windows this would share it
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server((HOST, port))
+        listener.bind((HOST, port))
     except OSError as error:
-        raise SettingError(
-            f"cannot listen on port {port} ({reason(error)}): choose another --port"
-        ) from error
+        listener.close()
+        raise _port_error(port, error) from error
+    return listener
+
+
+def _listen(listener: socket.socket) -> None:
+    try:
+        listener.listen()
+    except OSError as error:  # another service has bound the same port, and was faster
+        raise _port_error(listener.getsockname()[1], error) from error
+
+
+def _port_error(port: int, error: OSError) -> SettingError:
+    return SettingError(f"cannot listen on port {port} ({reason(error)}): choose another --port")
