@@ -51,7 +51,7 @@ def review(
 
     def started(address: str) -> None:
         print(address, flush=True)
-        print("Ctrl-C ends the review; every label is saved as it is given", file=sys.stderr)
+        print("Ctrl-C ends the review; labels are saved as you give them", file=sys.stderr)
 
     with shown_errors(debug):
         from ..images.inputs import local_path

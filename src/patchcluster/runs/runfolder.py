@@ -1,9 +1,9 @@
-"""The run folder: the only file that knows its layout.
+"""The layout of the run folder; the tables are those of tables.py.
 
 RUN/
   run.json               what was asked and found; "state": see `info.State`
-  scores.csv             rank,path,score,percentile,flagged,regions,nearest
-  regions.csv            path,region,x,y,width,height,area,peak,group
+  scores.csv             a row an image: `tables.SCORES_HEADER`
+  regions.csv            a row a region: `tables.REGIONS_HEADER`
   maps/000012.npy        float16 [h, w]: the score grid of the image with that id
   thumbnails/000012.jpg
   roi/NAME.png           a mask of what is scored; run.json says which image has which
