@@ -12,7 +12,7 @@ import patchcluster
 from conftest import read_files, run_command, scan_until, write_set
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.pipeline.rescoring import finish, reflag, rescore
+from patchcluster.pipeline.rescoring import finish_interrupted, reflag, rescore
 from patchcluster.runs import runfolder, storage
 from patchcluster.scores.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.scores.labels import match_labels, move_threshold, read_labels
@@ -218,12 +218,12 @@ def test_until_its_page_is_written_a_flagging_is_not_finished(run):
     with pytest.raises(RunError, match=r"flagging .*`patchcluster report .* --flag-top 2`"):
         patchcluster.load_run(run.folder)
     threshold = runfolder.read_info(run.folder)[0].threshold
-    finish(run.folder)
+    finish_interrupted(run.folder)
     finished = patchcluster.load_run(run.folder)
     assert finished.flagged.sum() == 2
     assert finished.info.threshold == threshold
     before = read_files(run.folder)
-    finish(run.folder)  # which has nothing to do
+    finish_interrupted(run.folder)  # which has nothing to do
     assert read_files(run.folder) == before
     scan_until("report", run.info.inputs, run.folder, size=SIZE, flag_top=3)
     assert fresh(run, run.folder, flag_top=1).flagged.sum() == 1

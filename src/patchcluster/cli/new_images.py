@@ -26,10 +26,10 @@ def score(
     """
     with shown_errors(debug), shown_progress(quiet) as progress:
         from ..images.inputs import local_path
-        from ..pipeline.scoring import score as score_images
+        from ..pipeline import scoring
 
         table = None if output is None else local_path(output)  # before the work
-        scores = score_images(
+        scores = scoring.score(
             run_folder,
             inputs,
             device=device,

@@ -55,12 +55,12 @@ def review(
 
     with shown_errors(debug):
         from ..images.inputs import local_path
-        from ..pipeline.rescoring import finish
+        from ..pipeline.rescoring import finish_interrupted
         from ..review import review as review_run
 
         folder = local_path(run_folder)
         with shown_progress(quiet=False) as progress:
-            finish(folder, progress)
+            finish_interrupted(folder, progress)
         review_run(folder, port, browser, started)
 
 

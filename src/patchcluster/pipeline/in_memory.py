@@ -15,7 +15,7 @@ from ..scores.labels import Label
 from ..scores.maps import Floats, round_as_stored
 from ..settings import Settings
 from .extraction import extract
-from .results import score_images
+from .results import score_grids
 from .survey import input_shapes
 
 
@@ -54,7 +54,7 @@ def score_set(
 
     with torch.inference_mode():
         blind = [round_as_stored(grid.numpy()) for grid in method.fit_score(patches, labels)]
-        grids, scores, baseline, _ = score_images(
+        grids, scores, baseline, _ = score_grids(
             blind,
             lambda grids: [(one.map_score, one.baseline) for one in bring(grids)],
             settings.image_score,

@@ -44,7 +44,7 @@ def reflag(folder: Path, how: Flagging, progress: Progress = lambda *_: None) ->
     return Run(folder)
 
 
-def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
+def finish_interrupted(folder: Path, progress: Progress = lambda *_: None) -> None:
     """Finish what was interrupted while a finished run was flagged or scored again.
 
     Raises RunError if it is no finished run, or in use.
@@ -56,7 +56,7 @@ def finish(folder: Path, progress: Progress = lambda *_: None) -> None:
 
 
 def finish_held(folder: Path, progress: Progress) -> None:
-    """`finish`; the caller holds the run's lock."""
+    """`finish_interrupted`; the caller holds the run's lock."""
     run = _finish_scoring(folder, progress)
     if run.info.state == "flagging":
         flag_again(run, Flagging(**run.info.flagging), progress)

@@ -80,7 +80,7 @@ def replace_results(
 ) -> None:
     """Replace the images of a finished run, in input order. cache: as in `write_results`.
 
-    A kill leaves what `rescoring.finish` can finish.
+    A kill leaves what `rescoring.finish_interrupted` can finish.
     """
     write_state(
         job, "rescoring", images, skipped
@@ -144,7 +144,7 @@ def _score(
         for of_image in zip(*(result.grids for result in compared), strict=True)
     ]
     own, labels = compared[0].image_scores, image_set.labels(job.info.labels)
-    grids, scores, baseline, boundary = score_images(
+    grids, scores, baseline, boundary = score_grids(
         grids,
         partial(_measure, job, firsts),
         job.settings.image_score,
@@ -169,7 +169,7 @@ def _score(
     return scored
 
 
-def score_images(
+def score_grids(
     grids: list[Floats],
     measure: Callable[[Sequence[Floats]], Sequence[tuple[float, float]]],
     rule: str,

@@ -17,7 +17,7 @@ from ..scores.labels import Label
 from ..scores.thresholds import Flagging, Threshold
 from ..settings import Settings, resolve
 
-FORMAT = 2  # of run.json, and of what the other files of a run hold
+FORMAT = 3  # of run.json, and of what the other files of a run hold
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 # The state of a run says whether its files belong together, and what finishes it after a kill.
@@ -25,8 +25,8 @@ _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 #
 #   state      the folder holds                                    finished by
 #   running    a scan in progress                                  the same scan
-#   rescoring  scores, maps and bank of two comparisons            `rescoring.finish`: compares
-#   flagging   the tables of one threshold, the page of another    `rescoring.finish`: flags
+#   rescoring  scores, maps and bank of two comparisons            comparing again (`rescoring.py`)
+#   flagging   the tables of one threshold, the page of another    flagging again (`rescoring.py`)
 #   complete   files that belong together
 State = Literal["running", "flagging", "rescoring", "complete"]
 Count = Annotated[int, Ge(0)]
