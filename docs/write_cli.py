@@ -36,7 +36,7 @@ def describe(group: Any) -> str:
 
 def _describe_verb(name: str, verb: Any) -> Iterator[str]:
     arguments = [p for p in verb.params if p.param_type_name == "argument"]
-    usage = " ".join([name, *(p.metavar for p in arguments), "[OPTIONS]"])
+    usage = " ".join([name, *map(_metavar, arguments), "[OPTIONS]"])
     yield f"## {name}"
     yield f"\n`patchcluster {usage}`\n"
     yield verb.help.strip()
@@ -52,8 +52,12 @@ def _describe_verb(name: str, verb: Any) -> Iterator[str]:
 
 def _name(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return f"`{parameter.metavar}`"
+        return f"`{_metavar(parameter)}`"
     return ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
+
+
+def _metavar(argument: Any) -> str:
+    return f"{argument.metavar}..." if argument.nargs == -1 else str(argument.metavar)
 
 
 def _value(parameter: Any, kind: Any) -> str:

@@ -159,10 +159,10 @@ def _turning_marks(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
     radius = np.sqrt(x**2 + y**2)
     row, column = np.floor(angle).astype(np.intp), np.floor(radius).astype(np.intp)
     # Bilinear interpolation, periodic in the angle so that no seam shows.
-    here, ahead = row % angle_cells, (row + 1) % angle_cells
-    inner = grid[here, column] + (angle - row) * (grid[ahead, column] - grid[here, column])
+    here, following = row % angle_cells, (row + 1) % angle_cells
+    inner = grid[here, column] + (angle - row) * (grid[following, column] - grid[here, column])
     column1 = column + 1
-    outer = grid[here, column1] + (angle - row) * (grid[ahead, column1] - grid[here, column1])
+    outer = grid[here, column1] + (angle - row) * (grid[following, column1] - grid[here, column1])
     marks: Floats = (inner + (radius - column) * (outer - inner)).astype(np.float32)
     return marks
 

@@ -52,8 +52,8 @@ def _output(metavar: str, help: str) -> Any:
 # --- What is scored, and where the results go -----------------------------------------------------
 
 _IMAGES = "Folders, files, globs, fsspec URLs."
-Inputs = Annotated[list[str], Argument(metavar="INPUT...", help=_IMAGES)]
-Images = Annotated[list[str], Argument(metavar="IMAGES...", help=_IMAGES)]
+Inputs = Annotated[list[str], Argument(metavar="INPUT", help=_IMAGES)]
+Images = Annotated[list[str], Argument(metavar="IMAGE", help=_IMAGES)]
 RunFolder = Annotated[str, Argument(metavar="RUN", help="The folder that a scan wrote.")]
 RunOutput = Annotated[str | None, _output("RUN", "Run folder; default: INPUT's name with -run.")]
 DemoOutput = Annotated[str, _output("DIR", "Folder for the images and the run.")]

@@ -54,7 +54,7 @@ def export_backbone(backbone: Backbone, settings: Settings, output: Path) -> Pat
     onnx is not installed.
     """
     _check_installed()
-    # Without eval() an export leaves the backbone in training mode.
+    # The exporter restores the mode of this module in all of it: the backbone must not train.
     network = _PatchNetwork(backbone.cpu(), settings.layout).eval()
     data = _describe(_trace(network), backbone, settings)
     _check_parity(data, backbone, settings)

@@ -2,7 +2,7 @@
 
 A batch is a list of files of one network size; which files it holds depends on the list of files
 alone. On the CPU each thread takes an image from its file to its patches, with a network of one
-thread: no thread waits for another. For a GPU the threads only decode, ahead of the network.
+thread: no thread waits for another. For a GPU the threads only decode, and prefetch.
 """
 
 import copy

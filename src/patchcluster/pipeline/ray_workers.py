@@ -2,8 +2,8 @@
 
 Each node has one worker, a process with all its cores, or one for each of its GPUs. What a task
 needs, the network or a fitted method, is put into the object store once. A worker gets its batches
-one by one, a few ahead; those of a worker that dies are given to others, and a new one is started
-in its place. Nodes may come and go.
+one by one, a few prefetched; those of a worker that dies are given to others, and a new one is
+started in its place. Nodes may come and go.
 """
 
 import importlib.util

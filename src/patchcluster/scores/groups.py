@@ -58,7 +58,7 @@ def _describe_peak(vectors: Tensor, grid: Floats, places: NDArray[np.int64]) -> 
 
 
 def group_regions(described: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Group regions [r, d] that look alike: numbers from 1, the largest group first, int64 [r].
+    """Group similar regions [r, d]: numbers from 1, the largest group first, int64 [r].
 
     Ward's hierarchical clustering into about sqrt(r / 2) groups (a rule of thumb; Mardia, Kent and
     Bibby 1979), 8 at most.
