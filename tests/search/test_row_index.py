@@ -1,5 +1,7 @@
 """Searches of K nearest rows, exact in small banks, by an inverted file in large ones."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -80,11 +82,21 @@ def test_the_same_rows_give_the_same_neighbours_by_any_order_and_number_of_threa
     torch.testing.assert_close(distances, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_rows_of_a_large_bank_are_not_held_a_second_time(large):
+    rows = large.clone()
+    storage = rows.untyped_storage().data_ptr()
+    index = RowIndex(rows)
+    del rows
+    held = {t.untyped_storage().data_ptr() for t in gc.get_objects() if type(t) is torch.Tensor}
+    assert storage not in held
+    assert index.search(large[:1], 1)[0] == pytest.approx(0, abs=1e-2)
+
+
 def test_any_device_finds_the_rows_that_faiss_finds(large, monkeypatch):
     monkeypatch.setattr(row_index, "_COMPARED", 1)  # some lists hold fewer rows than are asked for
     queries = patches(3500, seed=1)  # more than a tile
     expected, rows = RowIndex(large).search(queries, 60)
-    monkeypatch.setattr(row_index, "_FaissLists", TorchLists)
+    monkeypatch.setattr(row_index, "FaissLists", TorchLists)
     distances, found = RowIndex(large).search(queries, 60)
     assert bool((found < 0).any())
     # Rows that are as near change places, and so do lists whose centres are.

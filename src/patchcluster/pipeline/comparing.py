@@ -59,7 +59,7 @@ class Explanations:
         distances: Tensor,
         packing: Packing | None,
     ) -> Self:
-        """For an image whose patches are explained by rows [p, 3] of the bank.
+        """Explain the patches of an image by rows [p, 3] of the bank, at distances [p, 3].
 
         images, places [m]: of which image, and where in its grid, each row of the bank is.
         """
@@ -163,7 +163,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Search:
-    """Patches against the bank of a fitted method; the work of a batch of images (see `Task`)."""
+    """Patches against the bank of a fitted method, a task (see `workers.Task`)."""
 
     method: Method
     device: torch.device

@@ -87,7 +87,7 @@ class Planner:
 
     @classmethod
     def of(cls, job: Job, candidates: Sequence[Candidate]) -> Self:
-        """For a job, once its network is loaded and named in run.json."""
+        """Make the planner of a job whose network is loaded and named in run.json."""
         channels, strides = job.info.backbone["channels"], job.info.backbone["strides"]
         on_cpu = job.devices[0].type == "cpu"
         memory = resident_memory()
@@ -129,7 +129,7 @@ class Planner:
             input_shapes=len(counts),
             threads=self.threads,
             on_cpu=self.on_cpu,
-            ratio=getattr(method, "ratio", 1.0),
+            ratio=method.ratio,
             streamed=method.streams,
             extra=method.extra_memory(images, max(patches) // images, width),
             searches=None if None in costs else [one for of_size in costs for one in of_size or ()],

@@ -55,7 +55,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Features:
-    """Files -> patches; the work of a batch of files (see `workers.Work`).
+    """Files -> patches, a task (see `workers.Task`).
 
     On the CPU `prepare` does all of it, elsewhere it decodes and `finish` has the network.
     """

@@ -82,9 +82,7 @@ def replace_results(
 
     A kill leaves what `rescoring.finish_interrupted` can finish.
     """
-    write_state(
-        job, "rescoring", images, skipped
-    )  # while the files of the run do not belong together
+    write_state(job, "rescoring", images, skipped)  # while files do not belong together
     records = write_results(job, image_set, compared, cache)
     runfolder.drop_patches(job.folder, {record.id for record in records})
     write_state(job, "flagging", records, skipped)  # while the report is another's

@@ -8,8 +8,8 @@
     report     the page
 
 The work of the middle steps goes to disk in batches whose content depends on the set alone, so
-that a scan that was killed resumes and ends with the same scores. Files of equal
-content are one image: it is scored once and never compared with its copy.
+that a scan that was killed resumes and ends with the same scores. Files of equal content are one
+image: it is scored once and never compared with its copy.
 """
 
 import dataclasses

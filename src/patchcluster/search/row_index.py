@@ -33,11 +33,11 @@ class RowIndex:
     """
 
     def __init__(self, rows: Tensor) -> None:
-        self._rows, self._lists = rows, None
+        self._index: Tensor | FaissLists | TorchLists = rows
         if len(rows) > _EXACT_ROWS:
             centres = _find_centres(rows, int(_LISTS * math.sqrt(len(rows))))
-            self._lists = (_FaissLists if rows.device.type == "cpu" else TorchLists)(rows, centres)
-            self._rows = rows[:0]  # the lists hold their own
+            kind = FaissLists if rows.device.type == "cpu" else TorchLists
+            self._index = kind(rows, centres)  # which holds rows of its own
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the k nearest rows, or all if there are fewer, for queries float32 [q, c].
@@ -45,15 +45,16 @@ class RowIndex:
         -> distances float32 [q, min(k, m)] ascending, rows int64 of the same shape. Where the lists
         hold fewer rows, the last are -1, at infinity.
         """
-        if self._lists is None:
-            return nearest(queries, self._rows, min(k, len(self._rows)))
-        count, every = self._lists.row_count, self._lists.list_count
+        lists = self._index
+        if isinstance(lists, Tensor):
+            return nearest(queries, lists, min(k, len(lists)))
+        count, every = lists.row_count, lists.list_count
         k = min(k, count)
         probes = max(_PROBES, math.ceil(_COMPARED * k * every / count))
-        distances, rows = self._lists.search(queries, k, min(probes, every))
+        distances, rows = lists.search(queries, k, min(probes, every))
         nothing = rows[:, 0] < 0  # in lists that are empty
         if nothing.any():
-            distances[nothing], rows[nothing] = self._lists.search(queries[nothing], k, every)
+            distances[nothing], rows[nothing] = lists.search(queries[nothing], k, every)
         return distances, rows
 
 
@@ -70,7 +71,7 @@ def find_distinct(rows: Tensor) -> Tensor:
     return torch.from_numpy(first).to(rows.device)
 
 
-class _FaissLists:
+class FaissLists:
     """Rows float32 [m, c] listed with the nearest of centres float32 [l, c], as faiss has them.
 
     It holds them as float16, which are searched faster and change a distance by up to a thousandth
