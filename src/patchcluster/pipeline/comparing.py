@@ -61,9 +61,10 @@ class Explanations:
     ) -> Self:
         """Explain the patches of an image by rows [p, 3] of the bank, at distances [p, 3].
 
-        images, places [m]: of which image, and where in its grid, each row of the bank is.
+        images, places int64 [m]: of which image, and where in its grid, each row of the bank is.
         """
-        image, patch = images[rows].int(), places[rows].int()
+        rows, distances = rows.to(images.device), distances.cpu()
+        image, patch = images[rows].int().cpu(), places[rows].int().cpu()
         if packing is None:
             return cls(image, patch, distances)
         count = packing.shape[0] * packing.shape[1]

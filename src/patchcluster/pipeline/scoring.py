@@ -267,10 +267,10 @@ class Scorer:
             rule = self.settings.image_score
             image_score = float(method.score_images(rule, [patches], [scores])[0])
         explanations = Explanations.of(
-            method.bank_image_.cpu(),
-            method.bank_patch_.cpu(),  # in packed grids, as the bank has them
-            comparison.neighbours[:, :NEIGHBOURS_KEPT].cpu(),
-            comparison.neighbour_distances[:, :NEIGHBOURS_KEPT].cpu(),
+            method.bank_image_,
+            method.bank_patch_,  # in packed grids, as the bank has them
+            comparison.neighbours[:, :NEIGHBOURS_KEPT],
+            comparison.neighbour_distances[:, :NEIGHBOURS_KEPT],
             packing,
         )
         return to_grid(scores.cpu(), shape, packing), explanations, image_score
