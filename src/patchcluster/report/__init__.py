@@ -1,7 +1,6 @@
 """report.html: a run in one page that opens from disk, with no server and no network.
 
 content.py     the images as the page lists them, with their pictures
-notebook.py    a run in a notebook
 report.html.j2, report.css, report.js    the page; style and script are inserted into it
 """
 
@@ -12,28 +11,15 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ..runs import runfolder, storage
+from ..runs.pages import clean, load_template
 from ..runs.pictures import MOST_DRAWN, data_url, scale_png
 from ..runs.run import Run
-from .content import clean, list_images
+from .content import list_images
 
-__all__ = ["load_template", "write_report"]
-
-
-def load_template(name: str) -> Template:
-    """Load a template of the package, `ROOM/FILE`; it escapes all that it inserts."""
-    environment = Environment(
-        loader=PackageLoader("patchcluster", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    return environment.get_template(name)
+__all__ = ["write_report"]
 
 
 def write_report(run: Run, step: Callable[[int, int], None] = lambda *_: None) -> None:

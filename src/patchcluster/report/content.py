@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..runs import runfolder, storage
 from ..runs.info import ImageRecord
+from ..runs.pages import clean
 from ..runs.pictures import (
     colour_bounds,
     crop_jpeg,
@@ -75,11 +76,6 @@ def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
 
     list(map_in_threads(add_similar, marked[:MOST_COMPARED], threads))
     return entries, low, high
-
-
-def clean(path: str) -> str:
-    """Return a path as valid UTF-8, with question marks for bytes that are not."""
-    return path.encode("utf-8", "replace").decode()
 
 
 def _describe(run: Run, order: Sequence[int]) -> list[Entry]:

@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from ..errors import InputError, PatchclusterError
-from ..report import load_template
+from ..runs.pages import load_template
 from .guard import Guard
 from .pictures import Picture
 from .session import Busy, NoSuchImage, Review

@@ -6,5 +6,7 @@ runfolder.py  the layout
 tables.py     scores.csv and regions.csv
 run.py        `Run`, a finished run
 pictures.py   heat maps, thumbnails and crops of a run's images
+notebook.py   a run in a notebook
+pages.py      templates of HTML
 threads.py    a function of many images, in threads
 """

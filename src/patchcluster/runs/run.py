@@ -119,7 +119,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Show the most anomalous images as small cards in a notebook."""
-        from ..report.notebook import cards_html  # of a room below, which only shows this one
+        from .notebook import cards_html  # which needs a run itself
 
         return cards_html(self, _SHOWN)
 
@@ -129,7 +129,7 @@ class Run:
         A notebook draws it; elsewhere call `run.show().savefig("top.png")`. Raises
         PatchclusterError if matplotlib is not installed.
         """
-        from ..report.notebook import draw_figure
+        from .notebook import draw_figure
 
         return draw_figure(self, count)
 

@@ -7,7 +7,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PatchclusterError
-from ..runs.pictures import (
+from ..scores.maps import Floats
+from .pages import clean, load_template
+from .pictures import (
     colour_bounds,
     data_url,
     heat_png,
@@ -15,10 +17,7 @@ from ..runs.pictures import (
     read_thumbnail,
     shrink,
 )
-from ..runs.run import Run
-from ..scores.maps import Floats
-from . import load_template
-from .content import clean
+from .run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +39,7 @@ def cards_html(run: Run, count: int) -> str:
         }
         for i, frame in zip(top, frames, strict=True)
     ]
-    return load_template("report/notebook.html.j2").render(run=run, cards=cards)
+    return load_template("runs/notebook.html.j2").render(run=run, cards=cards)
 
 
 def draw_figure(run: Run, count: int) -> "Figure":
