@@ -23,8 +23,9 @@ from faults.decoding import png
 from patchcluster.cli import options
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
 from patchcluster.images.decode import deep_range, load_image, survey
+from patchcluster.images.encode import encode
 from patchcluster.images.masks import read_mask_file
-from patchcluster.images.roi import name_region, to_png
+from patchcluster.images.roi import name_region
 from patchcluster.pipeline.costs import parse_bytes
 from patchcluster.runs import runfolder, storage, tables
 from patchcluster.runs.run import load_run
@@ -410,12 +411,6 @@ def test_changed_neighbours_are_places_of_the_run_or_refused(folder, data):
 # --- images and masks -----------------------------------------------------------------------------
 
 
-def encode(image, format_, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
-    return buffer.getvalue()
-
-
 def make_files():
     """Small images of all formats and depths that people have, by name."""
     rng = np.random.default_rng(0)
@@ -521,7 +516,7 @@ def test_a_changed_mask_is_valid_or_refused(tmp_path):
         mask = attempt(lambda: read_mask_file(file), InputError)
         if mask is not None:
             assert (mask.ndim, mask.dtype) == (2, bool)
-            again.write_bytes(to_png(mask))
+            again.write_bytes(encode(mask))
             assert name_region(read_mask_file(again)) == name_region(mask)
 
     check()

@@ -5,7 +5,6 @@ The image plane is x to the right, y downwards and z towards the camera; the ori
 centre. The part is a height map, so a dent or a scratch changes the shading as it would in metal.
 """
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from .images.encode import encode
 from .runs import storage
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout, for speed
@@ -115,9 +115,8 @@ def write_parts(
 
 def _save(path: Path, image: NDArray[np.uint8]) -> None:
     """Save an image [size, size] or [size, size, 3] in a folder that may not exist yet."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=3)  # noise hardly packs better at 6
-    storage.write_bytes(path, buffer.getvalue(), durable=False)
+    data = encode(image, compress_level=3)  # noise hardly packs better at 6
+    storage.write_bytes(path, data, durable=False)
 
 
 def _hole_centres(turn: float, first: int) -> Points:

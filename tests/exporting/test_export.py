@@ -30,11 +30,12 @@ from conftest import textured_image
 from patchcluster import cli, exporting
 from patchcluster.datasets import find_truth, read_truth
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
-from patchcluster.exporting import FORMATS, export, plain, shapes
+from patchcluster.exporting import FORMATS, export, shapes
 from patchcluster.exporting import names as naming
 from patchcluster.exporting.contents import Contents
 from patchcluster.exporting.labelstudio import encode_rle
 from patchcluster.exporting.output import replacing
+from patchcluster.runs import tables
 from patchcluster.scores.maps import find_regions
 from synthetic import write_run
 
@@ -269,8 +270,8 @@ def test_parquet_has_the_rows_of_csv_with_types(run, tmp_path):
     rows = list(csv.DictReader(io.StringIO(text)))
     assert table.column_names == list(rows[0])
     for row, known in zip(table.to_pylist(), rows, strict=True):
-        assert {name: plain._text(value) for name, value in row.items()}.keys() == known.keys()
-        assert {name: str(plain._text(value)) for name, value in row.items()} == known
+        assert {name: tables.to_cell(value) for name, value in row.items()}.keys() == known.keys()
+        assert {name: str(tables.to_cell(value)) for name, value in row.items()} == known
     kinds = {field.name: str(field.type) for field in table.schema}
     assert (kinds["score"], kinds["flagged"], kinds["x"]) == ("double", "bool", "int32")
 

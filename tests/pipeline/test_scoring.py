@@ -19,8 +19,9 @@ from patchcluster.methods import METHODS
 from patchcluster.network.backbones import load_backbone
 from patchcluster.pipeline.in_memory import extract_files
 from patchcluster.pipeline.rescoring import reflag
-from patchcluster.pipeline.scoring import HEADER, Scorer, score
+from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.runs import storage
+from patchcluster.runs.tables import IMAGE_HEADER
 from patchcluster.scores.baseline import SetBaseline
 from patchcluster.scores.maps import find_regions
 from patchcluster.scores.thresholds import Flagging
@@ -285,7 +286,7 @@ def test_the_command_prints_a_table_and_writes_it(ordinary, images, tmp_path):
     assert "1 of the images are in the set" in result.stderr
     with open(out, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == HEADER
+    assert list(rows[0]) == IMAGE_HEADER
     expected = {one.path: one for one in score(ordinary, chosen[:2]).images}
     for row in rows:
         one = expected[row["path"]]

@@ -9,7 +9,6 @@ Everything is of the test setting. Each category adds its own rows; the first th
 from them.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..datasets import select
+from ..images.encode import encode
 from ..runs import storage
 from ..scores import maps
 from ..scores.colours import colours
@@ -206,6 +206,4 @@ def _stack(pictures: Sequence[Picture]) -> Picture:
 
 
 def _save(path: Path, picture: Picture) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    storage.write_bytes(path, buffer.getvalue(), durable=False)
+    storage.write_bytes(path, encode(picture), durable=False)

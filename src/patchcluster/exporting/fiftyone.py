@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .. import __version__
+from ..images.encode import encode
 from ..images.masks import Bools
 from ..runs import storage
 from ..runs.pictures import colour_bounds, draw_top
@@ -62,9 +62,7 @@ def _heat_png(contents: Contents, item: Item, low: float, high: float) -> bytes:
     width, height = (max(1, round(side * factor)) for side in (image.width, image.height))
     values = np.nan_to_num(contents.run.map_at(image.path, width, height), nan=low)
     share = np.clip((values - low) / (high - low), 0, 1)
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(share * _TOP).astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(np.rint(share * _TOP).astype(np.uint8))
 
 
 def _sample(item: Item, areas: list[Area], file: str, heat: str) -> dict[str, Any]:

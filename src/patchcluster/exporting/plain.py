@@ -1,16 +1,15 @@
 """Formats that any tool reads: scores and regions as CSV, JSON or Parquet; masks and heat maps."""
 
 import dataclasses
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .. import __version__
 from ..errors import PatchclusterError
+from ..images.encode import encode
 from ..runs import storage, tables
 from .contents import Contents, Item
 from .names import clean
@@ -30,7 +29,7 @@ _REGION = {
 
 def write_csv(contents: Contents, file: Path) -> None:
     """Write one row per region; an image without regions has one row, with these cells empty."""
-    rows = [[_text(value) for value in row.values()] for row in _rows(contents)]
+    rows = [[tables.to_cell(value) for value in row.values()] for row in _rows(contents)]
     file.write_bytes(tables.to_csv([*_IMAGE, *_REGION], rows))
 
 
@@ -76,20 +75,15 @@ def write_masks(contents: Contents, folder: Path) -> None:
         mask = np.zeros((item.image.height, item.image.width), np.uint8)
         for area in contents.areas(item):
             mask[box_of(area.region)][area.mask] = 255
-        _save(mask, folder / f"{item.stem}_mask.png", "PNG")
+        storage.write_bytes(folder / f"{item.stem}_mask.png", encode(mask), durable=False)
 
 
 def write_heatmaps(contents: Contents, folder: Path) -> None:
     """Write the map of each image as NAME.tiff, float32, one channel; NaN outside a mask."""
     for item in contents:
         image_map = contents.run.map(item.image.path)
-        _save(image_map, folder / f"{item.stem}.tiff", "TIFF", compression="tiff_adobe_deflate")
-
-
-def _save(pixels: np.ndarray, file: Path, kind: str, **options: str) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options)
-    storage.write_bytes(file, buffer.getvalue(), durable=False)
+        data = encode(image_map, "TIFF", compression="tiff_adobe_deflate")
+        storage.write_bytes(folder / f"{item.stem}.tiff", data, durable=False)
 
 
 def _rows(contents: Contents) -> Iterator[dict[str, Any]]:
@@ -119,12 +113,3 @@ def _regions(item: Item) -> list[dict[str, Any]]:
         {"region": n} | dataclasses.asdict(region) | {"group": region.group or None}
         for n, region in enumerate(item.regions, start=1)
     ]
-
-
-def _text(value: Any) -> Any:
-    """Format a value as scores.csv has it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:.9g}" if isinstance(value, float) else value

@@ -10,7 +10,6 @@ A method gets the blocks of patches that are inside, side by side.
 """
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
@@ -74,13 +72,6 @@ def find_masks(paths: Sequence[str], roi: str) -> list[Path]:
 def name_region(mask: Bools) -> str:
     """Name a mask by a hash of its pixels."""
     return hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
-
-
-def to_png(mask: Bools) -> bytes:
-    """Encode a mask as a PNG of 1 bit a pixel."""
-    buffer = io.BytesIO()
-    Image.fromarray(mask).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def at_size(mask: Bools, width: int, height: int) -> Bools:

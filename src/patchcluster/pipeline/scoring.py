@@ -1,6 +1,5 @@
 """New images against the bank of a finished run, which stays as it is."""
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import InputError, RunError, SettingError, UnreadableImage
 from ..images.decode import Pixels, load_image, network_size, survey
+from ..images.encode import encode
 from ..images.inputs import find_images, local_path, read_input
 from ..methods import Method
 from ..methods.base import NEIGHBOURS_KEPT
@@ -31,8 +30,6 @@ from .loading import find_packing, load_method, load_network
 from .sources import Paths, list_paths
 from .survey import input_shapes
 from .workers import thread_pool
-
-HEADER = ["path", "score", "percentile", "flagged", "regions", "nearest"]  # of a table of scores
 
 
 @dataclass(frozen=True)
@@ -88,22 +85,17 @@ class Scores:
     skipped: list[Skipped]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write a CSV file with the columns of HEADER.
+        """Write a CSV file with the columns of `tables.IMAGE_HEADER`.
 
         Raises RunError if it cannot be written, InputError for a URL.
         """
         rows = [
-            [
-                one.path,
-                f"{one.score:.9g}",
-                f"{one.percentile:.2f}",
-                "true" if one.flagged else "false",
-                len(one.regions),
-                one.nearest,
-            ]
+            tables.to_cells(
+                one.path, one.score, one.percentile, one.flagged, len(one.regions), one.nearest
+            )
             for one in self.images
         ]
-        tables.write_table(local_path(path), HEADER, rows)
+        tables.write_table(local_path(path), tables.IMAGE_HEADER, rows)
 
 
 def score(
@@ -287,8 +279,7 @@ class Scorer:
 
     def _warm_up(self) -> None:
         """Build what methods build at their first comparison, before threads share them."""
-        first, buffer = self.run.images[0], io.BytesIO()
+        first = self.run.images[0]
         height, width = network_size(first.width, first.height, max(self.settings.size))
-        Image.new("L", (width, height), 128).save(buffer, "PNG")
         with suppress(UnreadableImage):
-            self.score(buffer.getvalue())
+            self.score(encode(np.full((height, width), 128, np.uint8)))

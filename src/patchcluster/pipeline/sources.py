@@ -33,6 +33,7 @@ from PIL import Image, ImageOps
 
 from ..datasets import Category
 from ..errors import InputError
+from ..images.encode import encode
 from ..images.inputs import open_input, reason
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -230,12 +231,9 @@ def _encode_pillow(image: Image.Image) -> tuple[bytes, str]:
     upright = ImageOps.exif_transpose(image)
     if upright.mode not in (*_PNG_MODES, *_TIFF_MODES):
         upright = upright.convert(_PLAIN_MODES.get(upright.mode, "RGB"))
-    buffer = io.BytesIO()
     if upright.mode in _TIFF_MODES:
-        upright.save(buffer, "TIFF")
-        return buffer.getvalue(), ".tiff"
-    upright.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue(), ".png"
+        return encode(upright, "TIFF"), ".tiff"
+    return encode(upright, compress_level=1), ".png"
 
 
 def _encode_array(values: NDArray[Any], channels_first: bool) -> tuple[bytes, str]:

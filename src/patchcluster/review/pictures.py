@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..errors import UnreadableImage
 from ..images.decode import load_image, survey
+from ..images.encode import encode
 from ..images.inputs import find_again, is_url, read_input
 from ..runs.info import ImageRecord
 from ..runs.pictures import colour_bounds, draw_top, heat_png, open_thumbnail, read_thumbnail
@@ -61,7 +62,7 @@ class Pictures:
         pixels, note = self._pixels(image)
         if note:
             return self.thumbnail(image, note)
-        return Picture(_to_png(Image.fromarray(pixels)), "image/png")
+        return Picture(encode(pixels, compress_level=1), "image/png")
 
     def thumbnail(self, image: ImageRecord, note: str = "") -> Picture:
         """Return the thumbnail of an image. Raises RunError if it is gone."""
@@ -77,7 +78,7 @@ class Pictures:
         shown = Image.fromarray(pixels).transform(
             (side, side), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR
         )
-        return Picture(_to_png(shown), "image/png", note)
+        return Picture(encode(shown, compress_level=1), "image/png", note)
 
     def heat_map(self, image: ImageRecord) -> Picture:
         """Return the heat map of an image, on one colour scale for the run."""
@@ -135,9 +136,3 @@ def _is_plain(data: bytes) -> bool:
         return image.format in ("JPEG", "PNG") and not deep and upright
     except Exception:  # damaged files make Pillow's readers raise almost anything
         return False
-
-
-def _to_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()

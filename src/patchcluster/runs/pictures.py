@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .. import __version__
+from ..images.encode import encode
 from ..scores import maps
 from ..scores.colours import colours
 from ..scores.maps import Floats
@@ -72,13 +73,11 @@ def heat_png(frame: Floats, low: float, high: float, note: str = "") -> bytes:
     image = Image.fromarray(levels.astype(np.uint8), "P")
     palette, opacity = _palette()
     image.putpalette(palette)
-    buffer = io.BytesIO()
     said = PngInfo()
     if note:
         said.add_text(_NOTE, note)
     # Half the time of the usual level 6, and 8 % more bytes.
-    image.save(buffer, "PNG", transparency=opacity, compress_level=3, pnginfo=said)
-    return buffer.getvalue()
+    return encode(image, transparency=opacity, compress_level=3, pnginfo=said)
 
 
 @functools.cache
@@ -145,9 +144,7 @@ def crop_jpeg(picture: Image.Image, x: float, y: float, share: float) -> bytes:
         Image.Resampling.BICUBIC,
         box=(left, top, left + side, top + side),
     )
-    buffer = io.BytesIO()
-    part.save(buffer, "JPEG", quality=82)
-    return buffer.getvalue()
+    return encode(part, "JPEG", quality=82)
 
 
 def data_url(kind: str, data: bytes) -> str:

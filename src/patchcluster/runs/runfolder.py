@@ -33,6 +33,7 @@ from torch import Tensor
 
 from ..errors import InputError, RunError
 from ..images import inputs, roi
+from ..images.encode import encode
 from ..images.masks import Bools, read_mask_file
 from ..scores.maps import Floats
 from . import storage
@@ -84,7 +85,7 @@ def _region_path(folder: Path, name: str) -> Path:
 
 def write_region(folder: Path, name: str, mask: Bools) -> None:
     """Write a mask of what is scored, as it was named."""
-    storage.write_bytes(_region_path(folder, name), roi.to_png(mask))
+    storage.write_bytes(_region_path(folder, name), encode(mask))
 
 
 def read_mask_of(folder: Path, image: ImageRecord) -> Bools | None:

@@ -18,7 +18,9 @@ from .info import ImageRecord
 SCORES_FILE = "scores.csv"
 REGIONS_FILE = "regions.csv"
 
-SCORES_HEADER = ["rank", "path", "score", "percentile", "flagged", "regions", "nearest"]
+# What each table says of an image, see `to_cells`.
+IMAGE_HEADER = ["path", "score", "percentile", "flagged", "regions", "nearest"]
+SCORES_HEADER = ["rank", *IMAGE_HEADER]
 REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
 _FLAGS = {"true": True, "false": False}
 
@@ -53,36 +55,42 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
 
 def round_as_written(score: float) -> float:
     """Round an image score as scores.csv has it: what follows from one follows from the other."""
-    return float(_write_score(score))
+    return float(to_cell(score))
 
 
-def _write_score(score: float) -> str:
-    return f"{score:.9g}"
+def to_cell(value: Any) -> Any:
+    """Format a value as all tables have it: nine digits, true or false, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.9g}" if isinstance(value, float) else value
+
+
+def to_cells(
+    path: str, score: float, percentile: float, flagged: bool, regions: int, nearest: str
+) -> list[Any]:
+    """Format the columns of IMAGE_HEADER; percentiles have two decimal places."""
+    return [path, to_cell(score), f"{percentile:.2f}", to_cell(flagged), regions, nearest]
 
 
 def write_scores(folder: Path, results: Sequence[Result]) -> None:
     """Write scores.csv, most anomalous first."""
     scores = np.array([result.score for result in results])
     lower = percentiles(scores)
-    rows = [
-        [
-            place,
-            results[i].record.path,
-            _write_score(results[i].score),
-            f"{lower[i]:.2f}",
-            "true" if results[i].flagged else "false",
-            len(results[i].regions),
-            results[i].nearest,
-        ]
-        for place, i in enumerate(rank(scores), start=1)
-    ]
+    rows = []
+    for place, i in enumerate(rank(scores), start=1):
+        one = results[i]
+        count = len(one.regions)
+        cells = to_cells(one.record.path, one.score, lower[i], one.flagged, count, one.nearest)
+        rows.append([place, *cells])
     write_table(folder / SCORES_FILE, SCORES_HEADER, rows)
 
 
 def write_regions(folder: Path, results: Sequence[Result]) -> None:
     """Write regions.csv, images in input order, each image's highest peak first."""
     rows = [
-        [result.record.path, n, r.x, r.y, r.width, r.height, r.area, f"{r.peak:.9g}", r.group or ""]
+        [result.record.path, n, r.x, r.y, r.width, r.height, r.area, to_cell(r.peak), r.group or ""]
         for result in results
         for n, r in enumerate(result.regions, start=1)
     ]

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from ..images.encode import encode
 from ..pipeline.scoring import ScoredImage
+from ..runs.pages import clean
 from ..runs.run import Neighbour
 from ..scores.colours import colours
 from ..scores.maps import Floats
@@ -110,29 +112,25 @@ def answer(image: ScoredImage, threshold: float, map_format: MapFormat) -> Score
         place=image.place,
         regions=[Region.model_validate(r, from_attributes=True) for r in image.regions],
         nearest=[
-            dataclasses.replace(place, path=_to_text(place.path))
+            dataclasses.replace(place, path=clean(place.path))
             for place in image.neighbours(*image.place)
         ],
-        same_as=_to_text(image.same_as),
+        same_as=clean(image.same_as),
         map=None if map_format == "none" else _encode(image.map(), threshold, map_format),
     )
 
 
-def _to_text(path: str) -> str:
-    """Return a path as valid UTF-8, with question marks for bytes that are not."""
-    return path.encode("utf-8", "replace").decode()
-
-
 def _encode(image_map: Floats, threshold: float, map_format: Literal["png", "npy"]) -> Map:
-    buffer = io.BytesIO()
     if map_format == "npy":
+        buffer = io.BytesIO()
         np.save(buffer, image_map, allow_pickle=False)
+        data = buffer.getvalue()
     else:
         share = np.nan_to_num(image_map) / max(2 * threshold, 1e-12)
         picture = Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8), "P")
         picture.putpalette(colours(np.linspace(0, 1, 256)).astype(np.uint8).tobytes())
-        picture.save(buffer, "PNG")
-    return Map(format=map_format, data=base64.b64encode(buffer.getvalue()).decode())
+        data = encode(picture)
+    return Map(format=map_format, data=base64.b64encode(data).decode())
 
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import RunError
-from ..pipeline import scoring
 from ..pipeline.scoring import ScoredImage
 from ..runs import storage, tables
 from ..runs.tables import round_as_written
 from .arrivals import NEW, Known
 
 HEADER = [
-    *scoring.HEADER, "time", "sha256", "file_size", "modified", "threshold", "boxes",
+    *tables.IMAGE_HEADER, "time", "sha256", "file_size", "modified", "threshold", "boxes",
     "same_as", "skipped",
 ]  # fmt: skip
 _HEADER_LINE = tables.to_csv(HEADER, [])
@@ -93,11 +92,10 @@ class Row:
         cells = asdict(self)
         boxes = cells["regions"]
         cells["boxes"] = json.dumps(boxes, separators=(",", ":")) if boxes else ""
-        if self.score is not None:
-            cells["score"] = f"{self.score:.9g}"
-            cells["percentile"] = f"{self.percentile:.2f}"
-            cells["flagged"] = str(self.flagged).lower()
         cells["regions"] = "" if self.score is None else len(boxes)
+        if self.score is not None:
+            image = [cells[name] for name in tables.IMAGE_HEADER]
+            cells |= zip(tables.IMAGE_HEADER, tables.to_cells(*image), strict=True)
         return tables.to_csv([cells[name] for name in HEADER], [])
 
 
