@@ -6,13 +6,11 @@ of any size; the frame is then brought bilinearly to the original image. Grid, f
 the same field of view: nothing is cropped.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -22,6 +20,7 @@ from ..images.masks import Bools, cover
 Floats = NDArray[np.float32]
 
 SIGMA = 4.0  # of the Gaussian, in pixels of the frame
+_REACH = 4.0  # deviations, beyond which it is cut off
 TOP_SHARE = 0.01
 _LEAST_WEIGHT = 1e-3  # of known values, that a value between them is made from
 
@@ -60,16 +59,12 @@ def smooth(
     """
     aspect = math.sqrt(width / height)
     size = (max(1, round(frame / aspect)), max(1, round(frame * aspect)))
-    if mask is None and np.isfinite(grid).all():
-        down, across = (
-            _smoothing(cells, pixels) for cells, pixels in zip(grid.shape, size, strict=True)
-        )
-        whole: Floats = (down @ torch.from_numpy(np.float32(grid)) @ across.T).numpy()
-        return whole
     on_frame = _bilinear(grid, size)
-    if mask is None:
+    inside = np.isfinite(on_frame)
+    if mask is not None:
+        inside &= cover(mask, size)
+    if inside.all():
         return _gaussian(on_frame)
-    inside = cover(mask, size) & np.isfinite(on_frame)
     weight = _gaussian(inside.astype(np.float32))
     total = _gaussian(np.where(inside, on_frame, np.float32(0)))
     smoothed = np.full(size, np.nan, np.float32)
@@ -86,22 +81,10 @@ def to_image(frame_map: Floats, width: int, height: int, mask: Bools | None = No
     return image_map if mask is None else np.where(mask, image_map, np.float32(np.nan))
 
 
-@functools.lru_cache(maxsize=64)
-def _smoothing(cells: int, pixels: int) -> torch.Tensor:
-    """Return the matrix that brings a row of a grid to a frame and smooths it, [pixels, cells].
-
-    Both are linear, and each works on rows and columns apart: two small products of matrices take a
-    twentieth of the time.
-    """
-    each = torch.eye(cells, dtype=torch.float64)[None]
-    on_frame = F.interpolate(each, size=pixels, mode="linear", align_corners=False)[0].numpy()
-    smoothed = ndimage.gaussian_filter1d(on_frame, SIGMA, axis=1, mode="nearest")
-    return torch.from_numpy(np.ascontiguousarray(smoothed.T, np.float32))
-
-
 def _gaussian(values: Floats) -> Floats:
-    smoothed: Floats = ndimage.gaussian_filter(values, SIGMA, mode="nearest")
-    return smoothed
+    side = 2 * round(_REACH * SIGMA) + 1
+    blurred = cv2.GaussianBlur(values, (side, side), SIGMA, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32)
 
 
 def _bilinear(values: Floats, size: tuple[int, int]) -> Floats:
@@ -117,11 +100,10 @@ def _bilinear(values: Floats, size: tuple[int, int]) -> Floats:
 
 
 def _interpolate(values: Floats, size: tuple[int, int]) -> Floats:
-    tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
-    resized: Floats = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[
-        0, 0
-    ].numpy()
-    return resized
+    resized = cv2.resize(
+        values.astype(np.float32, copy=False), size[::-1], interpolation=cv2.INTER_LINEAR
+    )
+    return np.asarray(resized, np.float32).reshape(size)
 
 
 def round_as_stored(grid: Floats) -> Floats:
