@@ -9,7 +9,8 @@ import sys
 
 import patchcluster
 from patchcluster.methods import METHODS, Comparison, NeighbourMethod
-from patchcluster.methods.base import NEIGHBOURS_KEPT, PAPER_SETTINGS
+from patchcluster.methods.base import NEIGHBOURS_KEPT
+from patchcluster.methods.facts import PAPER_SETTINGS, Facts
 from patchcluster.methods.neighbour_method import check_k
 
 
@@ -24,7 +25,7 @@ class KthNearest(NeighbourMethod):
 
     name = "kth-nearest"
     layout = "fine"  # one vector a patch, on the grid of stride 8
-    settings = PAPER_SETTINGS
+    facts = Facts(("k",), PAPER_SETTINGS)  # options of a scan that it takes, and defaults
 
     def __init__(self, k: int = 10) -> None:
         self.k = k

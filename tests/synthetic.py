@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from patchcluster import __version__
-from patchcluster.pipeline.comparing import Explanations
 from patchcluster.runs import runfolder, storage, tables
 from patchcluster.runs.info import ImageRecord, RunInfo, Skipped
 from patchcluster.runs.run import Run
@@ -41,7 +40,7 @@ def write_run(
     """
     rng = np.random.default_rng(0)
     first = {i: group[0] for group in duplicates for i in group}
-    results, explanations = [], []
+    results = []
     for i, name in enumerate(names):
         of = first.get(i, i)
         bad = of < defective
@@ -55,14 +54,6 @@ def write_run(
         runfolder.write_map(folder, i, grid)
         record = ImageRecord(i, name, f"{of:064x}", 1000, SIDE, SIDE)
         results.append(Result(record, i, score, bad, regions, names[-1]))
-        others = (i + torch.arange(1, 4)) % len(names)
-        explanations.append(
-            Explanations(
-                others.int().expand(GRID**2, 3),
-                torch.arange(GRID**2).int()[:, None].expand(-1, 3),
-                torch.tensor([0.1, 0.2, 0.3]).expand(GRID**2, 3),
-            )
-        )
     info = RunInfo(
         inputs=["photos"],
         settings=dataclasses.asdict(resolve()),
@@ -83,9 +74,18 @@ def write_run(
     )
     tables.write_scores(folder, results)
     tables.write_regions(folder, results)
-    runfolder.write_neighbours(
-        folder, results, explanations, [GRID**2] * len(names), range(len(names))
-    )
+    # Each patch is nearest to those at the same place of the three images that follow.
+    ids, places = torch.arange(len(names)), torch.arange(GRID**2)
+    shape = (len(names), GRID**2, 3)
+    others = (ids[:, None] + torch.arange(1, 4)) % len(names)
+    compared = {
+        "image": others[:, None].int().expand(shape),
+        "patch": places[None, :, None].int().expand(shape),
+        "distance": torch.tensor([0.1, 0.2, 0.3]).half().expand(shape),
+    }
+    flat = {name: values.reshape(-1, 3) for name, values in compared.items()}
+    offsets = torch.arange(len(names) + 1) * GRID**2
+    runfolder.write_neighbours(folder, {"ids": ids, "offsets": offsets, **flat})
     runfolder.write_info(folder, info, [result.record for result in results], skipped)
     return Run(folder)
 

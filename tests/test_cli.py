@@ -92,10 +92,10 @@ def test_an_option_of_methods_reaches_those_that_its_help_names_and_no_other(opt
 def test_options_that_not_all_methods_can_follow_say_so():
     [labels], [roi], [rules] = map(helps_of, ("labels", "roi", "image_score"))
     assert methods_named_in(labels) == {n for n, m in METHODS.items() if m.learns_from_labels}
-    assert methods_named_in(roi) == {n for n, m in METHODS.items() if not m.takes_parts}
+    assert methods_named_in(roi) == {n for n, m in METHODS.items() if not m.facts.takes_parts}
     own = {}
     for name, method in METHODS.items():
-        for rule in method.image_scores:
+        for rule in method.facts.image_scores:
             own.setdefault(rule, []).append(name)
     assert {rule: set(names) for rule, names in own.items()} == {
         rule: methods_named_in(names) for rule, names in re.findall(r"(\w+) \((.*?)\)", rules)
@@ -143,7 +143,7 @@ def test_methods_lists_every_method_with_its_parameters():
     assert all(row["does"] in text and row["does"].endswith(".") for row in rows)
 
 
-# Runs commands, one a line, and prints the exit code of each and whether torch is loaded by then.
+# Runs commands, one a line, and prints the exit code of each and what is loaded by then.
 WITHOUT_TORCH = """
 import contextlib, io, sys
 from patchcluster import cli
@@ -153,15 +153,25 @@ for line in sys.stdin:
             cli.app(line.split())
         except SystemExit as end:
             code = end.code
-    print(code, "torch" in sys.modules, line, end="")
+    print(code, *(name for name in ("torch", "timm") if name in sys.modules), line.strip())
 """
 
 
-def test_what_needs_no_network_does_not_load_torch():
+def run_without_torch(commands: dict[str, int], folder: Path) -> None:
+    """Run commands in one process that must end with these exit codes, and without torch."""
+    command = [sys.executable, "-c", WITHOUT_TORCH]
+    text = "\n".join(commands)
+    done = subprocess.run(command, input=text, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{code} {line}" for line, code in commands.items()]
+
+
+def test_what_needs_no_network_does_not_load_torch(tmp_path):
     commands = {
         **{f"{verb} --help": 0 for verb in VERBS},
         "--help": 0,
         "methods": 0,
+        "backbones": 0,
         "scan": 2,
         "scan photos --nope": 2,
         "scan photos --size big": 2,
@@ -169,17 +179,30 @@ def test_what_needs_no_network_does_not_load_torch():
         "scan photos --method nope": 1,
         "scan photos --preset nope": 1,
         "scan photos --k 0": 1,
+        "scan photos --seed 7": 1,
+        "scan photos --method padim --k 3": 1,
+        "scan photos --method padim --roi mask.png": 1,
+        "scan photos --image-score global": 1,
         "update run": 2,
         "report run --flag-top many": 2,
         "export run": 2,
+        "export run --format csv": 1,
+        "evaluate run --truth dataset": 1,
         "benchmark mvtec --tables two": 2,
     }
-    command = [sys.executable, "-c", WITHOUT_TORCH]
-    done = subprocess.run(
-        command, input="\n".join(commands), capture_output=True, text=True, check=True
-    )
-    expected = [f"{code} False {line}" for line, code in commands.items()]
-    assert done.stdout.splitlines() == expected
+    run_without_torch(commands, tmp_path)
+
+
+def test_what_is_done_with_a_finished_run_does_not_load_torch(parts, tmp_path):
+    """Regions that change are grouped by their patches: not here, where the flags stay."""
+    patchcluster.scan(parts / "test", tmp_path / "run", size=(64,), flag_top=3)
+    commands = {
+        **{f"export run --format {name} -o {name}": 0 for name in set(FORMATS) - {"onnx"}},
+        "export run --flagged-to flagged": 0,
+        "report run --flag-top 3": 0,
+        f"evaluate run --truth {parts}": 0,
+    }
+    run_without_torch(commands, tmp_path)
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])

@@ -5,6 +5,7 @@ what one block makes, the next one has. `cheap` is all that is changed. What can
 `NOT_RUN`, with the reason; its commands are still parsed, so that each option must exist.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import pkgutil
@@ -29,6 +30,7 @@ from docblocks import Block, commands_of, entries_of, kind_of, read_blocks, read
 from page_reader import GROUP, NOT_RUN, ROOT, Page, Services, run_cli, why_not
 from patchcluster import demo, methods
 from patchcluster.benchmark import benchmark
+from patchcluster.methods.facts import FACTS
 from patchcluster.network import backbones
 from patchcluster.settings import PRESETS
 from references import distances64, random_patches
@@ -48,8 +50,9 @@ def cheap(patch: pytest.MonkeyPatch) -> None:
 
     And one block a stage in WideResNet-50, an eighth as wide: a hundredth of its weights.
     """
-    for method in methods.METHODS.values():
-        patch.setattr(method, "settings", {**method.settings, "size": (SIZE,)})
+    for name, facts in FACTS.items():
+        settings = {**facts.settings, "size": (SIZE,)}
+        patch.setitem(FACTS, name, dataclasses.replace(facts, settings=settings))
     for name, values in PRESETS.items():
         if "size" in values:
             patch.setitem(PRESETS, name, {**values, "size": (SIZE,)})

@@ -31,8 +31,8 @@ def test_a_method_brings_its_own_settings_and_not_the_presets_of_another():
 
 def test_every_method_and_every_preset_resolves():
     for name, method in METHODS.items():
-        settings = resolve(method=name)
-        assert {key: getattr(settings, key) for key in method.settings} == method.settings
+        settings, own = resolve(method=name), method.facts.settings
+        assert {key: getattr(settings, key) for key in own} == own
     for preset in PRESETS:
         assert resolve(preset=preset).method in METHODS
 

@@ -4,12 +4,12 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingError
-from .methods import METHODS
+from .methods import METHODS, facts_of
 from .scores import MAP_SCORES
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# Settings that a method takes if its constructor has a parameter of the name.
+# Settings of methods: `Facts.options` says which have which.
 METHOD_SETTINGS = ("k", "ratio", "bank_images", "local_weight", "saturation", "stage_weights")
 
 
@@ -72,7 +72,7 @@ class Settings:
 
     def map_rule(self, baseline: Mapping[str, float]) -> "MapRule":
         """Say how maps and scores of a set are made; baseline: of run.json, empty if not used."""
-        from .scores.baseline import SetBaseline  # these load torch
+        from .scores.baseline import SetBaseline  # these load SciPy, which takes a moment
         from .scores.finish import MapRule
 
         known = SetBaseline(**baseline) if baseline else None
@@ -80,12 +80,12 @@ class Settings:
 
     def make_method(self, stages: list[int], strides: list[int]) -> "Method":
         """Build the method for patches that are made of stages of so many channels."""
-        options = {name: getattr(self, name) for name in METHOD_SETTINGS}
-        options |= {"stages": stages, "strides": strides, "seed": self.seed}
-        taken = _parameters(self.method)
-        return METHODS[self.method](
-            **{n: value for n, value in options.items() if value is not None and n in taken}
-        )
+        kind = METHODS[self.method]
+        given = {name: getattr(self, name) for name in facts_of(self.method).options}
+        taken = inspect.signature(kind).parameters
+        of_network = (("stages", stages), ("strides", strides))
+        given |= {name: value for name, value in of_network if name in taken}
+        return kind(**{name: value for name, value in given.items() if value is not None})
 
 
 def resolve(**given: Any) -> Settings:
@@ -110,7 +110,7 @@ def resolve(**given: Any) -> Settings:
     _check_values(Settings(**given))
     if method != presets_method:  # sizes and ratios of a preset belong to its method
         preset = {key: value for key, value in preset.items() if key == "backbone"}
-    own = METHODS[method].settings
+    own = facts_of(method).settings
     settings = Settings(**{**own, **preset, **given, "method": method, "preset": preset_name})
     _check_together(settings)
     return settings
@@ -149,7 +149,7 @@ def _check_values(settings: Settings) -> None:
 
 def _check_together(settings: Settings) -> None:
     """Check that the settings work with each other and with the method."""
-    name, method, taken = settings.method, METHODS[settings.method], _parameters(settings.method)
+    name, method = settings.method, facts_of(settings.method)
     if settings.tile and len(settings.size) > 1:
         raise SettingError(
             f"tile with sizes {settings.size}: tiles are at the image's own resolution, choose one "
@@ -161,7 +161,7 @@ def _check_together(settings: Settings) -> None:
             "method"
         )
     for option in METHOD_SETTINGS:
-        if getattr(settings, option) is not None and option not in taken:
+        if getattr(settings, option) is not None and option not in method.options:
             raise SettingError(f"{name} has no setting {option}: leave it out")
     check_seed(settings.seed, [name])
     rules = (*MAP_SCORES, *method.image_scores)
@@ -178,10 +178,5 @@ def _check_together(settings: Settings) -> None:
 
 def check_seed(seed: int, methods: Sequence[str]) -> None:
     """Raise SettingError if none of the methods draws anything at random by a seed that is set."""
-    if seed and not any("seed" in _parameters(method) for method in methods):
+    if seed and not any("seed" in facts_of(method).options for method in methods):
         raise SettingError(f"nothing is random in {', '.join(methods)}: leave seed out")
-
-
-def _parameters(method: str) -> Collection[str]:
-    """Name the parameters of a method's constructor."""
-    return inspect.signature(METHODS[method]).parameters

@@ -13,9 +13,9 @@ import patchcluster
 from conftest import left_half, save_image, textured_image, write_set
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.images.masks import cover
-from patchcluster.images.roi import Packing, at_size, find_masks
+from patchcluster.images.roi import at_size, find_masks
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.network.patches import block_side
+from patchcluster.network.patches import Packing, block_side
 from patchcluster.scores.maps import SIGMA, score_image, smooth, to_image
 from patchcluster.scores.metrics import PixelMetrics
 from patchcluster.settings import resolve

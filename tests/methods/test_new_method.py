@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "my_method.py"
 MEDIAN_SCORE = """
 import torch
 
+from .facts import FACTS
 from .kth_nearest import KthNearest
 
 
@@ -28,7 +30,7 @@ class MedianScore(KthNearest):
     \"\"\"The k-th nearest, by the median.\"\"\"
 
     name = "median-score"
-    image_scores = ("median",)
+    facts = FACTS[name]
 
     def score_images(self, rule, grids, scores, own=None):
         return torch.stack([score.median() for score in scores])
@@ -41,18 +43,21 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     text = EXAMPLE.read_text()
     imports = text[text.index("from patchcluster.methods.base") :].partition("\n\n\n")[0]
     kind = text[text.index("class KthNearest") : text.index("def main")]
+    own = re.search(r"    facts = (Facts\(.*\))", kind)[1]
     (methods / "kth_nearest.py").write_text(
         "from patchcluster.methods.base import Comparison\n"
-        f"from patchcluster.methods.neighbour_method import NeighbourMethod\n{imports}\n\n{kind}"
+        f"from patchcluster.methods.neighbour_method import NeighbourMethod\n{imports}\n\n"
+        f"from .facts import FACTS\n\n\n{kind.replace(own, 'FACTS[name]')}"
     )
-    registry = (methods / "__init__.py").read_text()
-    line = '    "kth-nearest": ("kth_nearest", "KthNearest"),\n'
+    registry = (methods / "facts.py").read_text()
+    line = f'    "kth-nearest": ("kth_nearest", "KthNearest", {own}),\n'
     changed = registry.replace('    "musc": ', f'{line}    "musc": ')
     assert len(changed) == len(registry) + len(line)
     # Another one inherits its constructor, and has an image score of its own.
     (methods / "median_score.py").write_text(MEDIAN_SCORE)
-    line = '    "median-score": ("median_score", "MedianScore"),\n'
-    (methods / "__init__.py").write_text(changed.replace('    "musc": ', f'{line}    "musc": '))
+    facts = 'Facts(("k",), image_scores=("median",))'
+    line = f'    "median-score": ("median_score", "MedianScore", {facts}),\n'
+    (methods / "facts.py").write_text(changed.replace('    "musc": ', f'{line}    "musc": '))
 
     def run(*arguments):
         command = [sys.executable, "-m", "patchcluster", *arguments]
@@ -89,7 +94,7 @@ def test_a_method_is_loaded_with_what_it_needs_and_no_other():
         [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
     )
     loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
-    assert loaded == {"base", "grids", "neighbour_method", "patchcluster", "patchcore"}
+    assert loaded == {"base", "facts", "grids", "neighbour_method", "patchcluster", "patchcore"}
 
 
 def test_methods_are_classes_by_their_names():

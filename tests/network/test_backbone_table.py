@@ -17,7 +17,7 @@ from conftest import run_command, save_image, textured_image
 from patchcluster.errors import WeightsError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.network.backbone_table import COST_SIZE, ROWS
-from patchcluster.network.backbones import Backbone, _build, describe, load_backbone
+from patchcluster.network.backbones import Backbone, _build, _choose_stages, load_backbone
 from patchcluster.network.patches import patch_grid
 from patchcluster.network.weights import EMBEDDED
 from patchcluster.scores.maps import smooth, to_image
@@ -127,7 +127,9 @@ def test_a_dot_lights_the_map_where_it_is(name):
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
 def test_licences_are_those_that_timm_knows(row):
     assert timm.is_model_pretrained(row.name)
-    known = timm.models.get_pretrained_cfg(row.name).license
+    config = timm.models.get_pretrained_cfg(row.name)
+    assert (row.hub or f"timm/{row.name}") == config.hf_hub_id
+    known = config.license
     ours = row.licence.lower() + "-license" * (row.licence == "DINOv3")
     assert known == MARKED_OTHERWISE.get(row.name, ours)
     assert row.terms.startswith("commercial use is allowed")
@@ -136,18 +138,19 @@ def test_licences_are_those_that_timm_knows(row):
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
 def test_costs_are_those_of_the_networks(row):
-    outline = describe(row.name, STRIDES)
     with torch.device("meta"):
         model = _build(row.name).eval()
         image = torch.empty(1, 3, COST_SIZE, COST_SIZE)
+    there = [int(stage["reduction"]) for stage in model.feature_info]
+    indices = _choose_stages(row.name, there, STRIDES)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         stages = model.forward_intermediates(
-            image, indices=outline.indices, stop_early=True, intermediates_only=True
+            image, indices=indices, stop_early=True, intermediates_only=True
         )
-    assert [stage.shape[1] for stage in stages] == outline.channels
-    assert [COST_SIZE // stage.shape[2] for stage in stages] == outline.strides
+    assert [stage.shape[1] for stage in stages] == list(row.channels)
+    assert [COST_SIZE // stage.shape[2] for stage in stages] == list(row.strides)
     assert row.gmacs == pytest.approx(counter.get_total_flops() / 2e9, abs=0.051)
-    assert outline.parameters == sum(len(p.flatten()) for p in model.parameters())
+    assert row.parameters == sum(len(p.flatten()) for p in model.parameters())
 
 
 def test_names_that_are_near_are_of_the_table():

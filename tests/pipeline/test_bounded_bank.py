@@ -17,10 +17,9 @@ from patchcluster.methods.base import join
 from patchcluster.methods.grids import Grids
 from patchcluster.pipeline import rescoring
 from patchcluster.pipeline.comparing import Comparisons
+from patchcluster.pipeline.flagging import Scored, _group, reflag
 from patchcluster.pipeline.image_set import ImageSet
 from patchcluster.pipeline.loading import load_patches
-from patchcluster.pipeline.rescoring import reflag
-from patchcluster.pipeline.results import Scored, _group
 from patchcluster.runs import runfolder, storage
 from patchcluster.runs.info import ImageRecord
 from patchcluster.scores.maps import Region, round_as_stored

@@ -17,8 +17,8 @@ from conftest import left_half, read_files, run_command, save_image, textured_im
 from patchcluster.errors import InputError, RunError
 from patchcluster.methods import METHODS
 from patchcluster.network.backbones import load_backbone
+from patchcluster.pipeline.flagging import reflag
 from patchcluster.pipeline.in_memory import extract_files
-from patchcluster.pipeline.rescoring import reflag
 from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.runs import storage
 from patchcluster.runs.tables import IMAGE_HEADER

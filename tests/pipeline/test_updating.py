@@ -14,9 +14,9 @@ import patchcluster
 from conftest import read_files, run_command, save_image, textured_image, write_set
 from patchcluster.errors import InputError, RunError, SettingError, WeightsError
 from patchcluster.pipeline import rescoring
+from patchcluster.pipeline.flagging import reflag
 from patchcluster.pipeline.image_set import ImageSet
 from patchcluster.pipeline.loading import load_patches
-from patchcluster.pipeline.rescoring import reflag
 from patchcluster.runs import runfolder, storage
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.search import row_index

@@ -12,7 +12,8 @@ import patchcluster
 from conftest import read_files, run_command, scan_until, write_set
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.pipeline.rescoring import finish_interrupted, reflag, rescore
+from patchcluster.pipeline.flagging import finish_interrupted, reflag
+from patchcluster.pipeline.rescoring import rescore
 from patchcluster.runs import runfolder, storage
 from patchcluster.scores.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.scores.labels import match_labels, move_threshold, read_labels

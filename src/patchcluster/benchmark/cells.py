@@ -200,7 +200,7 @@ class CategoryRunner:
             method.calibrate(comparison.select(method.bank_rows(counts)))
         flat = method.to_scores(comparison).float()
         grids = flat.view(len(patches), *patches[0].shape[:2]).cpu()
-        if rule.image_score not in method.image_scores:
+        if rule.image_score not in method.facts.image_scores:
             return grids, None
         own = range(len(patches)) if self.split.blind else None
         scores = method.score_images(rule.image_score, patches, torch.split(flat, counts), own)

@@ -10,7 +10,7 @@ from typing import Any
 from ..datasets import SETTINGS, Category, Setting
 from ..errors import SettingError
 from ..methods import METHODS, Method
-from ..methods.base import PAPER_SETTINGS
+from ..methods.facts import PAPER_SETTINGS
 from ..network.backbones import Backbone
 from ..settings import Settings, check_seed, resolve
 from .features import InputRule

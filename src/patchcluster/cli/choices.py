@@ -8,7 +8,8 @@ from importlib import resources
 from typing import Any
 
 from .. import methods as methods_package
-from ..methods import CLASSES, METHODS
+from ..methods import METHODS
+from ..methods.facts import CLASSES
 from . import options
 from .terminal import shown_errors, shown_progress, teller
 
@@ -26,7 +27,7 @@ def methods(as_json: options.AsJson = False) -> None:
 
 def _describe_method(name: str) -> dict[str, Any]:
     """Read from the source of a method what it does and its parameters: that needs no torch."""
-    file, class_name = CLASSES[name]
+    file, class_name, _ = CLASSES[name]
     source = resources.files(methods_package).joinpath(f"{file}.py").read_text("utf-8")
     kind = _find(ast.parse(source), class_name)
     start = _find(kind, "__init__")
@@ -53,22 +54,19 @@ def backbones(as_json: options.AsJson = False) -> None:
 
     Any other timm network can be named too.
     """
-    from ..methods import PatchClusterPlus
     from ..network.backbone_table import COST_SIZE, ROWS
-    from ..network.backbones import describe
     from ..network.weights import find_weights
 
     rows: list[dict[str, Any]] = []
     for row in ROWS:
-        outline = describe(row.name, PatchClusterPlus.strides)
         path, whence = find_weights(row.name)
         rows.append(
             {
                 "name": row.name,
                 "does": row.does,
-                "channels": outline.channels,
-                "strides": outline.strides,
-                "parameters": outline.parameters,
+                "channels": row.channels,
+                "strides": row.strides,
+                "parameters": row.parameters,
                 "gmacs": row.gmacs,
                 "licence": row.licence,
                 "terms": row.terms,
@@ -77,13 +75,13 @@ def backbones(as_json: options.AsJson = False) -> None:
             }
         )
         if not as_json:
-            channels = ", ".join(map(str, outline.channels))
-            strides = ", ".join(map(str, outline.strides))
+            channels = ", ".join(map(str, row.channels))
+            strides = ", ".join(map(str, row.strides))
             print(
                 f"{row.name}\n    {row.does}\n    weights: {whence}\n"
                 f"    licence: {row.licence}; {row.terms}\n"
                 f"    channels {channels} at strides {strides}; "
-                f"{outline.parameters / 1e6:.1f} million parameters;\n"
+                f"{row.parameters / 1e6:.1f} million parameters;\n"
                 f"    {row.gmacs} GMAC an image of {COST_SIZE} x {COST_SIZE} pixels, "
                 f"{row.gmacs / ROWS[0].gmacs:.2g} x the default's",
                 flush=True,

@@ -26,7 +26,7 @@ def report(
     """Flag the images of a run again, as asked now, and write RUN/report.html again."""
     with shown_errors(debug), shown_progress(quiet=False) as progress:
         from ..images.inputs import local_path
-        from ..pipeline.rescoring import reflag
+        from ..pipeline.flagging import reflag
         from ..scores.thresholds import Flagging
 
         run = reflag(local_path(run_folder), Flagging(expect, flag_top), progress)
@@ -55,7 +55,7 @@ def review(
 
     with shown_errors(debug):
         from ..images.inputs import local_path
-        from ..pipeline.rescoring import finish_interrupted
+        from ..pipeline.flagging import finish_interrupted
         from ..review import review as review_run
 
         folder = local_path(run_folder)

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -66,6 +64,10 @@ def cover(mask: Bools, size: tuple[int, int]) -> Bools:
 
     -> bool [h, w]
     """
-    tensor = torch.from_numpy(mask.astype(np.float32))[None, None]
-    cells: Bools = F.adaptive_max_pool2d(tensor, size)[0, 0].numpy() > 0
-    return cells
+    for axis, count in enumerate(size):
+        side, cells = mask.shape[axis], np.arange(count)
+        inside = np.cumsum(mask, axis, dtype=np.int32)  # rows or columns up to here
+        inside = np.insert(inside, 0, 0, axis)
+        first, end = cells * side // count, -(-(cells + 1) * side // count)
+        mask = inside.take(end, axis) > inside.take(first, axis)
+    return mask

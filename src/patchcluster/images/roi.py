@@ -6,24 +6,19 @@ the image has below one of the folders that hold them all, the outermost first, 
 pixel. A patch is scored if the cell of the network's coarsest stage that it lies in holds any of
 the region; a score is given to pixels inside it only.
 
-A method gets the blocks of patches that are inside, side by side.
+A method gets the blocks of patches that are inside, side by side: see `network.patches.Packing`.
 """
 
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Self
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import InputError
 from .inputs import is_url
-from .masks import Bools, cover, find_mask
+from .masks import Bools, find_mask
 
 _OUTER = 3  # parents of the images' folder that masks may lie below
 
@@ -82,49 +77,3 @@ def at_size(mask: Bools, width: int, height: int) -> Bools:
     columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
     brought: Bools = mask[rows[:, None], columns]
     return brought
-
-
-@dataclass(frozen=True)
-class Packing:
-    """The blocks of one image's grid that are inside, side by side.
-
-    shape: (h, w) of the grid; blocks int64 [m, 2]: row and column of each, in blocks; cells int64
-    [side * side * m]: where in the grid (row-major) each patch of the packed grid [side, side * m]
-    lies.
-    """
-
-    shape: tuple[int, int]
-    side: int
-    blocks: Tensor
-    cells: Tensor
-
-    @classmethod
-    def of(cls, mask: Bools, shape: tuple[int, int], side: int) -> Self:
-        """mask: bool [height, width] of the image; side: of a block, in patches."""
-        inside = cover(mask, (shape[0] // side, shape[1] // side))
-        blocks = torch.from_numpy(np.argwhere(inside))
-        within = torch.arange(side)
-        rows = blocks[:, 0] * side + within[:, None]  # [side, m]
-        columns = (blocks[:, 1, None] * side + within).flatten()  # [m * side]
-        cells = rows.repeat_interleave(side, 1) * shape[1] + columns
-        return cls(shape, side, blocks, cells.flatten())
-
-    @property
-    def packed_shape(self) -> tuple[int, int]:
-        return self.side, self.side * len(self.blocks)
-
-    def pack(self, grid: Tensor) -> Tensor:
-        """Pack patches [h, w, c]: those inside, [side, side * m, c]."""
-        return grid.flatten(0, 1)[self.cells].view(self.side, -1, grid.shape[-1])
-
-    def unpack_rows(self, values: Tensor) -> Tensor:
-        """Unpack vectors float [side * side * m, d] to [h * w, d], NaN outside."""
-        rows = values.new_full((self.shape[0] * self.shape[1], values.shape[1]), torch.nan)
-        rows[self.cells] = values
-        return rows
-
-    def unpack(self, scores: Tensor) -> NDArray[np.float32]:
-        """Unpack scores [side * side * m] to float32 [h, w], NaN outside."""
-        grid = torch.full((self.shape[0] * self.shape[1],), torch.nan)
-        grid[self.cells] = scores.float()
-        return grid.view(self.shape).numpy()

@@ -1,5 +1,6 @@
-"""Patches -> score grids: the methods by name. A new one is a file in this folder and a line here.
+"""Patches -> score grids: the methods by name. A new one is a file here and its line in facts.py.
 
+facts.py          the methods by name, and what is asked of them before they are loaded
 base.py           what every method has in common
 neighbour_method.py  what those have that score by the nearest rows of a bank
 grids.py          patches of images: in memory, or read when they are asked for
@@ -17,6 +18,8 @@ from collections.abc import MutableMapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .facts import CLASSES, FACTS, Facts
+
 if TYPE_CHECKING:
     from .base import Comparison, Method
     from .musc import MuSc
@@ -29,26 +32,18 @@ if TYPE_CHECKING:
     from .reverse_distillation import ReverseDistillation
     from .spade import Spade, SpadeCluster
 
-# Name -> file and class. A file is loaded when its method is first asked for: torch takes a second.
-CLASSES = {
-    "patchcluster-plus": ("patchcluster_plus", "PatchClusterPlus"),
-    "patchcluster": ("patchcluster", "PatchCluster"),
-    "patchcore": ("patchcore", "PatchCore"),
-    "patchcore-lof": ("patchcore_lof", "PatchCoreLOF"),
-    "spade": ("spade", "Spade"),
-    "spade-cluster": ("spade", "SpadeCluster"),
-    "padim": ("padim", "PaDiM"),
-    "reverse-distillation": ("reverse_distillation", "ReverseDistillation"),
-    "musc": ("musc", "MuSc"),
-}
-
 
 class _Methods(UserDict[str, Any]):
     """Classes by name; those that are given as file and class are loaded when asked for."""
 
     def __getitem__(self, name: str) -> Any:
         found = self.data[name]
-        return _load(*found) if isinstance(found, tuple) else found
+        return _load(*found[:2]) if isinstance(found, tuple) else found
+
+
+def facts_of(name: str) -> Facts:
+    """Return the facts of a method; one of this package is not loaded for that."""
+    return FACTS[name] if name in FACTS else METHODS[name].facts
 
 
 def _load(file: str, name: str) -> Any:
@@ -60,6 +55,7 @@ METHODS: MutableMapping[str, "type[Method]"] = _Methods(CLASSES)
 __all__ = [
     "METHODS",
     "Comparison",
+    "Facts",
     "Method",
     "MuSc",
     "NeighbourMethod",
@@ -71,6 +67,7 @@ __all__ = [
     "ReverseDistillation",
     "Spade",
     "SpadeCluster",
+    "facts_of",
 ]
 
 
@@ -78,7 +75,7 @@ if not TYPE_CHECKING:  # or a type checker would take any name, a mistyped one t
     _BASES = (("base", "Comparison"), ("base", "Method"), ("neighbour_method", "NeighbourMethod"))
 
     def __getattr__(name: str) -> object:
-        for file, class_name in (*_BASES, *CLASSES.values()):
+        for file, class_name in (*_BASES, *(row[:2] for row in CLASSES.values())):
             if name == class_name:
                 return _load(file, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,12 +26,12 @@ from torch import Tensor
 from ..errors import SettingError
 from ..network.patches import Layout
 from ..search.neighbors import to_float
+from .facts import Facts
 from .grids import Grids, Patches, as_grids, as_tensors, batch_by_patches, flatten, like
 
 Progress = Callable[[int, int], None]  # done, total
 Labels = Sequence[str | None]  # what a person said of each image: normal, anomalous or None
 NEIGHBOURS_KEPT = 3
-PAPER_SETTINGS: dict[str, Any] = {"size": (224,), "frame": 224, "image_score": "max"}
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,13 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    facts: ClassVar[Facts] = Facts()
     layout: ClassVar[Layout]  # the patch grid that the method is made for
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ besides the bank, tensors or None
-    # Of a scan, as it was measured with the method; they override the defaults of `Settings`.
-    settings: ClassVar[Mapping[str, Any]] = {}
     one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
     learns_from_labels: ClassVar[bool] = False
     streams: ClassVar[bool] = False  # whether patches are read image by image, but for the bank's
-    takes_parts: ClassVar[bool] = True  # whether it can compare blocks of a grid side by side
-    image_scores: ClassVar[tuple[str, ...]] = ()  # rules that need more than the map
     comparison_cost: ClassVar[float] = 1.0  # of two images; 1: that of all pairs of patches
     ratio: float = 1.0  # share of the patches in the bank
 
@@ -145,7 +142,7 @@ class Method(ABC):
         `own` is each image's index in the set that was fitted, for images of that set: they are not
         compared with themselves. None: other images. `blocks`, if the grids hold blocks of patches
         side by side, of which only some are there: where each image's lie, rows and columns int64
-        [m, 2], in blocks (see `roi.Packing`).
+        [m, 2], in blocks (see `Packing`).
         """
 
     def bank_key(self) -> Hashable | None:
@@ -246,7 +243,7 @@ class Method(ABC):
         """Image scores float32 [n] by a rule of the method's own.
 
         grids: patches [h_i, w_i, c]; scores: [h_i * w_i] of each image; own: as in `compare`.
-        `image_scores` names the rules. Raises SettingError for any other.
+        `facts.image_scores` names the rules. Raises SettingError for any other.
         """
         del grids, scores, own
         raise SettingError(

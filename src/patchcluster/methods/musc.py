@@ -11,7 +11,8 @@ from torch import Tensor
 from ..errors import SettingError
 from ..network.patches import pool_neighbourhood, spread_cells
 from ..search.neighbors import Blocks, to_float
-from .base import NEIGHBOURS_KEPT, PAPER_SETTINGS, Comparison, Labels, Progress
+from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress
+from .facts import FACTS
 from .grids import Grids
 from .whole_bank import WholeBank
 
@@ -52,12 +53,10 @@ class MuSc(WholeBank):
     """
 
     name = "musc"
+    facts = FACTS[name]
     layout = "stages"
-    settings = PAPER_SETTINGS
-    takes_parts = False  # an average over a neighbourhood needs all of it
     strides = (8, 16)
     learned = ("shapes", "peaks")
-    image_scores = ("rescored",)
 
     def __init__(
         self,
@@ -113,7 +112,7 @@ class MuSc(WholeBank):
         scores: Sequence[Tensor],
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.image_scores:
+        if rule not in self.facts.image_scores:
             return super().score_images(rule, grids, scores, own)
         if self.peaks_ is None:  # fitted, but not on the way of fit_score
             self.calibrate(self._compare_bank())

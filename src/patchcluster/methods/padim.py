@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import to_float
-from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress
+from .base import Comparison, Labels, Method, Progress
+from .facts import FACTS
 from .grids import Grids, flatten
 
 _REGULARISATION = 0.01  # of every covariance, as in PaDiM's paper
@@ -28,11 +29,10 @@ class PaDiM(Method):
     """
 
     name = "padim"
+    facts = FACTS[name]
     layout = "fine"
-    settings = PAPER_SETTINGS
     strides = (4, 8, 16)
     one_size = True
-    takes_parts = False
     learned = ("channels", "grid", "whitening")
 
     def __init__(self, dimensions: int = 550, seed: int = 0) -> None:

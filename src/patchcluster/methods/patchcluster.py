@@ -9,7 +9,8 @@ from torch import Tensor
 from ..errors import SettingError
 from ..search.coreset import greedy_coreset
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, PAPER_SETTINGS, Comparison, Labels, Method, Progress
+from .base import NEIGHBOURS_KEPT, Comparison, Labels, Method, Progress
+from .facts import FACTS
 from .grids import Grids, flatten
 from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
 
@@ -26,9 +27,8 @@ class PatchCluster(NeighbourMethod):
     """
 
     name = "patchcluster"
+    facts = FACTS[name]
     layout = "fine"
-    settings = PAPER_SETTINGS | {"image_score": "reweighted"}
-    image_scores = ("reweighted",)
 
     def __init__(self, k: int | None = None, ratio: float = 0.25) -> None:
         self.k = k
@@ -82,7 +82,7 @@ class PatchCluster(NeighbourMethod):
         scores: Sequence[Tensor],
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.image_scores:
+        if rule not in self.facts.image_scores:
             return super().score_images(rule, grids, scores, own)
         peaks = [int(score.argmax()) for score in scores]
         rows = [flatten(grid)[peak] for grid, peak in zip(grids, peaks, strict=True)]

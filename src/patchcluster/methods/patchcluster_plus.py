@@ -11,6 +11,7 @@ from ..network.patches import spread_cells
 from ..search.coreset import cover_in_order
 from ..search.row_index import NEAREST_ROWS
 from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress, SearchCost
+from .facts import FACTS
 from .grids import COMPARED_PATCHES, Grids, digest
 from .ranked_images import DUPLICATES, RANKS, RankedImages, find_near_duplicates
 from .stages import NormalisedStages, Queries, StageBank, Stages, Summaries
@@ -88,6 +89,7 @@ class PatchClusterPlus(WholeBank):
     """
 
     name = "patchcluster-plus"
+    facts = FACTS[name]
     layout = "middle"
     strides = (8, 16, 32)
     learns_from_labels = True

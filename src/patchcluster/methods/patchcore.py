@@ -1,5 +1,6 @@
 """PatchCore (Roth et al., CVPR 2022) in the paper's blind settings."""
 
+from .facts import FACTS
 from .patchcluster import PatchCluster
 
 
@@ -14,6 +15,7 @@ class PatchCore(PatchCluster):
     """
 
     name = "patchcore"
+    facts = FACTS[name]
 
     def __init__(self, ratio: float = 0.25) -> None:
         super().__init__(k=1, ratio=ratio)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import PAPER_SETTINGS, Comparison, Labels, Progress, compare_bank
+from .base import Comparison, Labels, Progress, compare_bank
+from .facts import FACTS
 from .grids import Grids
 from .neighbour_method import NeighbourMethod, check_k
 
@@ -25,8 +26,8 @@ class PatchCoreLOF(NeighbourMethod):
     """
 
     name = "patchcore-lof"
+    facts = FACTS[name]
     layout = "fine"
-    settings = PAPER_SETTINGS
     learned = ("density", "reach")
 
     def __init__(self, k: int = 100) -> None:

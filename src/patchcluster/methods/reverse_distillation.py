@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from ..search.neighbors import to_float
-from .base import PAPER_SETTINGS, Comparison, Labels, Method, Progress
+from .base import Comparison, Labels, Method, Progress
+from .facts import FACTS
 from .grids import Grids, digest
 
 _LEARNING_RATE = 0.005  # this and the betas as in reverse distillation's paper
@@ -42,10 +43,9 @@ class ReverseDistillation(Method):
     """
 
     name = "reverse-distillation"
+    facts = FACTS[name]
     layout = "stages"
-    settings = PAPER_SETTINGS
     strides = (4, 8, 16)
-    takes_parts = False
     learned = ("weights", "shape")
 
     def __init__(

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, PAPER_SETTINGS, Comparison, Labels, Progress, join
+from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress, join
+from .facts import FACTS
 from .grids import Grids, flatten, place_counted
 from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
 
@@ -23,11 +24,10 @@ class SpadeCluster(NeighbourMethod):
     """
 
     name = "spade-cluster"
+    facts = FACTS[name]
     layout = "fine"
-    settings = PAPER_SETTINGS | {"image_score": "global"}
     learned = ("pooled",)
     pooled_: Tensor
-    image_scores = ("global",)
 
     def __init__(self, k: int = 20, images: int = 50) -> None:
         self.k = k
@@ -84,7 +84,7 @@ class SpadeCluster(NeighbourMethod):
         scores: Sequence[Tensor],
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.image_scores:
+        if rule not in self.facts.image_scores:
             return super().score_images(rule, grids, scores, own)
         means = []
         for i, grid in enumerate(grids):
@@ -114,6 +114,7 @@ class Spade(SpadeCluster):
     """
 
     name = "spade"
+    facts = FACTS[name]
 
     def __init__(self, images: int = 50) -> None:
         super().__init__(k=1, images=images)

@@ -8,7 +8,6 @@ that takes seconds, in which the hub can be asked.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -29,21 +28,6 @@ DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 
 STRIDES = (8, 16)
 _QUARTERS = {4: 1, 8: 2, 16: 3, 32: 4}  # of a plain ViT's depth that stand for these strides
-
-
-@dataclass(frozen=True)
-class Outline:
-    """The shape of a network, known without its weights.
-
-    indices, channels and strides: of the stages chosen for the requested strides. plain: it has
-    one resolution (a plain ViT). parameters: their number, with the classifier.
-    """
-
-    indices: list[int]
-    channels: list[int]
-    strides: list[int]
-    plain: bool
-    parameters: int
 
 
 class Backbone(nn.Module):
@@ -71,9 +55,12 @@ class Backbone(nn.Module):
         self.name = name
         self.weights_hash = _hash_weights(model)
         self.wanted = tuple(strides)
-        outline = _outline(name, model, strides)
-        self.indices, self.plain = outline.indices, outline.plain
-        self.channels, self.strides = outline.channels, outline.strides
+        info: Any = model.feature_info
+        there = [int(stage["reduction"]) for stage in info]
+        self.plain = len(set(there)) == 1  # one resolution: a plain ViT
+        self.indices = _choose_stages(name, there, strides)
+        self.channels = [int(info[i]["num_chs"]) for i in self.indices]
+        self.strides = [there[i] for i in self.indices]
         config: Any = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1))
@@ -163,29 +150,6 @@ def random_backbone(name: str, seed: int = 0, strides: Sequence[int] = STRIDES) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Backbone(name, _build(name), strides).eval().requires_grad_(False)
-
-
-def describe(name: str, strides: Sequence[int] = STRIDES) -> Outline:
-    """Return the shape of a backbone, from timm, without loading weights.
-
-    Raises WeightsError if the name is unknown or there are no stages for the strides.
-    """
-    _check_name(name)
-    with torch.device("meta"):
-        return _outline(name, _build(name), strides)
-
-
-def _outline(name: str, model: nn.Module, strides: Sequence[int]) -> Outline:
-    info: Any = model.feature_info
-    there = [int(stage["reduction"]) for stage in info]
-    indices = _choose_stages(name, there, strides)
-    return Outline(
-        indices,
-        channels=[int(info[i]["num_chs"]) for i in indices],
-        strides=[there[i] for i in indices],
-        plain=len(set(there)) == 1,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-    )
 
 
 def _check_name(name: str) -> None:

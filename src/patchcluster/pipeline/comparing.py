@@ -21,11 +21,11 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from .. import __version__
-from ..images.roi import Packing
 from ..methods import Comparison, Method
 from ..methods.base import NEIGHBOURS_KEPT, join
 from ..methods.grids import Grids, Lazy, batch_by_patches
 from ..network.out_of_memory import in_halves
+from ..network.patches import Packing
 from ..runs import runfolder, storage
 from ..runs.info import RunInfo
 from ..scores.groups import Describe
@@ -229,7 +229,7 @@ def _compare_at(job: Job, image_set: ImageSet, size: int, key: str, workers: Wor
     for part, batch in zip(comparisons, comparisons.batches, strict=True):
         scores += torch.split(method.to_scores(part), [counts[image] for image in batch])
     image_scores, rule = None, job.settings.image_score
-    if rule in method.image_scores:
+    if rule in method.facts.image_scores:
         image_scores = method.score_images(rule, patches, scores, range(len(counts))).tolist()
     return Compared(
         size,

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import RunError
-from ..images.roi import Packing
 from ..methods import Method
 from ..methods.grids import Grids
 from ..network.backbones import Backbone, load_backbone
-from ..network.patches import block_side, grid_stride
+from ..network.patches import Packing, block_side, grid_stride
 from ..runs import runfolder, storage
 from ..runs.info import ImageRecord
 from ..runs.run import Run

@@ -2,41 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ..images.inputs import natural_key
 from ..report import write_report
 from ..runs import runfolder, storage, tables
-from ..runs.info import ImageRecord, Skipped, State
+from ..runs.info import ImageRecord, Skipped
 from ..runs.run import Run
 from ..runs.tables import Result
 from ..runs.threads import map_in_threads
 from ..scores import maps
 from ..scores.baseline import SetBaseline, describe_baselines
 from ..scores.feedback import find_boundary, learn
-from ..scores.finish import Finished, finish
-from ..scores.groups import Describe, describe_regions, group_regions
-from ..scores.labels import Label, move_threshold
-from ..scores.maps import Floats, Region
-from ..scores.thresholds import Flagging, choose_threshold
+from ..scores.groups import Describe
+from ..scores.labels import Label
+from ..scores.maps import Floats
 from . import costs
 from .comparing import Compared
+from .flagging import Scored, find_results, finish_grid, write_state
 from .image_set import ImageSet
 from .job import Job, now
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One content of a set that was compared; the files with that content share it."""
-
-    records: list[ImageRecord]
-    grid: Floats  # [h, w]
-    score: float
-    nearest: str  # path of the image that its most anomalous patch is nearest to
 
 
 def write_results(
@@ -49,12 +37,10 @@ def write_results(
     folder, finest = job.folder, max(compared, key=lambda result: result.size)
     with job.timed("maps"):
         scored = _score(job, image_set, compared, finest)
-        results = find_results(job, image_set, scored, finest.describe)
+        results = find_results(folder, job.info, image_set, scored, finest.describe, job.progress)
         tables.write_scores(folder, results)
         tables.write_regions(folder, results)
-        ids = [image.id for image in image_set.firsts]
-        patches = [grid.size for grid in finest.grids]
-        runfolder.write_neighbours(folder, results, finest.explanations, patches, ids)
+        runfolder.write_neighbours(folder, _join_neighbours(image_set, results, finest))
         states = {result.size: result.method.state() for result in compared}
         method = finest.method
         note = {"method": method.name, "parameters": method.parameters()}
@@ -70,6 +56,31 @@ def write_results(
     return records
 
 
+def _join_neighbours(
+    image_set: ImageSet, results: Sequence[Result], finest: Compared
+) -> dict[str, Tensor]:
+    """Join what each patch was compared with, as `runfolder.write_neighbours` takes it."""
+    counts = [finest.grids[result.content].size for result in results]
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    shape = (int(offsets[-1]), finest.explanations[0].patch.shape[1])
+    image, patch = (torch.empty(shape, dtype=torch.int32) for _ in range(2))
+    distance = torch.empty(shape, dtype=torch.float16)
+    ids = torch.tensor([record.id for record in image_set.firsts])
+    # In the order of the contents, as those of a batch are in one file.
+    for i in sorted(range(len(results)), key=lambda i: results[i].content):
+        part, rows = finest.explanations[results[i].content], slice(offsets[i], offsets[i + 1])
+        known = part.image.long()
+        image[rows] = torch.where(known < 0, -1, ids[known])  # -1: a patch without a score
+        patch[rows], distance[rows] = part.patch, part.distance
+    return {
+        "ids": torch.tensor([result.record.id for result in results]),
+        "offsets": offsets,
+        "image": image,
+        "patch": patch,
+        "distance": distance,
+    }
+
+
 def replace_results(
     job: Job,
     image_set: ImageSet,
@@ -80,56 +91,16 @@ def replace_results(
 ) -> None:
     """Replace the images of a finished run, in input order. cache: as in `write_results`.
 
-    A kill leaves what `rescoring.finish_interrupted` can finish.
+    A kill leaves what `flagging.finish_interrupted` can finish.
     """
-    write_state(job, "rescoring", images, skipped)  # while files do not belong together
+    folder, info = job.folder, job.info
+    write_state(folder, info, "rescoring", images, skipped)  # while files do not belong together
     records = write_results(job, image_set, compared, cache)
-    runfolder.drop_patches(job.folder, {record.id for record in records})
-    write_state(job, "flagging", records, skipped)  # while the report is another's
-    write_report(Run(job.folder, half_changed=True), job.step("report"))
-    write_state(job, "complete", records, skipped)
-    storage.remove(job.folder / runfolder.WORK_FOLDER)
-
-
-def write_state(
-    job: Job, state: State, images: Sequence[ImageRecord], skipped: Sequence[Skipped]
-) -> None:
-    """Write run.json with the state that the folder is in from now on."""
-    job.info.state = state
-    runfolder.write_info(job.folder, job.info, images, skipped)
-
-
-def find_results(
-    job: Job, image_set: ImageSet, scored: Sequence[Scored], describe: Describe
-) -> list[Result]:
-    """Flag the images of a set as run.json asks for, and find the regions of those.
-
-    describe: what the patches of a content look like, for the grouping of regions. The threshold
-    goes into run.json; results are those of all files, in input order.
-    """
-    labels = np.array(image_set.labels(job.info.labels))
-    anomalous, normal = labels == "anomalous", labels == "normal"
-    scores, how = np.array([one.score for one in scored]), Flagging(**job.info.flagging)
-    threshold = choose_threshold(scores, how.expect, how.flag_top)
-    if how == Flagging():
-        threshold = move_threshold(threshold, scores, anomalous, normal)
-    job.info.threshold = dataclasses.asdict(threshold)
-    flagged = ((scores > threshold.value) | anomalous) & ~normal
-
-    def find(one: Scored) -> list[Region]:
-        return _finish(job, one.records[0], one.grid).regions(one.score, threshold.value)
-
-    regions: list[list[Region]] = []
-    for found in map_in_threads(find, scored, job.threads):
-        regions.append(found)
-        job.progress("maps", len(regions), len(scored))
-    regions = _group(scored, regions, describe)
-    results = [
-        Result(record, i, one.score, bool(flagged[i]), regions[i], one.nearest)
-        for i, one in enumerate(scored)
-        for record in one.records
-    ]
-    return sorted(results, key=lambda result: natural_key(result.record.path))
+    runfolder.drop_patches(folder, {record.id for record in records})
+    write_state(folder, info, "flagging", records, skipped)  # while the report is another's
+    write_report(Run(folder, half_changed=True), job.step("report"))
+    write_state(folder, info, "complete", records, skipped)
+    storage.remove(folder / runfolder.WORK_FOLDER)
 
 
 def _score(
@@ -162,7 +133,7 @@ def _score(
         for record in one.records:
             runfolder.write_map(job.folder, record.id, one.grid)
 
-    for _ in map_in_threads(write, scored, job.threads):
+    for _ in map_in_threads(write, scored):
         pass
     return scored
 
@@ -204,37 +175,8 @@ def _measure(
     """Return score by the map alone, and baseline, of each image."""
 
     def measure(one: tuple[ImageRecord, Floats]) -> tuple[float, float]:
-        finished = _finish(job, *one)
+        finished = finish_grid(job.folder, job.info, *one)
         return finished.map_score, finished.baseline
 
     both = list(zip(records, grids, strict=True))
-    return list(map_in_threads(measure, both, job.threads))
-
-
-def _finish(job: Job, image: ImageRecord, grid: Floats) -> Finished:
-    rule = job.settings.map_rule(job.info.baseline)
-    mask = runfolder.read_mask_of(job.folder, image)
-    return finish(grid, image.width, image.height, rule, mask)
-
-
-def _group(
-    scored: Sequence[Scored], regions: Sequence[list[Region]], describe: Describe
-) -> list[list[Region]]:
-    """Number the groups of regions, if they can be described."""
-    # Into one tensor: see `Stages.summarise`.
-    described, count = None, 0
-    for i, (one, found) in enumerate(zip(scored, regions, strict=True)):
-        if not found:
-            continue
-        vectors = describe(i)
-        if vectors is None or len(vectors) != one.grid.size:
-            return list(regions)
-        if described is None:
-            described = torch.empty(sum(map(len, regions)), vectors.shape[1])
-        record, rows = one.records[0], slice(count, count + len(found))
-        described[rows] = describe_regions(vectors, one.grid, found, record.width, record.height)
-        count = rows.stop
-    if described is None:
-        return list(regions)
-    numbers = iter(group_regions(described.numpy()).tolist())
-    return [[dataclasses.replace(r, group=next(numbers)) for r in found] for found in regions]
+    return list(map_in_threads(measure, both))

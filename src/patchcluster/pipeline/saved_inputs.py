@@ -12,12 +12,15 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import RunError
 from ..runs import runfolder, storage
 from ..runs.info import RunInfo
 from ..runs.runfolder import INPUTS_FOLDER, RUN_FILE, WORK_FOLDER
-from .sources import Source
+
+if TYPE_CHECKING:
+    from .sources import Source
 
 
 def index_of(path: str) -> int:
@@ -29,7 +32,7 @@ def index_of(path: str) -> int:
 
 
 def save_inputs(
-    source: Source,
+    source: "Source",
     folder: Path,
     info: RunInfo,
     overwrite: bool,

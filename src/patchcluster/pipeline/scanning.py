@@ -39,11 +39,12 @@ from ..settings import resolve
 from .comparing import compare_all
 from .costs import Planner, parse_limit
 from .extraction import extract_all
+from .flagging import flag_again, write_state
 from .forecast import Forecast, forecast
 from .image_set import join_images
 from .job import Job, Progress, describe_network, describe_versions
-from .rescoring import flag_again, score_again
-from .results import write_results, write_state
+from .rescoring import score_again
+from .results import write_results
 from .saved_inputs import save_inputs
 from .sources import Paths, Source, list_paths, open_inputs
 from .survey import Survey, check_sizes, keep_masks, survey_files
@@ -205,8 +206,9 @@ def _scan(job: Job, files: Sequence[str], replace: bool, cache: bool) -> None:
         image_set = join_images(images, job.info)
         compared = compare_all(job, image_set, workers)
     records = write_results(job, image_set, compared, cache)
-    skipped = survey.skipped | unreadable
-    write_state(job, "complete", records, [skipped[i] for i in sorted(skipped)])
+    by_id = survey.skipped | unreadable
+    skipped = [by_id[i] for i in sorted(by_id)]
+    write_state(job.folder, job.info, "complete", records, skipped)
 
 
 def _survey(job: Job, files: Sequence[str]) -> tuple[Backbone, Survey]:

@@ -255,7 +255,7 @@ class Scorer:
         except SettingError as error:  # padim: another size than the set's
             raise UnreadableImage(str(error)) from error
         scores, image_score = method.to_scores(comparison), None
-        if self.settings.image_score in method.image_scores:
+        if self.settings.image_score in method.facts.image_scores:
             rule = self.settings.image_score
             image_score = float(method.score_images(rule, [patches], [scores])[0])
         explanations = Explanations.of(

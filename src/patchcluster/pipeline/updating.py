@@ -21,10 +21,10 @@ from ..runs.storage import write_tensors
 from .comparing import compare_all
 from .costs import Planner, format_bytes, parse_limit
 from .extraction import extract_all, make_batches, patches_name
+from .flagging import finish_held
 from .image_set import ImageSet, join_images
 from .job import Job, Progress, describe_versions
 from .loading import Loaded, load_bank
-from .rescoring import finish_held
 from .results import replace_results
 from .sources import Paths, list_paths
 from .survey import (

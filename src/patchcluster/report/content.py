@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..runs import runfolder, storage
@@ -44,7 +43,6 @@ def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
     Writes the heat maps that are not embedded. Raises RunError if the run lacks a file.
     """
     order = run.ranking.tolist()
-    threads = torch.get_num_threads()
     entries = _describe(run, order)
     frames = draw_top(run)
     low, high = colour_bounds(run, frames)
@@ -62,7 +60,7 @@ def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
             entries[n]["thumbnail"] = thumbnail.relative_to(run.folder).as_posix()
             entries[n]["heat"] = heat_file.relative_to(run.folder).as_posix()
 
-    for done, _ in enumerate(map_in_threads(add_pictures, range(len(order)), threads), start=1):
+    for done, _ in enumerate(map_in_threads(add_pictures, range(len(order))), start=1):
         step(done, len(order))
     _remove_heat(run, order[: len(frames)])
     # Flagged images first: labels may flag images whose scores are not the highest.
@@ -74,7 +72,7 @@ def list_images(run: Run, step: Step) -> tuple[list[Entry], float, float]:
     def add_similar(n: int) -> None:
         entries[n]["similar"] = _compare(run, order[n], places, thumbnails)
 
-    list(map_in_threads(add_similar, marked[:MOST_COMPARED], threads))
+    list(map_in_threads(add_similar, marked[:MOST_COMPARED]))
     return entries, low, high
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import InputError, PatchclusterError, RunError
 from ..images.inputs import stamp
+from ..pipeline.flagging import reflag
 from ..pipeline.job import Progress
-from ..pipeline.rescoring import reflag, rescore
+from ..pipeline.rescoring import rescore
 from ..runs.info import ImageRecord
 from ..runs.run import Run
 from ..runs.runfolder import LABELS_FILE, RUN_FILE

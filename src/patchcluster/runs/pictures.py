@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -51,8 +50,7 @@ def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
 def draw_top(run: Run) -> list[Floats]:
     """Shrink the maps of the most anomalous images, 500 at most, as large as they are drawn."""
     top = run.ranking[:MOST_DRAWN].tolist()
-    threads = torch.get_num_threads()
-    return list(map_in_threads(lambda i: shrink(run.frame_map(run.paths[i])), top, threads))
+    return list(map_in_threads(lambda i: shrink(run.frame_map(run.paths[i])), top))
 
 
 def _round_up(value: float) -> float:

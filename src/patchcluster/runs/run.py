@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import InputError, RunError
 from ..images.inputs import PathFinder, local_path
@@ -231,11 +230,11 @@ class Run:
 
     def _neighbour_places(self, image_id: int, patch: int) -> list[tuple[int, int, float]]:
         """Look up image id, patch and distance of the neighbours of a patch."""
-        file, tensors = self.folder / NEIGHBOURS_FILE, self._neighbour_tensors
+        file, arrays = self.folder / NEIGHBOURS_FILE, self._neighbour_arrays
         try:
-            position = int((tensors["ids"] == image_id).nonzero()[0, 0])
-            at = int(tensors["offsets"][position]) + patch
-            rows = [tensors[name][at].tolist() for name in ("image", "patch", "distance")]
+            position = int(np.flatnonzero(arrays["ids"] == image_id)[0])
+            at = int(arrays["offsets"][position]) + patch
+            rows = [arrays[name][at].tolist() for name in ("image", "patch", "distance")]
             places = [(int(i), int(p), float(d)) for i, p, d in zip(*rows, strict=True) if i >= 0]
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise storage.damaged(file, error) from error
@@ -265,8 +264,12 @@ class Run:
         return {image.id: image for image in self.images}
 
     @functools.cached_property
-    def _neighbour_tensors(self) -> dict[str, Tensor]:
-        return storage.read_tensors(self.folder / NEIGHBOURS_FILE)[0]
+    def _neighbour_arrays(self) -> dict[str, NDArray[Any]]:
+        file = self.folder / NEIGHBOURS_FILE
+        arrays = storage.read_arrays(file)
+        if any(values.dtype.kind not in "iuf" for values in arrays.values()):
+            raise storage.damaged(file, "values that are no real numbers")
+        return arrays
 
     @functools.cached_property
     def _regions(self) -> dict[str, list[Region]]:

@@ -25,11 +25,9 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import InputError, RunError
 from ..images import inputs, roi
@@ -38,7 +36,10 @@ from ..images.masks import Bools, read_mask_file
 from ..scores.maps import Floats
 from . import storage
 from .info import FORMAT, ImageRecord, RunInfo, Skipped, parse
-from .tables import REGIONS_FILE, SCORES_FILE, Result
+from .tables import REGIONS_FILE, SCORES_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RUN_FILE = "run.json"
 NEIGHBOURS_FILE = "neighbours.safetensors"
@@ -200,43 +201,18 @@ def write_map(folder: Path, image_id: int, grid: Floats) -> None:
     storage.write_bytes(map_path(folder, image_id), buffer.getvalue(), durable=False)
 
 
-def write_neighbours(
-    folder: Path,
-    results: Sequence[Result],
-    explanations: Sequence[Any],
-    patches: Sequence[int],
-    ids: Sequence[int],
-) -> None:
+def write_neighbours(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
     """Write what each patch of each image was compared with.
 
-    explanations: one a content, see `comparing.Explanations`; patches: how many each content has;
-    ids: the image id of each content.
+    ids int64 [n]: of the images; offsets int64 [n + 1]: where the patches of each begin; of each
+    patch image int32 [p, 3] (an id; -1: the patch has no score), patch int32 [p, 3] (row-major in
+    the grid of that image) and distance float16 [p, 3].
     """
-    offsets = torch.tensor([0, *(patches[result.content] for result in results)]).cumsum(0)
-    shape = (int(offsets[-1]), explanations[0].patch.shape[1])
-    image, patch = (torch.empty(shape, dtype=torch.int32) for _ in range(2))
-    distance = torch.empty(shape, dtype=torch.float16)
-    by_content = torch.tensor(ids)
-    # In the order of the contents, as those of a batch are in one file.
-    for i in sorted(range(len(results)), key=lambda i: results[i].content):
-        part, rows = explanations[results[i].content], slice(offsets[i], offsets[i + 1])
-        known = part.image.long()
-        image[rows] = torch.where(known < 0, -1, by_content[known])  # -1: a patch without a score
-        patch[rows], distance[rows] = part.patch, part.distance
-    storage.write_tensors(
-        folder / NEIGHBOURS_FILE,
-        {
-            "ids": torch.tensor([result.record.id for result in results]),
-            "offsets": offsets,
-            "image": image,
-            "patch": patch,
-            "distance": distance,
-        },
-    )
+    storage.write_tensors(folder / NEIGHBOURS_FILE, tensors)
 
 
 def write_bank(
-    folder: Path, states: Mapping[int, Mapping[str, Tensor]], note: Mapping[str, Any]
+    folder: Path, states: Mapping[int, Mapping[str, "Tensor"]], note: Mapping[str, Any]
 ) -> None:
     """Write the fitted methods, one a network size, as tensors named SIZE.NAME: docs/bank.md.
 

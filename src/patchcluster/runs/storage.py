@@ -7,15 +7,17 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from ..errors import RunError
 from ..images.inputs import reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOCK_FILE = ".lock"
 _ADVICE = "Make room or choose another -o; the same command resumes"
@@ -96,11 +98,13 @@ def read_json(path: Path) -> Any:
         raise unreadable(path, error) from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], note: Any = None) -> None:
     """Write tensors as safetensors, with a note (any JSON) in the header.
 
     Raises RunError if the file system refuses.
     """
+    from safetensors.torch import save_file  # loads torch
+
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     owners = {tensor.data_ptr(): name for name, tensor in whole.items()}
     for name, tensor in whole.items():
@@ -122,12 +126,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -
 
 
 @contextmanager
-def _open_tensors(path: Path) -> Iterator[Any]:
+def _open_tensors(path: Path, framework: str = "numpy") -> Iterator[Any]:
     """Open what `write_tensors` wrote. Raises RunError if it is missing or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
         raise unreadable(path, error) from error
 
 
@@ -135,15 +139,21 @@ def _note(file: Any) -> Any:
     return _parse_json((file.metadata() or {}).get("note", "null"))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read what `write_tensors` wrote: tensors by name, and the note. Raises RunError."""
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what `write_tensors` wrote as arrays by name, without PyTorch. Raises RunError."""
     with _open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], Any]:
+    """Read what `write_tensors` wrote: tensors by name, and the note. Raises RunError."""
+    with _open_tensors(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, _note(file)  # noqa: SIM118
 
 
-def read_tensor(path: Path, name: str, rows: slice | None = None) -> Tensor:
+def read_tensor(path: Path, name: str, rows: slice | None = None) -> "Tensor":
     """Read one tensor of such a file, or some of its rows, and nothing else. Raises RunError."""
-    with _open_tensors(path) as file:
+    with _open_tensors(path, "pt") as file:
         part: Tensor = file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
         return part.clone()  # or the file would stay in memory with it
 

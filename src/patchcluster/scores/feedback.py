@@ -9,7 +9,6 @@ once does not come back a hundred times, and a small defect draws its like up.
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import SettingError
@@ -41,8 +40,8 @@ def learn(
         vectors = describe(image)
         if vectors is None:
             raise SettingError("this method does not learn from labels: use patchcluster-plus")
-        described.append(describe_image(vectors, grid).cpu())
-    shifts = shift_scores(np.array(scores), torch.stack(described).numpy(), labels)
+        described.append(describe_image(vectors, grid))
+    shifts = shift_scores(np.array(scores), np.stack(described), labels)
     return [round_as_stored(grid + np.float32(s)) for grid, s in zip(grids, shifts, strict=True)]
 
 

@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor
 
 from .maps import Floats, Region
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # Index of an image in a set -> vectors [h * w, d] of its grid's patches (NaN: not scored) that tell
 # them apart; None if the method does not keep them.
-Describe = Callable[[int], Tensor | None]
+Describe = Callable[[int], "Tensor | None"]
 
 MOST_GROUPS = 8
 _PEAKS = 8  # patches of a region, the highest, that describe it
@@ -22,8 +24,8 @@ _MOST_CLUSTERED = 4000  # regions; more join the group whose mean is nearest
 
 
 def describe_regions(
-    vectors: Tensor, grid: Floats, regions: Sequence[Region], width: int, height: int
-) -> Tensor:
+    vectors: "Tensor", grid: Floats, regions: Sequence[Region], width: int, height: int
+) -> Floats:
     """Describe what regions of one image look like: float32 [regions, d], each of length 1.
 
     vectors [h * w, d] of the patches (see `Describe`), grid their scores [h, w]; the image
@@ -37,10 +39,10 @@ def describe_regions(
         right = max(left + 1, math.ceil((region.x + region.width) * columns / width))
         places = np.arange(rows * columns).reshape(rows, columns)[top:bottom, left:right].ravel()
         described.append(_describe_peak(vectors, grid, places))
-    return torch.stack(described)
+    return np.stack(described)
 
 
-def describe_image(vectors: Tensor, grid: Floats) -> Tensor:
+def describe_image(vectors: "Tensor", grid: Floats) -> Floats:
     """Describe what the most anomalous place of an image looks like: float32 [d], of length 1.
 
     vectors [h * w, d] of the patches, grid their scores [h, w].
@@ -48,13 +50,13 @@ def describe_image(vectors: Tensor, grid: Floats) -> Tensor:
     return _describe_peak(vectors, grid, np.arange(grid.size))
 
 
-def _describe_peak(vectors: Tensor, grid: Floats, places: NDArray[np.int64]) -> Tensor:
+def _describe_peak(vectors: "Tensor", grid: Floats, places: NDArray[np.int64]) -> Floats:
     """Mean over the highest of some patches, brought to length 1."""
     places = places[np.isfinite(grid.ravel()[places])]
     highest = places[np.argsort(-grid.ravel()[places], kind="stable")[:_PEAKS]]
-    mean: Tensor = vectors[torch.from_numpy(highest)].float().mean(0)
-    length = mean.norm().clamp_min(torch.finfo(torch.float32).tiny)
-    return mean.div_(length)
+    mean = vectors[highest].float().mean(0)
+    described: Floats = (mean / mean.norm().clamp_min(np.finfo(np.float32).tiny)).cpu().numpy()
+    return described
 
 
 def group_regions(described: NDArray[np.float32]) -> NDArray[np.int64]:
