@@ -37,6 +37,15 @@ class MedianScore(KthNearest):
 """
 
 
+# Runs commands in one process: each would load torch anew.
+COMMANDS = """
+import sys
+from patchcluster.cli import app
+for line in sys.argv[1:]:
+    app(line.split(), standalone_mode=False)
+"""
+
+
 def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "src" / "patchcluster")
     methods = tmp_path / "src" / "patchcluster" / "methods"
@@ -59,21 +68,23 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     line = f'    "median-score": ("median_score", "MedianScore", {facts}),\n'
     (methods / "facts.py").write_text(changed.replace('    "musc": ', f'{line}    "musc": '))
 
-    def run(*arguments):
-        command = [sys.executable, "-m", "patchcluster", *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     write_set(tmp_path / "photos")
-    run("scan", "photos", "-o", "run", "--size", "128", "--method", "kth-nearest")
-    own = ("--method", "median-score", "--image-score", "median")
-    run("scan", "photos", "-o", "own", "--size", "128", *own)
-    run("report", "own", "--flag-top", "1")
-    assert "median-score\n    The k-th nearest, by the median.\n    k=" in run("methods")
+    own = "--method median-score --image-score median"
+    commands = [
+        "scan photos -o run --size 128 --method kth-nearest",
+        f"scan photos -o own --size 128 {own}",
+        "report own --flag-top 1",
+        "methods",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, *commands],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "median-score\n    The k-th nearest, by the median.\n    k=" in done.stdout
     with open(tmp_path / "run" / "scores.csv", newline="") as file:
         scores = [float(row["score"]) for row in csv.DictReader(file)]
     assert len(scores) == 8

@@ -256,6 +256,17 @@ def test_regions_have_groups_and_blots_share_one(run):
     assert len({region.group for region in blots}) == 1
 
 
+def test_groups_stay_where_no_region_changes_and_are_found_again_where_the_table_is_damaged(run):
+    table = run.folder / "regions.csv"
+    reflag(run.folder, Flagging(flag_top=3))
+    known = table.read_bytes()
+    reflag(run.folder, Flagging(flag_top=3))
+    assert table.read_bytes() == known
+    table.write_text("path,region\n")
+    reflag(run.folder, Flagging(flag_top=3))
+    assert table.read_bytes() == known
+
+
 def test_a_bank_that_is_a_sample_tells_no_groups(run, tmp_path):
     sampled = patchcluster.scan(
         run.info.inputs,

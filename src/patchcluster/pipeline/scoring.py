@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..errors import InputError, RunError, SettingError, UnreadableImage
+from ..errors import RunError, SettingError, UnreadableImage
 from ..images.decode import Pixels, load_image, network_size, survey
 from ..images.encode import encode
 from ..images.inputs import find_images, local_path, read_input
@@ -18,7 +18,7 @@ from ..methods.base import NEIGHBOURS_KEPT
 from ..network.devices import choose_device
 from ..runs import runfolder, tables
 from ..runs.info import ImageRecord, Skipped
-from ..runs.run import Neighbour, Run, load_run
+from ..runs.run import Neighbour, Run, find_patch, load_run
 from ..scores import maps
 from ..scores.finish import Finished, finish
 from ..scores.maps import Floats, Region
@@ -68,13 +68,8 @@ class ScoredImage:
 
         Raises InputError if (x, y) lies outside the image.
         """
-        width, height = self.record.width, self.record.height
-        if not (0 <= x < width and 0 <= y < height):
-            raise InputError(f"({x}, {y}) lies outside an image of {width} x {height} pixels")
-        rows, columns = self.grid.shape
-        row = min(rows - 1, int(y * rows / height))
-        column = min(columns - 1, int(x * columns / width))
-        return self._scorer.find_places(self._explanations, row * columns + column)
+        patch = find_patch(self.record, self.grid.shape, x, y)
+        return self._scorer.find_places(self._explanations, patch)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,20 @@ def check_run(folder: Path) -> None:
         raise RunError(f"{str(folder)!r} is not a run: name the folder that scan -o wrote")
 
 
+def find_patch(image: ImageRecord, shape: tuple[int, ...], x: float, y: float) -> int:
+    """Find the patch, row-major in a grid of a shape (h, w), that pixel (x, y) of an image lies in.
+
+    Raises InputError if it lies outside the image.
+    """
+    if not (0 <= x < image.width and 0 <= y < image.height):
+        raise InputError(
+            f"({x}, {y}) lies outside the image, which is {image.width} x {image.height} pixels"
+        )
+    rows, columns = shape
+    row = min(rows - 1, int(y * rows / image.height))
+    return row * columns + min(columns - 1, int(x * columns / image.width))
+
+
 class Run:
     """A finished run.
 
@@ -210,15 +224,8 @@ class Run:
         outside the image.
         """
         image = self.images[self.index(path)]
-        if not (0 <= x < image.width and 0 <= y < image.height):
-            raise InputError(
-                f"({x}, {y}) lies outside {path!r}, which is {image.width} x {image.height} pixels"
-            )
-        height, width = self.patch_grid_shape(image.id)
-        row = min(height - 1, int(y * height / image.height))
-        column = min(width - 1, int(x * width / image.width))
-        places = self._neighbour_places(image.id, row * width + column)
-        return [self.neighbour(*place) for place in places]
+        patch = find_patch(image, self.patch_grid_shape(image.id), x, y)
+        return [self.neighbour(*place) for place in self._neighbour_places(image.id, patch)]
 
     def neighbour(self, image_id: int, patch: int, distance: float) -> Neighbour:
         """Locate a patch (row-major in the grid of its image), by the id of the image."""
