@@ -12,7 +12,6 @@ Fails if a figure falls more than 0.3 points below that of 0.1.0 or 0.5 below th
 """
 
 import argparse
-import dataclasses
 import functools
 import json
 import sys
@@ -32,10 +31,9 @@ from patchcluster.datasets import Truth, find_truth, read_truth
 from patchcluster.images.decode import Header, survey
 from patchcluster.images.inputs import find_images
 from patchcluster.network.backbones import Backbone, load_backbone
-from patchcluster.pipeline.in_memory import extract_files
+from patchcluster.pipeline.in_memory import extract_files, finish_set
 from patchcluster.scores import maps
-from patchcluster.scores.baseline import describe_baselines
-from patchcluster.scores.finish import Finished, finish
+from patchcluster.scores.finish import Finished
 from patchcluster.scores.metrics import PixelMetrics, image_metrics
 from patchcluster.scores.thresholds import choose_threshold
 from patchcluster.settings import Settings, resolve
@@ -116,13 +114,9 @@ def score(
         grids = [every[i][..., : sum(widths[:count])] for i in chosen]
         with torch.inference_mode():
             fused.append([grid.numpy() for grid in method.fit_score(grids)])
-    finished = []
-    for i, *of_image in zip(chosen, *fused, strict=True):
-        grid, header = maps.round_as_stored(maps.fuse(of_image)), images.headers[i]
-        finished.append(finish(grid, header.width, header.height, settings.map_rule({})))
-    baseline = describe_baselines([one.baseline for one in finished])
-    rule = dataclasses.replace(settings.map_rule({}), baseline=baseline)
-    return [dataclasses.replace(one, rule=rule) for one in finished]
+    means = [maps.round_as_stored(maps.fuse(list(parts))) for parts in zip(*fused, strict=True)]
+    headers = [images.headers[i] for i in chosen]
+    return finish_set(means, headers, settings, method.describe)[1]
 
 
 def measure(

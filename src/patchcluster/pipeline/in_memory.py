@@ -11,6 +11,7 @@ from ..methods import Method
 from ..network.backbones import Backbone
 from ..scores.baseline import SetBaseline
 from ..scores.finish import Finished, finish
+from ..scores.groups import Describe
 from ..scores.labels import Label
 from ..scores.maps import Floats, round_as_stored
 from ..settings import Settings
@@ -48,18 +49,33 @@ def score_set(
     labels: what a person said of each image. Raises SettingError as `Method.fit_score`.
     """
 
+    with torch.inference_mode():
+        grids = [round_as_stored(grid.numpy()) for grid in method.fit_score(patches, labels)]
+        return finish_set(grids, headers, settings, method.describe, labels or [])
+
+
+def finish_set(
+    blind: list[Floats],
+    headers: Sequence[Header],
+    settings: Settings,
+    describe: Describe,
+    labels: Sequence[Label | None] = (),
+) -> tuple[list[float], list[Finished]]:
+    """Make image scores and maps of the score grids [h, w] of a set, as a scan does.
+
+    describe: what the patches of an image look like, for the labels.
+    """
+
     def bring(grids: Sequence[Floats], baseline: SetBaseline | None = None) -> list[Finished]:
         rule = dataclasses.replace(settings.map_rule({}), baseline=baseline)
         return [finish(g, h.width, h.height, rule) for g, h in zip(grids, headers, strict=True)]
 
-    with torch.inference_mode():
-        blind = [round_as_stored(grid.numpy()) for grid in method.fit_score(patches, labels)]
-        grids, scores, baseline, _ = score_grids(
-            blind,
-            lambda grids: [(one.map_score, one.baseline) for one in bring(grids)],
-            settings.image_score,
-            None,
-            method.describe,
-            labels or [],
-        )
+    grids, scores, baseline, _ = score_grids(
+        blind,
+        lambda grids: [(one.map_score, one.baseline) for one in bring(grids)],
+        settings.image_score,
+        None,
+        describe,
+        labels,
+    )
     return scores, bring(grids, baseline)
