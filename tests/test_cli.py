@@ -157,6 +157,16 @@ for line in sys.stdin:
 """
 
 
+OPENED_REVIEW = """
+import sys
+from pathlib import Path
+from patchcluster.review import review
+from patchcluster.review.session import Review
+opened = Review(Path("run")).describe()
+print(sum(image["flagged"] for image in opened["images"]), "torch" in sys.modules)
+"""
+
+
 def run_without_torch(commands: dict[str, int], folder: Path) -> None:
     """Run commands in one process that must end with these exit codes, and without torch."""
     command = [sys.executable, "-c", WITHOUT_TORCH]
@@ -203,6 +213,9 @@ def test_what_is_done_with_a_finished_run_does_not_load_torch(parts, tmp_path):
         f"evaluate run --truth {parts}": 0,
     }
     run_without_torch(commands, tmp_path)
+    command = [sys.executable, "-c", OPENED_REVIEW]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "3 False\n"
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])

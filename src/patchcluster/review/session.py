@@ -5,13 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, PatchclusterError, RunError
 from ..images.inputs import stamp
 from ..pipeline.flagging import reflag
-from ..pipeline.job import Progress
-from ..pipeline.rescoring import rescore
 from ..runs.info import ImageRecord
 from ..runs.run import Run
 from ..runs.runfolder import LABELS_FILE, RUN_FILE
@@ -20,6 +18,9 @@ from ..scores.labels import Label
 from ..scores.thresholds import Flagging
 from .pictures import Pictures
 from .store import Box, GroupName, LabelStore, Mark
+
+if TYPE_CHECKING:
+    from ..pipeline.job import Progress
 
 _FROM_SCAN = "scan --labels"  # who gave the labels that the run had already
 
@@ -200,17 +201,23 @@ class Review:
         for path, label in self.store.labels().items():
             if path in paths and label != "unsure":
                 labels[path] = label
-        self._start("rescore", lambda progress: rescore(self.folder, labels, progress))
+
+        def work(progress: "Progress") -> Run:
+            from ..pipeline.rescoring import rescore  # loads torch
+
+            return rescore(self.folder, labels, progress)
+
+        self._start("rescore", work)
 
     def flag(self, count: int) -> None:
         """Flag the `count` most anomalous images, in the background. Raises Busy."""
 
-        def work(progress: Progress) -> Run:
+        def work(progress: "Progress") -> Run:
             return reflag(self.folder, Flagging(flag_top=count), progress)
 
         self._start("flag", work)
 
-    def _start(self, kind: str, work: Callable[[Progress], Run]) -> None:
+    def _start(self, kind: str, work: Callable[["Progress"], Run]) -> None:
         with self._starting:
             if self.job is not None and self.job.running:
                 raise Busy("the run is being worked on already: wait until that is done")
@@ -219,7 +226,7 @@ class Review:
             self._thread = threading.Thread(target=self._work, args=(job, work), name=kind)
             self._thread.start()
 
-    def _work(self, job: Job, work: Callable[[Progress], Run]) -> None:
+    def _work(self, job: Job, work: Callable[["Progress"], Run]) -> None:
         def progress(step: str, done: int, total: int) -> None:
             job.step, job.done, job.total = step, done, total
             if self._stopping and step == "compare":  # later steps replace the run's files
