@@ -158,8 +158,8 @@ class Page:
     def run_patchcluster(self, words: list[str], command: str) -> str:
         """Gives what it prints on standard output; "": a service."""
         del command
-        if words[0] == "watch" and "--once" not in words:
-            words = [*words, "--once"]  # else it has no end
+        if words[0] == "watch":
+            words = [*words, "--once", "--settle", "0"]  # it has an end, and waits for nothing
         if words[0] in Services.OPTIONS:
             self.address = self.services.start(words)
             return ""
