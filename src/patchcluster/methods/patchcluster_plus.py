@@ -24,8 +24,7 @@ _SAME_KIND = 0.12  # closeness above the median image's: the same pose, or kind 
 _LOWERED = 1.5  # a score, at most, that a patch's neighbours lower it by
 # A bank that is not asked for has at most so many patches (256 images at the default size), unless
 # that is fewer images than the least: so the cost of an image does not grow with the set.
-_BANK_PATCHES = 200_704
-_BANK_IMAGES = 256
+_BANK_PATCHES, _BANK_IMAGES = 200_704, 256
 
 
 def _encode_labels(labels: Labels | None) -> Tensor | None:
@@ -115,8 +114,7 @@ class PatchClusterPlus(WholeBank):
         self.saturation = saturation
         self.duplicate = duplicate
         self.gap = gap
-        self.stages = stages
-        self.stage_strides = strides
+        self.stages, self.stage_strides = stages, strides
         self.stage_weights = stage_weights
         self._indexed: list[StageBank] | None = None
 

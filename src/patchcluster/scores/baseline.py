@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .maps import Floats
+from .thresholds import find_deviation
 
 _QUANTILE = 0.25
 _REACH = 1.0  # deviations above the median, up to which baselines are ordinary
-_MAD_TO_DEVIATION = 1.4826  # a normal distribution's standard deviation, in units of its MAD
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,5 @@ def find_baseline(frame_map: Floats) -> float:
 def describe_baselines(baselines: Sequence[float]) -> SetBaseline:
     """Summarise the baselines of the images of a set."""
     typical = float(np.median(baselines))
-    deviation = _MAD_TO_DEVIATION * float(np.median(np.abs(np.array(baselines) - typical)))
+    deviation = find_deviation(np.array(baselines), typical)
     return SetBaseline(typical, typical + _REACH * deviation)

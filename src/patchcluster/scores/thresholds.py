@@ -18,7 +18,6 @@ Scores = NDArray[np.float64]
 
 FALSE_SHARE = 0.2  # of the flagged images, at most, that are expected to be ordinary
 _TAIL = 1.3  # deviations in which ordinary scores above the median fall to 1 / e
-_MAD_TO_DEVIATION = 1.4826  # a normal distribution's standard deviation, in units of its MAD
 _FAR = 3.0  # deviations above the median from which a score says nothing about ordinary ones
 _GAP = 0.15  # of the height above the median, that the next score is higher by
 _GAP_SHARE = 0.05  # of all images, at most, that lie between the threshold and the gap
@@ -142,12 +141,17 @@ def _flagged_count(heights: Scores) -> int:
     return total - first
 
 
+def find_deviation(values: Scores, centre: float) -> float:
+    """Return the standard deviation of values [n], as of a normal distribution, by their MAD."""
+    return 1.4826 * float(np.median(np.abs(values - centre)))
+
+
 def describe_ordinary(scores: Scores) -> tuple[float, float]:
     """Median and deviation (of the median, scaled) of the scores [n] of ordinary images."""
     kept = _lowest_group(scores)
     while True:
         centre = float(np.median(kept))
-        deviation = _MAD_TO_DEVIATION * float(np.median(np.abs(kept - centre)))
+        deviation = find_deviation(kept, centre)
         near = kept[kept <= centre + _FAR * deviation]
         if deviation == 0 or len(near) == len(kept):
             return centre, deviation
