@@ -1,6 +1,7 @@
 import functools
 import itertools
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 import patchcluster
 from faults.watching import die, watch
-from patchcluster import cli
+from patchcluster import Scorer, cli
 from patchcluster.pipeline import forecast
 from patchcluster.runs.run import Run
 
@@ -126,6 +127,28 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp("small")
     write_set(root / "images")
     return patchcluster.scan(root / "images", root / "run", size=(128,))
+
+
+@pytest.fixture(scope="session")
+def scorer(small_run: Run) -> Scorer:
+    """Scores new images against `small_run`."""
+    return Scorer(small_run, device="cpu")
+
+
+@pytest.fixture(scope="module")  # for longer, its event loop would be in the way of others
+def browser() -> Iterator[object]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("chromium is not on this machine")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield started
+        started.close()
 
 
 def cut_batches(

@@ -1,15 +1,14 @@
 """Run folders without a scan: any number of images, with any names, in moments."""
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from patchcluster import __version__
+from patchcluster.images.encode import encode
 from patchcluster.runs import runfolder, storage, tables
 from patchcluster.runs.info import ImageRecord, RunInfo, Skipped
 from patchcluster.runs.run import Run
@@ -95,6 +94,4 @@ def _draw(rng: np.random.Generator, bad: bool) -> bytes:
     pixels = np.kron(coarse, np.ones((SIDE // 16, SIDE // 16, 1), np.uint8))
     if bad:
         pixels[90:126, 148:184] = 20
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return encode(pixels, "JPEG", quality=85)

@@ -6,9 +6,7 @@ import itertools
 import json
 import os
 import re
-import shutil
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -32,21 +30,6 @@ HOSTILE = [
     "{{ 7 * 7 }}.png",
     os.fsdecode(b"latin\xe9.png"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("chromium is not on this machine")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=path,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ from patchcluster.review.store import GroupName, LabelStore
 from patchcluster.runs.run import Run, load_run
 from patchcluster.scores.labels import read_labels
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 ODD_BYTES = os.fsdecode(b"odd\xff.png")
 
@@ -478,20 +477,6 @@ def test_labels_of_the_scan_are_kept_and_help_needs_no_server(small_run, tmp_pat
 
 
 # --- the page in a browser ----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: the page is not tried in a browser")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        opened = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()
 
 
 @contextmanager

@@ -30,17 +30,13 @@ import patchcluster
 from conftest import PATIENCE, textured_image, wait_until
 from patchcluster import serving
 from patchcluster.errors import RunError, SettingError
+from patchcluster.images.encode import encode
 from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.serving import Limits, create_app
 from patchcluster.serving.middleware import BOUNDS, Metrics, RequestLimiter
 
 BYTES = {"content-type": "application/octet-stream"}
 LIMITS = Limits(workers=2, queue=20, body=200_000, pixels=1_000_000, seconds=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def scorer(small_run):
-    return Scorer(small_run, device="cpu")
 
 
 @contextmanager
@@ -85,9 +81,7 @@ def fits(description):
 
 
 def png(seed=0, width=96, height=96, blot=False):
-    buffer = io.BytesIO()
-    Image.fromarray(textured_image(seed, width, height, blot)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(textured_image(seed, width, height, blot))
 
 
 # --- what it says -------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The service against its own description: what schemathesis makes of it, request by request."""
 
-import io
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from conftest import textured_image
+from patchcluster.images.encode import encode
 from patchcluster.pipeline.scoring import Scorer
 from patchcluster.serving import Limits, create_app
 
@@ -42,10 +42,9 @@ OPERATIONS = [
 ]
 
 
-def encode(seed, format_, mode="RGB", width=96, height=96):
-    buffer = io.BytesIO()
-    Image.fromarray(textured_image(seed, width, height, True)).convert(mode).save(buffer, format_)
-    return buffer.getvalue()
+def draw(seed, format_, mode="RGB", width=96, height=96):
+    image = Image.fromarray(textured_image(seed, width, height, True))
+    return encode(image.convert(mode), format_)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def described(small_run):
     """The service's description, and the service within this process, for schemathesis."""
     kinds = (("JPEG", "CMYK"), ("WEBP", "RGBA"), ("GIF", "P"), ("TIFF", "L"), ("TIFF", "I"))
     files = [Path(path).read_bytes() for path in small_run.paths]
-    files += [encode(i, *kind, 20 + 31 * i, 70) for i, kind in enumerate(kinds)]
+    files += [draw(i, *kind, 20 + 31 * i, 70) for i, kind in enumerate(kinds)]
     whole = st.sampled_from(files)
     cut = st.tuples(whole, st.integers(0, 4000)).map(lambda one: one[0][: one[1]])
     large = st.just(bytes(LIMITS.body + 1))

@@ -33,11 +33,6 @@ from patchcluster.watching.arrivals import Arrivals, Known
 from patchcluster.watching.table import HEADER, open_table
 
 
-@pytest.fixture(scope="module")
-def scorer(small_run):
-    return Scorer(small_run, device="cpu")
-
-
 @pytest.fixture
 def incoming(tmp_path):
     folder = tmp_path / "incoming"
