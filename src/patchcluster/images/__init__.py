@@ -2,8 +2,8 @@
 
 inputs.py    what a user names -> files, here or at URLs
 decode.py    bytes of an image file -> pixels, by stated rules
-encode.py    pixels -> bytes of an image file
 masks.py     masks as files
 roi.py       regions of interest: the part of each image that is scored
 polygons.py  polygons -> pixels
+encode.py    pixels -> bytes of an image file
 """

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, UnreadableImage
-from .encode import encode
 from .inputs import open_input, reason
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -169,7 +168,9 @@ def _thumbnail(image: Image.Image) -> bytes:
     small = image.copy()
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     small.thumbnail(side, Image.Resampling.BILINEAR, reducing_gap=1.0)
-    return encode(small, "JPEG", quality=85)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 # --- deep images --------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """New images against the bank of a finished run, which stays as it is."""
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..errors import RunError, SettingError, UnreadableImage
 from ..images.decode import Pixels, load_image, network_size, survey
-from ..images.encode import encode
 from ..images.inputs import find_images, local_path, read_input
 from ..methods import Method
 from ..methods.base import NEIGHBOURS_KEPT
@@ -274,7 +275,8 @@ class Scorer:
 
     def _warm_up(self) -> None:
         """Build what methods build at their first comparison, before threads share them."""
-        first = self.run.images[0]
+        first, buffer = self.run.images[0], io.BytesIO()
         height, width = network_size(first.width, first.height, max(self.settings.size))
+        Image.new("L", (width, height), 128).save(buffer, "PNG")
         with suppress(UnreadableImage):
-            self.score(encode(np.full((height, width), 128, np.uint8)))
+            self.score(buffer.getvalue())
