@@ -15,7 +15,7 @@ from PIL import Image
 from conftest import PATIENCE
 from patchcluster.errors import PatchclusterError, RunError
 from patchcluster.report import content, write_report
-from patchcluster.runs import pages, pictures, runfolder
+from patchcluster.runs import pictures, runfolder, storage
 from patchcluster.runs.info import Skipped
 from patchcluster.runs.pictures import colour_bounds, crop_jpeg, heat_png
 from patchcluster.scores.thresholds import choose_threshold
@@ -238,7 +238,7 @@ def test_hostile_names_are_only_text(visit, tmp_path):
     ])  # fmt: skip
     write_report(run)
     page = visit(run)
-    clean = [pages.clean(name) for name in HOSTILE]
+    clean = [storage.clean(name) for name in HOSTILE]
     assert shown(page) == clean
     assert page.locator("#planted, [onerror], [onload], main b, main script").count() == 0
     assert page.locator("script").count() == 2

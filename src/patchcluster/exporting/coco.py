@@ -5,8 +5,8 @@ from typing import Any
 
 from .. import __version__
 from ..runs import storage
+from ..runs.storage import clean
 from .contents import CATEGORY, Contents, Item
-from .names import clean
 from .shapes import Area, run_lengths_within
 
 Annotation = dict[str, Any]

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from ..runs.storage import clean
 from .contents import CATEGORY, Contents
-from .names import clean
 from .shapes import Area, run_lengths
 
 FLAGGED = "flagged"  # tag of a flagged image

@@ -16,8 +16,8 @@ from ..images.encode import encode
 from ..images.masks import Bools
 from ..runs import storage
 from ..runs.pictures import colour_bounds, draw_top
+from ..runs.storage import clean
 from .contents import CATEGORY, Contents, Item
-from .names import clean
 from .shapes import Area
 
 HEAT_SIDE = 1024  # longer side of a heat map, pixels; FiftyOne stretches it

@@ -8,8 +8,8 @@ from typing import Any
 from .. import __version__
 from ..images.inputs import is_url
 from ..runs import storage
+from ..runs.storage import clean
 from .contents import CATEGORY, Contents, Item
-from .names import clean
 from .shapes import Area, run_lengths_within
 
 _LOCAL_FILES = "/data/local-files/?d="

@@ -69,11 +69,6 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def clean(name: str) -> str:
-    """Return a name as valid UTF-8, with question marks for bytes that are not."""
-    return name.encode("utf-8", "replace").decode()
-
-
 def _split(path: str) -> list[str]:
     return path.split("://", 1)[1].split("/") if is_url(path) else list(Path(path).parts)
 

@@ -11,8 +11,8 @@ from .. import __version__
 from ..errors import PatchclusterError
 from ..images.encode import encode
 from ..runs import storage, tables
+from ..runs.storage import clean
 from .contents import Contents, Item
-from .names import clean
 from .shapes import box_of
 
 SCHEMA = "patchcluster-export-1"  # see export.schema.json

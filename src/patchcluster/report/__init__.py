@@ -14,9 +14,10 @@ from typing import Any
 from markupsafe import Markup
 
 from ..runs import runfolder, storage
-from ..runs.pages import clean, load_template
+from ..runs.pages import load_template
 from ..runs.pictures import MOST_DRAWN, data_url, scale_png
 from ..runs.run import Run
+from ..runs.storage import clean
 from .content import list_images
 
 __all__ = ["write_report"]

@@ -9,7 +9,6 @@ from PIL import Image
 
 from ..runs import runfolder, storage
 from ..runs.info import ImageRecord
-from ..runs.pages import clean
 from ..runs.pictures import (
     colour_bounds,
     crop_jpeg,
@@ -23,6 +22,7 @@ from ..runs.pictures import (
     shrink,
 )
 from ..runs.run import Run
+from ..runs.storage import clean
 from ..runs.threads import map_in_threads
 from ..scores.finish import finish
 from ..scores.labels import Label

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from ..errors import InputError, PatchclusterError
 from ..runs.pages import load_template
+from ..runs.storage import clean
 from .guard import Guard
 from .pictures import Picture
 from .session import Busy, NoSuchImage, Review
@@ -44,7 +45,7 @@ def _answer_errors(app: FastAPI, kind: type[PatchclusterError], status: int) -> 
 
 
 def _add_views(app: FastAPI, review: Review) -> None:
-    name = review.folder.absolute().name.encode("utf-8", "replace").decode()
+    name = clean(review.folder.absolute().name)
     page = load_template("review/review.html.j2").render(name=name)
 
     @app.get("/")

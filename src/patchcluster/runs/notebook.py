@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..errors import PatchclusterError
 from ..scores.maps import Floats
-from .pages import clean, load_template
+from .pages import load_template
 from .pictures import (
     colour_bounds,
     data_url,
@@ -18,6 +18,7 @@ from .pictures import (
     shrink,
 )
 from .run import Run
+from .storage import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

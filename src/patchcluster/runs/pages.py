@@ -1,4 +1,4 @@
-"""Templates of HTML, and the text that goes into them."""
+"""Templates of HTML."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -14,8 +14,3 @@ def load_template(name: str) -> Template:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.get_template(name)
-
-
-def clean(path: str) -> str:
-    """Return a path as valid UTF-8, with question marks for bytes that are not."""
-    return path.encode("utf-8", "replace").decode()

@@ -64,6 +64,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode("ascii"))
 
 
+def clean(path: str) -> str:
+    """Return a path as valid UTF-8, with question marks for bytes that are not."""
+    return path.encode("utf-8", "replace").decode()
+
+
 def _parse_json(text: str | bytes) -> Any:
     """Parse a JSON text. Raises ValueError also for what `write_json` would not write."""
     try:

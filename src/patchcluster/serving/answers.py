@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ..images.encode import encode
 from ..pipeline.scoring import ScoredImage
-from ..runs.pages import clean
 from ..runs.run import Neighbour
+from ..runs.storage import clean
 from ..scores.colours import colours
 from ..scores.maps import Floats
 from ..scores.thresholds import Threshold
