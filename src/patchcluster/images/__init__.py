@@ -2,6 +2,7 @@
 
 inputs.py    what a user names -> files, here or at URLs
 decode.py    bytes of an image file -> pixels, by stated rules
+jpeg.py      bytes of a JPEG file -> pixels, unless they are damaged
 masks.py     masks as files
 roi.py       regions of interest: the part of each image that is scored
 polygons.py  polygons -> pixels

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, UnreadableImage
+from . import jpeg
 from .inputs import open_input, reason
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -109,10 +110,12 @@ def load_image(
     with _open(source) as file, _reading():
         data = file.read()
         stream = io.BytesIO(data)
-        image = Image.open(stream)
+        image: Image.Image = Image.open(stream)
         depth = _depth(image, stream)
         if depth != header.depth:
             raise UnreadableImage(_CHANGED)
+        if image.format in jpeg.FORMATS:
+            image = jpeg.decode(image, data)
         if depth == "byte":
             shown = _plain(_upright(image))
             _check_whole(image, data)
