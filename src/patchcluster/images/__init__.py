@@ -1,6 +1,7 @@
 """Files -> pixels, and masks of what is scored.
 
-inputs.py    what a user names -> files, here or at URLs
+finding.py   what a user names -> files, here or at URLs
+inputs.py    files, here or at URLs -> bytes
 decode.py    bytes of an image file -> pixels, by stated rules
 jpeg.py      bytes of a JPEG file -> pixels, unless they are damaged
 masks.py     masks as files

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..errors import InputError, RunError, SettingError, UnreadableImage
 from ..images.decode import Pixels, load_image, network_size, survey
-from ..images.inputs import find_images, local_path, read_input
+from ..images.finding import find_images
+from ..images.inputs import local_path, read_input
 from ..methods import Method
 from ..methods.base import NEIGHBOURS_KEPT
 from ..network.devices import choose_device
