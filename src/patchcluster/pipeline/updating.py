@@ -215,7 +215,8 @@ def _check_depths(job: Job, kept: Sequence[ImageRecord], added: Sequence[Header]
     if not known and all(header.depth == "byte" for header in added):
         return
     headers, paths = list(added), [image.path for image in kept]
-    for path, found in zip(paths, read_headers(paths, job.threads), strict=True):
+    found_headers = read_headers(paths, job.settings.max_pixels, job.threads)
+    for path, found in zip(paths, found_headers, strict=True):
         if isinstance(found, str):
             raise RunError(
                 f"{path!r} cannot be read ({found}), and images of more than 8 bits need the scale "
