@@ -232,6 +232,7 @@ def test_version():
 def test_scan_prints_results_and_only_these_on_standard_output(tmp_path):
     write_set(tmp_path / "photos")
     (tmp_path / "photos" / "notes.txt").write_text("x")
+    (tmp_path / "photos" / "Thumbs.db").write_text("x")
     result = run_apart("scan", "photos", "--size", 64, cwd=tmp_path)
     assert result.returncode == 0
     lines = result.stdout.splitlines()
@@ -241,6 +242,7 @@ def test_scan_prints_results_and_only_these_on_standard_output(tmp_path):
     assert re.fullmatch(
         r"8 images scored, \d flagged, 1 skipped; report: photos-run/report.html", lines[-1]
     )
+    assert "files and folders of the system left out: 1 (Thumbs.db)\n" in result.stderr
     assert "features: 8 done" in result.stderr
     assert (tmp_path / "photos-run" / "report.html").is_file()
 

@@ -135,7 +135,7 @@ def test_a_set_without_two_different_images_is_refused(tmp_path, case):
         (lambda folder: save_alike(folder, grey(100), 5), 5),
         (lambda folder: save(folder, black=grey(0), white=grey(255)), 2),
         (lambda folder: save(folder, **{f"g{v}": grey(v) for v in range(100, 106)}), 6),
-        (lambda folder: save(folder, dot=grey(0, 1), spot=grey(9, 1), pixel=grey(99, 1)), 3),
+        (lambda folder: save(folder, dot=grey(0, 4), spot=grey(9, 4), pixel=grey(99, 4)), 3),
     ],
     ids=["two", "two-twice", "alike", "alike-grey", "black-white", "greys", "pixels"],
 )
