@@ -247,6 +247,14 @@ def test_scan_prints_results_and_only_these_on_standard_output(tmp_path):
     assert (tmp_path / "photos-run" / "report.html").is_file()
 
 
+def test_max_pixels_is_a_setting_of_the_scan(tmp_path):
+    write_set(tmp_path / "photos", 3, size=64)
+    write_set(tmp_path / "photos" / "large", 1)
+    chosen = ("--size", 64, "--dry-run", "--json", "--max-pixels", 96 * 96 - 1)
+    said = json.loads(run_command("scan", tmp_path / "photos", *chosen).stdout)
+    assert (said["images"], said["skipped"], said["settings"]["max_pixels"]) == (3, 1, 9215)
+
+
 def test_a_dry_run_says_what_a_scan_needs_and_writes_nothing(tmp_path, monkeypatch):
     write_set(tmp_path / "photos", 5)
     (tmp_path / "photos" / "notes.txt").write_text("x")

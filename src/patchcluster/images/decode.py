@@ -133,7 +133,7 @@ def _reading() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise UnreadableImage("not an image, or of a format that Pillow cannot read") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too large: {reason(error)} --max-pixels raises it") from error
+        raise UnreadableImage("too large: more pixels than --max-pixels allows") from error
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise UnreadableImage(f"damaged image: {reason(error)}") from error
 
