@@ -19,8 +19,9 @@ import torch
 from machine import SHARED, describe, run_scan
 
 from patchcluster.demo import write_parts
-from patchcluster.images.decode import network_size, survey
-from patchcluster.images.inputs import find_images
+from patchcluster.images.decode import survey
+from patchcluster.images.finding import find_images
+from patchcluster.images.shapes import network_size
 from patchcluster.network.backbones import Backbone, load_backbone
 from patchcluster.network.patches import grid_channels, grid_stride
 from patchcluster.settings import Settings, resolve

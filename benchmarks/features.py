@@ -18,7 +18,7 @@ import torch
 from machine import alternate, describe
 
 from patchcluster.demo import write_parts
-from patchcluster.images.inputs import find_images
+from patchcluster.images.finding import find_images
 from patchcluster.network.backbones import load_backbone
 from patchcluster.pipeline.extraction import extract_all
 from patchcluster.pipeline.job import Job

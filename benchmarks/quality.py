@@ -29,7 +29,7 @@ from torch import Tensor
 
 from patchcluster.datasets import Truth, find_truth, read_truth
 from patchcluster.images.decode import Header, survey
-from patchcluster.images.inputs import find_images
+from patchcluster.images.finding import find_images
 from patchcluster.network.backbones import Backbone, load_backbone
 from patchcluster.pipeline.in_memory import extract_files, finish_set
 from patchcluster.scores import maps

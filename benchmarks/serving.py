@@ -24,7 +24,7 @@ from machine import describe
 
 from patchcluster import scan
 from patchcluster.demo import write_parts
-from patchcluster.images.inputs import find_images
+from patchcluster.images.finding import find_images
 
 CLIENTS = (1, 2, 4)
 WARM = 8  # images that are sent before

@@ -15,7 +15,7 @@ import numpy as np
 from machine import describe
 from PIL import Image
 
-from patchcluster.images.inputs import find_images
+from patchcluster.images.finding import find_images
 from patchcluster.network import tiling
 from patchcluster.network.backbones import load_backbone
 

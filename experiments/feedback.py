@@ -20,7 +20,7 @@ from torch import Tensor
 
 from patchcluster.datasets import find_truth
 from patchcluster.images.decode import Header
-from patchcluster.images.inputs import find_images
+from patchcluster.images.finding import find_images
 from patchcluster.network.backbones import Backbone, load_backbone
 from patchcluster.pipeline.in_memory import extract_files, score_set
 from patchcluster.scores.feedback import find_boundary, order_by_doubt

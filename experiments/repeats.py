@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from patchcluster.datasets import find_truth, read_mask
 from patchcluster.datasets.shapes import Shape
-from patchcluster.images.inputs import find_images
+from patchcluster.images.finding import find_images
 from patchcluster.network.backbones import load_backbone
 from patchcluster.pipeline.in_memory import extract_files, score_set
 from patchcluster.settings import Settings

@@ -113,7 +113,9 @@ def test_settings_have_one_default():
     fields = {field.name: field.default for field in dataclasses.fields(Settings)}
     for name in VERBS:
         for parameter in VERBS[name].params:
-            if parameter.name in fields and (name, parameter.name) != ("demo", "seed"):
+            # The seed of a drawing; what a request may cost.
+            others = (name, parameter.name) in (("demo", "seed"), ("serve", "max_pixels"))
+            if parameter.name in fields and not others:
                 assert not parameter.default, (name, parameter.name)
     for function in (benchmark, Scorer.__init__):
         for name, parameter in signature(function).parameters.items():
@@ -266,6 +268,7 @@ def test_version():
 def test_scan_prints_results_and_only_these_on_standard_output(tmp_path):
     write_set(tmp_path / "photos")
     (tmp_path / "photos" / "notes.txt").write_text("x")
+    (tmp_path / "photos" / "Thumbs.db").write_text("x")
     result = run_apart("scan", "photos", "--size", 64, cwd=tmp_path)
     assert result.returncode == 0
     lines = result.stdout.splitlines()
@@ -275,8 +278,17 @@ def test_scan_prints_results_and_only_these_on_standard_output(tmp_path):
     assert re.fullmatch(
         r"8 images scored, \d flagged, 1 skipped; report: photos-run/report.html", lines[-1]
     )
+    assert "files and folders of the system left out: 1 (Thumbs.db)\n" in result.stderr
     assert "features: 8 done" in result.stderr
     assert (tmp_path / "photos-run" / "report.html").is_file()
+
+
+def test_max_pixels_is_a_setting_of_the_scan(tmp_path):
+    write_set(tmp_path / "photos", 3, size=64)
+    write_set(tmp_path / "photos" / "large", 1)
+    chosen = ("--size", 64, "--dry-run", "--json", "--max-pixels", 96 * 96 - 1)
+    said = json.loads(run_command("scan", tmp_path / "photos", *chosen).stdout)
+    assert (said["images"], said["skipped"], said["settings"]["max_pixels"]) == (3, 1, 9215)
 
 
 def test_a_dry_run_says_what_a_scan_needs_and_writes_nothing(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingError
+from .images.shapes import MAX_PIXELS
 from .methods import METHODS, facts_of
 from .scores import MAP_SCORES
 
@@ -53,6 +54,7 @@ class Settings:
     stage_weights: tuple[float, ...] | None = None  # of stride 8, 16, 32; what has none is not made
     tile: bool = False  # images larger than size x size are scored at their own resolution
     roi: str | None = None  # mask of what is scored, or folder with one for each image
+    max_pixels: int = MAX_PIXELS  # of an image that is read
     seed: int = 0
     device: str = "auto"  # cpu, cuda, mps, cuda:0,cuda:1; auto: the fastest there is, all GPUs
 
@@ -133,6 +135,8 @@ def _check_values(settings: Settings) -> None:
         raise SettingError(f"bank_images {settings.bank_images}: choose 2 or more")
     if not 1 <= settings.frame <= 4096:
         raise SettingError(f"frame {settings.frame}: choose 1 to 4096 pixels")
+    if settings.max_pixels < 1:
+        raise SettingError(f"max_pixels {settings.max_pixels}: choose 1 or more")
     if not 0 <= settings.seed < 1 << 63:
         raise SettingError(f"seed {settings.seed}: choose 0 or more, of 63 bits at most")
     weight = settings.local_weight

@@ -100,9 +100,14 @@ def _text_bomb() -> bytes:
 
 
 def shapes() -> list[Case]:
+    reasons = {
+        (1, 1): "too small", (1, 5000): "too small", (2, 3): "too small", (200, 3): "too small",
+        (20_000, 10): "too long", (10, 2001): "too long",
+        (4, 4): "", (8, 1600): "", (640, 8): "", (97, 61): "", (4096, 256): "",
+    }  # fmt: skip
     return [
-        Case(f"{width}x{height}.png", encode(picture(2, width, height), "PNG"), "", (width, height))
-        for width, height in ((1, 1), (1, 5000), (5000, 1), (2, 3), (640, 8), (97, 61))
+        Case(f"{wide}x{high}.png", encode(picture(2, wide, high), "PNG"), reason, (wide, high))
+        for (wide, high), reason in reasons.items()
     ]
 
 

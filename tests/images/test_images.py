@@ -1,4 +1,5 @@
 import io
+import subprocess
 import zlib
 
 import cv2
@@ -8,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from patchcluster.images.decode import Header, deep_range, load_image, network_size, survey
+from patchcluster.errors import UnreadableImage
+from patchcluster.images import shapes
+from patchcluster.images.decode import Header, deep_range, load_image, survey
+from patchcluster.images.shapes import MAX_PIXELS, network_size
 from png_files import deep_png, insert_chunk
 
 
@@ -157,3 +161,49 @@ def test_network_size_keeps_area_and_aspect_as_far_as_multiples_of_32_allow(widt
     if 1 / 8 < width / height < 8:
         assert abs(h - size * (height / width) ** 0.5) <= 16
         assert abs(w - size * (width / height) ** 0.5) <= 16
+    assert h * w <= 1.5 * size**2  # that of a square image, give or take rounding
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(4096, 256, (128, 1792)), (256, 4096, (1792, 128)), (2000, 10, (32, 6272))],
+)
+def test_network_size_of_line_scan_pictures(width, height, expected):
+    assert network_size(width, height, 448) == expected
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (5000, 1, "too small: 5000 x 1 pixels, and no side may be under 4"),
+        (3, 7, "too small: 3 x 7 pixels"),
+        (2001, 10, "too long: 2001 x 10 pixels, and a side may be 200 times as long"),
+        (10, 2001, "too long"),
+        (101, 100, "too large: 101 x 100 pixels are more than 10000, which --max-pixels raises"),
+    ],
+)
+def test_shapes_that_are_not_read(width, height, reason):
+    data = encode(Image.new("L", (width, height)))
+    with pytest.raises(UnreadableImage, match=reason):
+        survey(data, max_pixels=10_000 if width == 101 else MAX_PIXELS)
+
+
+def test_images_over_the_limit_of_pillow_are_read_if_asked_and_memory_allows(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    monkeypatch.setattr(shapes, "MAX_PIXELS", 1000)
+    data = encode(gradient())
+    with pytest.raises(UnreadableImage, match=r"too large.*--max-pixels"):
+        survey(data, max_pixels=1000)
+    header = survey(data, max_pixels=1200)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # as in another worker
+    loaded = load_image(data, header, [(30, 40)], {}).pixels[0]
+    np.testing.assert_array_equal(loaded, gradient())
+    monkeypatch.setattr(shapes, "free_memory", lambda: 14_000)
+    with pytest.raises(UnreadableImage, match=r"need 0 MB of memory .* 0 MB are free"):
+        survey(data, max_pixels=1200)
+    assert survey(encode(gradient(20, 20)), max_pixels=1200).width == 20
+
+
+def test_free_memory_is_what_the_system_says():
+    said = subprocess.run(["free", "-b"], capture_output=True, text=True, check=True).stdout
+    assert shapes.free_memory() == pytest.approx(int(said.splitlines()[1].split()[-1]), rel=0.2)

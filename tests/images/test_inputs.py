@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from patchcluster.errors import InputError, UnreadableImage
-from patchcluster.images.inputs import find_images, natural_key, open_input
+from patchcluster.images.finding import find_images
+from patchcluster.images.inputs import natural_key, open_input
 
 
 def touch(*paths: Path) -> None:
@@ -30,9 +31,41 @@ def test_natural_key_compares_numbers_as_numbers_and_never_fails():
     assert ordered.index("9") < ordered.index("10b")
 
 
-def test_hidden_files_and_folders_are_left_out(tmp_path):
-    touch(tmp_path / "a.png", tmp_path / ".b.png", tmp_path / ".git" / "c.png")
-    assert names(find_images([tmp_path]), tmp_path) == ["a.png"]
+JUNK = [
+    ".b.png", "._a.png", ".DS_Store", ".git/c.png", ".thumbnails/a.png", "@eaDir/a.png/THUMB.jpg",
+    "__MACOSX/._a.png", "Thumbs.db", "sub/thumbs.db", "desktop.ini", "$RECYCLE.BIN/$R1.png",
+    "System Volume Information/x", "lost+found/x.png", "#recycle/a.png", "Icon\r",
+]  # fmt: skip
+
+
+def test_hidden_and_system_files_and_folders_are_left_out_and_counted(tmp_path, monkeypatch):
+    touch(*(tmp_path / name for name in ("a.png", "sub/d.png", "x/lost+found.png", *JUNK)))
+    monkeypatch.chdir(tmp_path)
+    lines = []
+    found = find_images(["."], tell=lines.append)
+    assert found == ["a.png", "sub/d.png", "x/lost+found.png"]
+    assert lines == [
+        "files and folders of the system left out: 13 "
+        "(#recycle, $RECYCLE.BIN, .DS_Store, ._*, .thumbnails, ...)"
+    ]
+    assert find_images(["*", "*/*", "**/*", "?*"]) == found
+    assert find_images([str(tmp_path)], tell=lines.append) == [str(tmp_path / f) for f in found]
+    assert lines[1] == lines[0]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        ".b.png", ".b*", "Thumbs.db", "@eaDir", "@ea*/**", "*/@eaDir/*", "lost+found/*.png",
+        ".thumbnails", "s?b/thumbs.db", "@eaDir/a.png/THUMB.jpg",
+    ],
+)  # fmt: skip
+def test_a_hidden_or_system_file_or_folder_that_is_named_is_found(tmp_path, monkeypatch, item):
+    touch(*(tmp_path / name for name in JUNK), tmp_path / "x" / "@eaDir" / "1.jpg")
+    monkeypatch.chdir(tmp_path)
+    lines = []
+    assert len(find_images([item], tell=lines.append)) == 1
+    assert lines == []
 
 
 def test_what_leave_out_names_is_left_out(tmp_path):

@@ -23,7 +23,8 @@ import patchcluster
 from conftest import run_command, save_image, scan_until, textured_image, write_set
 from patchcluster.errors import InputError, RunError, UnreadableImage
 from patchcluster.images.decode import load_image, survey
-from patchcluster.images.inputs import find_images, open_input, stamp
+from patchcluster.images.finding import find_images
+from patchcluster.images.inputs import open_input, stamp
 from patchcluster.runs import runfolder
 from patchcluster.runs.run import Run
 
@@ -70,6 +71,18 @@ def test_a_lost_connection_ends_a_scan_and_is_no_fault_of_an_image(storage, tmp_
     Faulty.left = None
     run = patchcluster.scan("faulty://bucket", tmp_path / "run", size=(64,))
     assert (len(run), run.skipped) == (3, [])
+
+
+def test_hidden_and_system_files_at_a_url_are_left_out_unless_named(storage):
+    names = ("a.png", "@eaDir/a.png/1.jpg", "@eaDir/b.png/1.jpg", "x/Thumbs.db", "x/.b.png")
+    for name in names:
+        storage.pipe_file(f"/bucket/{name}", b"x")
+    lines: list[str] = []
+    assert find_images(["faulty://bucket"], tell=lines.append) == ["faulty:///bucket/a.png"]
+    assert lines == ["files and folders of the system left out: 2 (@eaDir, Thumbs.db)"]
+    assert find_images(["faulty://bucket/**"]) == ["faulty:///bucket/a.png"]
+    assert len(find_images(["faulty://bucket/@eaDir"])) == 2
+    assert len(find_images(["faulty://bucket/@eaDir/*/1.jpg", "faulty://bucket/x/Thumbs.db"])) == 3
 
 
 def answered(code: str) -> Exception:

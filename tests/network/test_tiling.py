@@ -11,7 +11,7 @@ from scipy import ndimage
 import patchcluster
 from conftest import save_image
 from patchcluster.errors import SettingError
-from patchcluster.images.decode import network_size
+from patchcluster.images.shapes import network_size
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.network.backbones import load_backbone, random_backbone
 from patchcluster.network.patches import patch_grid

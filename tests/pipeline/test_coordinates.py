@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchcluster.images.decode import load_image, network_size, survey
+from patchcluster.images.decode import load_image, survey
+from patchcluster.images.shapes import network_size
 from patchcluster.network.tiling import native_size
 from patchcluster.scores.finish import MapRule, finish
 from patchcluster.scores.maps import find_regions, fuse, round_as_stored

@@ -226,7 +226,7 @@ def bomb():
         (b"no image at all", "not an image"),
         (png()[:3000], "damaged image"),
         (bomb(), "too large"),
-        (png(0, 1100, 1000)[:180_000], "1100 x 1000 is more than 1000000 pixels"),
+        (png(0, 1100, 1000)[:180_000], "1100 x 1000 pixels are more than 1000000"),
     ],
 )
 def test_what_is_no_image_is_refused_with_the_reason(client, fits, body, words):

@@ -25,7 +25,7 @@ from PIL import Image
 from conftest import PATIENCE, textured_image, write_set
 from patchcluster import watching
 from patchcluster.errors import InputError, RunError, SettingError, UnreadableImage
-from patchcluster.images.inputs import find_images
+from patchcluster.images.finding import find_images
 from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.runs import runfolder
 from patchcluster.watching import Box, Row, watch

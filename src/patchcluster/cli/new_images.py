@@ -50,7 +50,7 @@ def serve(
     workers: options.Parallel = None,
     queue: options.Queue = 16,
     max_upload: options.MaxUpload = "64MiB",
-    max_pixels: options.MaxPixels = 64_000_000,
+    max_pixels: options.RequestPixels = 64_000_000,
     timeout: options.Timeout = 30,
     weights: options.Weights = None,
     device: options.Device = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
+from ..images.shapes import MAX_PIXELS
 from ..methods import METHODS
 
 
@@ -84,6 +85,10 @@ Size = Annotated[
         metavar="PIXELS",
         help="Approximate width of the network's input, in steps of 32; 256,448: maps averaged.",
     ),
+]
+MaxPixels = Annotated[
+    int | None,
+    Option(metavar="N", min=1, help=f"Skip images of more pixels; default: {MAX_PIXELS}."),
 ]
 Tile = Annotated[
     bool, Option("--tile", help="Score images larger than the size at full resolution.")
@@ -234,8 +239,8 @@ Parallel = Annotated[
 ]
 Queue = Annotated[int, Option(metavar="N", min=0, help="Images that may wait; others get a 503.")]
 MaxUpload = Annotated[str, Option(metavar="SIZE", help="Largest file that is accepted.")]
-MaxPixels = Annotated[
-    int, Option(metavar="N", min=1, help="Most pixels of an image that is accepted.")
+RequestPixels = Annotated[
+    int, Option(metavar="N", min=1, help="Refuse images of more pixels, whatever the scan read.")
 ]
 Timeout = Annotated[float, Option(metavar="SECONDS", min=0.1, help="Then a request gets a 504.")]
 Arrivals = Annotated[str, Argument(metavar="FOLDER", help="Where images arrive.")]

@@ -31,6 +31,7 @@ def scan(
     weights: options.Weights = None,
     size: options.Size = None,
     tile: options.Tile = False,
+    max_pixels: options.MaxPixels = None,
     roi: options.Roi = None,
     k: options.K = None,
     ratio: options.Ratio = None,

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, UnreadableImage
+from . import jpeg
 from .inputs import open_input, reason
+from .shapes import MAX_PIXELS, check_shape, raise_pillow_limit
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 Depth = Literal["byte", "integer", "float"]
 
-STRIDE = 32  # sides of the network's input are multiples of this
 THUMBNAIL_SIDE = 320
 _INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
 _ORIENTATION = 0x0112  # EXIF tag
@@ -59,31 +60,16 @@ class LoadedImage:
     thumbnail: bytes  # JPEG
 
 
-def network_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """Give the network's input (height, width) for an image of width x height.
-
-    About size x size pixels in all, the image's aspect, sides multiples of 32: square images
-    become size x size. Images of similar aspect share an input size, so that they batch together.
-    """
-    aspect = math.sqrt(width / height)
-    high, wide = (
-        max(STRIDE, round(size * side / STRIDE) * STRIDE) for side in (1 / aspect, aspect)
-    )
-    return high, wide
-
-
-def survey(source: str | bytes, max_pixels: int | None = None) -> Header:
+def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Read an image's size as shown and, if it is deep, its range of values.
 
     source: its path, or the bytes of the file. Only the header is read, except of deep images.
-    Raises UnreadableImage with the reason, also if it has more than `max_pixels`.
+    Raises UnreadableImage with the reason, also for the shapes that `check_shape` refuses.
     """
+    raise_pillow_limit(max_pixels)
     with _open(source, head=True) as file, _reading():
         image = Image.open(file)
-        if max_pixels is not None and image.width * image.height > max_pixels:
-            raise UnreadableImage(
-                f"too large: {image.width} x {image.height} is more than {max_pixels} pixels"
-            )
+        check_shape(image.width, image.height, max_pixels)
         depth = _depth(image, file)
         width, height = _stored_size(image)
         if _orientation(image, file) in (5, 6, 7, 8):  # those that swap the sides
@@ -106,13 +92,16 @@ def load_image(
     `source` is as in `survey`, `header` what that found, `ranges` what `deep_range` gave for the
     set. Raises UnreadableImage with the reason.
     """
+    raise_pillow_limit(header.width * header.height)
     with _open(source) as file, _reading():
         data = file.read()
         stream = io.BytesIO(data)
-        image = Image.open(stream)
+        image: Image.Image = Image.open(stream)
         depth = _depth(image, stream)
         if depth != header.depth:
             raise UnreadableImage(_CHANGED)
+        if image.format in jpeg.FORMATS:
+            image = jpeg.decode(image, data)
         if depth == "byte":
             shown = _plain(_upright(image))
             _check_whole(image, data)
@@ -144,7 +133,7 @@ def _reading() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise UnreadableImage("not an image, or of a format that Pillow cannot read") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too large: {reason(error)}") from error
+        raise UnreadableImage("too large: more pixels than --max-pixels allows") from error
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise UnreadableImage(f"damaged image: {reason(error)}") from error
 
@@ -165,11 +154,11 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    small = image.copy()
+    """Shrink an image in place, since a copy of a large one would cost as much again."""
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    small.thumbnail(side, Image.Resampling.BILINEAR, reducing_gap=1.0)
+    image.thumbnail(side, Image.Resampling.BILINEAR, reducing_gap=1.0)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 

@@ -1,13 +1,12 @@
-"""Find the files that a user names, and read their bytes: local paths and fsspec URLs."""
+"""Read the bytes of files: local paths and fsspec URLs."""
 
 import errno
-import glob
 import hashlib
 import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -39,32 +38,6 @@ _PACKAGES = {  # that fsspec asks for, by protocol
 }  # fmt: skip
 
 
-def find_images(
-    inputs: Sequence[str | os.PathLike[str]],
-    leave_out: Callable[[Path], bool] = lambda _: False,
-    leave_out_remote: Callable[[Sequence[str]], set[str]] = lambda _: set(),
-) -> list[str]:
-    """List every candidate file of folders, files, globs and fsspec URLs, in natural order.
-
-    Folders are searched with their subfolders; links are followed, loops are not; hidden files and
-    folders and those that `leave_out` names are left out, of the files of a URL what lies in the
-    folders that `leave_out_remote` names. A file named twice is listed once.
-    Whether a file is an image is for its reader to say, so that nothing disappears in silence.
-
-    Raises InputError if an input does not exist or nothing is found.
-    """
-    found: dict[str, str] = {}  # absolute path -> path as the user gave it
-    items = [os.fspath(item) for item in inputs]
-    for item in items:
-        for path in _expand(item, leave_out, leave_out_remote):
-            found.setdefault(path if is_url(path) else os.path.abspath(path), path)
-    if not found:
-        raise InputError(
-            f"no files in {', '.join(map(repr, items))}: name a folder that holds images"
-        )
-    return sorted(found.values(), key=natural_key)
-
-
 def natural_key(path: str) -> list[tuple[int, int, str]]:
     """Sort key that puts `part2.png` before `part10.png`."""
     pieces = re.split(r"(\d+)", path)
@@ -86,77 +59,7 @@ def local_path(place: str | os.PathLike[str]) -> Path:
     return Path(name)
 
 
-def _expand(
-    item: str,
-    leave_out: Callable[[Path], bool],
-    leave_out_remote: Callable[[Sequence[str]], set[str]],
-) -> Iterator[str]:
-    if is_url(item):
-        yield from _expand_url(item, leave_out_remote)
-    elif os.path.isdir(item):
-        yield from walk(Path(item), leave_out)
-    elif os.path.lexists(item):
-        yield item
-    elif any(c in item for c in "*?["):
-        matches = glob.glob(item, recursive=True)
-        if not matches:
-            raise InputError(f"nothing matches {item!r}: check the pattern")
-        for match in matches:
-            if os.path.isdir(match):
-                # `**` lists the folders and what is in them; walking both lists files twice,
-                # which `find_images` undoes.
-                yield from walk(Path(match), leave_out)
-            else:
-                yield match
-    else:
-        why = _why_missing(item)
-        raise InputError(f"{item!r} {why}: check the path (a folder, file, glob or URL)")
-
-
-def _why_missing(item: str) -> str:
-    try:
-        os.lstat(item)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        return f"cannot be reached ({reason(error)})"
-    return "does not exist"
-
-
-def _expand_url(url: str, leave_out: Callable[[Sequence[str]], set[str]]) -> Iterator[str]:
-    fs, root = _open_place(url)
-    try:
-        fs.invalidate_cache()  # what changed since an earlier listing is seen
-        if fs.isdir(root):
-            names = list(fs.find(root))
-        elif fs.exists(root):
-            names = [root]
-        else:
-            names = fs.glob(root) if any(c in root for c in "*?[") else []
-            names = [name for name in names if not fs.isdir(name)]
-    except Exception as error:  # each file system raises its own classes
-        raise InputError(
-            f"cannot list {url!r} ({reason(error)}): check the address, the connection and your "
-            "credentials"
-        ) from error
-    if not names:
-        raise InputError(f"nothing is at {url!r}: check the address")
-    left_out = leave_out(names)
-    for name in names:
-        hidden = any(part.startswith(".") for part in name[len(root) :].split("/"))
-        # A key that ends in / stands for a folder in storage that has none.
-        if not hidden and not name.endswith("/") and left_out.isdisjoint(_folders(name)):
-            yield fs.unstrip_protocol(name)
-
-
-def _folders(name: str) -> Iterator[str]:
-    """List the folders that contain a remote file."""
-    while "/" in name:
-        name = name.rpartition("/")[0]
-        yield name
-
-
-def _open_place(url: str) -> tuple[Any, str]:
+def open_place(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL and the name in it. Raises InputError."""
     import fsspec
 
@@ -172,37 +75,6 @@ def _open_place(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise InputError(f"cannot open {url!r}: {reason(error)}") from error
     return fs, root
-
-
-def walk(
-    folder: Path, leave_out: Callable[[Path], bool], parents: frozenset[str] = frozenset()
-) -> Iterator[str]:
-    """List the files under a folder by the rules of `find_images`, and unreadable folders.
-
-    parents: the real paths above it, to stop at loops.
-    """
-    real = os.path.realpath(folder)
-    if real in parents or leave_out(folder):
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda e: e.name)
-    except OSError:
-        yield str(folder)  # `open_input` refuses it with a reason, so that a scan lists it
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if _is_folder(entry):
-            yield from walk(folder / entry.name, leave_out, parents | {real})
-        else:
-            yield str(folder / entry.name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that cannot be followed
-        return False
 
 
 def open_input(path: str, head: bool = False) -> IO[bytes]:
@@ -270,7 +142,7 @@ def _open_local(path: str) -> IO[bytes]:
 
 def _open_url(url: str, head: bool) -> IO[bytes]:
     with _reaching(url):
-        fs, name = _open_place(url)
+        fs, name = open_place(url)
         size = fs.info(name).get("size") if head else None
         whole = name.lower().endswith(".png")  # gone through to its end: see `decode._has_metadata`
         if whole or size is None or size <= _SMALL:
@@ -301,7 +173,7 @@ class _Beginning(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if len(self._data) <= self._at < self._size:
             with _reaching(self._url):
-                fs, name = _open_place(self._url)
+                fs, name = open_place(self._url)
                 self._data = fs.cat_file(name)
             self._size = len(self._data)
         part = self._data[self._at : self._at + len(buffer)]
@@ -345,7 +217,7 @@ def stamp(path: str) -> list[int]:
     """
     if is_url(path):
         with _reaching(path):
-            fs, name = _open_place(path)
+            fs, name = open_place(path)
             info = fs.info(name)
             return [int(info.get("size") or 0), version_of(info)]
     try:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..images.decode import STRIDE, Pixels, network_size
+from ..images.decode import Pixels
+from ..images.shapes import STRIDE, network_size
 from .backbones import Backbone
 
 WIDTH = 2  # of a tile at most, in units of the network's size

@@ -6,9 +6,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any, Self
 
 from ..errors import InputError, SettingError
+from ..images.shapes import DECODING_BYTES
 from ..methods.base import SearchCost
 from ..methods.grids import COMPARED_PATCHES
 from ..network.patches import grid_channels, grid_stride
@@ -27,7 +29,6 @@ _COSTLY: dict[str, Any] = {"--tile": {"tile": False}, "--bank-images": {"bank_im
 _ACTIVATION_BYTES = 400  # of the network, a pixel of the image that a thread works on
 _LEFT_BYTES = 150  # of these, that are not given back to the system before the search
 _SHAPE_BYTES = 8 * MIB  # that the network's library keeps for each shape of input
-_PIXEL_BYTES = 12  # of an image that is being decoded: its bytes, its pixels, its copy as shown
 _MAP_BYTES = 10  # of the map of an image that regions are looked for in, and of the regions
 _GRID_BYTES = 12  # of the scores of all images, a patch
 _NEIGHBOUR_BYTES = 30  # of what each patch was compared with, a patch, while that is written
@@ -56,7 +57,7 @@ class Workload:
     channels: int
     bank: int  # images that each is compared with
     pixels: int  # of all files
-    largest_image: int  # pixels
+    largest_images: int  # pixels of the largest together, one for each thread
     largest_grid: int  # patches of the image that has most
     seen_pixels: int  # of all inputs of the network, tiles with their overlaps
     input_pixels: int  # at most that the network sees at a time: of an image, or of a tile
@@ -122,7 +123,7 @@ class Planner:
             channels=width,
             bank=method.bank_size(images, each),
             pixels=sum(wide * high for wide, high in sizes),
-            largest_image=max(wide * high for wide, high in sizes),
+            largest_images=sum(nlargest(self.threads, (wide * high for wide, high in sizes))),
             largest_grid=max(map(max, areas)) // stride**2,
             seen_pixels=sum(seen[shape][0] * count for shape, count in counts.items()),
             input_pixels=max(at_once for _, at_once in seen.values()),
@@ -194,14 +195,15 @@ def predict_memory(work: Workload, baseline: int) -> int:
     left = work.threads * work.input_pixels * _LEFT_BYTES
     means = work.images * work.channels * _MEAN_BYTES
     compared = bank + sum(work.patches) * _GRID_BYTES + means + left
-    maps = work.threads * work.largest_image * _MAP_BYTES
+    maps = work.largest_images * _MAP_BYTES
     results = maps + patches * _NEIGHBOUR_BYTES
     search = compared + max(tiles + work.extra, results)
     grid = work.largest_grid * work.channels
     network = work.input_pixels * _ACTIVATION_BYTES + grid * _STAGE_BYTES
-    made = work.largest_image * _INPUT_BYTES + max(network, grid * _JOINING_BYTES)
-    decoded = work.largest_image * _PIXEL_BYTES
-    extraction = work.threads * (max(made, decoded) + grid * _WAITING_BYTES)
+    network = work.threads * max(network, grid * _JOINING_BYTES)
+    made = work.largest_images * _INPUT_BYTES + network
+    decoded = work.largest_images * DECODING_BYTES
+    extraction = max(made, decoded) + work.threads * grid * _WAITING_BYTES
     report = min(work.images, _DRAWN) * _DRAWN_BYTES + left
     kept = baseline + work.input_shapes * _SHAPE_BYTES + work.images * _IMAGE_BYTES + _SLACK
     return kept + max(search, extraction, report)

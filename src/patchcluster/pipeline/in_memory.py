@@ -27,7 +27,7 @@ def extract_files(
 
     Raises UnreadableImage for a file that is no image.
     """
-    headers = [survey(path) for path in paths]
+    headers = [survey(path, settings.max_pixels) for path in paths]
     grids: list[Tensor] = []
     with torch.inference_mode():
         for path, header in zip(paths, headers, strict=True):

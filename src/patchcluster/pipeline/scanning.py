@@ -27,7 +27,8 @@ from .. import __version__
 from ..errors import InputError, RunError, UnreadableImage
 from ..images import roi
 from ..images.decode import deep_range
-from ..images.inputs import find_images, local_path, stamp
+from ..images.finding import find_images
+from ..images.inputs import local_path, stamp
 from ..network.backbones import Backbone
 from ..report import write_report
 from ..runs import runfolder, storage
@@ -124,7 +125,7 @@ def predict(
     since, limit = since or time.monotonic(), parse_limit(max_memory)
     info = _asked(list_paths(inputs), settings, {}, Flagging())
     job = Job(Path(), info, progress or (lambda *_: None), ray=ray, max_memory=limit, since=since)
-    return forecast(job, *_survey(job, _find_images(info.inputs)))
+    return forecast(job, *_survey(job, _find_images(info.inputs, job.tell)))
 
 
 def _in_temporary_folder(work: Callable[[Path], None]) -> Run:
@@ -154,8 +155,8 @@ def _asked(
     )
 
 
-def _find_images(inputs: Sequence[str]) -> list[str]:
-    return find_images(inputs, runfolder.is_run, runfolder.find_runs)
+def _find_images(inputs: Sequence[str], tell: Callable[[str], None]) -> list[str]:
+    return find_images(inputs, runfolder.is_run, runfolder.find_runs, tell)
 
 
 def _match(labels: Labels, files: Sequence[str]) -> dict[str, Label]:
@@ -176,7 +177,7 @@ def _check_start(job: Job, inputs: list[str]) -> None:
 def _run(job: Job, overwrite: bool, cache: bool) -> None:
     """Scan; or take a finished run of the same as it is, with other labels or flags if asked."""
     folder, info = job.folder, job.info
-    files = _find_images(info.inputs)
+    files = _find_images(info.inputs, job.tell)
     info.labels = _match(info.labels, files)
     stale = False
     try:

@@ -1,6 +1,5 @@
 """New images against the bank of a finished run, which stays as it is."""
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import RunError, SettingError, UnreadableImage
-from ..images.decode import Pixels, load_image, network_size, survey
-from ..images.inputs import find_images, local_path, read_input
+from ..images.decode import Pixels, load_image, survey
+from ..images.finding import find_images
+from ..images.inputs import local_path, read_input
+from ..images.shapes import network_size
 from ..methods import Method
 from ..methods.base import NEIGHBOURS_KEPT
 from ..network.devices import choose_device
@@ -172,9 +172,10 @@ class Scorer:
     def score(self, data: bytes, path: str = "", max_pixels: int | None = None) -> ScoredImage:
         """Score an image by the bytes of its file.
 
-        Raises UnreadableImage with the reason, also if it has more than `max_pixels`.
+        Raises UnreadableImage with the reason, also if it has more than `max_pixels`; None: than
+        the scan would take.
         """
-        header = survey(data, max_pixels)
+        header = survey(data, max_pixels or self.settings.max_pixels)
         ranges = self.run.info.deep_range
         if header.depth != "byte" and header.depth not in ranges:
             raise UnreadableImage(
@@ -275,8 +276,9 @@ class Scorer:
 
     def _warm_up(self) -> None:
         """Build what methods build at their first comparison, before threads share them."""
-        first, buffer = self.run.images[0], io.BytesIO()
-        height, width = network_size(first.width, first.height, max(self.settings.size))
-        Image.new("L", (width, height), 128).save(buffer, "PNG")
-        with suppress(UnreadableImage):
-            self.score(buffer.getvalue())
+        first, sizes = self.run.images[0], self.settings.size
+        shapes = [network_size(first.width, first.height, size) for size in sizes]
+        height, width = shapes[0]
+        record = ImageRecord(-1, "", "", 0, width, height, self._roi)
+        with torch.inference_mode(), suppress(UnreadableImage):
+            self._score(record, [np.full((*shape, 3), 128, np.uint8) for shape in shapes])

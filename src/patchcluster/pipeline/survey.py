@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..errors import SettingError, UnreadableImage
 from ..images import roi
-from ..images.decode import STRIDE, Header, network_size, survey
+from ..images.decode import Header, survey
 from ..images.inputs import stamp
 from ..images.masks import Bools, cover, read_mask_file
+from ..images.shapes import STRIDE, network_size
 from ..methods import METHODS
 from ..network.tiling import find_lattice, native_size
 from ..runs import runfolder
@@ -57,7 +58,7 @@ def survey_files(
     """
     candidates: list[Candidate] = []
     skipped: dict[int, Skipped] = {}
-    headers = read_headers(paths, threads)
+    headers = read_headers(paths, settings.max_pixels, threads)
     for i, (path, found) in enumerate(zip(paths, headers, strict=True)):
         if isinstance(found, str):
             skipped[first + i] = Skipped(path, found)
@@ -72,12 +73,14 @@ def survey_files(
     return Survey(masked.candidates, skipped | masked.skipped, masked.masks)
 
 
-def read_headers(paths: Sequence[str], threads: int) -> Iterator[tuple[Header, list[int]] | str]:
+def read_headers(
+    paths: Sequence[str], max_pixels: int, threads: int
+) -> Iterator[tuple[Header, list[int]] | str]:
     """Yield the header and the stamp of each file, or the reason why it cannot be read."""
 
     def read(path: str) -> tuple[Header, list[int]] | str:
         try:
-            return survey(path), stamp(path)
+            return survey(path, max_pixels), stamp(path)
         except UnreadableImage as error:
             return str(error)
 

@@ -12,7 +12,8 @@ import torch
 from ..errors import InputError, RunError
 from ..images import roi
 from ..images.decode import Header, deep_range
-from ..images.inputs import PathFinder, find_images, hash_file, is_url, local_path, natural_key
+from ..images.finding import find_images
+from ..images.inputs import PathFinder, hash_file, is_url, local_path, natural_key
 from ..network.backbones import Backbone
 from ..runs import runfolder
 from ..runs.info import ImageRecord, Skipped
@@ -66,7 +67,7 @@ def update(
     with hold_run(folder):
         finish_held(folder, step)  # an earlier change
         before = Run(folder)
-        change = find_change(before, list_paths(add), list_paths(remove))
+        change = find_change(before, list_paths(add), list_paths(remove), tell)
         if change.files or change.gone:
             info = dataclasses.replace(before.info, seconds={}, predicted_seconds={}, memory={})
             change_set(Job(folder, info, step, tell, max_memory=limit), before, change)
@@ -84,13 +85,15 @@ class Change:
     gone: list[str]  # paths of images that are removed
 
 
-def find_change(run: Run, add: Sequence[str], remove: Sequence[str]) -> Change:
+def find_change(
+    run: Run, add: Sequence[str], remove: Sequence[str], tell: Callable[[str], None]
+) -> Change:
     """Find the images to add and remove. Raises InputError if one of them does not exist."""
     known = [*run.paths, *(skip.path for skip in run.skipped)]
     gone = {path for name in remove for path in _matching(name, known, run.info.removed)}
     records = {_absolute(image.path): image for image in run.images}
     files = []
-    for file in find_images(add, runfolder.is_run, runfolder.find_runs) if add else []:
+    for file in find_images(add, runfolder.is_run, runfolder.find_runs, tell) if add else []:
         image = records.get(_absolute(file))
         if file in gone or (image is not None and image.path in gone):
             continue
@@ -212,7 +215,8 @@ def _check_depths(job: Job, kept: Sequence[ImageRecord], added: Sequence[Header]
     if not known and all(header.depth == "byte" for header in added):
         return
     headers, paths = list(added), [image.path for image in kept]
-    for path, found in zip(paths, read_headers(paths, job.threads), strict=True):
+    found_headers = read_headers(paths, job.settings.max_pixels, job.threads)
+    for path, found in zip(paths, found_headers, strict=True):
         if isinstance(found, str):
             raise RunError(
                 f"{path!r} cannot be read ({found}), and images of more than 8 bits need the scale "

@@ -110,7 +110,9 @@ class Pictures:
     def _decode(self, image: ImageRecord) -> tuple[Pixels, str]:
         try:
             data, size = self._read(image), (image.height, image.width)
-            loaded = load_image(data, survey(data), [size], self._run.info.deep_range)
+            info = self._run.info
+            header = survey(data, info.settings["max_pixels"])
+            loaded = load_image(data, header, [size], info.deep_range)
             return np.rint(loaded.pixels[0]).astype(np.uint8), ""
         except UnreadableImage as reason:
             return np.asarray(open_thumbnail(self._run, image)), str(reason)

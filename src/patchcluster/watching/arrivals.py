@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..images.inputs import natural_key, reason, walk
+from ..images.finding import walk
+from ..images.inputs import natural_key, reason
 from ..runs import runfolder
 
 Stamp = tuple[int, int, int]  # size in bytes; mtime and ctime in ns

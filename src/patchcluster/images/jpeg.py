@@ -1,0 +1,53 @@
+"""The pixels of a JPEG file, unless some of them are damaged.
+
+libjpeg makes up what it cannot decode: blocks of grey, or of their neighbours. It warns of that,
+but Pillow drops its warnings. simplejpeg has the same libjpeg, gives the same pixels, and raises.
+"""
+
+import re
+
+import simplejpeg
+from PIL import Image
+
+from ..errors import UnreadableImage
+
+FORMATS = ("JPEG", "MPO")  # of Pillow; an MPO begins with a JPEG that is complete
+_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # simplejpeg's, by mode of Pillow
+_LAYOUTS = {"L": "L", "RGB": "RGB", "CMYK": "CMYK;I"}  # Adobe's inks, which all use, are inverted
+_END = b"\xff\xd9"
+# Warnings of pixels that are missing or made up. Others are of metadata.
+_LOST = re.compile("premature end|bad huffman code|bad arithmetic code|found marker .* instead")
+# What is left over behind the pixels: before a restart, the next scan or the end of the image.
+_LEFT_OVER = re.compile("([0-9]+) extraneous bytes before marker 0x(?:d[0-79a]|c4)")
+_STRAY = 16  # left-over bytes that encoders of webcams and scanners produce without any damage
+_READ_AHEAD = 8  # bytes that the decoder has taken at most before it sees that they are left over
+
+
+def decode(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode a JPEG file that Pillow has opened; metadata come along, the orientation among them.
+
+    The pixels are Pillow's, bit for bit. Bytes behind the end of the image are ignored, and before
+    it what encoders are known to leave: zeros, or up to _STRAY bytes.
+    Raises UnreadableImage if libjpeg had to make up pixels, or data are left over behind the last.
+    A flipped bit that changes a value, and not where the next one begins, stays unseen.
+    """
+    try:
+        pixels = simplejpeg.decode_jpeg(data, _COLOURS[image.mode])
+    except ValueError as error:
+        message = str(error).lower()
+        if _is_damage(message, data):
+            what = message.removeprefix("corrupt jpeg data: ")
+            raise UnreadableImage(f"damaged image: {what}") from error
+        return image  # Pillow raises for errors, and reads on over warnings that do not matter
+    decoded = Image.frombytes(image.mode, image.size, pixels.data, "raw", _LAYOUTS[image.mode])
+    decoded.info = image.info
+    return decoded
+
+
+def _is_damage(message: str, data: bytes) -> bool:
+    """Whether a warning of libjpeg means that pixels are damaged."""
+    if (left_over := _LEFT_OVER.search(message)) is None:
+        return _LOST.search(message) is not None
+    count, scan = int(left_over[1]), data.rpartition(_END)[0]
+    padding = len(scan) - len(scan.rstrip(b"\0"))
+    return count > _STRAY and not count <= padding <= count + _READ_AHEAD

@@ -1,0 +1,115 @@
+"""JPEGs that are damaged inside, and good ones that look it, against what Pillow decodes."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from conftest import textured_image
+from patchcluster.errors import UnreadableImage
+from patchcluster.images.decode import load_image, survey
+
+END = b"\xff\xd9"
+PICTURE = Image.fromarray(textured_image(0, 150, 101))
+UPRIGHT = Image.Exif()
+UPRIGHT[0x0112] = 6
+
+
+def encode(image=PICTURE, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **{"quality": 85} | options)
+    return buffer.getvalue()
+
+
+def encode_sampled(factor):
+    options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
+    return cv2.imencode(".jpg", np.asarray(PICTURE), options)[1].tobytes()
+
+
+FILES = {
+    "4:2:0": encode(),
+    "4:4:4": encode(subsampling=0),
+    "4:2:2, tables of its own": encode(subsampling=1, optimize=True),
+    "4:4:0": encode_sampled(cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440),
+    "4:1:1": encode_sampled(cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411),
+    "progressive": encode(progressive=True),
+    "restarts": encode(restart_marker_rows=1),
+    "progressive with restarts": encode(progressive=True, restart_marker_blocks=7),
+    "grey": encode(PICTURE.convert("L")),
+    "CMYK": encode(PICTURE.convert("CMYK")),
+    "RGB": encode(keep_rgb=True),
+    "turned": encode(exif=UPRIGHT),
+    "one block": encode(PICTURE.resize((8, 8))),
+}
+
+
+def load(data):
+    header = survey(data)
+    return load_image(data, header, [(header.height, header.width)], {}).pixels[0]
+
+
+def shown(data):
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+
+def scan_data(data):
+    """Begin and end of the first scan."""
+    start = data.index(b"\xff\xda")
+    ends = [data.find(bytes([0xFF, marker]), start + 2) for marker in (0xD9, 0xC4, 0xDA)]
+    return start + 14, min(end for end in ends if end > 0)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_whole_jpeg_has_the_pixels_that_pillow_gives(name):
+    np.testing.assert_array_equal(load(FILES[name]), shown(FILES[name]))
+
+
+@pytest.mark.parametrize("name", ["4:2:0", "progressive", "grey", "restarts"])
+@pytest.mark.parametrize(
+    "add",
+    {
+        "a second image": lambda data: data + data,
+        "noise behind": lambda data: data + np.random.default_rng(0).bytes(3000),
+        "zeros behind": lambda data: data + bytes(3000),
+        "zeros before the end": lambda data: data.removesuffix(END) + bytes(3000) + END,
+        "fill bytes before the end": lambda data: data.removesuffix(END) + b"\xff" * 9 + END,
+        "stray bytes before the end": lambda data: data.removesuffix(END) + b"\x12\x7f\x34" + END,
+        "stray bytes in the header": lambda data: data.replace(
+            b"\xff\xdb", b"\1" * 600 + b"\xff\xdb", 1
+        ),
+        "another version of JFIF": lambda data: data[:11] + b"\7" + data[12:],
+        "half a colour profile": lambda data: (
+            data[:2] + b"\xff\xe2\0\x20ICC_PROFILE\0\3\1" + bytes(16) + data[2:]
+        ),
+    }.items(),
+    ids=lambda named: named[0],
+)
+def test_bytes_that_are_no_pixels_do_no_harm(name, add):
+    np.testing.assert_array_equal(load(add[1](FILES[name])), shown(FILES[name]))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "one block"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.97])
+def test_a_jpeg_that_is_cut_is_refused_also_with_an_end(name, share):
+    start, end = scan_data(FILES[name])
+    part = FILES[name][: round(start + share * (end - start))].rstrip(b"\xff")
+    for data in (part, part + END):
+        with pytest.raises(UnreadableImage, match="damaged image"):
+            load(data)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "one block"])
+def test_most_jpegs_with_a_lost_sector_are_refused(name):
+    data = FILES[name]
+    start, end = scan_data(data)
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(20):
+        at, size = int(rng.integers(start, end - 64)), min(512, (end - start) // 3)
+        lost = data[:at] + bytes(min(size, end - at)) + data[at + size :]
+        try:
+            load(lost)
+        except UnreadableImage:
+            refused += 1
+    assert refused >= 12
