@@ -22,10 +22,11 @@ from PIL import Image
 from faults.decoding import png
 from patchcluster.cli import options
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
-from patchcluster.images.decode import deep_range, load_image, survey
+from patchcluster.images.decode import load_image, survey
 from patchcluster.images.encode import encode
 from patchcluster.images.masks import read_mask_file
 from patchcluster.images.roi import name_region
+from patchcluster.images.window import choose_windows
 from patchcluster.pipeline.costs import parse_bytes
 from patchcluster.runs import runfolder, storage, tables
 from patchcluster.runs.run import load_run
@@ -103,7 +104,7 @@ def folder(tmp_path_factory):
     labels = {NAMES[0]: "normal", NAMES[1]: "anomalous"}
     run = write_run(folder, NAMES, 3, skipped, labels, [[3, 4]])
     run.info.baseline = {"typical": 0.25, "limit": 0.5}
-    run.info.deep_range = {"integer": [0, 4095]}
+    run.info.windows = {"integer": [0, 4095]}
     run.info.map_rule = {"frame": 256, "native_from": None, "sigma": 4.0, "steps": "bilinear"}
     run.info.memory, run.info.seconds = {"peak": 1 << 30}, {"compare": 1.5}
     runfolder.write_info(folder, run.info, run.images, run.skipped)
@@ -442,14 +443,14 @@ def make_files():
 
 
 FILES = make_files()
-RANGES = {"integer": [0.0, 65_535.0], "float": [0.0, 1.0]}
+WINDOWS = {"integer": [0.0, 65_535.0], "float": [0.0, 1.0]}
 
 
-def load_pixels(data, ranges=None):
+def load_pixels(data, windows=None):
     """An image at the size that it is shown at, as a scan loads it."""
     header = survey(data, MOST_PIXELS)
     sizes = [(header.height, header.width)]
-    loaded = load_image(data, header, sizes, ranges or deep_range([header]))
+    loaded = load_image(data, header, sizes, windows or choose_windows([header.spread]))
     assert loaded.file_size == len(data)
     with Image.open(io.BytesIO(loaded.thumbnail)) as thumbnail:
         thumbnail.load()
@@ -475,11 +476,11 @@ def test_a_changed_image_is_valid_or_refused(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_an_image_that_is_cut_short_is_refused_unless_all_its_pixels_are_there(name):
-    whole, _ = load_pixels(FILES[name], RANGES)
+    whole, _ = load_pixels(FILES[name], WINDOWS)
     length = len(FILES[name])
     cuts = {*range(0, length, max(1, length // 60)), *range(length - 24, length)}
     for cut in sorted(cuts):
-        found = attempt(lambda cut=cut: load_pixels(FILES[name][:cut], RANGES), UnreadableImage)
+        found = attempt(lambda cut=cut: load_pixels(FILES[name][:cut], WINDOWS), UnreadableImage)
         assert found is None or np.array_equal(found[0], whole), cut
 
 
@@ -489,11 +490,11 @@ def test_an_image_that_is_cut_short_is_refused_unless_all_its_pixels_are_there(n
 )
 def test_a_png_whose_rows_end_early_is_refused(depth, colour, channels):
     row = b"\0" + b"\xff" * (20 * channels * depth // 8)
-    assert load_pixels(png(20, 30, depth, colour, row * 30), RANGES)[0].min() == 255
+    assert load_pixels(png(20, 30, depth, colour, row * 30), WINDOWS)[0].min() == 255
     for rows in (0, 1, 10, 29):
         for more in (b"", row[:7]):
             data = png(20, 30, depth, colour, row * rows + more)
-            assert attempt(lambda data=data: load_pixels(data, RANGES), UnreadableImage) is None
+            assert attempt(lambda data=data: load_pixels(data, WINDOWS), UnreadableImage) is None
 
 
 def test_a_changed_mask_is_valid_or_refused(tmp_path):

@@ -55,6 +55,7 @@ class Settings:
     tile: bool = False  # images larger than size x size are scored at their own resolution
     roi: str | None = None  # mask of what is scored, or folder with one for each image
     max_pixels: int = MAX_PIXELS  # of an image that is read
+    window: tuple[float, float] | None = None  # values of deep images that become black and white
     seed: int = 0
     device: str = "auto"  # cpu, cuda, mps, cuda:0,cuda:1; auto: the fastest there is, all GPUs
 
@@ -137,6 +138,11 @@ def _check_values(settings: Settings) -> None:
         raise SettingError(f"frame {settings.frame}: choose 1 to 4096 pixels")
     if settings.max_pixels < 1:
         raise SettingError(f"max_pixels {settings.max_pixels}: choose 1 or more")
+    window = settings.window
+    if window is not None and not (
+        len(window) == 2 and -math.inf < window[0] < window[1] < math.inf
+    ):
+        raise SettingError(f"window {window}: choose two numbers, the lower one first")
     if not 0 <= settings.seed < 1 << 63:
         raise SettingError(f"seed {settings.seed}: choose 0 or more, of 63 bits at most")
     weight = settings.local_weight

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from patchcluster.errors import UnreadableImage
 from patchcluster.images import shapes
-from patchcluster.images.decode import Header, deep_range, load_image, survey
+from patchcluster.images.decode import load_image, survey
 from patchcluster.images.shapes import MAX_PIXELS, network_size
 from png_files import deep_png, insert_chunk
 
@@ -129,25 +129,6 @@ def test_deep_images_are_not_cut_to_8_bits(name):
     loaded = load(data, {"integer": [0.0, 65535.0], "float": [0.0, 1.0]})
     expected = shares.reshape(*loaded.shape[:2], -1) * 255
     np.testing.assert_allclose(loaded, np.broadcast_to(expected, loaded.shape), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("depth", "bounds", "expected"),
-    [
-        ("integer", [(0, 200)], [0, 255]),
-        ("integer", [(0, 100), (12, 4000)], [0, 4095]),
-        ("integer", [(0, 4096)], [0, 16383]),
-        ("integer", [(0, 65535)], [0, 65535]),
-        ("integer", [(-5, 1000)], [-5, 1000]),
-        ("float", [(0, 0.7), (0.1, 1.0)], [0, 1]),
-        ("float", [(0, 254.5)], [0, 255]),
-        ("float", [(0, 3000.0), (100, 2000)], [0, 3000]),
-        ("float", [(-1, 1)], [-1, 1]),
-    ],
-)
-def test_range_of_a_set(depth, bounds, expected):
-    headers = [Header(1, 1, depth, low, high) for low, high in bounds]
-    assert deep_range([*headers, Header(1, 1, "byte")]) == {depth: expected}
 
 
 # --- size of the network's input ----------------------------------------------------------------

@@ -331,3 +331,28 @@ def test_a_run_of_another_version_is_told_from_a_damaged_one(copied, written, wo
     file.write_text(json.dumps(info | {"format": written, "new": 1}))
     with pytest.raises(RunError, match=f"is {words} patchcluster"):
         patchcluster.load_run(copied.folder)
+
+
+def test_deep_images_have_one_window_that_can_be_given(tmp_path):
+    for i in range(4):
+        values = textured_image(i).astype(np.uint16)[..., 0] * 4 + 51_200
+        values[3, i] = 65_535
+        save_image(tmp_path / "set" / f"{i}.png", values)
+    run = patchcluster.scan(tmp_path / "set", tmp_path / "run", size=SIZE)
+    low, high = run.info.windows["integer"]
+    assert 51_000 < low < high < 52_600
+    assert f"black at {low:g}, white at {high:g}" in (run.folder / "report.html").read_text()
+    asked = patchcluster.scan(
+        tmp_path / "set", tmp_path / "asked", size=SIZE, window=(51_000, 53_000)
+    )
+    assert asked.info.windows == {"integer": [51_000, 53_000]}
+    assert list(asked.scores) != list(run.scores)
+
+
+def test_a_window_is_refused_where_no_image_is_deep(tmp_path):
+    for i in range(3):
+        save_image(tmp_path / "set" / f"{i}.png", textured_image(i))
+    with pytest.raises(SettingError, match="more than 8 bits, and none has"):
+        patchcluster.scan(tmp_path / "set", tmp_path / "run", size=SIZE, window=(0, 4095))
+    with pytest.raises(SettingError, match="the lower one first"):
+        patchcluster.scan(tmp_path / "set", tmp_path / "run", size=SIZE, window=(9, 4))

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..datasets import Category, read_truth
 from ..errors import InputError
-from ..images.decode import Pixels, deep_range, load_image, survey
+from ..images.decode import Pixels, load_image, survey
 from ..images.inputs import stamp
+from ..images.window import Windows, choose_windows
 from ..network.backbones import Backbone
 from ..network.patches import patch_grid
 from ..pipeline.extraction import Features, Made, make_batches
@@ -89,7 +90,7 @@ class Images:
     masks: list[NDArray[np.bool_]]
     stages: list[tuple[Path, str]]
     rule: InputRule
-    ranges: dict[str, list[float]]  # of deep images, see `images.decode.deep_range`
+    windows: Windows
 
     def patches(self, settings: Settings, which: Sequence[int]) -> list[Tensor]:
         """Patches float16 [h, w, c] of some images, as a scan with these settings makes them."""
@@ -102,7 +103,7 @@ class Images:
     def shown(self, image: int) -> NDArray[np.uint8]:
         """An image as the network sees it, uint8 [size, size, 3]."""
         path, side = self.infos[image].path, self.rule.resized
-        pixels = load_image(path, survey(path), [(side, side)], self.ranges).pixels[0]
+        pixels = load_image(path, survey(path), [(side, side)], self.windows).pixels[0]
         return np.rint(pixels[self.rule.window]).astype(np.uint8)
 
 
@@ -135,8 +136,8 @@ def load_images(
     read.
     """
     candidates = _survey(category, rule, network)
-    ranges = deep_range(one.header for one in candidates)
-    work = _Cut(network, Settings(method=_KEEPING_METHOD, size=(rule.size,)), ranges, rule)
+    windows = choose_windows(one.header.spread for one in candidates)
+    work = _Cut(network, Settings(method=_KEEPING_METHOD, size=(rule.size,)), windows, rule)
     batches = [
         Batch(folder / f"{number:06d}.safetensors", _key(work, batch), len(batch), batch.copy)
         for number, batch in enumerate(make_batches(candidates))
@@ -165,7 +166,7 @@ def load_images(
         [masks[i] for i in order],
         [(files[i], str(i)) for i in order],
         rule,
-        ranges,
+        windows,
     )
 
 
@@ -184,7 +185,7 @@ def _key(work: _Cut, batch: Sequence[Candidate]) -> Any:
         "weights": work.backbone.weights_hash,
         "stages": work.backbone.indices,
         "rule": dataclasses.asdict(work.rule),
-        "ranges": work.ranges,
+        "windows": work.windows,
         "files": [[one.path, *one.stamp] for one in batch],
     }
 

@@ -30,6 +30,16 @@ def parse_sizes(text: str | None) -> tuple[int, ...] | None:
         raise BadParameter(f"{text!r} is not a size: write 448, or 256,448") from None
 
 
+def parse_window(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise BadParameter(f"{text!r} is not a window: write two numbers, 0,4095") from None
+    return low, high
+
+
 def parse_share(text: str) -> float:
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -89,6 +99,14 @@ Size = Annotated[
 MaxPixels = Annotated[
     int | None,
     Option(metavar="N", min=1, help=f"Skip images of more pixels; default: {MAX_PIXELS}."),
+]
+Window = Annotated[
+    str | None,
+    Option(
+        metavar="LOW,HIGH",
+        help="Values that become black and white in images of more than 8 bits; default: by the "
+        "set's own values.",
+    ),
 ]
 Tile = Annotated[
     bool, Option("--tile", help="Score images larger than the size at full resolution.")

@@ -32,6 +32,7 @@ def scan(
     size: options.Size = None,
     tile: options.Tile = False,
     max_pixels: options.MaxPixels = None,
+    window: options.Window = None,
     roi: options.Roi = None,
     k: options.K = None,
     ratio: options.Ratio = None,
@@ -89,6 +90,7 @@ def _pick_settings(given: dict[str, Any]) -> dict[str, Any]:
     asked = {name: value for name, value in given.items() if name in names}
     return asked | {
         "size": options.parse_sizes(asked["size"]),
+        "window": options.parse_window(asked["window"]),
         "tile": asked["tile"] or None,  # not given: the preset's
     }
 

@@ -4,6 +4,7 @@ finding.py   what a user names -> files, here or at URLs
 inputs.py    files, here or at URLs -> bytes
 decode.py    bytes of an image file -> pixels, by stated rules
 jpeg.py      bytes of a JPEG file -> pixels, unless they are damaged
+window.py    the values of deep images that become black and white
 shapes.py    sizes of images: which are read, and what the network sees
 masks.py     masks as files
 roi.py       regions of interest: the part of each image that is scored

@@ -3,15 +3,15 @@
 How pixels are brought to three channels of 0 to 255:
 - the EXIF orientation is applied; of several frames the first is taken;
 - grey is repeated, palettes are looked up, CMYK is converted, transparent pixels lie on white;
-- "deep" images (over 8 bits a channel) are scaled by one rule for the whole set, never by an
-  image's own contrast: see `deep_range`. They stay float32, so faint contrast survives.
+- "deep" images (over 8 bits a channel) are scaled by one window for the whole set, never by an
+  image's own contrast: see `window`. They stay float32, so faint contrast survives.
 """
 
 import hashlib
 import io
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Literal
@@ -24,12 +24,12 @@ from ..errors import InputError, UnreadableImage
 from . import jpeg
 from .inputs import open_input, reason
 from .shapes import MAX_PIXELS, check_shape, raise_pillow_limit
+from .window import DeepKind, Spread, apply_window, measure_spread
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
-Depth = Literal["byte", "integer", "float"]
+Depth = Literal["byte"] | DeepKind
 
 THUMBNAIL_SIDE = 320
-_INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
 _ORIENTATION = 0x0112  # EXIF tag
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258  # TIFF tags; bits are of each channel
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -41,13 +41,15 @@ _WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True)
 class Header:
-    """Size of an image as shown (EXIF applied), and its range of values."""
+    """Size of an image as shown (EXIF applied), and the spread of its values if it is deep."""
 
     width: int
     height: int
-    depth: Depth
-    low: float = 0.0  # smallest and largest value of a deep image
-    high: float = 255.0
+    spread: Spread | None = None
+
+    @property
+    def depth(self) -> Depth:
+        return "byte" if self.spread is None else self.spread.kind
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class LoadedImage:
 
 
 def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
-    """Read an image's size as shown and, if it is deep, its range of values.
+    """Read an image's size as shown and, if it is deep, the spread of its values.
 
     source: its path, or the bytes of the file. Only the header is read, except of deep images.
     Raises UnreadableImage with the reason, also for the shapes that `check_shape` refuses.
@@ -75,22 +77,21 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
         if _orientation(image, file) in (5, 6, 7, 8):  # those that swap the sides
             width, height = height, width
         if depth == "byte":
-            return Header(width, height, depth)
+            return Header(width, height)
         file.seek(0)
-        values = _deep_values(file.read())
-        return Header(width, height, depth, float(values.min()), float(values.max()))
+        return Header(width, height, measure_spread(_deep_values(file.read()), depth))
 
 
 def load_image(
     source: str | bytes,
     header: Header,
     sizes: Sequence[tuple[int, int]],
-    ranges: dict[str, list[float]],
+    windows: Mapping[str, Sequence[float]],
 ) -> LoadedImage:
     """Read one image and resize it to each (height, width), the whole frame, without a crop.
 
-    `source` is as in `survey`, `header` what that found, `ranges` what `deep_range` gave for the
-    set. Raises UnreadableImage with the reason.
+    `source` is as in `survey`, `header` what that found, `windows` what `choose_windows` gave
+    for the set. Raises UnreadableImage with the reason.
     """
     raise_pillow_limit(header.width * header.height)
     with _open(source) as file, _reading():
@@ -107,7 +108,7 @@ def load_image(
             _check_whole(image, data)
             pixels: list[Pixels] = [_resize(shown, size) for size in sizes]
         else:
-            values = _scale(_deep_values(data), ranges[depth])
+            values = apply_window(_deep_values(data), windows[depth])
             pixels = [_resize_float(values, size) for size in sizes]
             shown = Image.fromarray(np.rint(values).astype(np.uint8))
     if shown.size != (header.width, header.height):
@@ -163,25 +164,6 @@ def _thumbnail(image: Image.Image) -> bytes:
 
 
 # --- deep images --------------------------------------------------------------------------------
-
-
-def deep_range(headers: Iterable[Header]) -> dict[str, list[float]]:
-    """Choose the values of a set's deep images that become 0 and 255, for each depth.
-
-    Integers: 0 to the top of the smallest usual bit depth (8, 10, 12, 14, 16, 32) that holds the
-    largest value of the set, so that 12-bit pictures in 16-bit files are not black. Floats: 0 to 1
-    or 0 to 255 if all values lie within, else the set's own smallest and largest value; integers
-    below 0 go by the last rule too.
-    """
-    ranges: dict[str, list[float]] = {}
-    deep = [header for header in headers if header.depth != "byte"]
-    for depth in sorted({header.depth for header in deep}):
-        low = min(header.low for header in deep if header.depth == depth)
-        high = max(header.high for header in deep if header.depth == depth)
-        tops = [1.0, 255.0] if depth == "float" else [2.0**b - 1 for b in _INTEGER_DEPTHS]
-        top = next((top for top in tops if high <= top), high)
-        ranges[depth] = [0.0, top] if low >= 0 and high <= tops[-1] else [low, high]
-    return ranges
 
 
 def _orientation(image: Image.Image, source: IO[bytes]) -> int:
@@ -322,12 +304,6 @@ def _orient(values: NDArray[np.float32], orientation: int) -> NDArray[np.float32
     if orientation in (2, 3, 6, 7):
         values = values[:, ::-1]
     return np.ascontiguousarray(values)
-
-
-def _scale(values: NDArray[np.float32], bounds: list[float]) -> NDArray[np.float32]:
-    low, high = bounds
-    scaled = (values - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
-    return scaled.clip(0, 255)
 
 
 def _resize_float(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

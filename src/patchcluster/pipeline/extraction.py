@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import InputError, UnreadableImage
 from ..images.decode import LoadedImage, Pixels, load_image
 from ..images.inputs import is_url, locate
+from ..images.window import Windows
 from ..network.backbones import Backbone
 from ..network.out_of_memory import in_halves
 from ..network.patches import patch_grid
@@ -62,13 +63,13 @@ class Features:
 
     backbone: Backbone
     settings: Settings
-    ranges: dict[str, list[float]]
+    windows: Windows
     prefetch: ClassVar[int] = _PREFETCHED
 
     def prepare(self, item: Candidate) -> Made | str:
         """An image, on the CPU with its patches, or the reason why it cannot be read."""
         try:
-            image = load_image(item.path, item.header, item.inputs, self.ranges)
+            image = load_image(item.path, item.header, item.inputs, self.windows)
         except UnreadableImage as error:
             return str(error)
         if not self._threads_have_networks:
@@ -130,7 +131,7 @@ def extract_all(
 
     Returns records of the images, and the files that were skipped, by id.
     """
-    features = Features(backbone, job.settings, job.info.deep_range)
+    features = Features(backbone, job.settings, job.info.windows)
     batches = make_batches(candidates)
     runfolder.remove_batches_from(job.folder, len(batches))  # of an earlier, longer list
     with job.timed("features"):
@@ -159,7 +160,7 @@ def _make_batch(
         "tile": features.settings.tile,
         "layout": features.settings.layout,
         "stages": list(features.backbone.indices),
-        "ranges": features.ranges,
+        "windows": features.windows,
         "files": [[c.id, c.path, *c.stamp, c.roi] for c in batch],
     }
     return Batch(

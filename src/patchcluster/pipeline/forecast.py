@@ -169,7 +169,7 @@ def measure_repeatedly(
 
 def _measure(job: Job, backbone: Backbone, candidates: Sequence[Candidate]) -> Rates | None:
     """Measure all rates once, in about half a second; None if no tried image can be read."""
-    features = Features(backbone, job.settings, job.info.deep_range)
+    features = Features(backbone, job.settings, job.info.windows)
     images = measure_images(features, candidates, job.threads)
     if images is None:
         return None
@@ -189,7 +189,7 @@ def measure_images(
     def measure(candidate: Candidate) -> tuple[float, float] | None:
         start = time.perf_counter()
         try:
-            image = load_image(candidate.path, candidate.header, candidate.inputs, features.ranges)
+            image = load_image(candidate.path, candidate.header, candidate.inputs, features.windows)
         except UnreadableImage:
             return None
         loaded = time.perf_counter()

@@ -24,11 +24,11 @@ from types import MappingProxyType
 from typing import Any
 
 from .. import __version__
-from ..errors import InputError, RunError, UnreadableImage
+from ..errors import InputError, RunError, SettingError, UnreadableImage
 from ..images import roi
-from ..images.decode import deep_range
 from ..images.finding import find_images
 from ..images.inputs import local_path, stamp
+from ..images.window import choose_windows
 from ..network.backbones import Backbone
 from ..report import write_report
 from ..runs import runfolder, storage
@@ -229,7 +229,9 @@ def _survey(job: Job, files: Sequence[str]) -> tuple[Backbone, Survey]:
     describe_versions(job)
     check_sizes(candidates, settings.method)
     job.make_method().check_labels(job.info.labels.get(one.path) for one in candidates)
-    job.info.deep_range = deep_range(candidate.header for candidate in candidates)
+    job.info.windows = choose_windows((one.header.spread for one in candidates), settings.window)
+    if settings.window is not None and not job.info.windows:
+        raise SettingError("--window is for images of more than 8 bits, and none has: leave it out")
     return backbone, survey
 
 

@@ -176,14 +176,14 @@ class Scorer:
         the scan would take.
         """
         header = survey(data, max_pixels or self.settings.max_pixels)
-        ranges = self.run.info.deep_range
-        if header.depth != "byte" and header.depth not in ranges:
+        windows = self.run.info.windows
+        if header.depth != "byte" and header.depth not in windows:
             raise UnreadableImage(
                 f"has {header.depth} values of more than 8 bits, and no image of the set has: "
-                "its scale is not known, save it with 8 bits"
+                "its window is not known, save it with 8 bits"
             )
         shapes = input_shapes(header.width, header.height, self.settings, self.backbone.strides)
-        image = load_image(data, header, shapes, ranges)
+        image = load_image(data, header, shapes, windows)
         record = ImageRecord(
             -1, path, image.sha256, image.file_size, header.width, header.height, self._roi
         )

@@ -11,9 +11,10 @@ import torch
 
 from ..errors import InputError, RunError
 from ..images import roi
-from ..images.decode import Header, deep_range
+from ..images.decode import Header
 from ..images.finding import find_images
 from ..images.inputs import PathFinder, hash_file, is_url, local_path, natural_key
+from ..images.window import choose_windows
 from ..network.backbones import Backbone
 from ..runs import runfolder
 from ..runs.info import ImageRecord, Skipped
@@ -194,7 +195,7 @@ def _survey_change(job: Job, before: Run, change: Change) -> tuple[Backbone | No
             job.step("survey"),
             first=1 + max(image.id for image in before.images),
         )
-        _check_depths(job, change.kept, [one.header for one in added.candidates])
+        _check_windows(job, change.kept, [one.header for one in added.candidates])
     describe_versions(job)
     return backbone, added
 
@@ -209,9 +210,9 @@ def _check_mask(job: Job, masks: str) -> None:
     job.info.roi_sha256 = found
 
 
-def _check_depths(job: Job, kept: Sequence[ImageRecord], added: Sequence[Header]) -> None:
-    """Raise RunError if the scale of deep images would be another one for this set."""
-    known = job.info.deep_range
+def _check_windows(job: Job, kept: Sequence[ImageRecord], added: Sequence[Header]) -> None:
+    """Raise RunError if the window of deep images would be another one for this set."""
+    known, given = job.info.windows, job.settings.window
     if not known and all(header.depth == "byte" for header in added):
         return
     headers, paths = list(added), [image.path for image in kept]
@@ -219,19 +220,20 @@ def _check_depths(job: Job, kept: Sequence[ImageRecord], added: Sequence[Header]
     for path, found in zip(paths, found_headers, strict=True):
         if isinstance(found, str):
             raise RunError(
-                f"{path!r} cannot be read ({found}), and images of more than 8 bits need the scale "
-                "of all: scan again"
+                f"{path!r} cannot be read ({found}), and images of more than 8 bits need the "
+                "window of all: scan again"
             )
         headers.append(found[0])
-    if deep_range(headers) != known:
+    if choose_windows((header.spread for header in headers), given) != known:
         raise RunError(
-            "images of more than 8 bits would be scaled in another way with this set: scan again"
+            "images of more than 8 bits would have another window with this set: scan again, with "
+            "--window to choose one that stays"
         )
 
 
 def _as_candidate(job: Job, image: ImageRecord) -> Candidate:
     """An image of the run as the survey would find it, as far as a plan needs it."""
-    header = Header(image.width, image.height, "byte")
+    header = Header(image.width, image.height)
     strides = job.info.backbone["strides"]
     inputs = input_shapes(image.width, image.height, job.settings, strides)
     mask = runfolder.read_mask_of(job.folder, image)

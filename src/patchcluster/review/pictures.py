@@ -112,7 +112,7 @@ class Pictures:
             data, size = self._read(image), (image.height, image.width)
             info = self._run.info
             header = survey(data, info.settings["max_pixels"])
-            loaded = load_image(data, header, [size], info.deep_range)
+            loaded = load_image(data, header, [size], info.windows)
             return np.rint(loaded.pixels[0]).astype(np.uint8), ""
         except UnreadableImage as reason:
             return np.asarray(open_thumbnail(self._run, image)), str(reason)

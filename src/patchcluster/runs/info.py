@@ -76,7 +76,7 @@ class RunInfo:
     backbone: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
-    deep_range: dict[str, Annotated[list[float], Len(2, 2)]] = field(default_factory=dict)
+    windows: dict[str, Annotated[list[float], Len(2, 2)]] = field(default_factory=dict)
     threshold: dict[str, Any] = field(default_factory=dict)
     boundary: float = 0.0  # image score of the most doubtful image: see `feedback.find_boundary`
     map_rule: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,96 @@
+"""The window of a set's deep images: the values that become 0 and 255, the same in all of them.
+
+A few hot pixels must not darken an image, nor a few hot images the set; and a hot image must still
+look like no other. So values at the ends are left out, twice:
+
+1. of each image the lowest and the highest 0.1 % of the values (at least one of each);
+2. of the images' lows and highs that remain, the most extreme 5 % (none of fewer than 10 images).
+   Images count alike, whatever their size: it is images that are odd, not pixels.
+
+What remains is widened by a quarter on each side, so that what lies beyond stands out even where it
+is clipped, but not beyond the smallest and largest value of the set. Last, the window is widened to
+multiples of a power of two, its width being 16 to 32 of them, so that a few more images seldom
+change it: a changed window changes the features of all deep images.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+DeepKind = Literal["integer", "float"]
+Windows = dict[str, list[float]]  # by the kind of values: [low, high]
+
+_VALUES_OUT = 0.001  # share of an image's values that is left out at each end
+_IMAGES_OUT = 0.05  # share of the images' lows and highs
+_MARGIN = 0.25  # of the width that remains, on each side
+_STEPS = 16
+_SAMPLE = 1 << 20  # pixels of an image that its values are taken from, about
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The values of a deep image: smallest and largest, and those without 0.1 % at each end."""
+
+    kind: DeepKind
+    least: float
+    low: float
+    high: float
+    most: float
+
+
+def measure_spread(values: NDArray[np.float32], kind: DeepKind) -> Spread:
+    """Measure the values [height, width] or [height, width, channels] of a deep image."""
+    every = math.ceil(math.sqrt(values.shape[0] * values.shape[1] / _SAMPLE))
+    sample = values[::every, ::every].ravel()
+    low, high = _trim(sample, max(1, int(_VALUES_OUT * len(sample))))
+    return Spread(kind, float(values.min()), low, high, float(values.max()))
+
+
+def choose_windows(
+    spreads: Iterable[Spread | None], given: Sequence[float] | None = None
+) -> Windows:
+    """Choose the values of a set's deep images that become 0 and 255, for each kind that it has.
+
+    spreads: of all images, in any order; None: of 8 bits. given: the window that a user wants.
+    """
+    kinds: dict[str, list[Spread]] = {}
+    for spread in spreads:
+        if spread is not None:
+            kinds.setdefault(spread.kind, []).append(spread)
+    return {
+        kind: list(given) if given is not None else _choose(kinds[kind]) for kind in sorted(kinds)
+    }
+
+
+def apply_window(values: NDArray[np.float32], window: Sequence[float]) -> NDArray[np.float32]:
+    """Bring values to 0 to 255, float32; what lies outside the window is clipped."""
+    low, high = window
+    width = max(high - low, 1e-30)  # 0 if all values are equal: then larger ones are white
+    with np.errstate(over="ignore"):  # of the largest numbers there are
+        return ((values - np.float32(low)) * np.float32(255 / width)).clip(0, 255)
+
+
+def _choose(spreads: Sequence[Spread]) -> list[float]:
+    least, most = min(one.least for one in spreads), max(one.most for one in spreads)
+    out = int(_IMAGES_OUT * len(spreads) + 0.5)
+    low, _ = _trim(np.array([one.low for one in spreads]), out)
+    _, high = _trim(np.array([one.high for one in spreads]), out)
+    margin = _MARGIN * (high - low)
+    if margin == 0:  # nearly all values are equal: the others are what there is to see
+        low, high = least, most
+    low, high = max(low - margin, least), min(high + margin, most)
+    if low == high:
+        return [low, high]
+    step = 2.0 ** math.floor(math.log2((high - low) / _STEPS))
+    return [math.floor(low / step) * step, math.ceil(high / step) * step]
+
+
+def _trim(values: NDArray[np.floating], out: int) -> tuple[float, float]:
+    """Return the smallest and largest value [n] without so many at each end, at least one value."""
+    out = min(out, (len(values) - 1) // 2)
+    ordered = np.partition(values, (out, len(values) - 1 - out))
+    return float(ordered[out]), float(ordered[len(values) - 1 - out])
