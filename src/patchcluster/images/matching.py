@@ -149,11 +149,11 @@ def _fold(key: Key) -> Key:
 
 
 def _drop_additions(key: Key) -> Key:
-    """Drop what tools add to a base name: its stem has letters, digits and `_` only."""
+    """Drop what tools add to a base name, and make `_` of all but letters and digits."""
     *folders, name = _fold(key) or ("",)
     name = _ROBOFLOW.sub(r"\1.\2", _UPLOADED.sub("", unquote(name), 1))
     stem, ending = splitext(name)
-    return (*folders, re.sub(r"\W+", "_", stem) + ending)
+    return (*folders, re.sub(r"\W+", "_", stem).strip("_") + ending)
 
 
 def _drop_ending(key: Key) -> Key:
