@@ -66,21 +66,8 @@ def read_truth(truth: Truth) -> NDArray[np.bool_] | None:
     Raises InputError if one cannot be read, they are not of one size, or they cover nothing of an
     anomalous image.
     """
-    joined: NDArray[np.bool_] | None = None
-    for one in truth.masks:
-        mask = read_mask(one)
-        if joined is not None and joined.shape != mask.shape:
-            raise InputError(
-                f"the masks of one image differ in size ({joined.shape} and {mask.shape} in "
-                f"{_name(truth)!r}): mend the data set"
-            )
-        joined = mask if joined is None else joined | mask
-    if joined is not None and truth.anomalous and not joined.any():
-        raise InputError(
-            f"the mask {_name(truth)!r} of an anomalous image is empty: mend it, or have the data "
-            "set say that the image is normal"
-        )
-    return joined
+    joined = _join(truth)
+    return None if joined is None else _check_covers(joined, truth)
 
 
 def read_shown(truth: Truth, path: str, width: int, height: int) -> NDArray[np.bool_] | None:
@@ -91,26 +78,49 @@ def read_shown(truth: Truth, path: str, width: int, height: int) -> NDArray[np.b
 
     Raises InputError as `read_truth`, and if the size fits neither.
     """
-    mask = read_truth(truth)
-    if mask is None or mask.shape == (height, width):
-        return mask
-    is_turned = mask.shape == (width, height)
-    try:
-        orientation = read_orientation(path) if is_turned or truth.source else 1
-    except UnreadableImage as error:
+    mask = _join(truth)
+    if mask is None:
+        return None
+    is_swapped = mask.shape == (width, height) and width != height
+    if is_swapped or (truth.source and mask.shape != (height, width)):
+        try:
+            orientation = read_orientation(path)
+        except UnreadableImage as error:
+            raise InputError(
+                f"the mask {_name(truth)!r} has another size than {path!r}, which cannot be read "
+                f"({error}): run this where the image is"
+            ) from error
+        swaps = orientation in SWAPPING
+        if not (is_swapped and swaps):
+            stored = (height, width) if swaps else (width, height)
+            raise InputError(
+                f"the mask {_name(truth)!r} has {mask.shape[1]} x {mask.shape[0]} pixels, but "
+                f"{path!r} {stored[0]} x {stored[1]}, shown as {width} x {height}: mend its size"
+            )
+        mask = orient(mask, orientation)
+    return _check_covers(mask, truth)
+
+
+def _join(truth: Truth) -> NDArray[np.bool_] | None:
+    joined: NDArray[np.bool_] | None = None
+    for one in truth.masks:
+        mask = read_mask(one)
+        if joined is not None and joined.shape != mask.shape:
+            raise InputError(
+                f"the masks of one image differ in size ({joined.shape} and {mask.shape} in "
+                f"{_name(truth)!r}): mend the data set"
+            )
+        joined = mask if joined is None else joined | mask
+    return joined
+
+
+def _check_covers(mask: NDArray[np.bool_], truth: Truth) -> NDArray[np.bool_]:
+    if truth.anomalous and not mask.any():
         raise InputError(
-            f"cannot read {path!r} ({error}), which has to say how its mask is turned"
-        ) from error
-    swaps = orientation in SWAPPING
-    if is_turned and swaps:
-        return orient(mask, orientation)
-    if not is_turned and not truth.source:
-        return mask
-    stored = (height, width) if swaps else (width, height)
-    raise InputError(
-        f"{_name(truth)!r} has a mask of {mask.shape[1]} x {mask.shape[0]} pixels for {path!r}, "
-        f"which has {stored[0]} x {stored[1]}, shown as {width} x {height}: mend its size"
-    )
+            f"the mask {_name(truth)!r} of an anomalous image is empty: mend it, or have the data "
+            "set say that the image is normal"
+        )
+    return mask
 
 
 def _name(truth: Truth) -> str:
