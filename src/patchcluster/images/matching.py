@@ -63,6 +63,8 @@ def match_names(
         meaning[resolve(file)].append(i)
     for i, path in enumerate(paths):
         _take(matches, i, meaning.get(resolve(path), []), [i], names)
+    if len(set(matches.found.values())) == len(names):
+        return matches
     keys, places = [_to_key(name) for name in names], [_place(path) for path in paths]
     depth = shared_depth(places)
     for form in _FORMS:
