@@ -67,12 +67,16 @@ def look_up(
     paths: Sequence[str], categories: Iterable[Category], base: Path = Path()
 ) -> list[Truth | Unknown]:
     """Find the truth of images in given categories, whose folder is `base`."""
-    known = list(categories)
-    samples = [sample for category in known for sample in category.samples]
-    names = [name for category in known for name in list_names(category, base)]
+    # Links to one image, of which all say the same, are one.
+    known = {
+        (os.path.realpath(sample.path), sample.truth): (name, sample)
+        for category in categories
+        for name, sample in zip(list_names(category, base), category.samples, strict=True)
+    }
+    names, samples = [name for name, _ in known.values()], [one for _, one in known.values()]
     # Where folders say what an image is, its base name alone says nothing.
     is_list = all(sample.name for sample in samples)
-    matches = match_names(names, paths, [sample.path for sample in samples], is_list)
+    matches = match_names(names, paths, [file for file, _ in known], is_list)
     return [
         samples[matches.found[i]].truth
         if i in matches.found
@@ -106,11 +110,9 @@ def _judge_folder(paths: Sequence[str], folder: Path) -> list[Truth | None]:
     """Say what the folder of each image says of it, and the masks below a folder."""
     real = [os.path.realpath(path) for path in paths]
     masks, matches = pair_masks(real, folder, "*/*")
-    return [
-        Truth(True, (masks[matches.found[i]],))
-        if i in matches.found
-        else Truth(False)
-        if Path(path).parent.name in NORMAL_FOLDERS
-        else None
-        for i, path in enumerate(real)
+    judged: list[Truth | None] = [
+        Truth(False) if Path(path).parent.name in NORMAL_FOLDERS else None for path in real
     ]
+    for image, mask in matches.found.items():
+        judged[image] = Truth(True, (masks[mask],))
+    return judged
