@@ -480,6 +480,12 @@ def test_the_text_of_runs():
     ("change", "message"),
     [
         ({"images": 3}, r"is no COCO file \(images: "),
+        ({"annotations": [{"image_id": 0, "segmentation": [[1, 1, float("inf"), 2, 3, 4]]}]},
+         "is no COCO file"),
+        ({"images": [{"id": 0, "file_name": "a\0b.png", "width": 4, "height": 4}]},
+         "b.png', which is not there"),
+        ({"images": [{"id": 0, "file_name": "\ud800.png", "width": 4, "height": 4}]},
+         "png', which is not there"),
         ({"images": [{"id": 1, "file_name": "a.png", "width": 0, "height": 4}]}, "images.0.width"),
         ({"annotations": [{"image_id": 7}]}, "an annotation of image 7, which it does not name"),
         ({"annotations": [{"image_id": 0, "segmentation": {"size": [5, 4], "counts": [20]}}]},

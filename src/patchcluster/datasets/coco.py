@@ -14,6 +14,7 @@ are test.
 
 import functools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from .types import Sample, Truth
 
 FILES = ("annotations.json", "_annotations.coco.json")
 _Side = Annotated[int, Gt(0), Lt(1 << 20)]
+_Coordinate = Annotated[float, Gt(-1e9), Lt(1e9)]
 
 
 @dataclass
@@ -48,7 +50,7 @@ class _Runs:
 @dataclass
 class _Annotation:
     image_id: int | str
-    segmentation: list[list[float]] | _Runs | None = None
+    segmentation: list[list[_Coordinate]] | _Runs | None = None
 
 
 @dataclass
@@ -107,8 +109,8 @@ def read_file(path: Path) -> list[Sample]:
 def _locate(path: Path, image: _Image) -> str:
     """Say where the file of an image should be: next to the JSON file, or in a folder `images`."""
     plain = image.file_name.replace("\\", "/")
-    places = [path.parent / plain, path.parent / "images" / plain]
-    return str(next((place for place in places if place.is_file()), places[0]))
+    places = [str(folder / plain) for folder in (path.parent, path.parent / "images")]
+    return next(filter(os.path.isfile, places), places[0])
 
 
 def _truth(image: _Image, notes: list[_Annotation], path: Path) -> Truth:

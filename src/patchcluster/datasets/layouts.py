@@ -61,7 +61,7 @@ def list_names(category: Category, base: Path) -> list[str]:
 
 def _find_files(category: Category, base: Path) -> Category:
     """Find the files of images that a list names otherwise. Raises InputError if one is missing."""
-    lost = [i for i, sample in enumerate(category.samples) if not Path(sample.path).is_file()]
+    lost = [i for i, sample in enumerate(category.samples) if not os.path.isfile(sample.path)]
     if not lost:
         return category
     folder = base if base.is_dir() else base.parent

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..images.masks import pair_masks
-from ..images.matching import match_names
+from ..images.matching import follow, match_names
 from .layouts import NORMAL_FOLDERS, is_dataset, list_categories, list_names
 from .shapes import Entry
 from .types import Category, Truth, take_mask
@@ -69,7 +69,7 @@ def look_up(
     """Find the truth of images in given categories, whose folder is `base`."""
     # Links to one image, of which all say the same, are one.
     known = {
-        (os.path.realpath(sample.path), sample.truth): (name, sample)
+        (follow(sample.path), sample.truth): (name, sample)
         for category in categories
         for name, sample in zip(list_names(category, base), category.samples, strict=True)
     }

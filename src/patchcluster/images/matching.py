@@ -57,7 +57,7 @@ def match_names(
     whether rule 2 holds.
     """
     matches = Matches()
-    resolve = os.path.abspath if files is None else os.path.realpath
+    resolve = os.path.abspath if files is None else follow
     meaning = defaultdict(list)
     for i, file in enumerate(files or names):
         meaning[resolve(file)].append(i)
@@ -134,6 +134,14 @@ def _take(
         matches.unclear[image] = f"{name!r} fits {len(images)} images"
     else:
         matches.found[image] = of_image[0]
+
+
+def follow(file: str) -> str:
+    """Return the absolute path of a file with its links followed."""
+    try:
+        return os.path.realpath(file)
+    except ValueError:  # a name that no file can have
+        return file
 
 
 def _place(path: str) -> Key:
