@@ -79,10 +79,11 @@ def test_whatever_is_not_background_is_inside(tmp_path, kind):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_orientation_of_a_mask_is_applied(tmp_path, orientation):
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_the_orientation_of_a_mask_is_applied(tmp_path, orientation, form):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    (tmp_path / "mask").write_bytes(encode(IDS.astype(np.uint8), exif=exif))
+    (tmp_path / "mask").write_bytes(encode(IDS.astype(np.uint8), form, exif=exif))
     turns = {
         1: IDS, 2: IDS[:, ::-1], 3: IDS[::-1, ::-1], 4: IDS[::-1],
         5: IDS.T, 6: np.rot90(IDS, -1), 7: np.rot90(IDS.T, 2), 8: np.rot90(IDS),

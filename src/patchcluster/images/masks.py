@@ -1,5 +1,6 @@
 """Masks as files: found by the name of their image, read, brought to a grid."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ Bools = NDArray[np.bool_]
 
 IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MARK = "_mask"
+_TIFF_BITS, _TIFF_PLANES = 258, 284  # tags
 _DEEP = ";16"  # in the raw modes of Pillow that have 16 bits
 
 
@@ -48,18 +50,30 @@ def find_named(folder: Path, stem: str) -> Path | None:
 def read_mask_file(path: Path) -> Bools:
     """Read a mask: bool [height, width], True inside. See `to_mask`. Raises InputError."""
     try:
-        with Image.open(path) as image:
-            is_deep = len(image.getbands()) > 1 and any(_DEEP in str(tile) for tile in image.tile)
-            return to_mask(_read_deep(path) if is_deep else image)
+        data = path.read_bytes()  # Pillow does not turn a TIFF that it maps into memory
+        with Image.open(io.BytesIO(data)) as image:
+            return to_mask(_read_deep(data) if _is_deep(image) else image)
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise InputError(f"cannot read the mask {str(path)!r}: {reason(error)}") from error
 
 
-def _read_deep(path: Path) -> NDArray[Any]:
+def _is_deep(image: Image.Image) -> bool:
+    """Say whether a picture has colours of 16 bits. Raises ValueError if they are in planes."""
+    if len(image.getbands()) == 1:
+        return False
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if max(tags.get(_TIFF_BITS, (8,))) <= 8:
+        return any(_DEEP in str(tile) for tile in getattr(image, "tile", ()))
+    if tags.get(_TIFF_PLANES) == 2:
+        raise ValueError("16-bit colours in separate planes: save them pixel by pixel")
+    return True
+
+
+def _read_deep(data: bytes) -> NDArray[Any]:
     """Read a mask of 16-bit colours, which Pillow would cut to 8 bits: bool [height, width]."""
     import cv2
 
-    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 3:
         raise ValueError("its 16-bit colours cannot be decoded")
     alpha = pixels[..., 3] if pixels.shape[2] == 4 else None

@@ -83,9 +83,10 @@ def match_masks(names: Sequence[str], paths: Sequence[str]) -> Matches:
     matches = Matches()
     keys, places = [_to_key(name) for name in names], [_place(path) for path in paths]
     depth = shared_depth(places)
-    for form, end in itertools.product(_FORMS, (lambda key: key, _drop_ending)):
-        ends = [end(form(place)) for place in places]
-        _match_ends(matches, names, list(map(form, keys)), ends, depth)
+    for form in _FORMS:
+        named, whole = list(map(form, keys)), list(map(form, places))
+        for ends in (whole, list(map(_drop_ending, whole))):
+            _match_ends(matches, names, named, ends, depth)
     return matches
 
 
