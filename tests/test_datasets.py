@@ -480,6 +480,12 @@ def test_the_text_of_runs():
     ("change", "message"),
     [
         ({"images": 3}, r"is no COCO file \(images: "),
+        ({"annotations": [{"image_id": 0, "segmentation": [[1, 1, float("inf"), 2, 3, 4]]}]},
+         "is no COCO file"),
+        ({"images": [{"id": 0, "file_name": "a\0b.png", "width": 4, "height": 4}]},
+         "b.png', which is not there"),
+        ({"images": [{"id": 0, "file_name": "\ud800.png", "width": 4, "height": 4}]},
+         "png', which is not there"),
         ({"images": [{"id": 1, "file_name": "a.png", "width": 0, "height": 4}]}, "images.0.width"),
         ({"annotations": [{"image_id": 7}]}, "an annotation of image 7, which it does not name"),
         ({"annotations": [{"image_id": 0, "segmentation": {"size": [5, 4], "counts": [20]}}]},
@@ -512,3 +518,55 @@ def test_a_text_that_is_no_json_is_one_line(tmp_path):
     (tmp_path / "annotations.json").write_text("{")
     with pytest.raises(InputError, match=r"cannot read '.*annotations\.json'"):
         read_dataset(tmp_path)
+
+
+# --- names that do not fit ----------------------------------------------------------------------
+
+
+def test_folders_and_masks_without_regard_to_case(tmp_path):
+    write_images(tmp_path, "nut/test/crack/A.JPG", "nut/test/good/0.JPG")
+    write_masks(tmp_path, "nut/ground_truth/crack/a_mask.png", anomalous=2)
+    (nut,) = read_dataset(tmp_path)
+    assert kinds(nut) == [("crack/A.JPG", False, True), ("good/0.JPG", False, False)]
+    assert read_truth(nut.samples[0].truth).sum() == 2
+
+
+def test_masks_that_are_not_clear_are_an_error(tmp_path):
+    write_images(tmp_path, "images/a.png", "images/a.jpg")
+    write_masks(tmp_path, "masks/a.png")
+    with pytest.raises(InputError, match=r"the mask of '.*a\.jpg' is not clear \('a' fits 2 imag"):
+        read_dataset(tmp_path)
+    write_masks(tmp_path, "masks/a.png_mask.png", "masks/a.jpg_mask.png")
+    (tmp_path / "masks/a.png").unlink()
+    assert all(sample.truth.anomalous for sample in read_dataset(tmp_path)[0].samples)
+
+
+def test_a_table_of_another_system(tmp_path):
+    write_images(tmp_path, "candle/Data/Images/Anomaly/0.JPG")
+    write_masks(tmp_path, "candle/Data/Masks/Anomaly/0.png")
+    (tmp_path / "split_csv").mkdir()
+    rows = "object,split,label,image,mask\ncandle,test,anomaly,{0}Images{0}Anomaly{0}0.JPG,{0}Masks"
+    rows = (rows + "{0}Anomaly{0}0.png\n").format("\\").replace(",\\", ",candle\\Data\\")
+    (tmp_path / "split_csv" / "1cls.csv").write_text(rows)
+    (candle,) = read_dataset(tmp_path)
+    assert read_truth(candle.samples[0].truth).sum() == 1
+
+
+def test_links_to_one_image_that_say_the_same_are_one(tmp_path):
+    write_images(tmp_path, "test/good/0.png")
+    (tmp_path / "train" / "good").mkdir(parents=True)
+    (tmp_path / "train" / "good" / "0.png").symlink_to(tmp_path / "test" / "good" / "0.png")
+    assert find_truth([str(tmp_path / "train/good/0.png")], tmp_path) == [Truth(False)]
+
+
+def test_one_image_named_twice_in_a_coco_file_has_no_truth(tmp_path):
+    write_images(tmp_path, "a.png", "b.png")
+    write_coco(tmp_path, [("a.png", 4, 4, []), ("a.png", 4, 4, [SQUARE]), ("b.png", 4, 4, [])])
+    with pytest.raises(InputError, match=r"1 of 2 images have no truth.*a\.png' \(2 names fit it"):
+        find_truth([str(tmp_path / "a.png"), str(tmp_path / "b.png")], tmp_path)
+
+
+def test_a_mask_that_covers_nothing_of_an_anomalous_image_is_an_error(dataset):
+    (truth,) = find_truth([str(dataset / "test" / "crack" / "000.png")], dataset)
+    with pytest.raises(InputError, match=r"crack/000_mask\.png' of an anomalous image is empty"):
+        read_truth(truth)

@@ -30,6 +30,7 @@ from docblocks import Block, commands_of, entries_of, kind_of, read_blocks, read
 from page_reader import GROUP, NOT_RUN, ROOT, Page, Services, run_cli, why_not
 from patchcluster import demo, methods
 from patchcluster.benchmark import benchmark
+from patchcluster.methods import METHODS
 from patchcluster.methods.facts import FACTS
 from patchcluster.network import backbones
 from patchcluster.settings import PRESETS
@@ -50,6 +51,7 @@ def cheap(patch: pytest.MonkeyPatch) -> None:
 
     And one block a stage in WideResNet-50, an eighth as wide: a hundredth of its weights.
     """
+    list(METHODS.values())  # loaded, with facts that stay
     for name, facts in FACTS.items():
         settings = {**facts.settings, "size": (SIZE,)}
         patch.setitem(FACTS, name, dataclasses.replace(facts, settings=settings))

@@ -10,6 +10,7 @@ import io
 import json
 import os
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from PIL import Image
 
 from faults.decoding import png
 from patchcluster.cli import options
+from patchcluster.datasets import Truth, match_truth, read_shown
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
 from patchcluster.images.decode import load_image, survey
 from patchcluster.images.encode import encode
@@ -284,6 +286,34 @@ def test_a_changed_list_of_labels_is_valid_or_refused(tmp_path):
             assert set(labels.values()) <= {"normal", "anomalous"}
             file.write_bytes(tables.to_csv(["path", "label"], list(labels.items())))
             assert read_labels(file) == labels
+
+    check()
+
+
+def test_a_changed_file_of_annotations_is_valid_or_refused(tmp_path):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    runs, triangle = {"size": [4, 6], "counts": "41D0"}, [[1, 1.5, 3, 1, 3, 4]]
+    value = {
+        "images": [
+            {"id": i, "file_name": name, "width": 6, "height": 4}
+            for i, name in enumerate(["a.png", "images\\b.png", "/data/local-files/?d=c%20d.png"])
+        ],
+        "annotations": [
+            {"image_id": i, "segmentation": shape}
+            for i, shape in enumerate([triangle, runs, {**runs, "counts": [4, 3, 17]}])
+        ],
+    }
+    file = tmp_path / "annotations.json"
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c d.png")]
+
+    @fuzz(300)
+    @given(changed_json(value) | spliced(json.dumps(value).encode()))
+    def check(data):
+        file.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "replace"))
+        for truth in attempt(lambda: match_truth(paths, file), InputError) or []:
+            if isinstance(truth, Truth):
+                mask = attempt(partial(read_shown, truth, paths[0], 6, 4), InputError)
+                assert mask is None or (mask.shape, mask.dtype) == ((4, 6), bool)
 
     check()
 

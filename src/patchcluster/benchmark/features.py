@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..datasets import Category, read_truth
+from ..datasets import Category, read_shown
 from ..errors import InputError
 from ..images.decode import Pixels, load_image, survey
 from ..images.inputs import stamp
@@ -153,7 +153,8 @@ def load_images(
     files = [batch.path for batch in batches for _ in range(batch.images)]
     infos, masks = [], []
     for sample, candidate, content in zip(category.samples, candidates, contents, strict=True):
-        mask, header = read_truth(sample.truth), candidate.header
+        header = candidate.header
+        mask = read_shown(sample.truth, sample.path, header.width, header.height)
         known = sample.truth.anomalous, mask is not None, header.width * header.height
         covered = 0.0 if mask is None else float(mask.mean())
         infos.append(ImageInfo(sample.path, content, *known, covered))

@@ -214,7 +214,10 @@ By = Annotated[str | None, Option(metavar="HOW", help="copy (the default), hardl
 
 Truth = Annotated[
     Path,
-    Option(metavar="DIR", help="Data set (docs/datasets.md has the layouts), or its ground_truth."),
+    Option(
+        metavar="DIR",
+        help="Data set (docs/datasets.md has the layouts), its ground_truth, or a COCO file.",
+    ),
 ]
 DataSet = Annotated[
     Path, Argument(metavar="ROOT", help="Data set, in a layout of docs/datasets.md.")

@@ -77,7 +77,10 @@ def evaluate(
         from ..runs.run import load_run
 
         result = evaluate_run(load_run(run_folder), truth, partial(progress, "evaluate"))
-    figures = dataclasses.asdict(result)
+    figures = result.figures
+    _list_left(result.left_out, "")
+    if result.left_out:
+        print(f"{len(result.left_out)} images without a truth are left out", file=sys.stderr)
     if None in figures.values():
         print("'-' or null: a figure needs normal and anomalous images, and masks", file=sys.stderr)
     print(json.dumps(figures) if as_json else describe_figures(figures))
@@ -149,12 +152,17 @@ def _check_usage(
         raise typer.BadParameter(f"--{others[0].replace('_', '-')} belongs to --format NAME")
 
 
+def _list_left(left: dict[str, str], advice: str) -> None:
+    """List the first files that are left out, and why, on standard error."""
+    for path in list(left)[:_LISTED]:
+        print(f"left  {printable(path)}: {printable(left[path])}", file=sys.stderr)
+    if len(left) > _LISTED:
+        print(f"left  {len(left) - _LISTED} more{advice}", file=sys.stderr)
+
+
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
     if as_json:
         print(json.dumps(dataclasses.asdict(outcome)))
         return
-    for path in list(outcome.left)[:_LISTED]:
-        print(f"left  {printable(path)}: {printable(outcome.left[path])}", file=sys.stderr)
-    if len(outcome.left) > _LISTED:
-        print(f"left  {len(outcome.left) - _LISTED} more: --json lists them all", file=sys.stderr)
+    _list_left(outcome.left, ": --json lists them all")
     print(f"{len(outcome.done)} flagged files taken, {len(outcome.left)} left")

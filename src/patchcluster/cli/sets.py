@@ -153,4 +153,4 @@ def demo(
         )
         result = evaluate(run, parts)
     print_run(run, as_json=False)
-    print("Against the defects that were drawn:", describe_figures(dataclasses.asdict(result)))
+    print("Against the defects that were drawn:", describe_figures(result.figures))

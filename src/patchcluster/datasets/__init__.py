@@ -12,8 +12,8 @@ Files are read where they lie, never copied. A folder is one category or holds s
 
 from .layouts import read_dataset
 from .selection import SETTINGS, Setting, Split, select
-from .truth import find_truth, look_up, take_entries
-from .types import Category, Sample, Truth, read_mask, read_truth
+from .truth import Unknown, check_known, find_truth, look_up, match_truth, take_entries
+from .types import Category, Sample, Truth, read_mask, read_shown, read_truth
 
 __all__ = [
     "SETTINGS",
@@ -22,10 +22,14 @@ __all__ = [
     "Setting",
     "Split",
     "Truth",
+    "Unknown",
+    "check_known",
     "find_truth",
     "look_up",
+    "match_truth",
     "read_dataset",
     "read_mask",
+    "read_shown",
     "read_truth",
     "select",
     "take_entries",

@@ -1,7 +1,11 @@
 """COCO: a JSON file of images and of what is on them.
 
     annotations.json (or _annotations.coco.json)
-    NAME.* as the JSON file names them, next to it or in a folder `images`
+    NAME.* as the JSON file names them, next to it or in a folder `images`; or elsewhere, where
+    they are found by their names: see `images.matching`
+
+Sizes and shapes may be of images as they are shown or as they are stored, that is before their EXIF
+orientation is applied: see `types.read_shown`.
 
 An image is anomalous if it has an annotation, whatever its category. Polygons and runs (RLE, as
 numbers or as text) are its masks; if an annotation has only a box, no one says where. All images
@@ -10,6 +14,7 @@ are test.
 
 import functools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +30,7 @@ from .types import Sample, Truth
 
 FILES = ("annotations.json", "_annotations.coco.json")
 _Side = Annotated[int, Gt(0), Lt(1 << 20)]
+_Coordinate = Annotated[float, Gt(-1e9), Lt(1e9)]
 
 
 @dataclass
@@ -44,7 +50,7 @@ class _Runs:
 @dataclass
 class _Annotation:
     image_id: int | str
-    segmentation: list[list[float]] | _Runs | None = None
+    segmentation: list[list[_Coordinate]] | _Runs | None = None
 
 
 @dataclass
@@ -83,7 +89,6 @@ def read_file(path: Path) -> list[Sample]:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {str(path)!r} ({reason(error)}): mend it") from error
-    places = _locate(path, found.images)
     notes: dict[int | str, list[_Annotation]] = {image.id: [] for image in found.images}
     if len(notes) < len(found.images):
         raise InputError(f"two images in {str(path)!r} have one id: mend it")
@@ -95,25 +100,17 @@ def read_file(path: Path) -> list[Sample]:
             )
         notes[note.image_id].append(note)
     samples = [
-        Sample(str(places[image.id]), False, _truth(image, notes[image.id], path))
+        Sample(_locate(path, image), False, _truth(image, notes[image.id], path), image.file_name)
         for image in found.images
     ]
     return sorted(samples, key=lambda sample: natural_key(sample.path))
 
 
-def _locate(path: Path, images: list[_Image]) -> dict[int | str, Path]:
-    """Find the file of each image: all next to the JSON file, or all in a folder `images` there."""
-    first: Path | None = None
-    for folder in (path.parent, path.parent / "images"):
-        places = {image.id: folder / image.file_name for image in images}
-        missing = next((place for place in places.values() if not place.is_file()), None)
-        if missing is None:
-            return places
-        first = first or missing
-    raise InputError(
-        f"{str(path)!r} names {str(first)!r}, which is not there: put the images next to it, or "
-        "into a folder 'images' there"
-    )
+def _locate(path: Path, image: _Image) -> str:
+    """Say where the file of an image should be: next to the JSON file, or in a folder `images`."""
+    plain = image.file_name.replace("\\", "/")
+    places = [str(folder / plain) for folder in (path.parent, path.parent / "images")]
+    return next(filter(os.path.isfile, places), places[0])
 
 
 def _truth(image: _Image, notes: list[_Annotation], path: Path) -> Truth:
@@ -121,7 +118,8 @@ def _truth(image: _Image, notes: list[_Annotation], path: Path) -> Truth:
         raise InputError(f"{str(path)!r}: {image.file_name!r} is too large: mend its size")
     shapes = [_shape(image, note, path) for note in notes]
     known = tuple(shape for shape in shapes if shape is not None)
-    return Truth(bool(notes), known if len(known) == len(shapes) else ())
+    source = f"{path}: {image.file_name}"
+    return Truth(bool(notes), known if len(known) == len(shapes) else (), source)
 
 
 def _shape(image: _Image, note: _Annotation, path: Path) -> Shape | None:

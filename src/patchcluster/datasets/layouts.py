@@ -6,13 +6,16 @@ mask that it must have.
 """
 
 import csv
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
 from ..images.inputs import natural_key
-from ..images.masks import IMAGE_ENDS, find_mask, find_named
+from ..images.masks import IMAGE_ENDS, find_named, pair_masks
+from ..images.matching import match_names
 from . import coco
 from .types import Category, Sample, Truth, take_mask
 
@@ -30,7 +33,7 @@ def read_dataset(root: str | Path) -> list[Category]:
     categories = list_categories(base)
     if not categories:
         raise InputError(f"no data set is known in {str(root)!r}: expected {_EXPECTED}")
-    return categories
+    return [_find_files(category, base) for category in categories]
 
 
 def is_dataset(path: Path) -> bool:
@@ -49,6 +52,33 @@ def list_categories(base: Path) -> list[Category]:
     if whole is not None:
         return [whole]
     return [one for one in map(_read_category, _list_folders(base)) if one is not None]
+
+
+def list_names(category: Category, base: Path) -> list[str]:
+    """List the names of images as the data set has them."""
+    return [sample.name or os.path.relpath(sample.path, base) for sample in category.samples]
+
+
+def _find_files(category: Category, base: Path) -> Category:
+    """Find the files of images that a list names otherwise. Raises InputError if one is missing."""
+    lost = [i for i, sample in enumerate(category.samples) if not os.path.isfile(sample.path)]
+    if not lost:
+        return category
+    folder = base if base.is_dir() else base.parent
+    files = [str(path) for path in _list_images(folder)]
+    matches = match_names(list_names(category, base), files, [s.path for s in category.samples])
+    places = {name: files[file] for file, name in matches.found.items()}
+    missing = [category.samples[i].path for i in lost if i not in places]
+    if missing:
+        why = "".join(f" ({reason})" for reason in list(matches.unclear.values())[:1])
+        raise InputError(
+            f"{category.name!r} names {missing[0]!r}, which is not there{why}, as are "
+            f"{len(missing)} of {len(category.samples)} images: put them into {str(folder)!r}"
+        )
+    samples = list(category.samples)
+    for i in lost:
+        samples[i] = replace(samples[i], path=places[i])
+    return Category(category.name, samples)
 
 
 def _read_category(folder: Path) -> Category | None:
@@ -86,19 +116,23 @@ def _read_mvtec(folder: Path) -> Iterator[Sample]:
     """
     masks = folder / "ground_truth"
     for part in ("train", "validation", "test"):
-        for path in _list_images(folder / part):
+        images = _list_images(folder / part)
+        defective = [path for path in images if path.parent.name not in NORMAL_FOLDERS]
+        paired, _ = _pair(defective, masks, "*/*")
+        for path in images:
             if path.parent == folder / part:
                 continue  # an image whose kind nothing says
-            train, kind, stem = part != "test", path.parent.name, path.stem
+            train, kind = part != "test", path.parent.name
             if kind in NORMAL_FOLDERS:
                 yield Sample(str(path), train, Truth(False))
                 continue
-            mask = find_mask(masks / kind, stem)
-            found = [mask] if mask is not None else _list_images(masks / kind / stem)
+            mask = paired.get(path)
+            place = masks / kind / path.stem
+            found = [mask] if mask is not None else _list_images(place)
             if not found and masks.is_dir():
                 raise InputError(
-                    f"{str(path)!r} has no mask: put it at {str(masks / kind / stem)!r}_mask.png, "
-                    "or the image in a folder 'good'"
+                    f"{str(path)!r} has no mask: put it at {str(place)!r}_mask.png, or the image "
+                    "in a folder 'good'"
                 )
             yield Sample(str(path), train, Truth(True, tuple(found)))
 
@@ -113,9 +147,10 @@ def _read_visa(folder: Path) -> Iterator[Sample]:
     data = folder / "Data"
     for path in _list_images(data / "Images" / "Normal"):
         yield Sample(str(path), False, Truth(False))
-    for path in _list_images(data / "Images" / "Anomaly"):
-        mask = find_mask(data / "Masks" / "Anomaly", path.stem)
-        yield Sample(str(path), False, Truth(True, () if mask is None else (mask,)))
+    images = _list_images(data / "Images" / "Anomaly")
+    masks, _ = _pair(images, data / "Masks" / "Anomaly")
+    for path in images:
+        yield Sample(str(path), False, Truth(True, (masks[path],) if path in masks else ()))
 
 
 def _read_visa_split(root: Path) -> list[Category]:
@@ -127,9 +162,9 @@ def _read_visa_split(root: Path) -> list[Category]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                masks = (root / row["mask"],) if row["mask"] else ()
-                truth = Truth(row["label"] != "normal", masks)
-                sample = Sample(str(root / row["image"]), row["split"] == "train", truth)
+                image, mask = (row[name].replace("\\", "/") for name in ("image", "mask"))
+                truth = Truth(row["label"] != "normal", (root / mask,) if mask else ())
+                sample = Sample(str(root / image), row["split"] == "train", truth)
                 categories.setdefault(row["object"], []).append(sample)
     except (KeyError, ValueError, OSError) as error:
         raise InputError(
@@ -153,12 +188,32 @@ def _read_pairs(folder: Path) -> Iterator[Sample]:
 
     An image without a mask, or with an empty one, is normal; all images are test.
     """
-    images, masks = folder / "images", folder / "masks"
+    images, masks = _list_images(folder / "images"), folder / "masks"
     if not masks.is_dir():
         return
-    for path in _list_images(images):
-        mask = find_mask(masks / path.parent.relative_to(images), path.stem)
-        yield Sample(str(path), False, take_mask(mask))
+    paired, others = _pair(images, masks)
+    bare = [path for path in images if path not in paired]
+    if others and bare:
+        raise InputError(
+            f"the mask {str(others[0])!r} is of no image, and {str(bare[0])!r} has none, so that "
+            "nothing says whether it is normal: give the mask the name of its image, or remove it"
+        )
+    for path in images:
+        yield Sample(str(path), False, take_mask(paired.get(path)))
+
+
+def _pair(
+    images: Sequence[Path], masks: Path, pattern: str = "**/*"
+) -> tuple[dict[Path, Path], list[Path]]:
+    """Pair images with their masks. -> the mask of each image, and masks that are of none.
+
+    Raises InputError where it is not clear which is which.
+    """
+    files, matches = pair_masks([str(path) for path in images], masks, pattern)
+    for image, why in matches.unclear.items():
+        raise InputError(f"the mask of {str(images[image])!r} is not clear ({why}): rename one")
+    paired = {images[image]: files[mask] for image, mask in matches.found.items()}
+    return paired, sorted(set(files) - set(paired.values()))
 
 
 def _read_kolektor(folder: Path) -> Iterator[Sample]:

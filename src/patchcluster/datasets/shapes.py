@@ -64,6 +64,9 @@ class Entry:
     masks: Sequence[Any]
     place: int
 
+    def __str__(self) -> str:
+        return f"entry {self.place} of the truth"
+
     def draw(self) -> NDArray[np.bool_]:
         """A mask, bool [height, width]. Raises ValueError if it is none."""
         return to_mask(self.masks[self.place])

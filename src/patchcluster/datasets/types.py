@@ -1,12 +1,13 @@
 """Data sets: categories of images with their truth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, UnreadableImage
+from ..images.decode import SWAPPING, orient, read_orientation
 from ..images.masks import read_mask_file
 from .shapes import Shape
 
@@ -16,20 +17,26 @@ class Truth:
     """Whether an image is anomalous, and its masks: files, or shapes that are still to be drawn.
 
     What any of them covers is anomalous (`read_truth`). An anomalous image without masks: no one
-    says where.
+    says where. source: where the annotations that the masks are of stand, which are of the size of
+    the image; "": nowhere.
     """
 
     anomalous: bool
     masks: tuple[Path | Shape, ...] = ()
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a data set; `train`: of its training part, which may hold anomalous ones."""
+    """One image of a data set; `train`: of its training part, which may hold anomalous ones.
+
+    name: as a file of annotations has it; "": folders name it.
+    """
 
     path: str
     train: bool
     truth: Truth
+    name: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -56,18 +63,68 @@ def read_mask(mask: Path | Shape) -> NDArray[np.bool_]:
 def read_truth(truth: Truth) -> NDArray[np.bool_] | None:
     """Read what any of an image's masks covers, bool [height, width]; None: it has none.
 
-    Raises InputError if one cannot be read, or they are not of one size.
+    Raises InputError if one cannot be read, they are not of one size, or they cover nothing of an
+    anomalous image.
     """
+    joined = _join(truth)
+    return None if joined is None else _check_covers(joined, truth)
+
+
+def read_shown(truth: Truth, path: str, width: int, height: int) -> NDArray[np.bool_] | None:
+    """Read the masks of an image as `read_truth`, turned as the image is shown.
+
+    path: of the image; width, height: as shown, that is with its EXIF orientation applied. Masks of
+    the size before that are turned. Others may have any size, but in a file of annotations.
+
+    Raises InputError as `read_truth`, and if the size fits neither.
+    """
+    mask = _join(truth)
+    if mask is None:
+        return None
+    is_swapped = mask.shape == (width, height) and width != height
+    if is_swapped or (truth.source and mask.shape != (height, width)):
+        try:
+            orientation = read_orientation(path)
+        except UnreadableImage as error:
+            raise InputError(
+                f"the mask {_name(truth)!r} has another size than {path!r}, which cannot be read "
+                f"({error}): run this where the image is"
+            ) from error
+        swaps = orientation in SWAPPING
+        if not (is_swapped and swaps):
+            stored = (height, width) if swaps else (width, height)
+            raise InputError(
+                f"the mask {_name(truth)!r} has {mask.shape[1]} x {mask.shape[0]} pixels, but "
+                f"{path!r} {stored[0]} x {stored[1]}, shown as {width} x {height}: mend its size"
+            )
+        mask = orient(mask, orientation)
+    return _check_covers(mask, truth)
+
+
+def _join(truth: Truth) -> NDArray[np.bool_] | None:
     joined: NDArray[np.bool_] | None = None
     for one in truth.masks:
         mask = read_mask(one)
         if joined is not None and joined.shape != mask.shape:
             raise InputError(
                 f"the masks of one image differ in size ({joined.shape} and {mask.shape} in "
-                f"{str(one)[:200]!r}): mend the data set"
+                f"{_name(truth)!r}): mend the data set"
             )
         joined = mask if joined is None else joined | mask
     return joined
+
+
+def _check_covers(mask: NDArray[np.bool_], truth: Truth) -> NDArray[np.bool_]:
+    if truth.anomalous and not mask.any():
+        raise InputError(
+            f"the mask {_name(truth)!r} of an anomalous image is empty: mend it, or have the data "
+            "set say that the image is normal"
+        )
+    return mask
+
+
+def _name(truth: Truth) -> str:
+    return truth.source or str(truth.masks[0])
 
 
 def take_mask(mask: Path | Shape | None) -> Truth:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..images.inputs import is_url
+from ..images.matching import shared_depth
 
 _LONGEST = 200  # bytes of a name, so that there is room for an ending
 
@@ -16,10 +17,7 @@ _LONGEST = 200  # bytes of a name, so that there is room for an ending
 def mirror(paths: Sequence[str]) -> list[str]:
     """Return paths of images relative to the folder that they all lie in, with slashes."""
     parts = [_split(path) for path in paths]
-    shared = itertools.takewhile(
-        lambda level: len(set(level)) == 1, zip(*(part[:-1] for part in parts), strict=False)
-    )
-    depth = len(list(shared))
+    depth = shared_depth(parts)
     return ["/".join(_plain(one) for one in part[depth:]) for part in parts]
 
 
@@ -69,8 +67,8 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _split(path: str) -> list[str]:
-    return path.split("://", 1)[1].split("/") if is_url(path) else list(Path(path).parts)
+def _split(path: str) -> tuple[str, ...]:
+    return tuple(path.split("://", 1)[1].split("/")) if is_url(path) else Path(path).parts
 
 
 def _plain(part: str) -> str:

@@ -6,6 +6,7 @@ decode.py    bytes of an image file -> pixels, by stated rules
 jpeg.py      bytes of a JPEG file -> pixels, unless they are damaged
 window.py    the values of deep images that become black and white
 shapes.py    sizes of images: which are read, and what the network sees
+matching.py  names in label files, and of masks -> images
 masks.py     masks as files
 roi.py       regions of interest: the part of each image that is scored
 polygons.py  polygons -> pixels

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,11 @@ from .window import DeepKind, Spread, apply_window, measure_spread
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 Depth = Literal["byte"] | DeepKind
+_Value = TypeVar("_Value", bound=np.generic)
 
 THUMBNAIL_SIDE = 320
 _ORIENTATION = 0x0112  # EXIF tag
+SWAPPING = (5, 6, 7, 8)  # orientations that swap width and height
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258  # TIFF tags; bits are of each channel
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -74,12 +76,18 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
         check_shape(image.width, image.height, max_pixels)
         depth = _depth(image, file)
         width, height = _stored_size(image)
-        if _orientation(image, file) in (5, 6, 7, 8):  # those that swap the sides
+        if _orientation(image, file) in SWAPPING:
             width, height = height, width
         if depth == "byte":
             return Header(width, height)
         file.seek(0)
         return Header(width, height, measure_spread(_deep_values(file.read()), depth))
+
+
+def read_orientation(path: str) -> int:
+    """Read the EXIF orientation of an image, 1 to 8. Raises UnreadableImage, or InputError."""
+    with _open(path, head=True) as file, _reading():
+        return _orientation(Image.open(file), file)
 
 
 def load_image(
@@ -272,7 +280,7 @@ def _deep_values(data: bytes) -> NDArray[np.float32]:
     if _is_deep_colour(image, io.BytesIO(data)):
         values = _deep_colour(data)
         if image.format != "TIFF":  # which OpenCV turns itself
-            values = _orient(values, _orientation(image, io.BytesIO(data)))
+            values = orient(values, _orientation(image, io.BytesIO(data)))
     else:
         values = np.asarray(_upright(image)).astype(np.float32)
         _check_whole(image, data)
@@ -295,9 +303,9 @@ def _deep_colour(data: bytes) -> NDArray[np.float32]:
     return values[..., ::-1]  # OpenCV's order is blue, green, red
 
 
-def _orient(values: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:
+def orient(values: NDArray[_Value], orientation: int) -> NDArray[_Value]:
     """Apply an EXIF orientation (1 to 8) to an array [height, width, ...]."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in SWAPPING:
         values = values.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         values = values[::-1]

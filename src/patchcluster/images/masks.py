@@ -1,62 +1,155 @@
 """Masks as files: found by the name of their image, read, brought to a grid."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import InputError
 from .inputs import reason
+from .matching import Matches, match_masks
 
 Bools = NDArray[np.bool_]
 
 IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_MASK_NAMES = ("{}_mask", "{}")
+_MARK = "_mask"
+_TIFF_BITS, _TIFF_PLANES = 258, 284  # tags
+_DEEP = ";16"  # in the raw modes of Pillow that have 16 bits
 
 
-def find_mask(folder: Path, stem: str) -> Path | None:
-    """Find the mask of an image in a folder: NAME_mask or NAME, with the ending of any image."""
-    return next(_named(folder, (pattern.format(stem) for pattern in _MASK_NAMES)), None)
+def pair_masks(
+    paths: Sequence[str], folder: Path, pattern: str = "**/*"
+) -> tuple[list[Path], Matches]:
+    """Find the masks of images in a folder: NAME_mask or NAME, with the ending of any image.
+
+    NAME is that of the image, with its ending or without, with or without its folders: see
+    `matching`. -> the masks, and which image has which of them.
+    """
+    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_ENDS)
+    files = sorted(path for path in found if path.is_file())
+    stems = [path.relative_to(folder).with_suffix("") for path in files]
+    marked = {stem for stem in stems if stem.name.endswith(_MARK)}
+    masks = {  # NAME_mask goes before NAME
+        file: str(stem).removesuffix(_MARK)
+        for file, stem in zip(files, stems, strict=True)
+        if stem.with_name(stem.name + _MARK) not in marked
+    }
+    return list(masks), match_masks(list(masks.values()), paths)
 
 
 def find_named(folder: Path, stem: str) -> Path | None:
     """Find the image of exactly this name in a folder, with the ending of any image."""
-    return next(_named(folder, iter([stem])), None)
-
-
-def _named(folder: Path, stems: Iterator[str]) -> Iterator[Path]:
-    paths = (folder / (stem + end) for stem in stems for end in IMAGE_ENDS)
-    return (path for path in paths if path.is_file())
+    paths = (folder / (stem + end) for end in IMAGE_ENDS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_mask_file(path: Path) -> Bools:
     """Read a mask: bool [height, width], True inside. See `to_mask`. Raises InputError."""
     try:
-        with Image.open(path) as image:
-            return to_mask(image)
+        data = path.read_bytes()  # Pillow does not turn a TIFF that it maps into memory
+        with Image.open(io.BytesIO(data)) as image:
+            return to_mask(_read_deep(data) if _is_deep(image) else image)
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise InputError(f"cannot read the mask {str(path)!r}: {reason(error)}") from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Say whether a picture has colours of 16 bits. Raises ValueError if they are in planes."""
+    if len(image.getbands()) == 1:
+        return False
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if max(tags.get(_TIFF_BITS, (8,))) <= 8:
+        return any(_DEEP in str(tile) for tile in getattr(image, "tile", ()))
+    if tags.get(_TIFF_PLANES) == 2:
+        raise ValueError("16-bit colours in separate planes: save them pixel by pixel")
+    return True
+
+
+def _read_deep(data: bytes) -> NDArray[Any]:
+    """Read a mask of 16-bit colours, which Pillow would cut to 8 bits: bool [height, width]."""
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3:
+        raise ValueError("its 16-bit colours cannot be decoded")
+    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
+    inside: Bools = _join(pixels[..., :3].max(2), alpha) != 0
+    return inside
 
 
 def to_mask(picture: Any) -> Bools:
     """Make a mask of a picture of Pillow, an array or a tensor, [h, w] or with one channel.
 
-    Those that reach 255 are cut at half of it, since some went through JPEG; in masks of labels
-    everything but 0 is inside. Raises ValueError for other shapes.
+    The background is 0, of colours black, of a palette its first colour, unless another is black;
+    all else is inside, whatever its value. Transparent pixels are background, and where all that is
+    opaque is black, it is inside; alpha that is the same everywhere says nothing. An EXIF
+    orientation is applied.
+
+    A mask that went through JPEG, or was resized, has a soft border: it is cut at half of its
+    largest value. That is the case of JPEG files, and of 8-bit masks up to 255 whose other values
+    do not lie in flat areas, as labels do.
+
+    Raises ValueError for other shapes, and values that are not finite.
     """
     if isinstance(picture, Image.Image):
-        single = len(picture.getbands()) == 1 and picture.mode != "P"
-        picture = picture if single else picture.convert("L")
-    values = np.asarray(picture)
+        is_soft = picture.format == "JPEG"
+        values = _to_values(ImageOps.exif_transpose(picture))
+    else:
+        is_soft, values = False, np.asarray(picture)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"a mask of shape {list(values.shape)}, not [height, width]")
-    mask: Bools = values > (127 if values.max() == 255 else 0)
+    if not np.isfinite(values).all():
+        raise ValueError("a mask with values that are not finite")
+    is_soft = is_soft or (values.dtype == np.uint8 and values.max() == 255 and not _is_flat(values))
+    mask: Bools = values > values.max() // 2 if is_soft else values != 0
     return mask
+
+
+def _to_values(image: Image.Image) -> NDArray[Any]:
+    """Reduce a picture to one channel [h, w] that is 0 in the background only."""
+    alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
+    return _join(_to_colours(image), alpha)
+
+
+def _to_colours(image: Image.Image) -> NDArray[Any]:
+    """Reduce the colours of a picture, without their alpha, to one channel [h, w]."""
+    if image.mode in ("P", "PA"):
+        indices = np.asarray(image.getchannel(0))
+        colours = np.reshape(image.getpalette() or [], (-1, 3))
+        black = np.flatnonzero(~colours.any(1))
+        is_first = 0 in black or not np.isin(indices, black).any()
+        inside = indices != 0 if is_first else ~np.isin(indices, black)
+        return np.where(inside, np.uint8(255), np.uint8(0))
+    if len(image.getbands()) == 1:
+        return np.asarray(image)
+    largest: NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(2)
+    return largest
+
+
+def _join(colours: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
+    """Join one channel of colours and one of alpha, [h, w] each, by the rule of `to_mask`."""
+    if alpha is None or alpha.min() == alpha.max():
+        return colours
+    opaque: NDArray[Any] = np.minimum(colours, alpha)
+    return opaque if opaque.any() else alpha
+
+
+def _is_flat(values: NDArray[np.uint8]) -> bool:
+    """Say whether most pixels that are neither 0 nor 255 lie in squares of 2 x 2 equal ones."""
+    between = (values > 0) & (values < 255)
+    right, below = values[:, :-1] == values[:, 1:], values[:-1] == values[1:]
+    square = right[:-1] & right[1:] & below[:, :-1] & below[:, 1:]
+    inside = np.zeros_like(between)
+    for rows in (slice(None, -1), slice(1, None)):
+        for columns in (slice(None, -1), slice(1, None)):
+            inside[rows, columns] |= square
+    return bool(2 * (inside & between).sum() > between.sum())
 
 
 def cover(mask: Bools, size: tuple[int, int]) -> Bools:

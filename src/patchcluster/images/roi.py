@@ -1,26 +1,21 @@
 """Regions of interest: the part of each image that is scored.
 
-A mask is one file for all images, or a file for each in a folder: there it lies at the path that
-the image has below one of the folders that hold them all, the outermost first, as NAME or NAME_mask
-(as masks of defects do). It is brought to the size of its image by the nearest
-pixel. A patch is scored if the cell of the network's coarsest stage that it lies in holds any of
+A mask is one file for all images, or a file for each in a folder: there it lies as the image does,
+as NAME or NAME_mask (see `matching`). It is brought to the size of its image by the nearest pixel.
+A patch is scored if the cell of the network's coarsest stage that it lies in holds any of
 the region; a score is given to pixels inside it only.
 
 A method gets the blocks of patches that are inside, side by side: see `network.patches.Packing`.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
-from .inputs import is_url
-from .masks import Bools, find_mask
-
-_OUTER = 3  # parents of the images' folder that masks may lie below
+from .masks import Bools, pair_masks
 
 
 def hash_masks(path: str) -> str:
@@ -44,24 +39,16 @@ def find_masks(paths: Sequence[str], roi: str) -> list[Path]:
     root = Path(roi)
     if not root.is_dir():
         return [root] * len(paths)
-    plain = [
-        PurePath("/", p.split("://", 1)[1]) if is_url(p) else Path(os.path.abspath(p))
-        for p in paths
-    ]
-    shared = PurePath(os.path.commonpath([path.parent for path in plain]))
-    best: list[Path | None] = []
-    for depth in reversed(range(min(_OUTER + 1, len(shared.parts)))):
-        base = PurePath(*shared.parts[: len(shared.parts) - depth])
-        found = [find_mask(root / p.relative_to(base).parent, p.stem) for p in plain]
-        if not best or found.count(None) < best.count(None):
-            best = found
-    missing = [path for path, mask in zip(paths, best, strict=True) if mask is None]
+    masks, matches = pair_masks(paths, root)
+    missing = [i for i in range(len(paths)) if i not in matches.found]
     if missing:
+        why = matches.unclear.get(missing[0], "none is named as the image")
         raise InputError(
             f"{len(missing)} of {len(paths)} images have no mask in {roi!r}, the first "
-            f"{missing[0]!r}: put it there under the image's name, or name one mask for all"
+            f"{paths[missing[0]]!r} ({why}): put it there under the image's name, or name one mask "
+            "for all"
         )
-    return [mask for mask in best if mask is not None]
+    return [masks[matches.found[i]] for i in range(len(paths))]
 
 
 def name_region(mask: Bools) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..images.inputs import PathFinder
+from ..images.matching import match_names
 from .thresholds import Scores, Threshold
 
 Label = Literal["normal", "anomalous"]
@@ -65,9 +65,15 @@ def move_threshold(
 
 
 def match_labels(labels: Labels, paths: Sequence[str]) -> dict[int, Label]:
-    """Labels by the position of their image in `paths`, found by the path or the end of it.
+    """Labels by the position of their image in `paths`, found by the rules of `images.matching`.
 
     Raises InputError if a label fits no image, or several.
     """
-    finder = PathFinder(paths)
-    return {finder.find(path): label for path, label in labels.items()}
+    names = list(labels)
+    matches = match_names(names, paths)
+    unmatched = sorted(set(range(len(names))) - set(matches.found.values()))
+    if unmatched:
+        missing = f"{names[unmatched[0]]!r} is not among the images"
+        why = next(iter(matches.unclear.values()), missing)
+        raise InputError(f"a label has no image ({why}): give the path as scores.csv has it")
+    return {image: labels[names[name]] for image, name in matches.found.items()}

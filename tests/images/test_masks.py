@@ -1,0 +1,137 @@
+"""Masks as tools write them: whatever is not the background is inside."""
+
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from imagecodecs import png_encode
+from PIL import Image
+
+from patchcluster.errors import InputError
+from patchcluster.images.masks import pair_masks, read_mask_file, to_mask
+
+INSIDE = np.zeros((6, 8), bool)
+INSIDE[1:4, 2:5] = True
+INSIDE[4, 6] = True  # a single pixel
+IDS = INSIDE * np.arange(1, 9)  # 2 x 2 pixels of one value nowhere
+
+
+def colours(background, inside, kind=np.uint8):
+    """[6, 8, c]"""
+    return np.where(INSIDE[..., None], kind(inside), kind(background))
+
+
+def palette(indices, entries, **options):
+    image = Image.fromarray(np.asarray(indices, np.uint8), "P")
+    image.putpalette(np.ravel(entries).tolist())
+    return encode(image, **options)
+
+
+def encode(image, form="PNG", **options):
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
+        buffer, form, **options
+    )
+    return buffer.getvalue()
+
+
+def tiff(values):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values)
+    return buffer.getvalue()
+
+
+MASKS = {
+    "1 bit": encode(INSIDE),
+    "ids in grey": encode(IDS.astype(np.uint8)),
+    "ids to 255 in grey": encode((INSIDE * np.where(IDS == 7, 255, 3)).astype(np.uint8)),
+    "ids in red": encode(colours((0, 0, 0), (1, 0, 0))),
+    "ids in blue": encode(colours((0, 0, 0), (0, 0, 1)), "BMP"),
+    "16-bit ids": encode((IDS * 255).astype(np.uint16)),
+    "16-bit ids to 255": encode((INSIDE * np.where(IDS == 7, 255, 1)).astype(np.uint16)),
+    "16-bit ids in green": png_encode(colours((0, 0, 0), (0, 1, 0), np.uint16)),
+    "16-bit alpha": png_encode(colours((9, 9, 9, 0), (9, 9, 9, 1), np.uint16)),
+    "16-bit TIFF": tiff(IDS.astype(np.uint16)),
+    "32-bit TIFF": tiff((INSIDE * 70_000).astype(np.int32)),
+    "negative ids": tiff((-IDS).astype(np.int32)),
+    "float TIFF": tiff((INSIDE * 0.25).astype(np.float32)),
+    "palette": palette(INSIDE, [(0, 0, 0), (1, 0, 0)]),
+    "palette of black": palette(IDS, np.zeros((9, 3), int)),
+    "palette without black": palette(IDS, np.full((9, 3), 50)),
+    "palette, black later": palette(~INSIDE, [(255, 255, 255), (0, 0, 0)]),
+    "palette, clear": palette(INSIDE, [(0, 0, 0), (1, 0, 0)], transparency=0),
+    "alpha on white": encode(colours((255, 255, 255, 0), (255, 255, 255, 255))),
+    "alpha on black": encode(colours((0, 0, 0, 0), (0, 0, 0, 255))),
+    "alpha on grey": encode(Image.fromarray(colours((7, 0), (7, 1)), "LA")),
+    "black on clear white": encode(colours((255, 255, 255, 0), (0, 0, 0, 255))),
+    "red on clear": encode(colours((0, 0, 0, 0), (255, 0, 0, 255))),
+    "red on opaque black": encode(colours((0, 0, 0, 255), (1, 0, 0, 255))),
+    "red, all clear": encode(colours((0, 0, 0, 0), (1, 0, 0, 0))),
+    "CMYK": encode(Image.fromarray(colours((0, 0, 0), (200, 9, 9))).convert("CMYK"), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_whatever_is_not_background_is_inside(tmp_path, kind):
+    (tmp_path / "mask").write_bytes(MASKS[kind])
+    np.testing.assert_array_equal(read_mask_file(tmp_path / "mask"), INSIDE)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_the_orientation_of_a_mask_is_applied(tmp_path, orientation, form):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "mask").write_bytes(encode(IDS.astype(np.uint8), form, exif=exif))
+    turns = {
+        1: IDS, 2: IDS[:, ::-1], 3: IDS[::-1, ::-1], 4: IDS[::-1],
+        5: IDS.T, 6: np.rot90(IDS, -1), 7: np.rot90(IDS.T, 2), 8: np.rot90(IDS),
+    }  # fmt: skip
+    np.testing.assert_array_equal(read_mask_file(tmp_path / "mask"), turns[orientation] > 0)
+
+
+def test_a_border_that_went_through_jpeg_is_cut_at_half():
+    """Also where the JPEG was saved as a PNG again; ids in flat areas are none of it."""
+    whole = np.kron(INSIDE, np.ones((5, 5), bool))
+    image = Image.open(io.BytesIO(encode((whole * 255).astype(np.uint8), "JPEG", quality=60)))
+    soft = np.asarray(image)
+    assert ((soft > 0) & (soft < 127)).sum() > 20  # else the test tests nothing
+    assert np.mean(to_mask(image) != whole) < 0.01
+    assert np.array_equal(to_mask(Image.fromarray(soft)), soft > 127)
+    labels = whole * np.uint8(3)
+    labels[-1, -1] = 255
+    assert np.array_equal(to_mask(Image.fromarray(labels)), labels > 0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        (np.zeros((2, 3, 4)), r"shape \[2, 3, 4\]"),
+        (np.zeros((0, 3)), r"shape \[0, 3\]"),
+        (np.array([[0, np.nan]]), "not finite"),
+    ],
+)
+def test_what_is_no_mask(mask, reason):
+    with pytest.raises(ValueError, match=reason):
+        to_mask(mask)
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    data = png_encode(colours((0, 0, 0), (0, 1, 0), np.uint16))
+    for cut in (0, 20, len(data) - 20):
+        (tmp_path / "mask").write_bytes(data[:cut])
+        with pytest.raises(InputError, match="cannot read the mask"):
+            read_mask_file(tmp_path / "mask")
+
+
+def test_masks_are_found_by_the_names_of_their_images(tmp_path):
+    for name in ("a_mask.png", "a.png", "B.tif", "sub/c.jpg_mask.png", "sub/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    paths = ["p/a.jpg", "p/b.jpg", "p/sub/c.jpg", "p/sub/c.png"]
+    masks, matches = pair_masks(paths, tmp_path)
+    found = {paths[i]: masks[mask].relative_to(tmp_path) for i, mask in matches.found.items()}
+    assert {path: str(mask) for path, mask in found.items()} == {
+        "p/a.jpg": "a_mask.png", "p/b.jpg": "B.tif", "p/sub/c.jpg": "sub/c.jpg_mask.png",
+    }  # fmt: skip
