@@ -1,6 +1,5 @@
 """Formats that are known by the beginning of a file: what is not read, and what to do about it."""
 
-import functools
 import re
 
 from ..errors import UnreadableImage
@@ -69,7 +68,6 @@ def _begins(head: bytes, beginning: bytes) -> bool:
     return re.match(beginning, head, re.DOTALL) is not None
 
 
-@functools.cache
 def _add_heic() -> bool:
     try:
         import pi_heif
