@@ -1,5 +1,6 @@
 import io
 import itertools
+import struct
 
 import numpy as np
 import pytest
@@ -239,6 +240,14 @@ def test_of_several_full_pages_the_first_is_taken_and_it_is_known():
     assert survey(data).several
 
 
+def test_pages_that_lead_back_to_the_first_end():
+    data = bytearray(tiff(draw("u1")))
+    start = struct.unpack_from("<I", data, 4)[0]
+    entries = struct.unpack_from("<H", data, start)[0]
+    struct.pack_into("<I", data, start + 2 + 12 * entries, start)
+    np.testing.assert_array_equal(read(data), draw("u1"))
+
+
 # --- what is not read ---------------------------------------------------------------------------
 
 CFA = {
@@ -264,6 +273,7 @@ def make(name):
         (write(np.zeros((16, 16, 16), np.uint8), volumetric=True, tile=(16, 16, 16)), "volume"),
         (tiff(draw("u1", 3), photometric=9), "ICC L.a.b. values: convert"),
         (tiff(draw("u1", 3))[:-40], "damaged"),
+        (tiff(draw("u1"), tags={259: (3, [34676])}), "unknown compression"),
         (tiff(np.full((4, 4), np.nan, np.float32)), "not finite"),
         (tiff(np.full((4, 4), 1e300)), "not finite"),
         (tiff(draw("u1"), tags={256: (4, [60_000]), 257: (4, [60_000])}), "too large"),

@@ -8,14 +8,14 @@ A page becomes grey [h, w] or colour [h, w, 3], in the type of its samples:
 
 import logging
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tifffile import TiffFile, TiffPage
+from tifffile import TIFF, TiffFile, TiffPage
 
 from ..errors import UnreadableImage
 from .raster import SWAPPING, Values, compose, orient
@@ -60,7 +60,7 @@ class TiffImage:
 
         Raises UnreadableImage for what is not read, and what tifffile does for damage.
         """
-        every = [page for first in TiffFile(file).pages for page in _with_sub_pages(first)]
+        every = list(_list_pages(TiffFile(file)))
         full = _in_full(every)
         if not full:
             raise UnreadableImage("damaged image: a TIFF without a page in full resolution")
@@ -182,10 +182,16 @@ class TiffImage:
             raise UnreadableImage("damaged image: some of its pixels are missing")
 
 
-def _with_sub_pages(page: Any) -> list[TiffPage]:
-    """List a page and those that it points to."""
-    page = page.aspage()
-    return [page, *(sub.aspage() for sub in page.pages or ())]
+def _list_pages(tiff: TiffFile) -> Iterator[TiffPage]:
+    """List the pages of a file, each before those that it points to."""
+    seen = set()
+    for first in tiff.pages:
+        page = first.aspage()
+        if page.offset in seen:  # a damaged file may lead back, which tifffile follows for ever
+            return
+        seen.add(page.offset)
+        yield page
+        yield from (sub.aspage() for sub in page.pages or ())
 
 
 def _in_full(pages: Sequence[TiffPage]) -> list[TiffPage]:
@@ -235,6 +241,8 @@ def _check_kind(page: TiffPage) -> None:
         raise UnreadableImage("a TIFF of channels of different depths: convert it to RGB first")
     if page.photometric == _PALETTE and page.colormap is None:
         raise UnreadableImage("damaged image: its palette is missing")
+    if not _is_for_pillow(page) and page.compression not in TIFF.DECOMPRESSORS:
+        raise UnreadableImage(f"a TIFF of unknown compression ({page.compression}): save it again")
     if page.imagedepth > 1:
         raise UnreadableImage("a TIFF of a volume: save its slices as images first")
 
