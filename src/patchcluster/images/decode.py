@@ -28,6 +28,7 @@ from .tiff import TiffImage, is_tiff
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 Depth = Literal["byte", "integer", "float"]
+
 THUMBNAIL_SIDE = 320
 _INTEGER_DEPTHS = (8, 10, 12, 14, 16, 32)
 _ORIENTATION = 0x0112  # EXIF tag
