@@ -57,7 +57,7 @@ def broken() -> list[Case]:
         Case("one-byte.png", b"\x89", "not an image"),
         Case("text.jpg", b"no image at all", "not an image"),
         Case("page.png", b"<!doctype html><html><body>404</body></html>", "not an image"),
-        Case("drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
+        Case("drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG file"),
         Case("archive.png", b"PK\x03\x04" + bytes(200), "not an image"),
         Case("pickle.png", b"\x80\x04\x95" + bytes(100), "not an image"),
         Case("signature.png", whole[:8], "not an image|damaged"),

@@ -177,6 +177,19 @@ def test_bad_files_are_listed_with_reasons_and_the_others_are_scored(tmp_path):
     assert len(run) == 8
 
 
+def test_it_is_said_of_how_many_files_the_first_page_is_scored(tmp_path):
+    first, second = (Image.fromarray(textured_image(seed, 96, 96)) for seed in (1, 2))
+    folder, told = tmp_path / "images", []
+    folder.mkdir()
+    first.save(folder / "one.tif")
+    first.save(folder / "two.tif", save_all=True, append_images=[second])
+    first.save(folder / "two.webp", save_all=True, append_images=[second], lossless=True)
+    second.save(folder / "other.png")
+    run = patchcluster.scan(folder, size=SIZE, tell=told.append)
+    assert "files with several pages or frames: 2 (the first of each is scored)" in told
+    assert scores_of(run)["one.tif"] == pytest.approx(scores_of(run)["two.tif"], rel=1e-3)
+
+
 def test_sizes_and_aspects_may_be_mixed(tmp_path):
     folder = tmp_path / "images"
     shapes = [(96, 96), (200, 80), (80, 200), (96, 96), (150, 100), (20, 30)]

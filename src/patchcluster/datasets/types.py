@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, UnreadableImage
-from ..images.decode import SWAPPING, orient, read_orientation
+from ..images.decode import read_orientation
 from ..images.masks import read_mask_file
+from ..images.raster import SWAPPING, orient
 from .shapes import Shape
 
 

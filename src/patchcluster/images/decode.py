@@ -1,42 +1,39 @@
 """Read images and bring them to the size of the network.
 
 How pixels are brought to three channels of 0 to 255:
-- the EXIF orientation is applied; of several frames the first is taken;
+- the EXIF orientation is applied; of several frames or pages the first in full size is taken;
 - grey is repeated, palettes are looked up, CMYK is converted, transparent pixels lie on white;
+- alpha that is zero everywhere is ignored;
 - "deep" images (over 8 bits a channel) are scaled by one window for the whole set, never by an
   image's own contrast: see `window`. They stay float32, so faint contrast survives.
 """
 
 import hashlib
 import io
-import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Literal, TypeVar
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, UnreadableImage
-from . import jpeg
+from . import formats, jpeg, png
 from .inputs import open_input, reason
+from .raster import SWAPPING, orient
 from .shapes import MAX_PIXELS, check_shape, raise_pillow_limit
+from .tiff import TiffImage, is_tiff
 from .window import DeepKind, Spread, apply_window, measure_spread
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 Depth = Literal["byte"] | DeepKind
-_Value = TypeVar("_Value", bound=np.generic)
 
 THUMBNAIL_SIDE = 320
 _ORIENTATION = 0x0112  # EXIF tag
-SWAPPING = (5, 6, 7, 8)  # orientations that swap width and height
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258  # TIFF tags; bits are of each channel
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_XMP = b"XML:com.adobe.xmp\0"
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose frames follow each other
+_BANDS = 4  # of a TIFF of as many pixels as are read; smaller ones may have more
 _CHANGED = "changed while the scan was running"
 _WHITE = (255, 255, 255, 255)
 
@@ -48,6 +45,7 @@ class Header:
     width: int
     height: int
     spread: Spread | None = None
+    several: bool = False  # pages or frames in full size, of which the first is taken
 
     @property
     def depth(self) -> Depth:
@@ -72,22 +70,23 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """
     raise_pillow_limit(max_pixels)
     with _open(source, head=True) as file, _reading():
-        image = Image.open(file)
-        check_shape(image.width, image.height, max_pixels)
-        depth = _depth(image, file)
-        width, height = _stored_size(image)
-        if _orientation(image, file) in SWAPPING:
-            width, height = height, width
+        image = _identify(file)
+        width, height = _shown_size(image, file)
+        check_shape(width, height, max_pixels)
+        if isinstance(image, TiffImage) and image.samples > _BANDS * max_pixels:
+            raise UnreadableImage(f"too large: {image.samples} numbers, which --max-pixels raises")
+        depth, several = _depth(image, file), _has_several(image)
         if depth == "byte":
-            return Header(width, height)
+            return Header(width, height, several=several)
         file.seek(0)
-        return Header(width, height, measure_spread(_deep_values(file.read()), depth))
+        spread = measure_spread(_deep_values(file.read()), depth)
+        return Header(width, height, spread, several)
 
 
 def read_orientation(path: str) -> int:
     """Read the EXIF orientation of an image, 1 to 8. Raises UnreadableImage, or InputError."""
     with _open(path, head=True) as file, _reading():
-        return _orientation(Image.open(file), file)
+        return _orientation(_identify(file), file)
 
 
 def load_image(
@@ -105,15 +104,12 @@ def load_image(
     with _open(source) as file, _reading():
         data = file.read()
         stream = io.BytesIO(data)
-        image: Image.Image = Image.open(stream)
+        image = _identify(stream)
         depth = _depth(image, stream)
         if depth != header.depth:
             raise UnreadableImage(_CHANGED)
-        if image.format in jpeg.FORMATS:
-            image = jpeg.decode(image, data)
         if depth == "byte":
-            shown = _plain(_upright(image))
-            _check_whole(image, data)
+            shown = _show(image, data)
             pixels: list[Pixels] = [_resize(shown, size) for size in sizes]
         else:
             values = apply_window(_deep_values(data), windows[depth])
@@ -139,20 +135,60 @@ def _reading() -> Iterator[None]:
         yield
     except InputError:  # with its reason already
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImage("not an image, or of a format that Pillow cannot read") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage("too large: more pixels than --max-pixels allows") from error
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise UnreadableImage(f"damaged image: {reason(error)}") from error
 
 
+def _identify(file: IO[bytes]) -> Image.Image | TiffImage:
+    """Read the header of a file, by Pillow unless it is a TIFF.
+
+    Raises UnreadableImage if its format is not known or not read.
+    """
+    head = file.read(formats.HEAD)
+    file.seek(0)
+    formats.prepare(head)
+    if is_tiff(head):
+        return TiffImage.open(file)
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(formats.describe(head)) from error
+
+
+def _has_several(image: Image.Image | TiffImage) -> bool:
+    """Whether a file has more than one picture of the same importance."""
+    if isinstance(image, TiffImage):
+        return image.pages > 1
+    try:
+        return image.format in _ANIMATED and bool(getattr(image, "is_animated", False))
+    except InputError:  # the file cannot be reached any more
+        raise
+    except Exception:  # a damaged second frame, of which nothing is read
+        return False
+
+
+def _show(image: Image.Image | TiffImage, data: bytes) -> Image.Image:
+    """Decode an 8-bit image to grey or RGB, as shown."""
+    if isinstance(image, TiffImage):
+        return Image.fromarray(image.read())
+    if image.format in jpeg.FORMATS:
+        image = jpeg.decode(image, data)
+    shown = _plain(_upright(image))
+    if image.format == "PNG":
+        png.check_whole(image, data)
+    return shown
+
+
 def _plain(image: Image.Image) -> Image.Image:
     """Bring an 8-bit image of any mode to grey or RGB; transparent pixels lie on white."""
     if image.mode == "L" and "transparency" not in image.info:
         return image
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        if not rgba.getchannel("A").getbbox():
+            return rgba.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
     return image.convert("RGB")
 
@@ -174,10 +210,12 @@ def _thumbnail(image: Image.Image) -> bytes:
 # --- deep images --------------------------------------------------------------------------------
 
 
-def _orientation(image: Image.Image, source: IO[bytes]) -> int:
+def _orientation(image: Image.Image | TiffImage, source: IO[bytes]) -> int:
     """The EXIF orientation, 1 to 8. Pillow decodes a PNG to see whether it comes behind the pixels,
     so that PNGs are asked first whether they have one at all."""
-    if image.format == "PNG" and not _has_metadata(source):
+    if isinstance(image, TiffImage):
+        return image.orientation
+    if image.format == "PNG" and not png.has_metadata(source):
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
@@ -187,12 +225,12 @@ def _orientation(image: Image.Image, source: IO[bytes]) -> int:
         return 1
 
 
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height before the orientation is applied; Pillow swaps those of a TIFF itself."""
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        return tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
-    return image.size
+def _shown_size(image: Image.Image | TiffImage, source: IO[bytes]) -> tuple[int, int]:
+    """Width and height after the orientation is applied."""
+    if isinstance(image, TiffImage):
+        return image.size
+    swaps = _orientation(image, source) in SWAPPING
+    return image.size[::-1] if swaps else image.size
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -204,114 +242,30 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _check_whole(image: Image.Image, data: bytes) -> None:
-    """Raise UnreadableImage if the pixels of a decoded PNG end before its last row.
-
-    Pillow leaves what is missing black. To decompress a second time is only worth it then.
-    """
-    last = (0, image.height - 1, image.width, image.height)
-    if image.format != "PNG" or image.crop(last).getbbox(alpha_only=False) is not None:
-        return
-    depth, colour_type, interlaced = data[24], data[25], data[28]
-    row = 1 + math.ceil(image.width * depth * _PNG_CHANNELS[colour_type] / 8)
-    whole = row * image.height
-    if not interlaced and len(_png_rows(data, whole)) < whole:
-        raise UnreadableImage("damaged image: its pixels end before the last row")
-
-
-def _png_rows(png: bytes, most: int) -> bytes:
-    """The rows of a PNG, each behind a byte that says how it is filtered, up to `most` bytes."""
-    parts, position = [], len(_PNG_SIGNATURE)
-    while position + 8 <= len(png):
-        length, name = (
-            int.from_bytes(png[position : position + 4], "big"),
-            png[position + 4 : position + 8],
-        )
-        if name == b"IDAT":
-            parts.append(png[position + 8 : position + 8 + length])
-        position += length + 12
-    return zlib.decompressobj().decompress(b"".join(parts), most)
-
-
-def _has_metadata(png: IO[bytes]) -> bool:
-    """Whether a PNG has a chunk that an orientation may be in: EXIF, EXIF as text, or XMP."""
-    position = png.tell()
-    png.seek(len(_PNG_SIGNATURE))
-    try:
-        while len(head := png.read(8)) == 8:
-            length, name = int.from_bytes(head[:4], "big"), head[4:]
-            text = png.read(length) if name in (b"tEXt", b"zTXt", b"iTXt") else b""
-            xmp, compressed = text.startswith(_XMP), text[len(_XMP) : len(_XMP) + 1] != b"\0"
-            if xmp and (compressed or b"Orientation" in text):
-                return True
-            if name == b"eXIf" or text.startswith(b"Raw profile type"):
-                return True
-            png.seek(length - len(text) + 4, io.SEEK_CUR)  # and the checksum
-        return False
-    finally:
-        png.seek(position)
-
-
-def _depth(image: Image.Image, source: IO[bytes]) -> Depth:
+def _depth(image: Image.Image | TiffImage, source: IO[bytes]) -> Depth:
+    if isinstance(image, TiffImage):
+        return "float" if image.floats else "integer" if image.deep else "byte"
     if image.mode == "F":
         return "float"
-    if image.mode.startswith("I") or _is_deep_colour(image, source):
-        return "integer"
-    return "byte"
-
-
-def _is_deep_colour(image: Image.Image, source: IO[bytes]) -> bool:
-    """Whether an image has 16 bits in several channels, which Pillow would cut to 8."""
-    if image.format == "TIFF":
-        bits = image.tag_v2.get(_TIFF_BITS, (8,))  # type: ignore[attr-defined]
-        return len(bits) > 1 and max(bits) == 16
-    if image.format != "PNG":
-        return False
-    position = source.tell()
-    source.seek(24)  # behind the signature, the chunk's length and name, width and height
-    depth, colour_type = source.read(2)
-    source.seek(position)
-    return depth == 16 and colour_type != 0
+    deep = image.mode.startswith("I") or (image.format == "PNG" and png.is_deep(source))
+    return "integer" if deep else "byte"
 
 
 def _deep_values(data: bytes) -> NDArray[np.float32]:
     """Decode a deep image, as shown, to float32 [height, width] or [height, width, 3]."""
-    image = Image.open(io.BytesIO(data))
-    if _is_deep_colour(image, io.BytesIO(data)):
-        values = _deep_colour(data)
-        if image.format != "TIFF":  # which OpenCV turns itself
-            values = orient(values, _orientation(image, io.BytesIO(data)))
+    stream = io.BytesIO(data)
+    image = _identify(stream)
+    if isinstance(image, TiffImage):
+        decoded = image.read()
+    elif image.format == "PNG":
+        decoded = orient(png.read_deep(data), _orientation(image, stream))
     else:
-        values = np.asarray(_upright(image)).astype(np.float32)
-        _check_whole(image, data)
+        decoded = np.asarray(_upright(image))
+    with np.errstate(over="ignore"):  # to infinity, which the next line refuses
+        values = decoded.astype(np.float32)
     if not np.isfinite(values).all():
         raise UnreadableImage("has pixels that are not finite numbers (NaN or infinity)")
     return values
-
-
-def _deep_colour(data: bytes) -> NDArray[np.float32]:
-    """Decode 16-bit colour to float32 [height, width, 3], or grey with alpha to [height, width]."""
-    import cv2
-
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16 or decoded.ndim != 3:
-        raise UnreadableImage("damaged image: its 16-bit colours cannot be decoded")
-    values = decoded.astype(np.float32)
-    if values.shape[2] == 4:  # on white, as 8-bit images
-        alpha = values[..., 3:] / np.float32(65535)
-        values = values[..., :3] * alpha + np.float32(65535) * (1 - alpha)
-    return values[..., ::-1]  # OpenCV's order is blue, green, red
-
-
-def orient(values: NDArray[_Value], orientation: int) -> NDArray[_Value]:
-    """Apply an EXIF orientation (1 to 8) to an array [height, width, ...]."""
-    if orientation in SWAPPING:
-        values = values.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        values = values[::-1]
-    if orientation in (2, 3, 6, 7):
-        values = values[:, ::-1]
-    return np.ascontiguousarray(values)
 
 
 def _resize_float(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -48,7 +48,7 @@ from .rescoring import score_again
 from .results import write_results
 from .saved_inputs import save_inputs
 from .sources import Paths, Source, list_paths, open_inputs
-from .survey import Survey, check_sizes, keep_masks, survey_files
+from .survey import Survey, check_sizes, keep_masks, survey_files, tell_several
 
 
 def scan(
@@ -225,6 +225,7 @@ def _survey(job: Job, files: Sequence[str]) -> tuple[Backbone, Survey]:
             f"none of the {len(files)} files is an image that can be read "
             f"({'; '.join(reasons[:3])}): name a folder that holds images"
         )
+    tell_several(candidates, job.tell)
     describe_network(job, backbone)
     describe_versions(job)
     check_sizes(candidates, settings.method)

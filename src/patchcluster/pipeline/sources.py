@@ -26,6 +26,7 @@ from operator import length_hint
 from pathlib import PurePath
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -246,10 +247,7 @@ def _encode_array(values: NDArray[Any], channels_first: bool) -> tuple[bytes, st
             f"has values of type {pixels.dtype}: give uint8, uint16, or floats from 0 to 1"
         )
     if pixels.dtype == np.uint16 and pixels.ndim == 3:  # which Pillow cannot write
-        import cv2
-
-        order = [2, 1, 0, 3][: pixels.shape[2]]  # OpenCV's is blue, green, red
-        return cv2.imencode(".png", np.ascontiguousarray(pixels[..., order]))[1].tobytes(), ".png"
+        return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels))), ".png"
     return _encode_pillow(Image.fromarray(np.ascontiguousarray(pixels)))
 
 

@@ -73,6 +73,12 @@ def survey_files(
     return Survey(masked.candidates, skipped | masked.skipped, masked.masks)
 
 
+def tell_several(candidates: Sequence[Candidate], tell: Callable[[str], None]) -> None:
+    """Say of how many files the first page or frame stands for several."""
+    if several := sum(candidate.header.several for candidate in candidates):
+        tell(f"files with several pages or frames: {several} (the first of each is scored)")
+
+
 def read_headers(
     paths: Sequence[str], max_pixels: int, threads: int
 ) -> Iterator[tuple[Header, list[int]] | str]:

@@ -38,6 +38,7 @@ from .survey import (
     read_headers,
     share_inside,
     survey_files,
+    tell_several,
 )
 
 _AT_A_TIME = 8  # images a file of patches that were in the bank
@@ -144,6 +145,7 @@ def change_set(job: Job, before: Run, change: Change) -> None:
     """
     info, folder = job.info, job.folder
     backbone, added = _survey_change(job, before, change)
+    tell_several(added.candidates, job.tell)
     candidates = [*(_as_candidate(job, image) for image in change.kept), *added.candidates]
     check_sizes(candidates, job.settings.method)
     info.memory["predicted"] = Planner.of(job, candidates).check(job.max_memory)

@@ -1,0 +1,36 @@
+"""What is done to decoded pixels: alpha, orientation."""
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[Any]
+_Value = TypeVar("_Value", bound=np.generic)
+
+SWAPPING = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+def compose(values: Values, share: Values, white: float, premultiplied: bool = False) -> Values:
+    """Compose values [h, w] or [h, w, c] on white by alpha [h, w] of 0 to 1; their type stays.
+
+    Alpha that is zero everywhere says nothing: writers of three colours in four samples leave it.
+    """
+    if not share.any():
+        return values
+    share = share if values.ndim == 2 else share[..., None]
+    composed = (values if premultiplied else values * share) + white * (1 - share)
+    if values.dtype.kind in "ui":
+        composed = composed.round().clip(0, white)
+    return composed.astype(values.dtype)
+
+
+def orient(values: NDArray[_Value], orientation: int) -> NDArray[_Value]:
+    """Apply an EXIF orientation (1 to 8) to an array [h, w, ...]."""
+    if orientation in SWAPPING:
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
