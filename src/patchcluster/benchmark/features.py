@@ -47,7 +47,7 @@ class InputRule:
         return round(self.size * 8 / 7) if self.crop else self.size
 
     @property
-    def window(self) -> tuple[slice, slice]:
+    def centre(self) -> tuple[slice, slice]:
         """Slices of a picture [resized, resized, ...] that the network sees."""
         margin = (self.resized - self.size) // 2
         return slice(margin, margin + self.size), slice(margin, margin + self.size)
@@ -58,7 +58,7 @@ class InputRule:
             return np.zeros((self.size, self.size), bool)
         side = (self.resized, self.resized)
         resized = Image.fromarray(mask).resize(side, Image.Resampling.NEAREST)
-        return np.asarray(resized)[self.window]
+        return np.asarray(resized)[self.centre]
 
     def __str__(self) -> str:
         cut = f", centre cropped to {self.size} x {self.size}" if self.crop else ""
@@ -104,7 +104,7 @@ class Images:
         """An image as the network sees it, uint8 [size, size, 3]."""
         path, side = self.infos[image].path, self.rule.resized
         pixels = load_image(path, survey(path), [(side, side)], self.windows).pixels[0]
-        return np.rint(pixels[self.rule.window]).astype(np.uint8)
+        return np.rint(pixels[self.rule.centre]).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class _Cut(Features):
     rule: InputRule
 
     def patches(self, pixels: Sequence[Pixels], size: int) -> list[Tensor]:
-        return super().patches([one[self.rule.window] for one in pixels], size)
+        return super().patches([one[self.rule.centre] for one in pixels], size)
 
 
 def name_state(category: Category) -> str:

@@ -4,7 +4,7 @@ A few hot pixels must not darken an image, nor a few hot images the set; and a h
 look like no other. So values at the ends are left out, twice:
 
 1. of each image the lowest and the highest 0.1 % of the values (at least one of each);
-2. of the images' lows and highs that remain, the most extreme 5 % (none of fewer than 10 images).
+2. of the images' lows and highs that remain, the most extreme 5 % (at least one, from 5 images on).
    Images count alike, whatever their size: it is images that are odd, not pixels.
 
 What remains is widened by a quarter on each side, so that what lies beyond stands out even where it
@@ -25,7 +25,8 @@ DeepKind = Literal["integer", "float"]
 Windows = dict[str, list[float]]  # by the kind of values: [low, high]
 
 _VALUES_OUT = 0.001  # share of an image's values that is left out at each end
-_IMAGES_OUT = 0.05  # share of the images' lows and highs
+_IMAGES_OUT = 0.05  # share of the images' lows and highs, and one at least from _FEW images on
+_FEW = 5
 _MARGIN = 0.25  # of the width that remains, on each side
 _STEPS = 16
 _SAMPLE = 1 << 20  # pixels of an image that its values are taken from, about
@@ -76,7 +77,7 @@ def apply_window(values: NDArray[np.float32], window: Sequence[float]) -> NDArra
 
 def _choose(spreads: Sequence[Spread]) -> list[float]:
     least, most = min(one.least for one in spreads), max(one.most for one in spreads)
-    out = int(_IMAGES_OUT * len(spreads) + 0.5)
+    out = max(1, int(_IMAGES_OUT * len(spreads))) if len(spreads) >= _FEW else 0
     low, _ = _trim(np.array([one.low for one in spreads]), out)
     _, high = _trim(np.array([one.high for one in spreads]), out)
     margin = _MARGIN * (high - low)

@@ -215,6 +215,9 @@ def _check_mask(job: Job, masks: str) -> None:
 def _check_windows(job: Job, kept: Sequence[ImageRecord], added: Sequence[Header]) -> None:
     """Raise RunError if the window of deep images would be another one for this set."""
     known, given = job.info.windows, job.settings.window
+    if given is not None:
+        known |= choose_windows((header.spread for header in added), given)
+        return
     if not known and all(header.depth == "byte" for header in added):
         return
     headers, paths = list(added), [image.path for image in kept]
@@ -226,7 +229,7 @@ def _check_windows(job: Job, kept: Sequence[ImageRecord], added: Sequence[Header
                 "window of all: scan again"
             )
         headers.append(found[0])
-    if choose_windows((header.spread for header in headers), given) != known:
+    if choose_windows(header.spread for header in headers) != known:
         raise RunError(
             "images of more than 8 bits would have another window with this set: scan again, with "
             "--window to choose one that stays"

@@ -17,7 +17,7 @@ from ..scores.labels import Label
 from ..scores.thresholds import Flagging, Threshold
 from ..settings import Settings, resolve
 
-FORMAT = 3  # of run.json, and of what the other files of a run hold
+FORMAT = 4  # of run.json, and of what the other files of a run hold
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 # The state of a run says whether its files belong together, and what finishes it after a kill.
