@@ -186,6 +186,7 @@ CASES = {
         (encode(GRADIENT, "PNG")[:20], "damaged"),
         (JPEG[:10], "damaged"),
         (encode(GRADIENT, "WEBP")[:14], "a WebP file without a readable header"),
+        (box(b"heic") + bytes(50), "a HEIC file without a readable header"),
         (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 16, 3) + bytes(99), "a PSD file"),
     ],
     ("anything else", "text, archives, programs"): [

@@ -7,7 +7,8 @@ from ..errors import UnreadableImage
 HEAD = 1024  # bytes that tell a format
 _CAMERA = "raw picture of a camera ({}): develop it to TIFF or JPEG first"
 _CONVERT = "{} file, which is not read: convert it to PNG or TIFF first"
-_NOT_READ = [  # beginning, name, what to say
+_NOT_HEIC = rb"....ftyp(he[iv]|(mif1|msf1)(?!.{,40}avi[fs]))"
+_READ = [  # beginning, name, what to say
     (rb"II\*\0....CR", "CR2", _CAMERA),
     (rb"....ftypcrx", "CR3", _CAMERA),
     (rb"IIR[OS]|MMOR", "ORF", _CAMERA),
@@ -30,6 +31,7 @@ _NOT_READ = [  # beginning, name, what to say
         "video", "{}: save its frames as images first",
     ),
 ]  # fmt: skip
+_HEIC = rb"....ftyp(he[iv]|(mif1|msf1)(?!.{,40}avi[fs]))"
 _READ = [  # of which a file may be damaged, or of a kind that Pillow does not know
     (rb"\x89PNG", "PNG"),
     (rb"\xff\xd8\xff", "JPEG"),
@@ -39,9 +41,9 @@ _READ = [  # of which a file may be damaged, or of a kind that Pillow does not k
     (rb"8BPS", "PSD"),
     (rb"DDS ", "DDS"),
     (rb"BM", "BMP"),
+    (_HEIC, "HEIC"),
     (rb"....ftyp(avi[fs]|mif1|msf1)", "AVIF"),
 ]
-_HEIC = rb"....ftyp(he[iv]|(mif1|msf1)(?!.{,40}avi[fs]))"
 
 
 def prepare(head: bytes) -> None:
