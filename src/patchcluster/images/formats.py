@@ -7,8 +7,7 @@ from ..errors import UnreadableImage
 HEAD = 1024  # bytes that tell a format
 _CAMERA = "raw picture of a camera ({}): develop it to TIFF or JPEG first"
 _CONVERT = "{} file, which is not read: convert it to PNG or TIFF first"
-_NOT_HEIC = rb"....ftyp(he[iv]|(mif1|msf1)(?!.{,40}avi[fs]))"
-_READ = [  # beginning, name, what to say
+_NOT_READ = [  # beginning, name, what to say
     (rb"II\*\0....CR", "CR2", _CAMERA),
     (rb"....ftypcrx", "CR3", _CAMERA),
     (rb"IIR[OS]|MMOR", "ORF", _CAMERA),
