@@ -71,7 +71,7 @@ def flip(data: bytes, start: int, random: Random, bits: int) -> bytes:
     return bytes(changed)
 
 
-def replace(data: bytes, start: int, random: Random, size: int, by: Fill[[int], bytes]) -> bytes:
+def replace(data: bytes, start: int, random: Random, size: int, by: Fill) -> bytes:
     place = int(random.integers(start, len(data) - 2 - size))
     return data[:place] + by(size) + data[place + size :]
 
