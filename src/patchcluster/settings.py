@@ -31,6 +31,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_HIGHEST = 3e38  # of a window; images are float32 in the network
+
 # Settings of methods: `Facts.options` says which have which.
 METHOD_SETTINGS = ("k", "ratio", "bank_images", "local_weight", "saturation", "stage_weights")
 
@@ -140,7 +142,7 @@ def _check_values(settings: Settings) -> None:
         raise SettingError(f"max_pixels {settings.max_pixels}: choose 1 or more")
     window = settings.window
     if window is not None and not (
-        len(window) == 2 and -math.inf < window[0] < window[1] < math.inf
+        len(window) == 2 and -_HIGHEST <= window[0] < window[1] <= _HIGHEST
     ):
         raise SettingError(f"window {window}: choose two numbers, the lower one first")
     if not 0 <= settings.seed < 1 << 63:

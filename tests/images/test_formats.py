@@ -155,8 +155,8 @@ CASES = {
         (b"FUJIFILMCCD-RAW 0201" + bytes(200), RAW.format("RAF")),
     ],
     (
-        "JPEG XL, DICOM, FITS, OpenEXR, Radiance HDR, HDF5, GRIB, GIMP, PDF, PostScript, SVG, "
-        "metafiles",
+        "JPEG XL, DICOM, FITS, OpenEXR, Radiance HDR, HDF5, GRIB, GIMP, colour PFM, PDF, "
+        "PostScript, SVG, metafiles",
         "all",
     ): [
         (imagecodecs.jpegxl_encode(GRADIENT), NOT_READ.format("JPEG XL")),
@@ -169,6 +169,7 @@ CASES = {
         (b"\x89HDF\r\n\x1a\n" + bytes(200), NOT_READ.format("HDF5")),
         (b"GRIB" + bytes(200), NOT_READ.format("GRIB or BUFR")),
         (b"gimp xcf v011\0" + bytes(200), NOT_READ.format("GIMP")),
+        (b"PF\n8 8\n-1.0\n" + bytes(768), NOT_READ.format("colour PFM")),
         (b"%PDF-1.7\n" + bytes(200), "PDF file: save its pages as images"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NOT_READ.format("PostScript")),
         (b"\xd7\xcd\xc6\x9a" + bytes(200), NOT_READ.format("Windows metafile")),

@@ -188,3 +188,12 @@ def test_images_over_the_limit_of_pillow_are_read_if_asked_and_memory_allows(mon
 def test_free_memory_is_what_the_system_says():
     said = subprocess.run(["free", "-b"], capture_output=True, text=True, check=True).stdout
     assert shapes.free_memory() == pytest.approx(int(said.splitlines()[1].split()[-1]), rel=0.2)
+
+
+@pytest.mark.parametrize("maxval", [300, 1000, 4095, 65_535])
+@pytest.mark.parametrize("head", ["P5\n7 5\n{}\n", "P5 # by a camera\n7\n# rows\n5 {} "])
+def test_numbers_of_a_deep_pgm_are_those_of_the_file(maxval, head):
+    values = np.linspace(0, maxval, 35).round().astype(np.uint16).reshape(5, 7)
+    data = head.format(maxval).encode() + values.astype(">u2").tobytes()
+    loaded = load(data, {"integer": [0.0, maxval]})
+    np.testing.assert_allclose(loaded[..., 0], values / maxval * 255, rtol=1e-5)

@@ -111,3 +111,20 @@ def test_one_more_ordinary_image_seldom_changes_the_window():
         images = [noise(900 + seed, 2100 + 3 * seed, 100 * seed + i, 32) for i in range(21)]
         changed += window_of(images[:20]) != window_of(images)
     assert changed <= 3
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.arange(4_000_000_000, 4_000_000_100, dtype=np.uint32), "integer"),
+        (np.linspace(101_325, 101_325.01, 100), "float"),
+        (np.linspace(1e300, 3e300, 100), "float"),
+    ],
+)
+def test_numbers_that_float32_does_not_hold_stay_apart(values, kind):
+    image = values.reshape(10, 10)
+    window = choose_windows([measure_spread(image, kind)])[kind]
+    shown = apply_window(image, window)
+    assert shown.dtype == np.float32
+    expected = 255 * (values.astype(float) - window[0]) / (window[1] - window[0])
+    np.testing.assert_allclose(shown.ravel(), expected, atol=0.01)

@@ -45,7 +45,8 @@ def test_memory_of_this_process():
 def workload(**changes):
     usual = {
         "images": 100, "patches": [100 * 784], "channels": 152, "bank": 100, "pixels": 100 << 20,
-        "largest_images": 1 << 20, "largest_grid": 784, "seen_pixels": 100 * 448 * 448,
+        "largest_images": 1 << 20, "decoding": 12 << 20, "largest_grid": 784,
+        "seen_pixels": 100 * 448 * 448,
         "input_pixels": 448 * 448, "input_shapes": 1, "threads": 2, "on_cpu": True, "ratio": 0.3,
         "streamed": False, "extra": 0, "searches": None,
     }  # fmt: skip
@@ -56,7 +57,8 @@ def test_prediction_grows_with_what_costs_memory():
     base = predict_memory(workload(), GIB)
     assert base > GIB
     for larger in (
-        {"patches": [10_000 * 784]}, {"largest_images": 150 << 20}, {"input_shapes": 9},
+        {"patches": [10_000 * 784]}, {"largest_images": 150 << 20}, {"decoding": 4 << 30},
+        {"input_shapes": 9},
         {"input_pixels": 4 * 448 * 448},
     ):  # fmt: skip
         assert predict_memory(workload(**larger), GIB) > base

@@ -10,6 +10,7 @@ How pixels are brought to three channels of 0 to 255:
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import InputError, UnreadableImage
 from . import formats, jpeg, png
 from .inputs import open_input, reason
-from .raster import SWAPPING, orient
+from .raster import SWAPPING, Values, orient
 from .shapes import MAX_PIXELS, check_shape, raise_pillow_limit
 from .tiff import TiffImage, is_tiff
 from .window import DeepKind, Spread, apply_window, measure_spread
@@ -34,6 +35,7 @@ THUMBNAIL_SIDE = 320
 _ORIENTATION = 0x0112  # EXIF tag
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose frames follow each other
 _BANDS = 4  # of a TIFF of as many pixels as are read; smaller ones may have more
+_PGM_MAXVAL = re.compile(rb"P[25](?:\s+(?:#.*\n\s*)*\d+){2}\s+(?:#.*\n\s*)*(\d+)\s")
 _CHANGED = "changed while the scan was running"
 _WHITE = (255, 255, 255, 255)
 
@@ -72,10 +74,10 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
     with _open(source, head=True) as file, _reading():
         image = _identify(file)
         width, height = _shown_size(image, file)
-        check_shape(width, height, max_pixels)
+        depth, several = _depth(image, file), _has_several(image)
+        check_shape(width, height, max_pixels, depth != "byte")
         if isinstance(image, TiffImage) and image.samples > _BANDS * max_pixels:
             raise UnreadableImage(f"too large: {image.samples} numbers, which --max-pixels raises")
-        depth, several = _depth(image, file), _has_several(image)
         if depth == "byte":
             return Header(width, height, several=several)
         file.seek(0)
@@ -251,18 +253,18 @@ def _depth(image: Image.Image | TiffImage, source: IO[bytes]) -> Depth:
     return "integer" if deep else "byte"
 
 
-def _deep_values(data: bytes) -> NDArray[np.float32]:
-    """Decode a deep image, as shown, to float32 [height, width] or [height, width, 3]."""
+def _deep_values(data: bytes) -> Values:
+    """Decode a deep image, as shown, to numbers [height, width] or [height, width, 3]."""
     stream = io.BytesIO(data)
     image = _identify(stream)
     if isinstance(image, TiffImage):
-        decoded = image.read()
+        values = image.read()
     elif image.format == "PNG":
-        decoded = orient(png.read_deep(data), _orientation(image, stream))
+        values = orient(png.read_deep(data), _orientation(image, stream))
     else:
-        decoded = np.asarray(_upright(image))
-    with np.errstate(over="ignore"):  # to infinity, which the next line refuses
-        values = decoded.astype(np.float32)
+        values = np.asarray(_upright(image))
+        if maxval := _PGM_MAXVAL.match(data):  # Pillow scales by it
+            values = np.rint(values * (int(maxval[1]) / 65535)).astype(np.uint16)
     if not np.isfinite(values).all():
         raise UnreadableImage("has pixels that are not finite numbers (NaN or infinity)")
     return values

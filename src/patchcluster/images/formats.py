@@ -21,6 +21,7 @@ _NOT_READ = [  # beginning, name, what to say
     (rb"\x89HDF", "HDF5", _CONVERT),
     (rb"GRIB|BUFR", "GRIB or BUFR", _CONVERT),
     (rb"gimp xcf", "GIMP", _CONVERT),
+    (rb"PF\s", "colour PFM", _CONVERT),
     (rb"%PDF", "PDF", "{} file: save its pages as images first"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript", _CONVERT),
     (rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF", "Windows metafile", _CONVERT),

@@ -9,6 +9,7 @@ LEAST_SIDE = 4  # pixels, of an image
 MOST_ASPECT = 200  # at 448 pixels such an image has a network input of one stride by 198
 MAX_PIXELS = 178_956_970  # of an image that is read, unless asked otherwise; Pillow's own limit
 DECODING_BYTES = 12  # a pixel of an image that is decoded: file, pixels, a copy as shown
+DEEP_BYTES = 45  # of one of more than 8 bits: its numbers, and floats of three channels
 
 
 def network_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -26,12 +27,17 @@ def network_size(width: int, height: int, size: int) -> tuple[int, int]:
     return high, wide
 
 
-def check_shape(width: int, height: int, max_pixels: int) -> None:
+def decoding_bytes(width: int, height: int, deep: bool) -> int:
+    """Return the memory that it takes to decode an image, at most."""
+    return width * height * (DEEP_BYTES if deep else DECODING_BYTES)
+
+
+def check_shape(width: int, height: int, max_pixels: int, deep: bool) -> None:
     """Raise UnreadableImage if an image of width x height cannot be scored sensibly, or read.
 
     An image is scored if its shorter side has LEAST_SIDE pixels, its longer side is at most
     MOST_ASPECT times as long, and it has no more than `max_pixels`. One of more than MAX_PIXELS is
-    decoded as a whole, which takes DECODING_BYTES a pixel: that much memory has to be free.
+    decoded as a whole, for which `decoding_bytes` have to be free.
     """
     short, long = sorted((width, height))
     size, pixels = f"{width} x {height} pixels", width * height
@@ -46,9 +52,10 @@ def check_shape(width: int, height: int, max_pixels: int) -> None:
             f"too large: {size} are more than {max_pixels}, which --max-pixels raises"
         )
     free = free_memory() if pixels > MAX_PIXELS else None
-    if free is not None and pixels * DECODING_BYTES > free:
+    needed = decoding_bytes(width, height, deep)
+    if free is not None and needed > free:
         raise UnreadableImage(
-            f"too large: {size} need {pixels * DECODING_BYTES >> 20} MB of memory to be decoded, "
+            f"too large: {size} need {needed >> 20} MB of memory to be decoded, "
             f"and {free >> 20} MB are free"
         )
 

@@ -195,18 +195,13 @@ def _list_pages(tiff: TiffFile) -> Iterator[TiffPage]:
 
 
 def _in_full(pages: Sequence[TiffPage]) -> list[TiffPage]:
-    """Leave out the masks, and the smaller copies of another page: what says so, or has its shape.
+    """Leave out masks and smaller copies of another page: what is marked as such, or is so small.
 
-    Shape: the same aspect, and at most half the sides.
+    So small: it has at most a quarter of the pixels of another page.
     """
     full = [page for page in pages if not page.subfiletype & (_REDUCED | _MASK)]
-    sizes = {(page.imagewidth, page.imagelength) for page in full}
-    copies = {
-        (w, h)
-        for w, h in sizes
-        if any(2 * w <= W and abs(w * H - h * W) <= max(W, H) for W, H in sizes)
-    }
-    return [page for page in full if (page.imagewidth, page.imagelength) not in copies]
+    most = max((page.imagewidth * page.imagelength for page in full), default=0)
+    return [page for page in full if 4 * page.imagewidth * page.imagelength > most]
 
 
 def _name_raw(pages: Sequence[TiffPage]) -> str:

@@ -16,7 +16,7 @@ change it: a changed window changes the features of all deep images.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class Spread:
     most: float
 
 
-def measure_spread(values: NDArray[np.float32], kind: DeepKind) -> Spread:
+def measure_spread(values: NDArray[Any], kind: DeepKind) -> Spread:
     """Measure the values [height, width] or [height, width, channels] of a deep image."""
     every = math.ceil(math.sqrt(values.shape[0] * values.shape[1] / _SAMPLE))
     sample = values[::every, ::every].ravel()
@@ -67,12 +67,16 @@ def choose_windows(
     }
 
 
-def apply_window(values: NDArray[np.float32], window: Sequence[float]) -> NDArray[np.float32]:
-    """Bring values to 0 to 255, float32; what lies outside the window is clipped."""
+def apply_window(values: NDArray[Any], window: Sequence[float]) -> NDArray[np.float32]:
+    """Bring numbers of any type to 0 to 255, float32; what lies outside the window is clipped."""
     low, high = window
     width = max(high - low, 1e-30)  # 0 if all values are equal: then larger ones are white
+    # Of numbers that float32 does not hold the difference from the low end counts.
+    exact = np.result_type(values.dtype, np.float32)
     with np.errstate(over="ignore"):  # of the largest numbers there are
-        return ((values - np.float32(low)) * np.float32(255 / width)).clip(0, 255)
+        scaled = (values - exact.type(low)) * exact.type(255 / width)
+    shown: NDArray[np.float32] = scaled.clip(0, 255).astype(np.float32)
+    return shown
 
 
 def _choose(spreads: Sequence[Spread]) -> list[float]:
@@ -90,7 +94,7 @@ def _choose(spreads: Sequence[Spread]) -> list[float]:
     return [math.floor(low / step) * step, math.ceil(high / step) * step]
 
 
-def _trim(values: NDArray[np.floating], out: int) -> tuple[float, float]:
+def _trim(values: NDArray[Any], out: int) -> tuple[float, float]:
     """Return the smallest and largest value [n] without so many at each end, at least one value."""
     out = min(out, (len(values) - 1) // 2)
     ordered = np.partition(values, (out, len(values) - 1 - out))

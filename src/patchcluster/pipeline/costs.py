@@ -10,7 +10,7 @@ from heapq import nlargest
 from typing import Any, Self
 
 from ..errors import InputError, SettingError
-from ..images.shapes import DECODING_BYTES
+from ..images.shapes import decoding_bytes
 from ..methods.base import SearchCost
 from ..methods.grids import COMPARED_PATCHES
 from ..network.patches import grid_channels, grid_stride
@@ -58,6 +58,7 @@ class Workload:
     bank: int  # images that each is compared with
     pixels: int  # of all files
     largest_images: int  # pixels of the largest together, one for each thread
+    decoding: int  # bytes while those are decoded that need most, one for each thread
     largest_grid: int  # patches of the image that has most
     seen_pixels: int  # of all inputs of the network, tiles with their overlaps
     input_pixels: int  # at most that the network sees at a time: of an image, or of a tile
@@ -124,6 +125,7 @@ class Planner:
             bank=method.bank_size(images, each),
             pixels=sum(wide * high for wide, high in sizes),
             largest_images=sum(nlargest(self.threads, (wide * high for wide, high in sizes))),
+            decoding=sum(nlargest(self.threads, map(_decoding_bytes, self.candidates))),
             largest_grid=max(map(max, areas)) // stride**2,
             seen_pixels=sum(seen[shape][0] * count for shape, count in counts.items()),
             input_pixels=max(at_once for _, at_once in seen.values()),
@@ -175,6 +177,11 @@ class Planner:
         return f"at least {format_bytes(need)} for {words}"
 
 
+def _decoding_bytes(one: Candidate) -> int:
+    header = one.header
+    return decoding_bytes(header.width, header.height, header.depth != "byte")
+
+
 def predict_memory(work: Workload, baseline: int) -> int:
     """Predict the peak resident memory in bytes.
 
@@ -202,8 +209,7 @@ def predict_memory(work: Workload, baseline: int) -> int:
     network = work.input_pixels * _ACTIVATION_BYTES + grid * _STAGE_BYTES
     network = work.threads * max(network, grid * _JOINING_BYTES)
     made = work.largest_images * _INPUT_BYTES + network
-    decoded = work.largest_images * DECODING_BYTES
-    extraction = max(made, decoded) + work.threads * grid * _WAITING_BYTES
+    extraction = max(made, work.decoding) + work.threads * grid * _WAITING_BYTES
     report = min(work.images, _DRAWN) * _DRAWN_BYTES + left
     kept = baseline + work.input_shapes * _SHAPE_BYTES + work.images * _IMAGE_BYTES + _SLACK
     return kept + max(search, extraction, report)
