@@ -254,6 +254,7 @@ CFA = {
     "photometric": "cfa",
     "extratags": [(33421, 3, 2, (2, 2), True), (33422, 1, 4, b"\0\1\1\2", True)],
 }
+TILED = {322: (3, [64]), 323: (3, [48])}
 DNG = {"extratags": [(50706, 1, 4, b"\1\4\0\0", True)], "subfiletype": 1}
 
 
@@ -278,6 +279,10 @@ def make(name):
         (tiff(np.full((4, 4), 1e300)), "not finite"),
         (tiff(draw("u1"), tags={256: (4, [60_000]), 257: (4, [60_000])}), "too large"),
         (tiff(draw("u1"), tags={257: (4, [400]), 278: (4, [400])}), "damaged"),
+        (tiff(draw("u1"), tags={256: (4, [50, 50]), **TILED}), "its size is no number"),
+        (tiff(draw("u1"), tags={257: (4, [35, 35]), **TILED}), "its size is no number"),
+        (tiff(draw("u1"), tags={338: (3, [2])}), "all samples are extra ones"),
+        (tiff(draw("u1"), tags={338: (3, [0, 2])}), "all samples are extra ones"),
         (tiff(draw("u1"), tags={279: (4, [10_000_000])}), "pixels are missing"),
         (tiff(draw("u1"), tags={273: (4, [0]), 279: (4, [0])}), "pixels are missing"),
     ],

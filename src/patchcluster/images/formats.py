@@ -30,6 +30,7 @@ _NOT_READ = [  # beginning, name, what to say
         "video", "{}: save its frames as images first",
     ),
 ]  # fmt: skip
+_HEIC = rb"....ftyp(he[iv]|(mif1|msf1)(?!.{,40}avi[fs]))"
 _READ = [  # of which a file may be damaged, or of a kind that Pillow does not know
     (rb"\x89PNG", "PNG"),
     (rb"\xff\xd8\xff", "JPEG"),
@@ -39,9 +40,9 @@ _READ = [  # of which a file may be damaged, or of a kind that Pillow does not k
     (rb"8BPS", "PSD"),
     (rb"DDS ", "DDS"),
     (rb"BM", "BMP"),
+    (_HEIC, "HEIC"),
     (rb"....ftyp(avi[fs]|mif1|msf1)", "AVIF"),
 ]
-_HEIC = rb"....ftyp(he[iv]|(mif1|msf1)(?!.{,40}avi[fs]))"
 
 
 def prepare(head: bytes) -> None:

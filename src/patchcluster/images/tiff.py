@@ -61,6 +61,10 @@ class TiffImage:
         Raises UnreadableImage for what is not read, and what tifffile does for damage.
         """
         every = list(_list_pages(TiffFile(file)))
+        if not all(
+            isinstance(n, int) for page in every for n in (page.imagewidth, page.imagelength)
+        ):
+            raise UnreadableImage("damaged image: its size is no number")
         full = _in_full(every)
         if not full:
             raise UnreadableImage("damaged image: a TIFF without a page in full resolution")
@@ -123,6 +127,8 @@ class TiffImage:
         extra = [int(kind) for kind in self.page.extrasamples]
         first = samples.shape[2] - len(extra)  # of them
         place = next((i for i, kind in enumerate(extra) if kind in _ALPHA), None)
+        if place is not None and first < 1:
+            raise UnreadableImage("damaged image: its tags say that all samples are extra ones")
         shown = self._to_colour(samples[..., : first if place is not None else None])
         if place is None:
             return shown
