@@ -26,6 +26,8 @@ _LAYOUT = {  # tags that say what the bytes of a page mean
     254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324,
     325, 338, 339, 347, 530,
 }  # fmt: skip
+_JPEG_TABLES = 347  # the only one of them that is no number
+_TEXTS = (2, 7)  # types of tags: text, bytes
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType: a smaller copy of a page, a transparency mask
 _ALPHA = (1, 2)  # of the tag ExtraSamples: associated (premultiplied), unassociated
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR, _CIELAB = 0, 3, 5, 6, 8  # photometrics
@@ -169,7 +171,7 @@ class TiffImage:
             return np.asarray(image.convert("RGB"))  # turned already
 
     def _check_tags(self) -> None:
-        """Raise UnreadableImage if a tag that matters cannot be read: tifffile leaves it out."""
+        """Raise UnreadableImage if a tag that matters is no number, or left out by tifffile."""
         form = self.page.parent.tiff
         self.file.seek(self.page.offset)
         count = struct.unpack(form.tagnoformat, self.file.read(form.tagnosize))[0]
@@ -178,7 +180,12 @@ class TiffImage:
             struct.unpack_from(form.byteorder + "H", entries, i * form.tagsize)[0]
             for i in range(count)
         }
-        if _LAYOUT & codes - {tag.code for tag in self.page.tags}:
+        read = {
+            tag.code
+            for tag in self.page.tags
+            if tag.dtype not in _TEXTS or tag.code == _JPEG_TABLES
+        }
+        if _LAYOUT & codes - read:
             raise UnreadableImage("damaged image: some of its tags cannot be read")
 
     def _check_segments(self) -> None:
@@ -186,11 +193,7 @@ class TiffImage:
         end = self.file.seek(0, 2)
         segments = list(zip(self.page.dataoffsets, self.page.databytecounts, strict=False))
         expected = int(np.prod(self.page.chunked))
-        try:
-            whole = len(segments) >= expected and all(0 < n <= end - at for at, n in segments)
-        except TypeError:  # places that are text
-            whole = False
-        if not whole:
+        if len(segments) < expected or any(not n or at + n > end for at, n in segments):
             raise UnreadableImage("damaged image: some of its pixels are missing")
 
 
