@@ -74,9 +74,11 @@ def draw_files() -> list[list[bytes]]:
         for mode in set(names) - {"LA", "LAB", "RGBX"}:  # to which Pillow does not convert
             picture = Image.fromarray(test_tiff.draw("u1", 3)).convert(mode)
             modes.append(test_formats.encode(picture, "TIFF", compression=compression))
-    rows = [[case[0] for case in row] for row in test_formats.CASES.values()]
+    rows = [[data for data, *_ in row] for row in test_formats.CASES.values() if len(row[0]) == 3]
+    refused = [data for row in test_formats.CASES.values() for data, *rest in row if len(rest) == 1]
     hostile = [case.data for case in make_cases() if len(case.data) < 1 << 20]
-    return [*rows, hostile, hostile, hostile, layouts, modes, list(test_jpeg.FILES.values())]
+    jpegs = list(test_jpeg.FILES.values())
+    return [*rows, refused, hostile, hostile, layouts, layouts, modes, jpegs]
 
 
 def name_format(data: bytes) -> str:
