@@ -6,7 +6,7 @@ READY := .venv/.ready
 # As patchcluster sets it for itself: see src/patchcluster/__init__.py.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-all test-slow test-faults test-wheel test-datasets docs lint bench bench-scale quality sbom audit clean
+.PHONY: demo test test-all test-slow test-faults test-wheel test-datasets fuzz docs lint bench bench-scale quality sbom audit clean
 
 demo: $(READY)
 	$(BIN)/patchcluster demo -o demo
@@ -37,6 +37,12 @@ test-wheel: $(READY)
 test-datasets: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt datasets
 	$(BIN)/python -m pytest tests/pipeline/test_sources.py -rs
+
+# Damaged files through the reading of images, for so many minutes; SEED= draws others.
+MINUTES ?= 10
+SEED ?= 0
+fuzz: $(READY)
+	$(BIN)/python tools/fuzz.py --minutes $(MINUTES) --seed $(SEED)
 
 # The documentation as a site, in site/.
 docs: $(READY)

@@ -84,6 +84,8 @@ TWO, SOME = palette([0])
 GREYED = np.where(X[..., None] > 30, TWO, 255)
 ANY = GRADIENT.astype(float)
 JPEG = encode(GRADIENT, "JPEG", quality=95, subsampling=0)
+# encoded once by libheif, which pi-heif cannot
+HEIC = (Path(__file__).parent / "gradient.heic").read_bytes()
 RAW = "camera [(]{}[)]: develop it to TIFF or JPEG"
 NOT_READ = "{} file, which is not read: convert it"
 
@@ -144,8 +146,7 @@ CASES = {
         (b"P6 5 6 65535\n" + DEEP[..., :3].astype(">u2").tobytes(), DEEP[..., :3] / 257, 1),
     ],
     ("HEIC", "with `patchcluster[heic]`"): [
-        # encoded once by libheif, which pi-heif cannot
-        ((Path(__file__).parent / "gradient.heic").read_bytes(), ANY, 24),
+        (HEIC, ANY, 24),
     ],
     ("DNG, NEF, CR2, CR3, ARW, ORF, RW2, RAF", "raw pictures of cameras"): [
         (b"II*\0\x10\0\0\0CR\2\0" + bytes(200), RAW.format("CR2")),
@@ -187,7 +188,7 @@ CASES = {
         (encode(GRADIENT, "PNG")[:20], "damaged"),
         (JPEG[:10], "damaged"),
         (encode(GRADIENT, "WEBP")[:14], "a WebP file without a readable header"),
-        (box(b"heic") + bytes(50), "a HEIC file without a readable header"),
+        (HEIC[:300], "a HEIC file without a readable header"),
         (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 16, 3) + bytes(99), "a PSD file"),
     ],
     ("anything else", "text, archives, programs"): [
@@ -232,6 +233,14 @@ def test_heic_without_its_package_says_which(monkeypatch):
     for brand in (b"heic", b"heix", b"mif1"):
         with pytest.raises(UnreadableImage, match=r"HEIC .*pip install 'patchcluster\[heic\]'"):
             load(box(brand))
+
+
+def test_a_heic_whose_pixels_are_not_of_the_size_of_its_header():
+    at = HEIC.index(b"clap") + 4  # the part that is shown: width, height and place as fractions
+    assert struct.unpack_from(">4i", HEIC, at) == (64, 1, 48, 1)
+    wider = HEIC[:at] + struct.pack(">i", 66) + HEIC[at + 4 :]
+    with pytest.raises(UnreadableImage, match=r"damaged image: 64 x 48 pixels, .* says 66 x 48"):
+        load(wider)
 
 
 def test_the_page_has_a_row_for_each_case_and_no_other():

@@ -113,3 +113,47 @@ def test_most_jpegs_with_a_lost_sector_are_refused(name):
         except UnreadableImage:
             refused += 1
     assert refused >= 12
+
+
+def split(data):
+    """A JPEG's segments before its first scan by their markers, and the scan with its header."""
+    segments, at = {}, 2
+    while data[at + 1] != 0xDA:
+        size = 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        segments[data[at + 1]] = segments.get(data[at + 1], b"") + data[at : at + size]
+        at += size
+    return segments, data[at:].removesuffix(END)
+
+
+def encode_apart(image):
+    """A baseline JPEG of RGB whose components lie in one scan each."""
+    bands = [split(encode(band)) for band in image.split()]
+    before, _ = bands[0]
+    frame = before[0xC0][:9] + b"\3" + b"".join(bytes([i, 0x11, 0]) for i in b"RGB")
+    frame = frame[:2] + (len(frame) - 2).to_bytes(2, "big") + frame[4:]
+    scans = [scan[:5] + bytes([i]) + scan[6:] for i, (_, scan) in zip(b"RGB", bands, strict=True)]
+    return [b"\xff\xd8" + before[0xDB] + frame + before[0xC4], *scans]
+
+
+def test_components_in_scans_of_their_own():
+    parts = encode_apart(PICTURE)
+    whole = b"".join(parts) + END
+    np.testing.assert_array_equal(load(whole), shown(whole))
+    assert np.abs(load(whole) - np.asarray(PICTURE, float)).mean() < 8
+    for count in (1, 2, 3):
+        with pytest.raises(UnreadableImage, match="damaged image"):
+            load(b"".join(parts[:count]) + END)
+
+
+@pytest.mark.parametrize(
+    "name", ["progressive", "progressive with restarts", "progressive grey", "progressive CMYK"]
+)
+def test_a_progressive_jpeg_that_ends_between_scans_is_refused(name):
+    modes = {"progressive grey": "L", "progressive CMYK": "CMYK"}
+    data = FILES.get(name) or encode(PICTURE.convert(modes[name]), progressive=True)
+    np.testing.assert_array_equal(load(data), shown(data))
+    starts = [at for at in range(len(data)) if data[at : at + 2] in (b"\xff\xda", b"\xff\xc4")]
+    assert len(starts) > 10
+    for at in (*starts, *(start + 4 for start in starts)):
+        with pytest.raises(UnreadableImage, match=r"damaged image: [^0-9']+$"):  # no exception's
+            load(data[:at] + END)

@@ -171,6 +171,14 @@ def test_a_palette_of_16_bits_and_one_of_8_by_mistake():
         np.testing.assert_array_equal(read(data), colours.T[indices])
 
 
+def test_a_palette_of_two_colours():
+    indices = np.random.default_rng(0).integers(0, 2, (9, 21), np.uint8)
+    palette = {320: (3, [10, 20, 30, 40, 50, 60])}
+    tags = {256: (4, [21]), 258: (3, [1]), 262: (3, [3]), **palette}
+    data = tiff(np.packbits(indices, axis=1), tags=tags)
+    np.testing.assert_array_equal(read(data), np.array([[10, 30, 50], [20, 40, 60]])[indices])
+
+
 @pytest.mark.parametrize("type_", ["u1", "u2", "f4"])
 @pytest.mark.parametrize("samples", [2, 4])
 def test_alpha_lies_on_white(type_, samples):
@@ -255,6 +263,7 @@ CFA = {
     "photometric": "cfa",
     "extratags": [(33421, 3, 2, (2, 2), True), (33422, 1, 4, b"\0\1\1\2", True)],
 }
+TILED = {322: (3, [64]), 323: (3, [48])}
 DNG = {"extratags": [(50706, 1, 4, b"\1\4\0\0", True)], "subfiletype": 1}
 
 
@@ -278,6 +287,18 @@ def make(name):
         (tiff(np.full((4, 4), np.nan, np.float32)), "not finite"),
         (tiff(draw("u1"), tags={256: (4, [60_000]), 257: (4, [60_000])}), "too large"),
         (tiff(draw("u1"), tags={257: (4, [400]), 278: (4, [400])}), "damaged"),
+        (tiff(draw("u1"), tags={256: (4, [50, 50]), **TILED}), "its size is no number"),
+        (tiff(draw("u1"), tags={257: (4, [35, 35]), **TILED}), "its size is no number"),
+        (tiff(draw("u1"), tags={273: (2, [0x413834])}), "tags cannot be read"),
+        (tiff(draw("u1"), tags={279: (7, [0x413834])}), "tags cannot be read"),
+        (tiff(draw("u1", 2), tags={338: (2, [0x32])}), "tags cannot be read"),
+        (tiff(draw("f2"), tags={262: (3, [3]), 320: (3, [9] * 768)}), "floats that are looked up"),
+        (tiff(draw("u1"), tags={262: (3, [3]), 320: (3, [9] * 7)}), "palette is missing"),
+        (tiff(draw("u1"), tags={262: (3, [3]), 320: (3, [9] * 300)}), "palette is shorter"),
+        (tiff(draw("u1"), photometric=5), "fewer than four inks"),
+        (tiff(draw("u2", 3), photometric=5), "fewer than four inks"),
+        (tiff(draw("u1"), tags={338: (3, [2])}), "all samples are extra ones"),
+        (tiff(draw("u1"), tags={338: (3, [0, 2])}), "all samples are extra ones"),
         (tiff(draw("u1"), tags={279: (4, [10_000_000])}), "pixels are missing"),
         (tiff(draw("u1"), tags={273: (4, [0]), 279: (4, [0])}), "pixels are missing"),
     ],

@@ -108,7 +108,8 @@ def load_image(
         stream = io.BytesIO(data)
         image = _identify(stream)
         depth = _depth(image, stream)
-        if depth != header.depth:
+        size = _shown_size(image, stream)
+        if depth != header.depth or size != (header.width, header.height):
             raise UnreadableImage(_CHANGED)
         if depth == "byte":
             shown = _show(image, data)
@@ -117,8 +118,11 @@ def load_image(
             values = apply_window(_deep_values(data), windows[depth])
             pixels = [_resize_float(values, size) for size in sizes]
             shown = Image.fromarray(np.rint(values).astype(np.uint8))
-    if shown.size != (header.width, header.height):
-        raise UnreadableImage(_CHANGED)
+    if shown.size != size:  # a damaged HEIC
+        raise UnreadableImage(
+            f"damaged image: {shown.width} x {shown.height} pixels, where its header says "
+            f"{size[0]} x {size[1]}"
+        )
     return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), len(data), _thumbnail(shown))
 
 

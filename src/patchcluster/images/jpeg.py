@@ -15,6 +15,9 @@ FORMATS = ("JPEG", "MPO")  # of Pillow; an MPO begins with a JPEG that is comple
 _COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # simplejpeg's, by mode of Pillow
 _LAYOUTS = {"L": "L", "RGB": "RGB", "CMYK": "CMYK;I"}  # Adobe's inks, which all use, are inverted
 _END = b"\xff\xd9"
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_PROGRESSIVE, _LAST, _SCAN = (0xC2, 0xC6, 0xCA, 0xCE), 0xD9, 0xDA  # markers
+_COEFFICIENTS = 64  # of a block
 # Warnings of pixels that are missing or made up. Others are of metadata.
 _LOST = re.compile("premature end|bad huffman code|bad arithmetic code|found marker .* instead")
 # What is left over behind the pixels: before a restart, the next scan or the end of the image.
@@ -29,8 +32,11 @@ def decode(image: Image.Image, data: bytes) -> Image.Image:
     The pixels are Pillow's, bit for bit. Bytes behind the end of the image are ignored, and before
     it what encoders are known to leave: zeros, or up to _STRAY bytes.
     Raises UnreadableImage if libjpeg had to make up pixels, or data are left over behind the last.
+    libjpeg does not warn of scans that are missing as a whole: they are counted here.
     A flipped bit that changes a value, and not where the next one begins, stays unseen.
     """
+    if not _has_all_scans(data, len(image.getbands())):
+        raise UnreadableImage("damaged image: some of its scans are missing")
     try:
         pixels = simplejpeg.decode_jpeg(data, _COLOURS[image.mode])
     except ValueError as error:
@@ -51,3 +57,27 @@ def _is_damage(message: str, data: bytes) -> bool:
     count, scan = int(left_over[1]), data.rpartition(_END)[0]
     padding = len(scan) - len(scan.rstrip(b"\0"))
     return count > _STRAY and not count <= padding <= count + _READ_AHEAD
+
+
+def _has_all_scans(data: bytes, components: int) -> bool:
+    """Whether each component has all its coefficients, to the last bit, before the first end."""
+    found: dict[int, set[int]] = {}
+    progressive, position = False, 2
+    while (marker := _MARKER.search(data, position)) and marker[1][0] != _LAST:
+        start = marker.end()
+        position = start + int.from_bytes(data[start : start + 2], "big")
+        progressive = progressive or marker[1][0] in _PROGRESSIVE
+        if marker[1][0] != _SCAN:
+            continue
+        header = data[start + 2 : position]
+        if not header or len(header) != 4 + 2 * header[0]:
+            return False
+        *tables, first, last, bits = header[1:]
+        if not progressive:
+            first, last, bits = 0, _COEFFICIENTS - 1, 0
+        if not bits & 15:  # how many bits are left for later scans
+            for component in tables[::2]:
+                found.setdefault(component, set()).update(range(first, last + 1))
+        if sum(map(len, found.values())) >= components * _COEFFICIENTS:
+            return True
+    return False

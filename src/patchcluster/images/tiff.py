@@ -26,6 +26,8 @@ _LAYOUT = {  # tags that say what the bytes of a page mean
     254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324,
     325, 338, 339, 347, 530,
 }  # fmt: skip
+_JPEG_TABLES = 347  # the only one of them that is no number
+_TEXTS = (2, 7)  # types of tags: text, bytes
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType: a smaller copy of a page, a transparency mask
 _ALPHA = (1, 2)  # of the tag ExtraSamples: associated (premultiplied), unassociated
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR, _CIELAB = 0, 3, 5, 6, 8  # photometrics
@@ -61,6 +63,10 @@ class TiffImage:
         Raises UnreadableImage for what is not read, and what tifffile does for damage.
         """
         every = list(_list_pages(TiffFile(file)))
+        if not all(
+            isinstance(n, int) for page in every for n in (page.imagewidth, page.imagelength)
+        ):
+            raise UnreadableImage("damaged image: its size is no number")
         full = _in_full(every)
         if not full:
             raise UnreadableImage("damaged image: a TIFF without a page in full resolution")
@@ -123,6 +129,8 @@ class TiffImage:
         extra = [int(kind) for kind in self.page.extrasamples]
         first = samples.shape[2] - len(extra)  # of them
         place = next((i for i, kind in enumerate(extra) if kind in _ALPHA), None)
+        if place is not None and first < 1:
+            raise UnreadableImage("damaged image: its tags say that all samples are extra ones")
         shown = self._to_colour(samples[..., : first if place is not None else None])
         if place is None:
             return shown
@@ -138,6 +146,8 @@ class TiffImage:
         if not self.deep and top != 255:
             bands, top = (bands * (255 / top)).round().astype(np.uint8), 255
         if photometric == _CMYK:
+            if bands.shape[2] < 4:
+                raise UnreadableImage("a TIFF of fewer than four inks: convert it to RGB first")
             return _from_cmyk(bands, top)
         shown = bands[..., :3] if bands.shape[2] >= 3 else bands[..., 0]
         if photometric == _WHITE_IS_ZERO and shown.dtype.kind != "f":
@@ -161,7 +171,7 @@ class TiffImage:
             return np.asarray(image.convert("RGB"))  # turned already
 
     def _check_tags(self) -> None:
-        """Raise UnreadableImage if a tag that matters cannot be read: tifffile leaves it out."""
+        """Raise UnreadableImage if a tag that matters is no number, or left out by tifffile."""
         form = self.page.parent.tiff
         self.file.seek(self.page.offset)
         count = struct.unpack(form.tagnoformat, self.file.read(form.tagnosize))[0]
@@ -170,7 +180,12 @@ class TiffImage:
             struct.unpack_from(form.byteorder + "H", entries, i * form.tagsize)[0]
             for i in range(count)
         }
-        if _LAYOUT & codes - {tag.code for tag in self.page.tags}:
+        read = {
+            tag.code
+            for tag in self.page.tags
+            if tag.dtype not in _TEXTS or tag.code == _JPEG_TABLES
+        }
+        if _LAYOUT & codes - read:
             raise UnreadableImage("damaged image: some of its tags cannot be read")
 
     def _check_segments(self) -> None:
@@ -234,8 +249,10 @@ def _check_kind(page: TiffPage) -> None:
         raise UnreadableImage("a TIFF of complex or unknown numbers: convert it to real ones first")
     if isinstance(page.bitspersample, tuple):
         raise UnreadableImage("a TIFF of channels of different depths: convert it to RGB first")
-    if page.photometric == _PALETTE and page.colormap is None:
+    if page.photometric == _PALETTE and (page.colormap is None or page.colormap.ndim != 2):
         raise UnreadableImage("damaged image: its palette is missing")
+    if page.photometric == _PALETTE and page.dtype.kind == "f":
+        raise UnreadableImage("damaged image: floats that are looked up in a palette")
     if not _is_for_pillow(page) and page.compression not in TIFF.DECOMPRESSORS:
         raise UnreadableImage(f"a TIFF of unknown compression ({page.compression}): save it again")
     if page.imagedepth > 1:
@@ -244,8 +261,10 @@ def _check_kind(page: TiffPage) -> None:
 
 def _look_up(indices: Values, palette: NDArray[np.uint16]) -> Values:
     """Look up the colours [h, w, 3] of a palette [3, n], which may be of 8 bits by mistake."""
+    if indices.max() >= palette.shape[1]:
+        raise UnreadableImage("damaged image: its palette is shorter than its pixels need")
     colours = palette >> 8 if palette.max() > 255 else palette
-    return colours.astype(np.uint8)[:, indices].transpose(1, 2, 0)
+    return colours.astype(np.uint8).T[indices.astype(np.intp)]  # indices of 1 bit are booleans
 
 
 def _from_cmyk(inks: Values, top: int) -> Values:
