@@ -14,7 +14,12 @@ from patchcluster.images.masks import pair_masks, read_mask_file, to_mask
 INSIDE = np.zeros((6, 8), bool)
 INSIDE[1:4, 2:5] = True
 INSIDE[4, 6] = True  # a single pixel
+SOFT = np.roll(INSIDE, 1, 1) * np.uint8(60)  # a border of the mask, where that is not
 IDS = INSIDE * np.arange(1, 9)  # 2 x 2 pixels of one value nowhere
+
+
+PHOTOGRAPH = np.random.default_rng(0).integers(1, 90, (6, 8, 3), np.uint8)
+PHOTOGRAPH[2, 3] = PHOTOGRAPH[0, 0] = 255  # highlights
 
 
 def colours(background, inside, kind=np.uint8):
@@ -68,6 +73,8 @@ MASKS = {
     "red on clear": encode(colours((0, 0, 0, 0), (255, 0, 0, 255))),
     "red on opaque black": encode(colours((0, 0, 0, 255), (1, 0, 0, 255))),
     "red, all clear": encode(colours((0, 0, 0, 0), (1, 0, 0, 0))),
+    "alpha on a photograph": encode(np.dstack([PHOTOGRAPH, INSIDE * np.uint8(255)])),
+    "photograph, soft alpha": encode(np.dstack([PHOTOGRAPH, np.where(INSIDE, 255, SOFT)])),
     "CMYK": encode(Image.fromarray(colours((0, 0, 0), (200, 9, 9))).convert("CMYK"), "TIFF"),
 }
 

@@ -77,8 +77,7 @@ def _read_deep(data: bytes) -> NDArray[Any]:
     if pixels is None or pixels.ndim != 3:
         raise ValueError("its 16-bit colours cannot be decoded")
     alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
-    inside: Bools = _join(pixels[..., :3].max(2), alpha) != 0
-    return inside
+    return _mark(pixels[..., :3].max(2), alpha)
 
 
 def to_mask(picture: Any) -> Bools:
@@ -96,25 +95,36 @@ def to_mask(picture: Any) -> Bools:
     Raises ValueError for other shapes, and values that are not finite.
     """
     if isinstance(picture, Image.Image):
-        is_soft = picture.format == "JPEG"
-        values = _to_values(ImageOps.exif_transpose(picture))
-    else:
-        is_soft, values = False, np.asarray(picture)
+        image = ImageOps.exif_transpose(picture)
+        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
+        return _mark(_to_colours(image), alpha, is_soft=picture.format == "JPEG")
+    values = np.asarray(picture)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"a mask of shape {list(values.shape)}, not [height, width]")
-    if not np.isfinite(values).all():
+    return _mark(values)
+
+
+def _mark(colours: NDArray[Any], alpha: NDArray[Any] | None = None, is_soft: bool = False) -> Bools:
+    """Mark what is inside by one channel of colours and one of alpha, [h, w] each: see `to_mask`.
+
+    is_soft: the border of the colours is known to be soft.
+    """
+    if not np.isfinite(colours).all():
         raise ValueError("a mask with values that are not finite")
+    if alpha is None or alpha.min() == alpha.max():
+        return _cut(colours, is_soft)
+    opaque = _cut(alpha)
+    inside: Bools = opaque & (colours != 0)
+    return inside if inside.any() else opaque
+
+
+def _cut(values: NDArray[Any], is_soft: bool = False) -> Bools:
+    """Say what is not background of values [h, w]; a soft border is cut at half."""
     is_soft = is_soft or (values.dtype == np.uint8 and values.max() == 255 and not _is_flat(values))
     mask: Bools = values > values.max() // 2 if is_soft else values != 0
     return mask
-
-
-def _to_values(image: Image.Image) -> NDArray[Any]:
-    """Reduce a picture to one channel [h, w] that is 0 in the background only."""
-    alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
-    return _join(_to_colours(image), alpha)
 
 
 def _to_colours(image: Image.Image) -> NDArray[Any]:
@@ -130,14 +140,6 @@ def _to_colours(image: Image.Image) -> NDArray[Any]:
         return np.asarray(image)
     largest: NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(2)
     return largest
-
-
-def _join(colours: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
-    """Join one channel of colours and one of alpha, [h, w] each, by the rule of `to_mask`."""
-    if alpha is None or alpha.min() == alpha.max():
-        return colours
-    opaque: NDArray[Any] = np.minimum(colours, alpha)
-    return opaque if opaque.any() else alpha
 
 
 def _is_flat(values: NDArray[np.uint8]) -> bool:
