@@ -106,9 +106,30 @@ def test_a_border_that_went_through_jpeg_is_cut_at_half():
     assert ((soft > 0) & (soft < 127)).sum() > 20  # else the test tests nothing
     assert np.mean(to_mask(image) != whole) < 0.01
     assert np.array_equal(to_mask(Image.fromarray(soft)), soft > 127)
-    labels = whole * np.uint8(3)
-    labels[-1, -1] = 255
-    assert np.array_equal(to_mask(Image.fromarray(labels)), labels > 0)
+
+
+@pytest.mark.parametrize("largest", [128, 254, 255])
+def test_a_border_that_was_resized_is_cut_at_half(largest):
+    whole = Image.fromarray(np.kron(INSIDE, np.ones((20, 20))).astype(np.uint8) * np.uint8(largest))
+    exact = np.asarray(whole.resize((127, 99), Image.Resampling.NEAREST)) > 0
+    for way in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.HAMMING):
+        resized = whole.resize((127, 99), way)
+        assert np.mean((np.asarray(resized) > 0) != exact) > 0.005  # else the test tests nothing
+        assert np.mean(to_mask(resized) != exact) < 0.01
+
+
+def test_labels_are_no_soft_border():
+    areas = np.kron(INSIDE, np.ones((5, 5), bool)) * np.uint8(3)
+    areas[-1, -1] = 255
+    thin = np.zeros((40, 40), np.uint8)
+    thin[5:20, 5:20] = 255
+    thin[22:35:3, 5:35] = np.arange(1, 6)[:, None]
+    touching = np.zeros((40, 40), np.uint8)
+    touching[5:20, 5:20], touching[20:35, 5:20] = 255, 100
+    crossing = np.zeros((40, 40), np.uint8)
+    crossing[20], crossing[:, 20] = 1, 2
+    for labels in (areas, thin, touching, crossing):
+        assert np.array_equal(to_mask(Image.fromarray(labels)), labels > 0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from scipy import ndimage
 
 from ..errors import InputError
 from .inputs import reason
@@ -17,6 +18,7 @@ Bools = NDArray[np.bool_]
 
 IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MARK = "_mask"
+_SOFT = 64  # half of the largest value of a mask that may have a soft border; labels are fewer
 _TIFF_BITS, _TIFF_PLANES = 258, 284  # tags
 _DEEP = ";16"  # in the raw modes of Pillow that have 16 bits
 
@@ -89,8 +91,9 @@ def to_mask(picture: Any) -> Bools:
     orientation is applied.
 
     A mask that went through JPEG, or was resized, has a soft border: it is cut at half of its
-    largest value. That is the case of JPEG files, and of 8-bit masks up to 255 whose other values
-    do not lie in flat areas, as labels do.
+    largest value. That is the case of JPEG files, and of 8-bit masks up to 128 or more, if most
+    pixels of up to half of that are connected with larger ones and not in flat areas, as labels
+    are.
 
     Raises ValueError for other shapes, and values that are not finite.
     """
@@ -122,8 +125,9 @@ def _mark(colours: NDArray[Any], alpha: NDArray[Any] | None = None, is_soft: boo
 
 def _cut(values: NDArray[Any], is_soft: bool = False) -> Bools:
     """Say what is not background of values [h, w]; a soft border is cut at half."""
-    is_soft = is_soft or (values.dtype == np.uint8 and values.max() == 255 and not _is_flat(values))
-    mask: Bools = values > values.max() // 2 if is_soft else values != 0
+    half = values.max() // 2
+    is_soft = is_soft or (values.dtype == np.uint8 and half >= _SOFT and _is_soft(values, half))
+    mask: Bools = values > half if is_soft else values != 0
     return mask
 
 
@@ -142,16 +146,20 @@ def _to_colours(image: Image.Image) -> NDArray[Any]:
     return largest
 
 
-def _is_flat(values: NDArray[np.uint8]) -> bool:
-    """Say whether most pixels that are neither 0 nor 255 lie in squares of 2 x 2 equal ones."""
-    between = (values > 0) & (values < 255)
+def _is_soft(values: NDArray[np.uint8], half: int) -> bool:
+    """Say whether most pixels up to half of the largest value are a border, and not labels.
+
+    A border is connected with larger values; labels lie by themselves, or in squares of 2 x 2 equal
+    pixels.
+    """
+    low, high = (values > 0) & (values <= half), values > half
     right, below = values[:, :-1] == values[:, 1:], values[:-1] == values[1:]
-    square = right[:-1] & right[1:] & below[:, :-1] & below[:, 1:]
-    inside = np.zeros_like(between)
-    for rows in (slice(None, -1), slice(1, None)):
-        for columns in (slice(None, -1), slice(1, None)):
-            inside[rows, columns] |= square
-    return bool(2 * (inside & between).sum() > between.sum())
+    squares = np.pad(right[:-1] & right[1:] & below[:, :-1] & below[:, 1:], 1)
+    flat = squares[:-1, :-1] | squares[:-1, 1:] | squares[1:, :-1] | squares[1:, 1:]
+    components, count = ndimage.label(low | high, structure=np.ones((3, 3)))
+    has_high = np.bincount(components[high], minlength=count + 1) > 0
+    border = low & ~flat & has_high[components]
+    return bool(2 * border.sum() > low.sum())
 
 
 def cover(mask: Bools, size: tuple[int, int]) -> Bools:
