@@ -1,6 +1,7 @@
 """Masks as tools write them: whatever is not the background is inside."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -41,10 +42,23 @@ def encode(image, form="PNG", **options):
     return buffer.getvalue()
 
 
-def tiff(values):
+def tiff(*pages, **options):
+    """A TIFF of pages that are arrays, or pairs of an array and options of its own."""
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, values)
+    with tifffile.TiffWriter(buffer) as writer:
+        for page in pages:
+            values, own = page if isinstance(page, tuple) else (page, {})
+            writer.write(values, **options, **own)
     return buffer.getvalue()
+
+
+def turned(png, orientation):
+    """A PNG with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    crc = zlib.crc32(chunk).to_bytes(4, "big")
+    return png[:33] + (len(chunk) - 4).to_bytes(4, "big") + chunk + crc + png[33:]
 
 
 MASKS = {
@@ -61,6 +75,28 @@ MASKS = {
     "32-bit TIFF": tiff((INSIDE * 70_000).astype(np.int32)),
     "negative ids": tiff((-IDS).astype(np.int32)),
     "float TIFF": tiff((INSIDE * 0.25).astype(np.float32)),
+    "64-bit float TIFF": tiff((INSIDE * 0.25).astype(np.float64)),
+    "16-bit float TIFF": tiff((INSIDE * 0.25).astype(np.float16)),
+    "64-bit TIFF": tiff((INSIDE * 2**40).astype(np.int64)),
+    "unsigned 64-bit TIFF": tiff((INSIDE * 2**40).astype(np.uint64)),
+    "planes of 16 bits": tiff(
+        colours((0, 0, 0), (0, 0, 1), np.uint16).transpose(2, 0, 1),
+        photometric="rgb",
+        planarconfig="separate",
+    ),
+    "WhiteIsZero": tiff(~(INSIDE * np.uint8(255)), photometric="miniswhite"),
+    "16-bit WhiteIsZero": tiff(~IDS.astype(np.uint16), photometric="miniswhite"),
+    "reduced page first": tiff(
+        (INSIDE[::2, ::2] * np.uint8(1), {"subfiletype": 1}), INSIDE * np.uint8(1)
+    ),
+    "TIFF of a palette": palette(~INSIDE, [(255, 255, 255), (0, 0, 0)], form="TIFF"),
+    "TIFF of a black palette": palette(IDS, np.zeros((9, 3), int), form="TIFF"),
+    "16-bit RGBA TIFF": tiff(
+        colours((9, 9, 9, 0), (9, 9, 9, 1), np.uint16), photometric="rgb", extrasamples=[2]
+    ),
+    "16-bit colours, turned": turned(
+        png_encode(np.rot90(colours((0, 0, 0), (0, 1, 0), np.uint16)).copy()), 6
+    ),
     "palette": palette(INSIDE, [(0, 0, 0), (1, 0, 0)]),
     "palette of black": palette(IDS, np.zeros((9, 3), int)),
     "palette without black": palette(IDS, np.full((9, 3), 50)),
@@ -146,11 +182,23 @@ def test_what_is_no_mask(mask, reason):
 
 
 def test_a_damaged_file_is_one_line(tmp_path):
-    data = png_encode(colours((0, 0, 0), (0, 1, 0), np.uint16))
-    for cut in (0, 20, len(data) - 20):
-        (tmp_path / "mask").write_bytes(data[:cut])
-        with pytest.raises(InputError, match="cannot read the mask"):
-            read_mask_file(tmp_path / "mask")
+    for data in (
+        png_encode(colours((0, 0, 0), (0, 1, 0), np.uint16)),
+        encode(IDS.astype(np.uint8)),
+        encode(IDS.astype(np.uint8), "JPEG"),
+        tiff(IDS.astype(np.uint16)),
+    ):
+        for cut in (0, 20, len(data) // 2):
+            (tmp_path / "mask").write_bytes(data[:cut])
+            with pytest.raises(InputError, match="cannot read the mask") as error:
+                read_mask_file(tmp_path / "mask")
+            assert "BytesIO" not in str(error.value)
+
+
+def test_a_tiff_of_several_masks_is_refused(tmp_path):
+    (tmp_path / "mask").write_bytes(tiff(INSIDE * np.uint8(0), INSIDE * np.uint8(1)))
+    with pytest.raises(InputError, match="2 pages in full resolution: save the mask alone"):
+        read_mask_file(tmp_path / "mask")
 
 
 def test_masks_are_found_by_the_names_of_their_images(tmp_path):

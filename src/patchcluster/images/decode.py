@@ -70,7 +70,7 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """
     raise_pillow_limit(max_pixels)
     with _open(source, head=True) as file, _reading():
-        image = _identify(file)
+        image = identify(file)
         width, height = _shown_size(image, file)
         check_shape(width, height, max_pixels)
         if isinstance(image, TiffImage) and image.samples > _BANDS * max_pixels:
@@ -86,7 +86,7 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
 def read_orientation(path: str) -> int:
     """Read the EXIF orientation of an image, 1 to 8. Raises UnreadableImage, or InputError."""
     with _open(path, head=True) as file, _reading():
-        return _orientation(_identify(file), file)
+        return orientation_of(identify(file), file)
 
 
 def load_image(
@@ -104,7 +104,7 @@ def load_image(
     with _open(source) as file, _reading():
         data = file.read()
         stream = io.BytesIO(data)
-        image = _identify(stream)
+        image = identify(stream)
         depth = _depth(image, stream)
         if depth != header.depth:
             raise UnreadableImage(_CHANGED)
@@ -141,7 +141,7 @@ def _reading() -> Iterator[None]:
         raise UnreadableImage(f"damaged image: {reason(error)}") from error
 
 
-def _identify(file: IO[bytes]) -> Image.Image | TiffImage:
+def identify(file: IO[bytes]) -> Image.Image | TiffImage:
     """Read the header of a file, by Pillow unless it is a TIFF.
 
     Raises UnreadableImage if its format is not known or not read.
@@ -173,12 +173,17 @@ def _show(image: Image.Image | TiffImage, data: bytes) -> Image.Image:
     """Decode an 8-bit image to grey or RGB, as shown."""
     if isinstance(image, TiffImage):
         return Image.fromarray(image.read())
+    return _plain(decode_upright(image, data))
+
+
+def decode_upright(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode an 8-bit image as shown, in its own mode. Raises UnreadableImage for damage."""
     if image.format in jpeg.FORMATS:
         image = jpeg.decode(image, data)
-    shown = _plain(_upright(image))
+    upright = _upright(image)
     if image.format == "PNG":
         png.check_whole(image, data)
-    return shown
+    return upright
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -210,7 +215,7 @@ def _thumbnail(image: Image.Image) -> bytes:
 # --- deep images --------------------------------------------------------------------------------
 
 
-def _orientation(image: Image.Image | TiffImage, source: IO[bytes]) -> int:
+def orientation_of(image: Image.Image | TiffImage, source: IO[bytes]) -> int:
     """The EXIF orientation, 1 to 8. Pillow decodes a PNG to see whether it comes behind the pixels,
     so that PNGs are asked first whether they have one at all."""
     if isinstance(image, TiffImage):
@@ -229,7 +234,7 @@ def _shown_size(image: Image.Image | TiffImage, source: IO[bytes]) -> tuple[int,
     """Width and height after the orientation is applied."""
     if isinstance(image, TiffImage):
         return image.size
-    swaps = _orientation(image, source) in SWAPPING
+    swaps = orientation_of(image, source) in SWAPPING
     return image.size[::-1] if swaps else image.size
 
 
@@ -238,7 +243,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # see `_orientation`
+    except Exception:  # see `orientation_of`
         return image
 
 
@@ -254,11 +259,11 @@ def _depth(image: Image.Image | TiffImage, source: IO[bytes]) -> Depth:
 def _deep_values(data: bytes) -> NDArray[np.float32]:
     """Decode a deep image, as shown, to float32 [height, width] or [height, width, 3]."""
     stream = io.BytesIO(data)
-    image = _identify(stream)
+    image = identify(stream)
     if isinstance(image, TiffImage):
         decoded = image.read()
     elif image.format == "PNG":
-        decoded = orient(png.read_deep(data), _orientation(image, stream))
+        decoded = orient(png.read_deep(data), orientation_of(image, stream))
     else:
         decoded = np.asarray(_upright(image))
     with np.errstate(over="ignore"):  # to infinity, which the next line refuses

@@ -11,16 +11,18 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 
 from ..errors import InputError
+from . import jpeg, png
+from .decode import decode_upright, identify, orientation_of
 from .inputs import reason
 from .matching import Matches, match_masks
+from .raster import Values, orient
+from .tiff import TiffImage
 
 Bools = NDArray[np.bool_]
 
 IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MARK = "_mask"
 _SOFT = 64  # half of the largest value of a mask that may have a soft border; labels are fewer
-_TIFF_BITS, _TIFF_PLANES = 258, 284  # tags
-_DEEP = ";16"  # in the raw modes of Pillow that have 16 bits
 
 
 def pair_masks(
@@ -52,34 +54,22 @@ def find_named(folder: Path, stem: str) -> Path | None:
 def read_mask_file(path: Path) -> Bools:
     """Read a mask: bool [height, width], True inside. See `to_mask`. Raises InputError."""
     try:
-        data = path.read_bytes()  # Pillow does not turn a TIFF that it maps into memory
-        with Image.open(io.BytesIO(data)) as image:
-            return to_mask(_read_deep(data) if _is_deep(image) else image)
+        return _read(path.read_bytes())
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise InputError(f"cannot read the mask {str(path)!r}: {reason(error)}") from error
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Say whether a picture has colours of 16 bits. Raises ValueError if they are in planes."""
-    if len(image.getbands()) == 1:
-        return False
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
-    if max(tags.get(_TIFF_BITS, (8,))) <= 8:
-        return any(_DEEP in str(tile) for tile in getattr(image, "tile", ()))
-    if tags.get(_TIFF_PLANES) == 2:
-        raise ValueError("16-bit colours in separate planes: save them pixel by pixel")
-    return True
-
-
-def _read_deep(data: bytes) -> NDArray[Any]:
-    """Read a mask of 16-bit colours, which Pillow would cut to 8 bits: bool [height, width]."""
-    import cv2
-
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.ndim != 3:
-        raise ValueError("its 16-bit colours cannot be decoded")
-    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
-    return _mark(pixels[..., :3].max(2), alpha)
+def _read(data: bytes) -> Bools:
+    file = io.BytesIO(data)
+    image = identify(file)
+    if isinstance(image, TiffImage):
+        if image.pages > 1:
+            raise ValueError(f"{image.pages} pages in full resolution: save the mask alone")
+        colours, alpha = image.read_apart()
+        return _mark(colours, alpha, image.palette)
+    if image.format == "PNG" and png.is_deep(file):
+        return orient(_mark(*png.read_deep_apart(data)), orientation_of(image, file))
+    return _mark_picture(decode_upright(image, data), image.format)
 
 
 def to_mask(picture: Any) -> Bools:
@@ -98,9 +88,7 @@ def to_mask(picture: Any) -> Bools:
     Raises ValueError for other shapes, and values that are not finite.
     """
     if isinstance(picture, Image.Image):
-        image = ImageOps.exif_transpose(picture)
-        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
-        return _mark(_to_colours(image), alpha, is_soft=picture.format == "JPEG")
+        return _mark_picture(ImageOps.exif_transpose(picture), picture.format)
     values = np.asarray(picture)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
@@ -109,13 +97,35 @@ def to_mask(picture: Any) -> Bools:
     return _mark(values)
 
 
-def _mark(colours: NDArray[Any], alpha: NDArray[Any] | None = None, is_soft: bool = False) -> Bools:
-    """Mark what is inside by one channel of colours and one of alpha, [h, w] each: see `to_mask`.
+def _mark_picture(image: Image.Image, form: str | None) -> Bools:
+    """Mark what is inside a picture of Pillow, from a file of that format."""
+    alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
+    if image.mode in ("P", "PA"):
+        palette = np.reshape(image.getpalette() or [], (-1, 3))
+        return _mark(np.asarray(image.getchannel(0)), alpha, palette)
+    colours = image if len(image.getbands()) == 1 else image.convert("RGB")
+    return _mark(np.asarray(colours), alpha, is_soft=form in jpeg.FORMATS)
 
-    is_soft: the border of the colours is known to be soft.
+
+def _mark(
+    colours: Values,
+    alpha: Values | None = None,
+    palette: Values | None = None,
+    is_soft: bool = False,
+) -> Bools:
+    """Mark what is inside, bool [h, w]: see `to_mask`.
+
+    colours: [h, w] or [h, w, 3], or indices of a palette [n, 3]; alpha: [h, w]; is_soft: the border
+    of the colours is known to be soft.
     """
     if not np.isfinite(colours).all():
         raise ValueError("a mask with values that are not finite")
+    if palette is not None:
+        black = np.flatnonzero(~palette.any(1))
+        is_first = 0 in black or not np.isin(colours, black).any()
+        colours = np.isin(colours, 0 if is_first else black, invert=True)
+    elif colours.ndim == 3:
+        colours = colours.max(2) if colours.dtype == np.uint8 else (colours != 0).any(2)
     if alpha is None or alpha.min() == alpha.max():
         return _cut(colours, is_soft)
     opaque = _cut(alpha)
@@ -123,27 +133,12 @@ def _mark(colours: NDArray[Any], alpha: NDArray[Any] | None = None, is_soft: boo
     return inside if inside.any() else opaque
 
 
-def _cut(values: NDArray[Any], is_soft: bool = False) -> Bools:
+def _cut(values: Values, is_soft: bool = False) -> Bools:
     """Say what is not background of values [h, w]; a soft border is cut at half."""
     half = values.max() // 2
     is_soft = is_soft or (values.dtype == np.uint8 and half >= _SOFT and _is_soft(values, half))
     mask: Bools = values > half if is_soft else values != 0
     return mask
-
-
-def _to_colours(image: Image.Image) -> NDArray[Any]:
-    """Reduce the colours of a picture, without their alpha, to one channel [h, w]."""
-    if image.mode in ("P", "PA"):
-        indices = np.asarray(image.getchannel(0))
-        colours = np.reshape(image.getpalette() or [], (-1, 3))
-        black = np.flatnonzero(~colours.any(1))
-        is_first = 0 in black or not np.isin(indices, black).any()
-        inside = indices != 0 if is_first else ~np.isin(indices, black)
-        return np.where(inside, np.uint8(255), np.uint8(0))
-    if len(image.getbands()) == 1:
-        return np.asarray(image)
-    largest: NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(2)
-    return largest
 
 
 def _is_soft(values: NDArray[np.uint8], half: int) -> bool:
