@@ -46,6 +46,7 @@ class Header:
     height: int
     spread: Spread | None = None
     several: bool = False  # pages or frames in full size, of which the first is taken
+    orientation: int = 1  # EXIF's, 1 to 8
 
     @property
     def depth(self) -> Depth:
@@ -71,16 +72,17 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
     raise_pillow_limit(max_pixels)
     with _open(source, head=True) as file, _reading():
         image = identify(file)
-        width, height = _shown_size(image, file)
+        orientation = orientation_of(image, file)
+        width, height = _shown_size(image, orientation)
         check_shape(width, height, max_pixels)
         if isinstance(image, TiffImage) and image.samples > _BANDS * max_pixels:
             raise UnreadableImage(f"too large: {image.samples} numbers, which --max-pixels raises")
         depth, several = _depth(image, file), _has_several(image)
         if depth == "byte":
-            return Header(width, height, several=several)
+            return Header(width, height, None, several, orientation)
         file.seek(0)
         spread = measure_spread(_deep_values(file.read()), depth)
-        return Header(width, height, spread, several)
+        return Header(width, height, spread, several, orientation)
 
 
 def read_orientation(path: str) -> int:
@@ -230,12 +232,11 @@ def orientation_of(image: Image.Image | TiffImage, source: IO[bytes]) -> int:
         return 1
 
 
-def _shown_size(image: Image.Image | TiffImage, source: IO[bytes]) -> tuple[int, int]:
+def _shown_size(image: Image.Image | TiffImage, orientation: int) -> tuple[int, int]:
     """Width and height after the orientation is applied."""
     if isinstance(image, TiffImage):
         return image.size
-    swaps = orientation_of(image, source) in SWAPPING
-    return image.size[::-1] if swaps else image.size
+    return image.size[::-1] if orientation in SWAPPING else image.size
 
 
 def _upright(image: Image.Image) -> Image.Image:
