@@ -1,6 +1,7 @@
 """Masks as tools write them: whatever is not the background is inside."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -14,7 +15,12 @@ from patchcluster.images.masks import pair_masks, read_mask_file, to_mask
 INSIDE = np.zeros((6, 8), bool)
 INSIDE[1:4, 2:5] = True
 INSIDE[4, 6] = True  # a single pixel
+SOFT = np.roll(INSIDE, 1, 1) * np.uint8(60)  # a border of the mask, where that is not
 IDS = INSIDE * np.arange(1, 9)  # 2 x 2 pixels of one value nowhere
+
+
+PHOTOGRAPH = np.random.default_rng(0).integers(1, 90, (6, 8, 3), np.uint8)
+PHOTOGRAPH[2, 3] = PHOTOGRAPH[0, 0] = 255  # highlights
 
 
 def colours(background, inside, kind=np.uint8):
@@ -36,10 +42,23 @@ def encode(image, form="PNG", **options):
     return buffer.getvalue()
 
 
-def tiff(values):
+def tiff(*pages, **options):
+    """A TIFF of pages that are arrays, or pairs of an array and options of its own."""
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, values)
+    with tifffile.TiffWriter(buffer) as writer:
+        for page in pages:
+            values, own = page if isinstance(page, tuple) else (page, {})
+            writer.write(values, **options, **own)
     return buffer.getvalue()
+
+
+def turned(png, orientation):
+    """A PNG with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    crc = zlib.crc32(chunk).to_bytes(4, "big")
+    return png[:33] + (len(chunk) - 4).to_bytes(4, "big") + chunk + crc + png[33:]
 
 
 MASKS = {
@@ -56,6 +75,28 @@ MASKS = {
     "32-bit TIFF": tiff((INSIDE * 70_000).astype(np.int32)),
     "negative ids": tiff((-IDS).astype(np.int32)),
     "float TIFF": tiff((INSIDE * 0.25).astype(np.float32)),
+    "64-bit float TIFF": tiff((INSIDE * 0.25).astype(np.float64)),
+    "16-bit float TIFF": tiff((INSIDE * 0.25).astype(np.float16)),
+    "64-bit TIFF": tiff((INSIDE * 2**40).astype(np.int64)),
+    "unsigned 64-bit TIFF": tiff((INSIDE * 2**40).astype(np.uint64)),
+    "planes of 16 bits": tiff(
+        colours((0, 0, 0), (0, 0, 1), np.uint16).transpose(2, 0, 1),
+        photometric="rgb",
+        planarconfig="separate",
+    ),
+    "WhiteIsZero": tiff(~(INSIDE * np.uint8(255)), photometric="miniswhite"),
+    "16-bit WhiteIsZero": tiff(~IDS.astype(np.uint16), photometric="miniswhite"),
+    "reduced page first": tiff(
+        (INSIDE[::2, ::2] * np.uint8(1), {"subfiletype": 1}), INSIDE * np.uint8(1)
+    ),
+    "TIFF of a palette": palette(~INSIDE, [(255, 255, 255), (0, 0, 0)], form="TIFF"),
+    "TIFF of a black palette": palette(IDS, np.zeros((9, 3), int), form="TIFF"),
+    "16-bit RGBA TIFF": tiff(
+        colours((9, 9, 9, 0), (9, 9, 9, 1), np.uint16), photometric="rgb", extrasamples=[2]
+    ),
+    "16-bit colours, turned": turned(
+        png_encode(np.rot90(colours((0, 0, 0), (0, 1, 0), np.uint16)).copy()), 6
+    ),
     "palette": palette(INSIDE, [(0, 0, 0), (1, 0, 0)]),
     "palette of black": palette(IDS, np.zeros((9, 3), int)),
     "palette without black": palette(IDS, np.full((9, 3), 50)),
@@ -68,6 +109,8 @@ MASKS = {
     "red on clear": encode(colours((0, 0, 0, 0), (255, 0, 0, 255))),
     "red on opaque black": encode(colours((0, 0, 0, 255), (1, 0, 0, 255))),
     "red, all clear": encode(colours((0, 0, 0, 0), (1, 0, 0, 0))),
+    "alpha on a photograph": encode(np.dstack([PHOTOGRAPH, INSIDE * np.uint8(255)])),
+    "photograph, soft alpha": encode(np.dstack([PHOTOGRAPH, np.where(INSIDE, 255, SOFT)])),
     "CMYK": encode(Image.fromarray(colours((0, 0, 0), (200, 9, 9))).convert("CMYK"), "TIFF"),
 }
 
@@ -99,9 +142,30 @@ def test_a_border_that_went_through_jpeg_is_cut_at_half():
     assert ((soft > 0) & (soft < 127)).sum() > 20  # else the test tests nothing
     assert np.mean(to_mask(image) != whole) < 0.01
     assert np.array_equal(to_mask(Image.fromarray(soft)), soft > 127)
-    labels = whole * np.uint8(3)
-    labels[-1, -1] = 255
-    assert np.array_equal(to_mask(Image.fromarray(labels)), labels > 0)
+
+
+@pytest.mark.parametrize("largest", [128, 254, 255])
+def test_a_border_that_was_resized_is_cut_at_half(largest):
+    whole = Image.fromarray(np.kron(INSIDE, np.ones((20, 20))).astype(np.uint8) * np.uint8(largest))
+    exact = np.asarray(whole.resize((127, 99), Image.Resampling.NEAREST)) > 0
+    for way in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.HAMMING):
+        resized = whole.resize((127, 99), way)
+        assert np.mean((np.asarray(resized) > 0) != exact) > 0.005  # else the test tests nothing
+        assert np.mean(to_mask(resized) != exact) < 0.01
+
+
+def test_labels_are_no_soft_border():
+    areas = np.kron(INSIDE, np.ones((5, 5), bool)) * np.uint8(3)
+    areas[-1, -1] = 255
+    thin = np.zeros((40, 40), np.uint8)
+    thin[5:20, 5:20] = 255
+    thin[22:35:3, 5:35] = np.arange(1, 6)[:, None]
+    touching = np.zeros((40, 40), np.uint8)
+    touching[5:20, 5:20], touching[20:35, 5:20] = 255, 100
+    crossing = np.zeros((40, 40), np.uint8)
+    crossing[20], crossing[:, 20] = 1, 2
+    for labels in (areas, thin, touching, crossing):
+        assert np.array_equal(to_mask(Image.fromarray(labels)), labels > 0)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +182,23 @@ def test_what_is_no_mask(mask, reason):
 
 
 def test_a_damaged_file_is_one_line(tmp_path):
-    data = png_encode(colours((0, 0, 0), (0, 1, 0), np.uint16))
-    for cut in (0, 20, len(data) - 20):
-        (tmp_path / "mask").write_bytes(data[:cut])
-        with pytest.raises(InputError, match="cannot read the mask"):
-            read_mask_file(tmp_path / "mask")
+    for data in (
+        png_encode(colours((0, 0, 0), (0, 1, 0), np.uint16)),
+        encode(IDS.astype(np.uint8)),
+        encode(IDS.astype(np.uint8), "JPEG"),
+        tiff(IDS.astype(np.uint16)),
+    ):
+        for cut in (0, 20, len(data) // 2):
+            (tmp_path / "mask").write_bytes(data[:cut])
+            with pytest.raises(InputError, match="cannot read the mask") as error:
+                read_mask_file(tmp_path / "mask")
+            assert "BytesIO" not in str(error.value)
+
+
+def test_a_tiff_of_several_masks_is_refused(tmp_path):
+    (tmp_path / "mask").write_bytes(tiff(INSIDE * np.uint8(0), INSIDE * np.uint8(1)))
+    with pytest.raises(InputError, match="2 pages in full resolution: save the mask alone"):
+        read_mask_file(tmp_path / "mask")
 
 
 def test_masks_are_found_by_the_names_of_their_images(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
 import patchcluster
@@ -272,6 +273,21 @@ def test_each_image_may_have_a_mask_of_its_own(tmp_path):
     (skip,) = run.skipped
     assert skip.path.endswith("b/part2.png")
     assert "inside" in skip.reason
+
+
+def test_a_mask_of_the_stored_images_is_turned_with_them(tmp_path):
+    """One mask for all, of half their size; one image is stored as it is shown."""
+    stored = left_half(192, 96)
+    exif = Image.Exif()
+    for i in range(6):
+        exif[0x0112] = 6 if i else 1
+        save_image(tmp_path / "images" / f"{i}.png", textured_image(i, 192, 96), exif=exif)
+    mask = save_image(tmp_path / "mask.png", left_half(96, 48))
+    run = patchcluster.scan(tmp_path / "images", tmp_path / "run", size=(64,), roi=mask)
+    mask.unlink()  # the run has it
+    np.testing.assert_array_equal(np.isfinite(run.map("0.png")), stored)
+    for i in range(1, 6):
+        np.testing.assert_array_equal(np.isfinite(run.map(f"{i}.png")), np.rot90(stored, -1))
 
 
 @pytest.mark.parametrize("method", ["patchcluster", "spade-cluster"])

@@ -11,7 +11,7 @@ from PIL import Image
 
 import patchcluster
 from conftest import run_command, save_image, textured_image
-from patchcluster.datasets import Unknown, match_truth, read_shown
+from patchcluster.datasets import Truth, Unknown, match_truth, read_shown
 from patchcluster.errors import InputError
 from patchcluster.scores.labels import match_labels
 from synthetic import SIDE, write_run
@@ -144,12 +144,28 @@ def test_masks_are_turned_as_their_image(tmp_path, kind, convention, orientation
     np.testing.assert_array_equal(found, shown)
 
 
+@pytest.mark.parametrize("orientation", [1, 5, 6, 7, 8])
+def test_smaller_masks_are_turned_by_their_aspect(tmp_path, orientation):
+    image, png = tmp_path / "a.jpg", tmp_path / "mask.png"
+    stored, shown = write_turned(image, orientation)
+    height, width = shown.shape
+    for mask in (stored[::2, ::2], stored[::3, ::3], shown[::2, ::2]):  # a third: rounded
+        save_image(png, mask)
+        found = read_shown(Truth(True, (png,)), str(image), width, height)
+        step = round(height / found.shape[0])
+        assert np.mean(found != shown[::step, ::step]) < 0.06  # else 0.2
+    save_image(png, shown[::2, ::2].T)
+    if orientation == 1:
+        with pytest.raises(InputError, match=r"has 20 x 30 pixels, but .* is shown as 60 x 40"):
+            read_shown(Truth(True, (png,)), str(image), width, height)
+
+
 def test_sizes_that_fit_neither_are_an_error(tmp_path):
     image = tmp_path / "a.jpg"
     write_turned(image, 6)
     file = write_json(tmp_path / "labels.json", ["a.jpg"], (0,), (60, 41))
     (truth,) = match_truth([str(image)], file)
-    words = r"labels\.json: a\.jpg' has 60 x 41 pixels, but '.*a\.jpg' 60 x 40, shown as 40 x 60"
+    words = r"labels\.json: a\.jpg' has 60 x 41 pixels, but '.*a\.jpg' is shown as 40 x 60: mend"
     with pytest.raises(InputError, match=words):
         read_shown(truth, str(image), 40, 60)
     save_image(tmp_path / "upright.jpg", np.zeros((*STORED, 3), np.uint8))

@@ -1,6 +1,7 @@
 """Data sets: categories of images with their truth."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, UnreadableImage
 from ..images.decode import read_orientation
 from ..images.masks import read_mask_file
-from ..images.raster import SWAPPING, orient
+from ..images.raster import find_turn, fits, orient
 from .shapes import Shape
 
 
@@ -67,42 +68,40 @@ def read_truth(truth: Truth) -> NDArray[np.bool_] | None:
     Raises InputError if one cannot be read, they are not of one size, or they cover nothing of an
     anomalous image.
     """
-    joined = _join(truth)
+    joined = _join_masks(truth)
     return None if joined is None else _check_covers(joined, truth)
 
 
 def read_shown(truth: Truth, path: str, width: int, height: int) -> NDArray[np.bool_] | None:
     """Read the masks of an image as `read_truth`, turned as the image is shown.
 
-    path: of the image; width, height: as shown, that is with its EXIF orientation applied. Masks of
-    the size before that are turned. Others may have any size, but in a file of annotations.
+    path: of the image; width, height: as shown, that is with its EXIF orientation applied. Masks
+    whose aspect is that before are turned: see `find_turn`. Annotations in a file must have the
+    size of the image; a mask must not have the image's width and height swapped after that.
 
-    Raises InputError as `read_truth`, and if the size fits neither.
+    Raises InputError as `read_truth`, and if the size does not fit.
     """
-    mask = _join(truth)
+    mask = _join_masks(truth)
     if mask is None:
         return None
-    is_swapped = mask.shape == (width, height) and width != height
-    if is_swapped or (truth.source and mask.shape != (height, width)):
-        try:
-            orientation = read_orientation(path)
-        except UnreadableImage as error:
-            raise InputError(
-                f"the mask {_name(truth)!r} has another size than {path!r}, which cannot be read "
-                f"({error}): run this where the image is"
-            ) from error
-        swaps = orientation in SWAPPING
-        if not (is_swapped and swaps):
-            stored = (height, width) if swaps else (width, height)
-            raise InputError(
-                f"the mask {_name(truth)!r} has {mask.shape[1]} x {mask.shape[0]} pixels, but "
-                f"{path!r} {stored[0]} x {stored[1]}, shown as {width} x {height}: mend its size"
-            )
-        mask = orient(mask, orientation)
-    return _check_covers(mask, truth)
+    try:
+        turn = find_turn(mask.shape, width, height, partial(read_orientation, path))
+    except UnreadableImage as error:
+        raise InputError(
+            f"the mask {_name(truth)!r} has width and height of {path!r} swapped, and the image "
+            f"cannot be read ({error}): run this where the image is"
+        ) from error
+    shown = orient(mask, turn)
+    is_swapped = fits(shown.shape, height, width) and not fits(shown.shape, width, height)
+    if is_swapped or (truth.source and shown.shape != (height, width)):
+        raise InputError(
+            f"the mask {_name(truth)!r} has {mask.shape[1]} x {mask.shape[0]} pixels, but "
+            f"{path!r} is shown as {width} x {height}: mend its size"
+        )
+    return _check_covers(shown, truth)
 
 
-def _join(truth: Truth) -> NDArray[np.bool_] | None:
+def _join_masks(truth: Truth) -> NDArray[np.bool_] | None:
     joined: NDArray[np.bool_] | None = None
     for one in truth.masks:
         mask = read_mask(one)

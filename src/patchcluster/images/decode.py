@@ -48,6 +48,7 @@ class Header:
     height: int
     spread: Spread | None = None
     several: bool = False  # pages or frames in full size, of which the first is taken
+    orientation: int = 1  # EXIF's, 1 to 8
 
     @property
     def depth(self) -> Depth:
@@ -72,23 +73,24 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """
     raise_pillow_limit(max_pixels)
     with _open(source, head=True) as file, _reading():
-        image = _identify(file)
-        width, height = _shown_size(image, file)
+        image = identify(file)
+        orientation = orientation_of(image, file)
+        width, height = _shown_size(image, orientation)
         depth, several = _depth(image, file), _has_several(image)
         check_shape(width, height, max_pixels, depth != "byte")
         if isinstance(image, TiffImage) and image.samples > _BANDS * max_pixels:
             raise UnreadableImage(f"too large: {image.samples} numbers, which --max-pixels raises")
         if depth == "byte":
-            return Header(width, height, several=several)
+            return Header(width, height, None, several, orientation)
         file.seek(0)
         spread = measure_spread(_deep_values(file.read()), depth)
-        return Header(width, height, spread, several)
+        return Header(width, height, spread, several, orientation)
 
 
 def read_orientation(path: str) -> int:
     """Read the EXIF orientation of an image, 1 to 8. Raises UnreadableImage, or InputError."""
     with _open(path, head=True) as file, _reading():
-        return _orientation(_identify(file), file)
+        return orientation_of(identify(file), file)
 
 
 def load_image(
@@ -106,9 +108,9 @@ def load_image(
     with _open(source) as file, _reading():
         data = file.read()
         stream = io.BytesIO(data)
-        image = _identify(stream)
+        image = identify(stream)
         depth = _depth(image, stream)
-        size = _shown_size(image, stream)
+        size = _shown_size(image, orientation_of(image, stream))
         if depth != header.depth or size != (header.width, header.height):
             raise UnreadableImage(_CHANGED)
         if depth == "byte":
@@ -147,7 +149,7 @@ def _reading() -> Iterator[None]:
         raise UnreadableImage(f"damaged image: {reason(error)}") from error
 
 
-def _identify(file: IO[bytes]) -> Image.Image | TiffImage:
+def identify(file: IO[bytes]) -> Image.Image | TiffImage:
     """Read the header of a file, by Pillow unless it is a TIFF.
 
     Raises UnreadableImage if its format is not known or not read.
@@ -179,12 +181,17 @@ def _show(image: Image.Image | TiffImage, data: bytes) -> Image.Image:
     """Decode an 8-bit image to grey or RGB, as shown."""
     if isinstance(image, TiffImage):
         return Image.fromarray(image.read())
+    return _plain(decode_upright(image, data))
+
+
+def decode_upright(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode an 8-bit image as shown, in its own mode. Raises UnreadableImage for damage."""
     if image.format in jpeg.FORMATS:
         image = jpeg.decode(image, data)
-    shown = _plain(_upright(image))
+    upright = _upright(image)
     if image.format == "PNG":
         png.check_whole(image, data)
-    return shown
+    return upright
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -216,7 +223,7 @@ def _thumbnail(image: Image.Image) -> bytes:
 # --- deep images --------------------------------------------------------------------------------
 
 
-def _orientation(image: Image.Image | TiffImage, source: IO[bytes]) -> int:
+def orientation_of(image: Image.Image | TiffImage, source: IO[bytes]) -> int:
     """The EXIF orientation, 1 to 8. Pillow decodes a PNG to see whether it comes behind the pixels,
     so that PNGs are asked first whether they have one at all."""
     if isinstance(image, TiffImage):
@@ -231,12 +238,11 @@ def _orientation(image: Image.Image | TiffImage, source: IO[bytes]) -> int:
         return 1
 
 
-def _shown_size(image: Image.Image | TiffImage, source: IO[bytes]) -> tuple[int, int]:
+def _shown_size(image: Image.Image | TiffImage, orientation: int) -> tuple[int, int]:
     """Width and height after the orientation is applied."""
     if isinstance(image, TiffImage):
         return image.size
-    swaps = _orientation(image, source) in SWAPPING
-    return image.size[::-1] if swaps else image.size
+    return image.size[::-1] if orientation in SWAPPING else image.size
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -244,7 +250,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # see `_orientation`
+    except Exception:  # see `orientation_of`
         return image
 
 
@@ -260,11 +266,11 @@ def _depth(image: Image.Image | TiffImage, source: IO[bytes]) -> Depth:
 def _deep_values(data: bytes) -> Values:
     """Decode a deep image, as shown, to numbers [height, width] or [height, width, 3]."""
     stream = io.BytesIO(data)
-    image = _identify(stream)
+    image = identify(stream)
     if isinstance(image, TiffImage):
         values = image.read()
     elif image.format == "PNG":
-        values = orient(png.read_deep(data), _orientation(image, stream))
+        values = orient(png.read_deep(data), orientation_of(image, stream))
     else:
         values = np.asarray(_upright(image))
         if maxval := _PGM_MAXVAL.match(data):  # Pillow scales by it

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from scipy import ndimage
 
 from ..errors import InputError
+from . import jpeg, png
+from .decode import decode_upright, identify, orientation_of
 from .inputs import reason
 from .matching import Matches, match_masks
+from .raster import Values, orient
+from .tiff import TiffImage
 
 Bools = NDArray[np.bool_]
 
 IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MARK = "_mask"
-_TIFF_BITS, _TIFF_PLANES = 258, 284  # tags
-_DEEP = ";16"  # in the raw modes of Pillow that have 16 bits
+_SOFT = 64  # half of the largest value of a mask that may have a soft border; labels are fewer
 
 
 def pair_masks(
@@ -50,35 +54,22 @@ def find_named(folder: Path, stem: str) -> Path | None:
 def read_mask_file(path: Path) -> Bools:
     """Read a mask: bool [height, width], True inside. See `to_mask`. Raises InputError."""
     try:
-        data = path.read_bytes()  # Pillow does not turn a TIFF that it maps into memory
-        with Image.open(io.BytesIO(data)) as image:
-            return to_mask(_read_deep(data) if _is_deep(image) else image)
+        return _read(path.read_bytes())
     except Exception as error:  # damaged files make Pillow's readers raise almost anything
         raise InputError(f"cannot read the mask {str(path)!r}: {reason(error)}") from error
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Say whether a picture has colours of 16 bits. Raises ValueError if they are in planes."""
-    if len(image.getbands()) == 1:
-        return False
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
-    if max(tags.get(_TIFF_BITS, (8,))) <= 8:
-        return any(_DEEP in str(tile) for tile in getattr(image, "tile", ()))
-    if tags.get(_TIFF_PLANES) == 2:
-        raise ValueError("16-bit colours in separate planes: save them pixel by pixel")
-    return True
-
-
-def _read_deep(data: bytes) -> NDArray[Any]:
-    """Read a mask of 16-bit colours, which Pillow would cut to 8 bits: bool [height, width]."""
-    import cv2
-
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.ndim != 3:
-        raise ValueError("its 16-bit colours cannot be decoded")
-    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
-    inside: Bools = _join(pixels[..., :3].max(2), alpha) != 0
-    return inside
+def _read(data: bytes) -> Bools:
+    file = io.BytesIO(data)
+    image = identify(file)
+    if isinstance(image, TiffImage):
+        if image.pages > 1:
+            raise ValueError(f"{image.pages} pages in full resolution: save the mask alone")
+        colours, alpha = image.read_apart()
+        return _mark(colours, alpha, image.palette)
+    if image.format == "PNG" and png.is_deep(file):
+        return orient(_mark(*png.read_deep_apart(data)), orientation_of(image, file))
+    return _mark_picture(decode_upright(image, data), image.format)
 
 
 def to_mask(picture: Any) -> Bools:
@@ -90,66 +81,80 @@ def to_mask(picture: Any) -> Bools:
     orientation is applied.
 
     A mask that went through JPEG, or was resized, has a soft border: it is cut at half of its
-    largest value. That is the case of JPEG files, and of 8-bit masks up to 255 whose other values
-    do not lie in flat areas, as labels do.
+    largest value. That is the case of JPEG files, and of 8-bit masks up to 128 or more, if most
+    pixels of up to half of that are connected with larger ones and not in flat areas, as labels
+    are.
 
     Raises ValueError for other shapes, and values that are not finite.
     """
     if isinstance(picture, Image.Image):
-        is_soft = picture.format == "JPEG"
-        values = _to_values(ImageOps.exif_transpose(picture))
-    else:
-        is_soft, values = False, np.asarray(picture)
+        return _mark_picture(ImageOps.exif_transpose(picture), picture.format)
+    values = np.asarray(picture)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"a mask of shape {list(values.shape)}, not [height, width]")
-    if not np.isfinite(values).all():
+    return _mark(values)
+
+
+def _mark_picture(image: Image.Image, form: str | None) -> Bools:
+    """Mark what is inside a picture of Pillow, from a file of that format."""
+    alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
+    if image.mode in ("P", "PA"):
+        palette = np.reshape(image.getpalette() or [], (-1, 3))
+        return _mark(np.asarray(image.getchannel(0)), alpha, palette)
+    colours = image if len(image.getbands()) == 1 else image.convert("RGB")
+    return _mark(np.asarray(colours), alpha, is_soft=form in jpeg.FORMATS)
+
+
+def _mark(
+    colours: Values,
+    alpha: Values | None = None,
+    palette: Values | None = None,
+    is_soft: bool = False,
+) -> Bools:
+    """Mark what is inside, bool [h, w]: see `to_mask`.
+
+    colours: [h, w] or [h, w, 3], or indices of a palette [n, 3]; alpha: [h, w]; is_soft: the border
+    of the colours is known to be soft.
+    """
+    if not np.isfinite(colours).all():
         raise ValueError("a mask with values that are not finite")
-    is_soft = is_soft or (values.dtype == np.uint8 and values.max() == 255 and not _is_flat(values))
-    mask: Bools = values > values.max() // 2 if is_soft else values != 0
+    if palette is not None:
+        black = np.flatnonzero(~palette.any(1))
+        is_first = 0 in black or not np.isin(colours, black).any()
+        colours = np.isin(colours, 0 if is_first else black, invert=True)
+    elif colours.ndim == 3:
+        colours = colours.max(2) if colours.dtype == np.uint8 else (colours != 0).any(2)
+    if alpha is None or alpha.min() == alpha.max():
+        return _cut(colours, is_soft)
+    opaque = _cut(alpha)
+    inside: Bools = opaque & (colours != 0)
+    return inside if inside.any() else opaque
+
+
+def _cut(values: Values, is_soft: bool = False) -> Bools:
+    """Say what is not background of values [h, w]; a soft border is cut at half."""
+    half = values.max() // 2
+    is_soft = is_soft or (values.dtype == np.uint8 and half >= _SOFT and _is_soft(values, half))
+    mask: Bools = values > half if is_soft else values != 0
     return mask
 
 
-def _to_values(image: Image.Image) -> NDArray[Any]:
-    """Reduce a picture to one channel [h, w] that is 0 in the background only."""
-    alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
-    return _join(_to_colours(image), alpha)
+def _is_soft(values: NDArray[np.uint8], half: int) -> bool:
+    """Say whether most pixels up to half of the largest value are a border, and not labels.
 
-
-def _to_colours(image: Image.Image) -> NDArray[Any]:
-    """Reduce the colours of a picture, without their alpha, to one channel [h, w]."""
-    if image.mode in ("P", "PA"):
-        indices = np.asarray(image.getchannel(0))
-        colours = np.reshape(image.getpalette() or [], (-1, 3))
-        black = np.flatnonzero(~colours.any(1))
-        is_first = 0 in black or not np.isin(indices, black).any()
-        inside = indices != 0 if is_first else ~np.isin(indices, black)
-        return np.where(inside, np.uint8(255), np.uint8(0))
-    if len(image.getbands()) == 1:
-        return np.asarray(image)
-    largest: NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(2)
-    return largest
-
-
-def _join(colours: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
-    """Join one channel of colours and one of alpha, [h, w] each, by the rule of `to_mask`."""
-    if alpha is None or alpha.min() == alpha.max():
-        return colours
-    opaque: NDArray[Any] = np.minimum(colours, alpha)
-    return opaque if opaque.any() else alpha
-
-
-def _is_flat(values: NDArray[np.uint8]) -> bool:
-    """Say whether most pixels that are neither 0 nor 255 lie in squares of 2 x 2 equal ones."""
-    between = (values > 0) & (values < 255)
+    A border is connected with larger values; labels lie by themselves, or in squares of 2 x 2 equal
+    pixels.
+    """
+    low, high = (values > 0) & (values <= half), values > half
     right, below = values[:, :-1] == values[:, 1:], values[:-1] == values[1:]
-    square = right[:-1] & right[1:] & below[:, :-1] & below[:, 1:]
-    inside = np.zeros_like(between)
-    for rows in (slice(None, -1), slice(1, None)):
-        for columns in (slice(None, -1), slice(1, None)):
-            inside[rows, columns] |= square
-    return bool(2 * (inside & between).sum() > between.sum())
+    squares = np.pad(right[:-1] & right[1:] & below[:, :-1] & below[:, 1:], 1)
+    flat = squares[:-1, :-1] | squares[:-1, 1:] | squares[1:, :-1] | squares[1:, 1:]
+    components, count = ndimage.label(low | high, structure=np.ones((3, 3)))
+    has_high = np.bincount(components[high], minlength=count + 1) > 0
+    border = low & ~flat & has_high[components]
+    return bool(2 * border.sum() > low.sum())
 
 
 def cover(mask: Bools, size: tuple[int, int]) -> Bools:

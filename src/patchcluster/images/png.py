@@ -32,11 +32,16 @@ def read_deep(data: bytes) -> Values:
 
     Its orientation is not applied. Raises imagecodecs' errors for damage.
     """
+    colours, alpha = read_deep_apart(data)
+    return colours if alpha is None else compose(colours, alpha / _TOP, _TOP)
+
+
+def read_deep_apart(data: bytes) -> tuple[Values, Values | None]:
+    """Decode as `read_deep`, but to the colours and the alpha [h, w], if there is one."""
     values = imagecodecs.png_decode(data)
     if values.ndim == 2 or values.shape[2] == 3:
-        return values
-    shown = values[..., 0] if values.shape[2] == 2 else values[..., :3]
-    return compose(shown, values[..., -1] / _TOP, _TOP)
+        return values, None
+    return values[..., 0] if values.shape[2] == 2 else values[..., :3], values[..., -1]
 
 
 def check_whole(image: Image.Image, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """What is done to decoded pixels: alpha, orientation."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,3 +35,20 @@ def orient(values: NDArray[_Value], orientation: int) -> NDArray[_Value]:
     if orientation in (2, 3, 6, 7):
         values = values[:, ::-1]
     return np.ascontiguousarray(values)
+
+
+def fits(shape: tuple[int, ...], width: int, height: int) -> bool:
+    """Whether a mask (height, width) has the aspect of an image, but for rounding to a pixel."""
+    return abs(shape[0] * width - shape[1] * height) <= max(*shape, width, height)
+
+
+def find_turn(shape: tuple[int, ...], width: int, height: int, read: Callable[[], int]) -> int:
+    """Find the EXIF orientation to apply to a mask (height, width), so that it lies as its image.
+
+    width, height: of the image as shown; read: gives its orientation. A mask whose aspect fits the
+    image only before its sides were swapped is of the image as stored. All others lie right: 1.
+    """
+    if fits(shape, width, height) or not fits(shape, height, width):
+        return 1
+    orientation = read()
+    return orientation if orientation in SWAPPING else 1

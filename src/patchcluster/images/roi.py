@@ -1,9 +1,10 @@
 """Regions of interest: the part of each image that is scored.
 
 A mask is one file for all images, or a file for each in a folder: there it lies as the image does,
-as NAME or NAME_mask (see `matching`). It is brought to the size of its image by the nearest pixel.
-A patch is scored if the cell of the network's coarsest stage that it lies in holds any of
-the region; a score is given to pixels inside it only.
+as NAME or NAME_mask (see `matching`). A mask of the image as it is stored is turned to how it is
+shown (`raster.find_turn`), and brought to the size of the image by the nearest pixel. A patch is
+scored if the cell of the network's coarsest stage that it lies in holds any of the region; a score
+is given to pixels inside it only.
 
 A method gets the blocks of patches that are inside, side by side: see `network.patches.Packing`.
 """

@@ -115,34 +115,51 @@ class TiffImage:
 
         Of 8 bits or fewer uint8. Raises UnreadableImage, and what tifffile does for damage.
         """
+        colours, alpha = self.read_apart()
+        if self.palette is not None:
+            colours = self.palette[colours]
+        if alpha is None:
+            return colours
+        share, white = alpha.astype(np.float64) / self._top, self._top if self.deep else 255
+        kind = next(kind for kind in self.page.extrasamples if kind in _ALPHA)
+        return compose(colours, share, white, premultiplied=kind == _ALPHA[0])
+
+    def read_apart(self) -> tuple[Values, Values | None]:
+        """Decode as `read`, but to the colours, or indices of the palette, and the alpha [h, w]."""
         if _is_for_pillow(self.page):
-            return self._read_by_pillow()
+            return self._read_by_pillow(), None
         self._check_segments()
         values = self.page.asarray(maxworkers=1)  # images are read in parallel, not their parts
         if self.page.axes.startswith("S"):  # in planes
             values = np.moveaxis(values, 0, -1)
-        return orient(self._show(values), self.orientation)
-
-    def _show(self, values: Values) -> Values:
-        """Bring samples [h, w] or [h, w, samples] to grey or colour, their alpha on white."""
-        samples = values if values.ndim == 3 else values[..., None]
+        samples = orient(values if values.ndim == 3 else values[..., None], self.orientation)
         extra = [int(kind) for kind in self.page.extrasamples]
         first = samples.shape[2] - len(extra)  # of them
         place = next((i for i, kind in enumerate(extra) if kind in _ALPHA), None)
         if place is not None and first < 1:
             raise UnreadableImage("damaged image: its tags say that all samples are extra ones")
-        shown = self._to_colour(samples[..., : first if place is not None else None])
         if place is None:
-            return shown
-        share = samples[..., first + place].astype(np.float64) / self._top
-        white = self._top if self.deep else 255
-        return compose(shown, share, white, premultiplied=extra[place] == _ALPHA[0])
+            return self._to_colour(samples), None
+        return self._to_colour(samples[..., :first]), samples[..., first + place]
+
+    @property
+    def palette(self) -> NDArray[np.uint8] | None:
+        """The colours [n, 3] that samples are indices of; in the file of 16 bits, or of 8."""
+        if self.page.photometric != _PALETTE:
+            return None
+        assert self.page.colormap is not None  # see `_check_kind`
+        entries = self.page.colormap.T
+        colours: NDArray[np.uint8] = (entries >> 8 if entries.max() > 255 else entries).astype("u1")
+        return colours
 
     def _to_colour(self, bands: Values) -> Values:
-        """Bring bands [h, w, n] to grey [h, w] or colour [h, w, 3]."""
+        """Bring bands [h, w, n] to grey or indices [h, w], or colour [h, w, 3]."""
         photometric, top = self.page.photometric, self._top
-        if self.page.colormap is not None and photometric == _PALETTE:
-            return _look_up(bands[..., 0], self.page.colormap)
+        if self.palette is not None:
+            indices: NDArray[np.intp] = bands[..., 0].astype(np.intp)  # of 1 bit: booleans
+            if indices.max() >= len(self.palette):
+                raise UnreadableImage("damaged image: its palette is shorter than its pixels need")
+            return indices
         if not self.deep and top != 255:
             bands, top = (bands * (255 / top)).round().astype(np.uint8), 255
         if photometric == _CMYK:
@@ -257,14 +274,6 @@ def _check_kind(page: TiffPage) -> None:
         raise UnreadableImage(f"a TIFF of unknown compression ({page.compression}): save it again")
     if page.imagedepth > 1:
         raise UnreadableImage("a TIFF of a volume: save its slices as images first")
-
-
-def _look_up(indices: Values, palette: NDArray[np.uint16]) -> Values:
-    """Look up the colours [h, w, 3] of a palette [3, n], which may be of 8 bits by mistake."""
-    if indices.max() >= palette.shape[1]:
-        raise UnreadableImage("damaged image: its palette is shorter than its pixels need")
-    colours = palette >> 8 if palette.max() > 255 else palette
-    return colours.astype(np.uint8).T[indices.astype(np.intp)]  # indices of 1 bit are booleans
 
 
 def _from_cmyk(inks: Values, top: int) -> Values:

@@ -11,6 +11,7 @@ from ..images import roi
 from ..images.decode import Header, survey
 from ..images.inputs import stamp
 from ..images.masks import Bools, cover, read_mask_file
+from ..images.raster import find_turn, orient
 from ..images.shapes import STRIDE, network_size
 from ..methods import METHODS
 from ..network.tiling import find_lattice, native_size
@@ -40,7 +41,7 @@ class Survey:
 
     candidates: list[Candidate]
     skipped: dict[int, Skipped]  # by id
-    masks: dict[str, Path]  # name of a mask -> its file
+    masks: dict[str, tuple[Path, int]]  # name of a mask -> its file, and the orientation to apply
 
 
 def survey_files(
@@ -114,16 +115,22 @@ def _take_masks(candidates: Sequence[Candidate], masks: str) -> Survey:
     for candidate, file in zip(candidates, files, strict=True):
         if file != last:  # a mask for all is read once; those of a set may not fit in memory
             mask, last = read_mask_file(file), file
-            name = roi.name_region(mask)
-        shown = roi.at_size(mask, candidate.header.width, candidate.header.height)
+        turn = _find_turn(mask, candidate.header)
+        turned = orient(mask, turn)
+        shown = roi.at_size(turned, candidate.header.width, candidate.header.height)
         if not shown.any():
             reason = "nothing of it is inside its mask"
             found.skipped[candidate.id] = Skipped(candidate.path, reason)
             continue
-        found.masks[name] = file
+        name = roi.name_region(turned)
+        found.masks[name] = (file, turn)
         share = share_inside(shown, candidate.inputs[0])
         found.candidates.append(dataclasses.replace(candidate, roi=name, scored=share))
     return found
+
+
+def _find_turn(mask: Bools, header: Header) -> int:
+    return find_turn(mask.shape, header.width, header.height, lambda: header.orientation)
 
 
 def share_inside(mask: Bools, shape: tuple[int, int]) -> float:
@@ -131,10 +138,10 @@ def share_inside(mask: Bools, shape: tuple[int, int]) -> float:
     return float(cover(mask, (shape[0] // STRIDE, shape[1] // STRIDE)).mean())
 
 
-def keep_masks(folder: Path, masks: dict[str, Path]) -> None:
-    """Copy the masks of what is scored to a run, by name."""
-    for name, file in masks.items():
-        runfolder.write_region(folder, name, read_mask_file(file))
+def keep_masks(folder: Path, masks: dict[str, tuple[Path, int]]) -> None:
+    """Write the masks of what is scored to a run by name, turned as they are applied."""
+    for name, (file, turn) in masks.items():
+        runfolder.write_region(folder, name, orient(read_mask_file(file), turn))
 
 
 def check_sizes(candidates: Sequence[Candidate], method: str) -> None:
