@@ -3,7 +3,7 @@
     python tools/fuzz.py [--minutes 10] [--seed 0] [--workers 2] [--keep FOLDER]
 
 File number n of a seed is always the same. Each goes through survey and load_image in a process
-that is watched from outside. Kept in the folder, and printed, is every file that
+that is watched from outside, by /proc of Linux. Kept in the folder, and printed, is every file that
 - ends its process (a signal), takes over 10 seconds, or over 1 GiB of memory;
 - raises anything else than InputError, or an InputError whose reason has several lines, or comes
   from an error in a line of this package rather than of a decoder;
