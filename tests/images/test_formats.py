@@ -20,6 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reading-images.md"
 Y, X = np.mgrid[:48, :64]
 GRADIENT = np.stack([X * 4, Y * 5, 255 - X * 3], -1).astype(np.uint8)
 DEEP = np.random.default_rng(0).integers(0, 65536, (6, 5, 4)).astype(np.uint16)
+DEEP[0, 0, 3] = 65535
 CLEAR = np.dstack([GRADIENT, np.zeros(GRADIENT.shape[:2], np.uint8)])
 HALF = np.dstack([GRADIENT, X * 4]).astype(np.uint8)
 
@@ -101,7 +102,7 @@ CASES = {
         (deep_png(DEEP[..., :3]), DEEP[..., :3] / 257, 1e-3),
         (imagecodecs.png_encode(DEEP[..., 0].copy()), DEEP[..., :1] / 257, 1e-3),
     ],
-    ("PNG, WebP, TGA, BMP, GIF", "alpha that says something"): [
+    ("PNG, WebP, TGA, BMP, GIF", "alpha that varies"): [
         (encode(HALF, "PNG"), on_white(HALF), 1),
         (encode(HALF[..., [0, 3]], "PNG"), on_white(HALF[..., [0, 3]]), 1),
         (deep_png(DEEP), on_white(DEEP), 1e-2),
@@ -112,7 +113,7 @@ CASES = {
         (encode(HALF, "TGA"), on_white(HALF), 1),
         (bmp_with_alpha(HALF), on_white(HALF), 1),
     ],
-    ("PNG, WebP, TGA, BMP, GIF", "alpha that is zero everywhere"): [
+    ("PNG, WebP, TGA, BMP, GIF", "alpha that is the same everywhere"): [
         (encode(CLEAR, "PNG"), ANY, 0),
         (encode(CLEAR[..., [0, 3]], "PNG"), ANY[..., :1], 0),
         (deep_png(DEEP * np.uint16([1, 1, 1, 0])), DEEP[..., :3] / 257, 1e-3),

@@ -14,7 +14,6 @@ from tiff_files import WHITE_IS_ZERO, tiff
 
 TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "f2", "f4", "f8"]
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2
-RANGES = {"integer": [0.0, 255.0], "float": [0.0, 1.0]}
 
 
 def draw(type_, samples=1, shape=(35, 50)):
@@ -43,9 +42,10 @@ def read(data):
     return TiffImage.open(io.BytesIO(data)).read()
 
 
-def load(data):
+def load(data, top=255):
     header = survey(data)
-    return load_image(data, header, [(header.height, header.width)], RANGES).pixels[0]
+    windows = {"integer": [0.0, top], "float": [0.0, 1.0]}
+    return load_image(data, header, [(header.height, header.width)], windows).pixels[0]
 
 
 def by_pillow(data):
@@ -184,13 +184,49 @@ def test_a_palette_of_two_colours():
 def test_alpha_lies_on_white(type_, samples):
     values = draw(type_, samples)
     top = np.iinfo(type_).max if "u" in type_ else 1
+    values[0, 0, -1] = top
     colour, alpha = values[..., :-1].astype(float), values[..., -1:] / top
-    expected = colour * alpha + top * (1 - alpha)
-    found = read(tiff(values, extra=[UNASSOCIATED])).reshape(expected.shape)
-    np.testing.assert_allclose(found, expected, atol=0.51 if top > 1 else 1e-6)
+    expected = (colour * alpha + top * (1 - alpha)) * (255 / top)
+    found = load(tiff(values, extra=[UNASSOCIATED]), top)
+    np.testing.assert_allclose(found, expected + np.zeros(3), atol=0.51)
     premultiplied = np.concatenate([colour * alpha, alpha * top], -1).astype(type_)
-    found = read(tiff(premultiplied, extra=[ASSOCIATED])).reshape(expected.shape)
-    np.testing.assert_allclose(found, expected, atol=1.5 if top > 1 else 1e-6)
+    found = load(tiff(premultiplied, extra=[ASSOCIATED]), top)
+    np.testing.assert_allclose(found, expected + np.zeros(3), atol=1.5)
+
+
+@pytest.mark.parametrize("opaque", [255, 4095, 65_535])
+def test_alpha_of_a_deep_image_has_any_range_and_does_not_widen_the_window(opaque):
+    values = np.random.default_rng(0).integers(1000, 3000, (20, 30, 4), np.uint16)
+    values[..., 3] = opaque
+    plain = load(tiff(values[..., :3].copy()), 4096)
+    np.testing.assert_array_equal(load(tiff(values, extra=[UNASSOCIATED]), 4096), plain)
+    values[:4, :, 3] = 0
+    data = tiff(values, extra=[UNASSOCIATED])
+    assert survey(data).spread.most < 3000
+    np.testing.assert_array_equal(load(data, 4096)[:4], 255)
+    np.testing.assert_array_equal(load(data, 4096)[4:], plain[4:])
+
+
+def test_pixels_without_data_are_refused():
+    values = draw("f4") + 20
+    tag = {"extratags": [(42113, 2, 6, "-9999", True)]}
+    np.testing.assert_array_equal(read(write(values, **tag)), values)
+    values[3, 4] = -9999
+    with pytest.raises(UnreadableImage, match="without data"):
+        survey(write(values, **tag))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_damaged_jpeg_in_a_tiff_is_refused(share):
+    y, x = np.mgrid[:128, :160]
+    picture = np.stack([128 + 90 * np.sin(x / 7 + y / (9 + c)) for c in range(3)], -1)
+    data = bytearray(write(np.uint8(picture), compression="jpeg", photometric="rgb"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        at, count = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    assert load(bytes(data)).shape == (128, 160, 3)
+    data[at + int(share * count) : at + count] = bytes(count - int(share * count))
+    with pytest.raises(UnreadableImage, match="damaged"):
+        load(bytes(data))
 
 
 @pytest.mark.parametrize("kind", [UNSPECIFIED, ASSOCIATED, UNASSOCIATED])

@@ -9,7 +9,7 @@ from patchcluster.images.window import apply_window, choose_windows, measure_spr
 
 
 def window_of(images, kind="integer", **given):
-    spreads = [measure_spread(np.float32(image), kind) for image in images]
+    spreads = [measure_spread(np.float32(image), None, kind) for image in images]
     return choose_windows(spreads, **given)[kind]
 
 
@@ -84,8 +84,8 @@ def test_almost_constant_images_show_the_pixels_that_differ():
 
 def test_every_kind_has_its_own_window_and_8_bits_have_none():
     whole, share = noise(0, 4000), noise(0, 4000) / 4000
-    spreads = [measure_spread(np.float32(whole), "integer"), None]
-    spreads.append(measure_spread(np.float32(share), "float"))
+    spreads = [measure_spread(np.float32(whole), None, "integer"), None]
+    spreads.append(measure_spread(np.float32(share), None, "float"))
     windows = choose_windows(spreads)
     assert list(windows) == ["float", "integer"]
     assert windows["float"][1] <= 1.25 < 3000 < windows["integer"][1]
@@ -123,7 +123,7 @@ def test_one_more_ordinary_image_seldom_changes_the_window():
 )
 def test_numbers_that_float32_does_not_hold_stay_apart(values, kind):
     image = values.reshape(10, 10)
-    window = choose_windows([measure_spread(image, kind)])[kind]
+    window = choose_windows([measure_spread(image, None, kind)])[kind]
     shown = apply_window(image, window)
     assert shown.dtype == np.float32
     expected = 255 * (values.astype(float) - window[0]) / (window[1] - window[0])

@@ -3,7 +3,7 @@
 How pixels are brought to three channels of 0 to 255:
 - the EXIF orientation is applied; of several frames or pages the first in full size is taken;
 - grey is repeated, palettes are looked up, CMYK is converted, transparent pixels lie on white;
-- alpha that is zero everywhere is ignored;
+- alpha that is the same everywhere is ignored;
 - "deep" images (over 8 bits a channel) are scaled by one window for the whole set, never by an
   image's own contrast: see `window`. They stay float32, so faint contrast survives.
 """
@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import InputError, UnreadableImage
 from . import formats, jpeg, png
 from .inputs import open_input, reason
-from .raster import SWAPPING, Values, orient
+from .raster import SWAPPING, Values, compose, orient, to_share
 from .shapes import MAX_PIXELS, check_shape, raise_pillow_limit
 from .tiff import TiffImage, is_tiff
 from .window import DeepKind, Spread, apply_window, measure_spread
@@ -83,7 +83,7 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
         if depth == "byte":
             return Header(width, height, None, several, orientation)
         file.seek(0)
-        spread = measure_spread(_deep_values(file.read()), depth)
+        spread = measure_spread(*_deep_values(file.read()), depth)
         return Header(width, height, spread, several, orientation)
 
 
@@ -117,7 +117,10 @@ def load_image(
             shown = _show(image, data)
             pixels: list[Pixels] = [_resize(shown, size) for size in sizes]
         else:
-            values = apply_window(_deep_values(data), windows[depth])
+            decoded, share = _deep_values(data)
+            values = apply_window(decoded, windows[depth])
+            if share is not None:
+                values = compose(values, share, 255)
             pixels = [_resize_float(values, size) for size in sizes]
             shown = Image.fromarray(np.rint(values).astype(np.uint8))
     if shown.size != size:  # a damaged HEIC
@@ -200,7 +203,8 @@ def _plain(image: Image.Image) -> Image.Image:
         return image
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        if not rgba.getchannel("A").getbbox():
+        low, high = rgba.getchannel("A").getextrema()
+        if low == high:  # alpha that says nothing
             return rgba.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
     return image.convert("RGB")
@@ -263,21 +267,32 @@ def _depth(image: Image.Image | TiffImage, source: IO[bytes]) -> Depth:
     return "integer" if deep else "byte"
 
 
-def _deep_values(data: bytes) -> Values:
-    """Decode a deep image, as shown, to numbers [height, width] or [height, width, 3]."""
+def _deep_values(data: bytes) -> tuple[Values, Values | None]:
+    """Decode a deep image, as shown, to numbers [height, width] or [height, width, 3].
+
+    Beside them how opaque each pixel is, float64 [height, width] of 0 to 1; None: all are.
+    """
     stream = io.BytesIO(data)
     image = identify(stream)
     if isinstance(image, TiffImage):
-        values = image.read()
+        values, alpha = image.read_apart()
     elif image.format == "PNG":
-        values = orient(png.read_deep(data), orientation_of(image, stream))
+        values, alpha = png.read_deep(data)
+        orientation = orientation_of(image, stream)
+        values = orient(values, orientation)
+        alpha = None if alpha is None else orient(alpha, orientation)
     else:
+        alpha = None
         values = np.asarray(_upright(image))
         if maxval := _PGM_MAXVAL.match(data):  # Pillow scales by it
             values = np.rint(values * (int(maxval[1]) / 65535)).astype(np.uint16)
     if not np.isfinite(values).all():
         raise UnreadableImage("has pixels that are not finite numbers (NaN or infinity)")
-    return values
+    share = None if alpha is None else to_share(alpha)
+    if share is not None and isinstance(image, TiffImage) and image.is_premultiplied:
+        factor = np.divide(1, share, out=np.zeros_like(share), where=share > 0)
+        values = values * (factor if values.ndim == 2 else factor[..., None])
+    return values, share
 
 
 def _resize_float(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

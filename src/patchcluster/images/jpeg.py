@@ -6,13 +6,15 @@ but Pillow drops its warnings. simplejpeg has the same libjpeg, gives the same p
 
 import re
 
+import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UnreadableImage
 
 FORMATS = ("JPEG", "MPO")  # of Pillow; an MPO begins with a JPEG that is complete
-_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # simplejpeg's, by mode of Pillow
+COMPONENTS = {1: "GRAY", 3: "RGB", 4: "CMYK"}  # simplejpeg's, by the number of components
 _LAYOUTS = {"L": "L", "RGB": "RGB", "CMYK": "CMYK;I"}  # Adobe's inks, which all use, are inverted
 _END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
@@ -35,19 +37,30 @@ def decode(image: Image.Image, data: bytes) -> Image.Image:
     libjpeg does not warn of scans that are missing as a whole: they are counted here.
     A flipped bit that changes a value, and not where the next one begins, stays unseen.
     """
-    if not _has_all_scans(data, len(image.getbands())):
+    pixels = check(data, len(image.getbands()))
+    if pixels is None:
+        return image  # Pillow raises for errors, and reads on over warnings that do not matter
+    decoded = Image.frombytes(image.mode, image.size, pixels.data, "raw", _LAYOUTS[image.mode])
+    decoded.info = image.info
+    return decoded
+
+
+def check(data: bytes, components: int) -> NDArray[np.uint8] | None:
+    """Decode a JPEG to uint8 [h, w, components]; None if libjpeg has to say what does not matter.
+
+    Raises UnreadableImage as `decode`.
+    """
+    if not _has_all_scans(data, components):
         raise UnreadableImage("damaged image: some of its scans are missing")
     try:
-        pixels = simplejpeg.decode_jpeg(data, _COLOURS[image.mode])
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, COMPONENTS[components])
     except ValueError as error:
         message = str(error).lower()
         if _is_damage(message, data):
             what = message.removeprefix("corrupt jpeg data: ")
             raise UnreadableImage(f"damaged image: {what}") from error
-        return image  # Pillow raises for errors, and reads on over warnings that do not matter
-    decoded = Image.frombytes(image.mode, image.size, pixels.data, "raw", _LAYOUTS[image.mode])
-    decoded.info = image.info
-    return decoded
+        return None
+    return pixels
 
 
 def _is_damage(message: str, data: bytes) -> bool:

@@ -68,7 +68,7 @@ def _read(data: bytes) -> Bools:
         colours, alpha = image.read_apart()
         return _mark(colours, alpha, image.palette)
     if image.format == "PNG" and png.is_deep(file):
-        return orient(_mark(*png.read_deep_apart(data)), orientation_of(image, file))
+        return orient(_mark(*png.read_deep(data)), orientation_of(image, file))
     return _mark_picture(decode_upright(image, data), image.format)
 
 

@@ -1,4 +1,4 @@
-"""What Pillow does not do for PNG files: 16 bits in several channels, and whether all is there."""
+"""PNG files where Pillow falls short: 16 bits in several channels, and pixels that are missing."""
 
 import io
 import math
@@ -9,13 +9,12 @@ import imagecodecs
 from PIL import Image
 
 from ..errors import UnreadableImage
-from .raster import Values, compose
+from .raster import Values
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _COLOUR_TYPE, _INTERLACED = 24, 25, 28  # where in the file
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _XMP = b"XML:com.adobe.xmp\0"
-_TOP = 65535
 
 
 def is_deep(png: IO[bytes]) -> bool:
@@ -27,17 +26,11 @@ def is_deep(png: IO[bytes]) -> bool:
     return depth == b"\x10"
 
 
-def read_deep(data: bytes) -> Values:
-    """Decode a PNG of 16 bits a channel to uint16 [h, w] or [h, w, 3], its alpha on white.
+def read_deep(data: bytes) -> tuple[Values, Values | None]:
+    """Decode a PNG of 16 bits a channel to uint16 [h, w] or [h, w, 3], and its alpha [h, w].
 
     Its orientation is not applied. Raises imagecodecs' errors for damage.
     """
-    colours, alpha = read_deep_apart(data)
-    return colours if alpha is None else compose(colours, alpha / _TOP, _TOP)
-
-
-def read_deep_apart(data: bytes) -> tuple[Values, Values | None]:
-    """Decode as `read_deep`, but to the colours and the alpha [h, w], if there is one."""
     values = imagecodecs.png_decode(data)
     if values.ndim == 2 or values.shape[2] == 3:
         return values, None

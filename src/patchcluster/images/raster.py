@@ -12,13 +12,20 @@ _Value = TypeVar("_Value", bound=np.generic)
 SWAPPING = (5, 6, 7, 8)  # orientations that swap width and height
 
 
-def compose(values: Values, share: Values, white: float, premultiplied: bool = False) -> Values:
-    """Compose values [h, w] or [h, w, c] on white by alpha [h, w] of 0 to 1; their type stays.
+def to_share(alpha: Values, opaque: float | None = None) -> Values | None:
+    """Bring alpha [h, w] to shares of 0 to 1, float64; None if it is the same everywhere.
 
-    Alpha that is zero everywhere says nothing: writers of three colours in four samples leave it.
+    That says nothing: writers of three colours in four samples leave zeros, or ones. opaque: the
+    value of pixels that hide all; None: the largest, since deep files have any range.
     """
-    if not share.any():
-        return values
+    largest = float(alpha.max())
+    if float(alpha.min()) == largest or largest <= 0:
+        return None
+    return (alpha / (largest if opaque is None else opaque)).clip(0, 1)
+
+
+def compose(values: Values, share: Values, white: float, premultiplied: bool = False) -> Values:
+    """Compose values [h, w] or [h, w, c] on white by alpha [h, w] of 0 to 1; their type stays."""
     share = share if values.ndim == 2 else share[..., None]
     composed = (values if premultiplied else values * share) + white * (1 - share)
     if values.dtype.kind in "ui":

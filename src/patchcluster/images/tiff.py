@@ -18,10 +18,11 @@ from PIL import Image
 from tifffile import TIFF, TiffFile, TiffPage
 
 from ..errors import UnreadableImage
-from .raster import SWAPPING, Values, compose, orient
+from . import jpeg
+from .raster import SWAPPING, Values, compose, orient, to_share
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MAKE, _ORIENTATION, _DNG_VERSION = 271, 274, 50706  # tags
+_MAKE, _ORIENTATION, _NODATA, _DNG_VERSION = 271, 274, 42113, 50706  # tags
 _LAYOUT = {  # tags that say what the bytes of a page mean
     254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324,
     325, 338, 339, 347, 530,
@@ -111,25 +112,34 @@ class TiffImage:
         return tag.value if tag is not None and tag.value in range(1, 9) else 1
 
     def read(self) -> Values:
-        """Decode the page as shown: [h, w] or [h, w, 3], in the type of its samples.
+        """Decode a page of 8 bits or fewer as shown: uint8 [h, w] or [h, w, 3], alpha on white.
 
-        Of 8 bits or fewer uint8. Raises UnreadableImage, and what tifffile does for damage.
+        Raises UnreadableImage, and what tifffile does for damage.
         """
         colours, alpha = self.read_apart()
         if self.palette is not None:
             colours = self.palette[colours]
-        if alpha is None:
-            return colours
-        share, white = alpha.astype(np.float64) / self._top, self._top if self.deep else 255
-        kind = next(kind for kind in self.page.extrasamples if kind in _ALPHA)
-        return compose(colours, share, white, premultiplied=kind == _ALPHA[0])
+        share = None if alpha is None else to_share(alpha, self._top)
+        return colours if share is None else compose(colours, share, 255, self.is_premultiplied)
+
+    @property
+    def is_premultiplied(self) -> bool:
+        """Whether the colours are multiplied by the alpha."""
+        return next((kind for kind in self.page.extrasamples if kind in _ALPHA), 0) == _ALPHA[0]
 
     def read_apart(self) -> tuple[Values, Values | None]:
-        """Decode as `read`, but to the colours, or indices of the palette, and the alpha [h, w]."""
+        """Decode to colours [h, w] or [h, w, 3], in the type of the samples, and alpha [h, w].
+
+        Of a palette to its indices. Raises as `read`.
+        """
         if _is_for_pillow(self.page):
             return self._read_by_pillow(), None
         self._check_segments()
         values = self.page.asarray(maxworkers=1)  # images are read in parallel, not their parts
+        if self.deep and _NODATA in self.page.tags and (values == self.page.nodata).any():
+            raise UnreadableImage(
+                f"has pixels without data ({self.page.nodata:g}): fill them with a usual value"
+            )
         if self.page.axes.startswith("S"):  # in planes
             values = np.moveaxis(values, 0, -1)
         samples = orient(values if values.ndim == 3 else values[..., None], self.orientation)
@@ -212,6 +222,12 @@ class TiffImage:
         expected = int(np.prod(self.page.chunked))
         if len(segments) < expected or any(not n or at + n > end for at, n in segments):
             raise UnreadableImage("damaged image: some of its pixels are missing")
+        if self.page.compression == _JPEG and self.page.shaped[-1] in jpeg.COMPONENTS:
+            tables = (self.page.jpegtables or b"")[:-2]  # without the end marker
+            for at, count in segments:
+                self.file.seek(at)
+                data = self.file.read(count)
+                jpeg.check(tables + data[2:] if tables else data, self.page.shaped[-1])
 
 
 def _list_pages(tiff: TiffFile) -> Iterator[TiffPage]:

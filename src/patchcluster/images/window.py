@@ -43,12 +43,16 @@ class Spread:
     most: float
 
 
-def measure_spread(values: NDArray[Any], kind: DeepKind) -> Spread:
-    """Measure the values [height, width] or [height, width, channels] of a deep image."""
-    every = math.ceil(math.sqrt(values.shape[0] * values.shape[1] / _SAMPLE))
-    sample = values[::every, ::every].ravel()
+def measure_spread(values: NDArray[Any], share: NDArray[Any] | None, kind: DeepKind) -> Spread:
+    """Measure the values [height, width] or [height, width, channels] of a deep image.
+
+    share: how opaque each pixel is, [height, width] of 0 to 1; those that are not do not count.
+    """
+    pixels = values.reshape(*values.shape[:2], -1)
+    pixels = pixels.reshape(-1, pixels.shape[2]) if share is None else pixels[share > 0]
+    sample = pixels[:: math.ceil(len(pixels) / _SAMPLE)].ravel()
     low, high = _trim(sample, max(1, int(_VALUES_OUT * len(sample))))
-    return Spread(kind, float(values.min()), low, high, float(values.max()))
+    return Spread(kind, float(pixels.min()), low, high, float(pixels.max()))
 
 
 def choose_windows(
