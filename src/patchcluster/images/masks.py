@@ -31,16 +31,27 @@ def pair_masks(
     """Find the masks of images in a folder: NAME_mask or NAME, with the ending of any image.
 
     NAME is that of the image, with its ending or without, with or without its folders: see
-    `matching`. -> the masks, and which image has which of them.
+    `matching`. A mask NAME_mask is that of the image NAME_mask, if there is one without another.
+    -> the masks, and which image has which of them.
     """
     found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_ENDS)
     files = sorted(path for path in found if path.is_file())
     stems = [path.relative_to(folder).with_suffix("") for path in files]
-    marked = {stem for stem in stems if stem.name.endswith(_MARK)}
+    every, depths = set(stems), {len(stem.parts) for stem in stems}
+    images = {Path(*Path(path).with_suffix("").parts[-n:]) for path in paths for n in depths}
+
+    def mark(stem: Path) -> Path:
+        return stem.with_name(stem.name + _MARK)
+
+    marked = {
+        stem
+        for stem in stems
+        if stem.name.endswith(_MARK) and (stem not in images or mark(stem) in every)
+    }
     masks = {  # NAME_mask goes before NAME
-        file: str(stem).removesuffix(_MARK)
+        file: str(stem).removesuffix(_MARK) if stem in marked else str(stem)
         for file, stem in zip(files, stems, strict=True)
-        if stem.with_name(stem.name + _MARK) not in marked
+        if stem in marked or mark(stem) not in marked
     }
     return list(masks), match_masks(list(masks.values()), paths)
 
