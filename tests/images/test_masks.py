@@ -207,9 +207,11 @@ def pair(folder, paths):
 
 
 def test_masks_are_found_by_the_names_of_their_images(tmp_path):
-    for name in ("a_mask.png", "a.png", "B.tif", "sub/c.jpg_mask.png", "sub/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    system = ("._a.png", "@eaDir/a.png/THUMB_M.png", "__MACOSX/a.png", ".thumbnails/a.png")
+    for name in ("a_mask.png", "a.png", "B.tif", "sub/c.jpg_mask.png", "sub/notes.txt", *system):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    assert len(pair_masks([], tmp_path)[0]) == 3
     assert pair(tmp_path, ["p/a.jpg", "p/b.jpg", "p/sub/c.jpg", "p/sub/c.png"]) == {
         "p/a.jpg": "a_mask.png", "p/b.jpg": "B.tif", "p/sub/c.jpg": "sub/c.jpg_mask.png",
     }  # fmt: skip

@@ -13,6 +13,7 @@ from scipy import ndimage
 from ..errors import InputError
 from . import jpeg, png
 from .decode import decode_upright, identify, orientation_of
+from .finding import is_hidden
 from .inputs import reason
 from .matching import Matches, match_masks
 from .raster import Values, orient
@@ -31,29 +32,37 @@ def pair_masks(
     """Find the masks of images in a folder: NAME_mask or NAME, with the ending of any image.
 
     NAME is that of the image, with its ending or without, with or without its folders: see
-    `matching`. A mask NAME_mask is that of the image NAME_mask, if there is one without another.
-    -> the masks, and which image has which of them.
+    `matching`. A file called as an image is its mask, even if that ends in _mask. What is hidden
+    or of the system is left out. -> the masks, and which image has which of them.
     """
-    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_ENDS)
-    files = sorted(path for path in found if path.is_file())
-    stems = [path.relative_to(folder).with_suffix("") for path in files]
-    every, depths = set(stems), {len(stem.parts) for stem in stems}
+    every = (path.relative_to(folder) for path in folder.glob(pattern) if path.is_file())
+    files = sorted(
+        path
+        for path in every
+        if path.suffix.lower() in IMAGE_ENDS and not any(map(is_hidden, path.parts))
+    )
+    names = _name_images([path.with_suffix("") for path in files], paths)
+    masks = {folder / path: name for path, name in zip(files, names, strict=True) if name}
+    return list(masks), match_masks(list(masks.values()), paths)
+
+
+def _name_images(stems: Sequence[Path], paths: Sequence[str]) -> list[str]:
+    """Name the image that each mask is of; "": of none, since NAME_mask goes before NAME."""
+    depths = {len(stem.parts) for stem in stems}
     images = {Path(*Path(path).with_suffix("").parts[-n:]) for path in paths for n in depths}
-
-    def mark(stem: Path) -> Path:
-        return stem.with_name(stem.name + _MARK)
-
+    longer = {stem: stem.with_name(stem.name + _MARK) for stem in stems}
     marked = {
         stem
         for stem in stems
-        if stem.name.endswith(_MARK) and (stem not in images or mark(stem) in every)
+        if stem.name.endswith(_MARK) and (stem not in images or longer[stem] in longer)
     }
-    masks = {  # NAME_mask goes before NAME
-        file: str(stem).removesuffix(_MARK) if stem in marked else str(stem)
-        for file, stem in zip(files, stems, strict=True)
-        if stem in marked or mark(stem) not in marked
-    }
-    return list(masks), match_masks(list(masks.values()), paths)
+
+    def name(stem: Path) -> str:
+        if stem in marked:
+            return str(stem).removesuffix(_MARK)
+        return "" if longer[stem] in marked else str(stem)
+
+    return [name(stem) for stem in stems]
 
 
 def find_named(folder: Path, stem: str) -> Path | None:
