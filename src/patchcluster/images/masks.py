@@ -100,10 +100,9 @@ def to_mask(picture: Any) -> Bools:
     opaque is black, it is inside; alpha that is the same everywhere says nothing. An EXIF
     orientation is applied.
 
-    A mask that went through JPEG, or was resized, has a soft border: it is cut at half of its
-    largest value. That is the case of JPEG files, and of 8-bit masks up to 128 or more, if most
-    pixels of up to half of that are connected with larger ones and not in flat areas, as labels
-    are.
+    A mask that went through JPEG, or was resized, has a soft border, and is cut at half of its
+    largest value: JPEG files, and 8-bit masks whose largest value is 128 or more, if most pixels of
+    up to half of that are connected with higher ones and do not lie in flat areas, as labels do.
 
     Raises ValueError for other shapes, and values that are not finite.
     """
@@ -168,6 +167,8 @@ def _is_soft(values: NDArray[np.uint8], half: int) -> bool:
     pixels.
     """
     low, high = (values > 0) & (values <= half), values > half
+    if not low.any():
+        return False
     right, below = values[:, :-1] == values[:, 1:], values[:-1] == values[1:]
     squares = np.pad(right[:-1] & right[1:] & below[:, :-1] & below[:, 1:], 1)
     flat = squares[:-1, :-1] | squares[:-1, 1:] | squares[1:, :-1] | squares[1:, 1:]
