@@ -201,13 +201,34 @@ def test_a_tiff_of_several_masks_is_refused(tmp_path):
         read_mask_file(tmp_path / "mask")
 
 
+def pair(folder, paths):
+    masks, matches = pair_masks(paths, folder)
+    return {paths[i]: str(masks[mask].relative_to(folder)) for i, mask in matches.found.items()}
+
+
 def test_masks_are_found_by_the_names_of_their_images(tmp_path):
-    for name in ("a_mask.png", "a.png", "B.tif", "sub/c.jpg_mask.png", "sub/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    system = ("._a.png", "@eaDir/a.png/THUMB_M.png", "__MACOSX/a.png", ".thumbnails/a.png")
+    for name in ("a_mask.png", "a.png", "B.tif", "sub/c.jpg_mask.png", "sub/notes.txt", *system):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    paths = ["p/a.jpg", "p/b.jpg", "p/sub/c.jpg", "p/sub/c.png"]
-    masks, matches = pair_masks(paths, tmp_path)
-    found = {paths[i]: masks[mask].relative_to(tmp_path) for i, mask in matches.found.items()}
-    assert {path: str(mask) for path, mask in found.items()} == {
+    assert len(pair_masks([], tmp_path)[0]) == 3
+    assert pair(tmp_path, ["p/a.jpg", "p/b.jpg", "p/sub/c.jpg", "p/sub/c.png"]) == {
         "p/a.jpg": "a_mask.png", "p/b.jpg": "B.tif", "p/sub/c.jpg": "sub/c.jpg_mask.png",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "expected"),
+    [
+        (["a", "a_mask"], ["a", "a_mask"], {"a": "a", "a_mask": "a_mask"}),
+        (["a_mask", "b"], ["a_mask"], {"a_mask": "a_mask"}),
+        (["a", "a_mask"], ["a_mask", "a_mask_mask"], {"a": "a_mask", "a_mask": "a_mask_mask"}),
+        (["1/a", "2/a_mask"], ["1/a_mask"], {"1/a": "1/a_mask"}),
+    ],
+)
+def test_an_image_may_be_called_a_mask(tmp_path, images, masks, expected):
+    for name in masks:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").touch()
+    found = pair(tmp_path, [f"p/{name}.jpg" for name in images])
+    assert found == {f"p/{image}.jpg": f"{mask}.png" for image, mask in expected.items()}

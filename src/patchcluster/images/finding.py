@@ -59,7 +59,8 @@ def _is_system(name: str) -> bool:
     return name.startswith("._") or name.lower() in _SYSTEM
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out: hidden, or of the system."""
     return name.startswith(".") or _is_system(name)
 
 
@@ -67,7 +68,7 @@ def _find_hidden(path: str, item: str) -> str | None:
     """Return the topmost hidden folder or file of a path that the item of a user does not name."""
     parts = PurePath(path).parts
     for i, part in enumerate(parts):
-        if _is_hidden(part) and not any(_names(one, part) for one in PurePath(item).parts):
+        if is_hidden(part) and not any(_names(one, part) for one in PurePath(item).parts):
             return str(PurePath(*parts[: i + 1]))
     return None
 
@@ -183,7 +184,7 @@ def walk(
         yield str(folder)  # `open_input` refuses it with a reason, so that a scan lists it
         return
     for entry in entries:
-        if _is_hidden(entry.name):
+        if is_hidden(entry.name):
             leave(str(folder / entry.name))
         elif _is_folder(entry):
             yield from walk(folder / entry.name, leave_out, leave, parents | {real})

@@ -13,6 +13,7 @@ from scipy import ndimage
 from ..errors import InputError
 from . import jpeg, png
 from .decode import decode_upright, identify, orientation_of
+from .finding import is_hidden
 from .inputs import reason
 from .matching import Matches, match_masks
 from .raster import Values, orient
@@ -31,18 +32,37 @@ def pair_masks(
     """Find the masks of images in a folder: NAME_mask or NAME, with the ending of any image.
 
     NAME is that of the image, with its ending or without, with or without its folders: see
-    `matching`. -> the masks, and which image has which of them.
+    `matching`. A file called as an image is its mask, even if that ends in _mask. What is hidden
+    or of the system is left out. -> the masks, and which image has which of them.
     """
-    found = (path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_ENDS)
-    files = sorted(path for path in found if path.is_file())
-    stems = [path.relative_to(folder).with_suffix("") for path in files]
-    marked = {stem for stem in stems if stem.name.endswith(_MARK)}
-    masks = {  # NAME_mask goes before NAME
-        file: str(stem).removesuffix(_MARK)
-        for file, stem in zip(files, stems, strict=True)
-        if stem.with_name(stem.name + _MARK) not in marked
-    }
+    every = (path.relative_to(folder) for path in folder.glob(pattern) if path.is_file())
+    files = sorted(
+        path
+        for path in every
+        if path.suffix.lower() in IMAGE_ENDS and not any(map(is_hidden, path.parts))
+    )
+    names = _name_images([path.with_suffix("") for path in files], paths)
+    masks = {folder / path: name for path, name in zip(files, names, strict=True) if name}
     return list(masks), match_masks(list(masks.values()), paths)
+
+
+def _name_images(stems: Sequence[Path], paths: Sequence[str]) -> list[str]:
+    """Name the image that each mask is of; "": of none, since NAME_mask goes before NAME."""
+    depths = {len(stem.parts) for stem in stems}
+    images = {Path(*Path(path).with_suffix("").parts[-n:]) for path in paths for n in depths}
+    longer = {stem: stem.with_name(stem.name + _MARK) for stem in stems}
+    marked = {
+        stem
+        for stem in stems
+        if stem.name.endswith(_MARK) and (stem not in images or longer[stem] in longer)
+    }
+
+    def name(stem: Path) -> str:
+        if stem in marked:
+            return str(stem).removesuffix(_MARK)
+        return "" if longer[stem] in marked else str(stem)
+
+    return [name(stem) for stem in stems]
 
 
 def find_named(folder: Path, stem: str) -> Path | None:
@@ -80,10 +100,9 @@ def to_mask(picture: Any) -> Bools:
     opaque is black, it is inside; alpha that is the same everywhere says nothing. An EXIF
     orientation is applied.
 
-    A mask that went through JPEG, or was resized, has a soft border: it is cut at half of its
-    largest value. That is the case of JPEG files, and of 8-bit masks up to 128 or more, if most
-    pixels of up to half of that are connected with larger ones and not in flat areas, as labels
-    are.
+    A mask that went through JPEG, or was resized, has a soft border, and is cut at half of its
+    largest value: JPEG files, and 8-bit masks whose largest value is 128 or more, if most pixels of
+    up to half of that are connected with higher ones and do not lie in flat areas, as labels do.
 
     Raises ValueError for other shapes, and values that are not finite.
     """
@@ -148,6 +167,8 @@ def _is_soft(values: NDArray[np.uint8], half: int) -> bool:
     pixels.
     """
     low, high = (values > 0) & (values <= half), values > half
+    if not low.any():
+        return False
     right, below = values[:, :-1] == values[:, 1:], values[:-1] == values[1:]
     squares = np.pad(right[:-1] & right[1:] & below[:, :-1] & below[:, 1:], 1)
     flat = squares[:-1, :-1] | squares[:-1, 1:] | squares[1:, :-1] | squares[1:, 1:]
