@@ -534,7 +534,9 @@ def test_folders_and_masks_without_regard_to_case(tmp_path):
 def test_masks_that_are_not_clear_are_an_error(tmp_path):
     write_images(tmp_path, "images/a.png", "images/a.jpg")
     write_masks(tmp_path, "masks/a.png")
-    with pytest.raises(InputError, match=r"the mask of '.*a\.jpg' is not clear \('a' fits 2 imag"):
+    with pytest.raises(
+        InputError, match=r"the mask of '.*a\.jpg' is not clear \('a' matches 2 imag"
+    ):
         read_dataset(tmp_path)
     write_masks(tmp_path, "masks/a.png_mask.png", "masks/a.jpg_mask.png")
     (tmp_path / "masks/a.png").unlink()
@@ -562,7 +564,9 @@ def test_links_to_one_image_that_say_the_same_are_one(tmp_path):
 def test_one_image_named_twice_in_a_coco_file_has_no_truth(tmp_path):
     write_images(tmp_path, "a.png", "b.png")
     write_coco(tmp_path, [("a.png", 4, 4, []), ("a.png", 4, 4, [SQUARE]), ("b.png", 4, 4, [])])
-    with pytest.raises(InputError, match=r"1 of 2 images have no truth.*a\.png' \(2 names fit it"):
+    with pytest.raises(
+        InputError, match=r"1 of 2 images have no truth.*a\.png' \(2 names match it"
+    ):
         find_truth([str(tmp_path / "a.png"), str(tmp_path / "b.png")], tmp_path)
 
 
