@@ -7,7 +7,9 @@ from PIL import Image
 from patchcluster.datasets import (
     SETTINGS,
     Truth,
+    Unknown,
     find_truth,
+    match_truth,
     read_dataset,
     read_mask,
     read_truth,
@@ -552,6 +554,22 @@ def test_a_table_of_another_system(tmp_path):
     (tmp_path / "split_csv" / "1cls.csv").write_text(rows)
     (candle,) = read_dataset(tmp_path)
     assert read_truth(candle.samples[0].truth).sum() == 1
+
+
+def test_an_image_is_no_mask_of_itself(tmp_path):
+    write_images(tmp_path, *(f"images/{i}.png" for i in range(3)), "photos/crack/0.png")
+    write_coco(tmp_path, [(f"{i}.png", 4, 4, []) for i in range(2)])
+    for root in (tmp_path, tmp_path / "annotations.json"):
+        found = match_truth([str(tmp_path / f"images/{i}.png") for i in range(3)], root)
+        assert found == [Truth(False), Truth(False), Unknown("the data set does not name it")]
+    found = match_truth([str(tmp_path / "photos/crack/0.png")], tmp_path / "photos")
+    assert found == [Unknown("the data set does not name it")]
+
+
+def test_two_masks_of_one_image_are_named_as_the_reason(dataset):
+    write_masks(dataset, "ground_truth/crack/000_mask.bmp")
+    (found,) = match_truth([str(dataset / "test" / "crack" / "000.png")], dataset / "ground_truth")
+    assert found == Unknown("its mask is not clear: 2 names match it, the first 'crack/000'")
 
 
 def test_links_to_one_image_that_say_the_same_are_one(tmp_path):
