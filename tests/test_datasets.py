@@ -7,7 +7,9 @@ from PIL import Image
 from patchcluster.datasets import (
     SETTINGS,
     Truth,
+    Unknown,
     find_truth,
+    match_truth,
     read_dataset,
     read_mask,
     read_truth,
@@ -534,7 +536,9 @@ def test_folders_and_masks_without_regard_to_case(tmp_path):
 def test_masks_that_are_not_clear_are_an_error(tmp_path):
     write_images(tmp_path, "images/a.png", "images/a.jpg")
     write_masks(tmp_path, "masks/a.png")
-    with pytest.raises(InputError, match=r"the mask of '.*a\.jpg' is not clear \('a' fits 2 imag"):
+    with pytest.raises(
+        InputError, match=r"the mask of '.*a\.jpg' is not clear \('a' matches 2 imag"
+    ):
         read_dataset(tmp_path)
     write_masks(tmp_path, "masks/a.png_mask.png", "masks/a.jpg_mask.png")
     (tmp_path / "masks/a.png").unlink()
@@ -552,6 +556,22 @@ def test_a_table_of_another_system(tmp_path):
     assert read_truth(candle.samples[0].truth).sum() == 1
 
 
+def test_an_image_is_no_mask_of_itself(tmp_path):
+    write_images(tmp_path, *(f"images/{i}.png" for i in range(3)), "photos/crack/0.png")
+    write_coco(tmp_path, [(f"{i}.png", 4, 4, []) for i in range(2)])
+    for root in (tmp_path, tmp_path / "annotations.json"):
+        found = match_truth([str(tmp_path / f"images/{i}.png") for i in range(3)], root)
+        assert found == [Truth(False), Truth(False), Unknown("the data set does not name it")]
+    found = match_truth([str(tmp_path / "photos/crack/0.png")], tmp_path / "photos")
+    assert found == [Unknown("the data set does not name it")]
+
+
+def test_two_masks_of_one_image_are_named_as_the_reason(dataset):
+    write_masks(dataset, "ground_truth/crack/000_mask.bmp")
+    (found,) = match_truth([str(dataset / "test" / "crack" / "000.png")], dataset / "ground_truth")
+    assert found == Unknown("its mask is not clear: 2 names match it, the first 'crack/000'")
+
+
 def test_links_to_one_image_that_say_the_same_are_one(tmp_path):
     write_images(tmp_path, "test/good/0.png")
     (tmp_path / "train" / "good").mkdir(parents=True)
@@ -562,7 +582,9 @@ def test_links_to_one_image_that_say_the_same_are_one(tmp_path):
 def test_one_image_named_twice_in_a_coco_file_has_no_truth(tmp_path):
     write_images(tmp_path, "a.png", "b.png")
     write_coco(tmp_path, [("a.png", 4, 4, []), ("a.png", 4, 4, [SQUARE]), ("b.png", 4, 4, [])])
-    with pytest.raises(InputError, match=r"1 of 2 images have no truth.*a\.png' \(2 names fit it"):
+    with pytest.raises(
+        InputError, match=r"1 of 2 images have no truth.*a\.png' \(2 names match it"
+    ):
         find_truth([str(tmp_path / "a.png"), str(tmp_path / "b.png")], tmp_path)
 
 

@@ -147,6 +147,20 @@ def test_nothing_is_overwritten_nor_mixed_up(run, tmp_path, name):
     CHECKS[name](run, export(run, name, output, **options))
 
 
+@pytest.mark.parametrize("prefix", [None, "https://host/photos/"])
+@pytest.mark.parametrize("other", ["../other", "/other", "photos/../more"])
+def test_folders_given_in_different_ways(tmp_path, monkeypatch, other, prefix):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    folder = str(tmp_path / "other") if other == "/other" else other
+    files = [f"{place}/{i}.png" for place in ("photos", folder) for i in range(3)]
+    run = write_run(tmp_path / "run", files)
+    check_truth(run, export(run, "coco", tmp_path / "out.json", segmentation="rle"))
+    tasks = export(run, "labelstudio", tmp_path / "tasks", image_prefix=prefix) / "tasks.json"
+    names = [task["data"]["image"] for task in json.loads(tasks.read_text())]
+    assert match_names(names, run.paths).found == {i: i for i in range(len(files))}
+
+
 @pytest.mark.parametrize("by", ["copy", "hardlink", "symlink"])
 def test_flagged_files_of_one_name(run, by):
     assert take_flagged(run, Path("pulled"), by).left == {}

@@ -75,7 +75,7 @@ def test_an_image_that_is_not_named_is_listed_and_the_others_are_measured(run, t
     two = [f"b_jpg.rf.{HASH}.jpg", f"b_jpg.rf.{HASH[::-1]}.jpg"]
     file = write_json(tmp_path / "labels.json", ["a.jpg", *two, "d.jpg"], marked=(0, 1))
     found = patchcluster.evaluate(run, file)
-    reasons = {NAMES[1]: f"2 names fit it, the first {two[0]!r}",
+    reasons = {NAMES[1]: f"2 names match it, the first {two[0]!r}",
                NAMES[2]: "the data set does not name it"}  # fmt: skip
     assert (found.image_auroc, found.left_out) == (1, reasons)
     result = run_command("evaluate", "run", "--truth", file, "--json", "--quiet")
@@ -252,7 +252,8 @@ def test_a_copy_of_a_data_set_elsewhere_is_measured_by_its_folders(tmp_path):
 
 
 def test_a_list_finds_its_files_under_other_names(tmp_path):
-    save_image(tmp_path / "valid" / f"a_jpg.rf.{HASH}.jpg", textured_image(0, 32, 32))
-    file = write_json(tmp_path / "_annotations.coco.json", ["valid\\a.jpg"], (0,), (32, 32))
+    save_image(tmp_path / "valid" / "a.jpg", textured_image(0, 32, 32))
+    name = f"valid\\a_jpg.rf.{HASH}.jpg"
+    file = write_json(tmp_path / "_annotations.coco.json", [name], (0,), (32, 32))
     (category,) = patchcluster.read_dataset(file)
     assert [Path(sample.path).name for sample in category.samples] == os.listdir(tmp_path / "valid")

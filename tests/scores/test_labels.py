@@ -48,7 +48,7 @@ def test_labels_find_their_images_by_the_end_of_the_path():
         1: "normal",
         2: "anomalous",
     }
-    with pytest.raises(InputError, match="fits 2 images"):
+    with pytest.raises(InputError, match="matches 2 images"):
         match_labels({"1.png": "normal"}, paths)
     with pytest.raises(InputError, match="not among"):
         match_labels({"3.png": "normal"}, paths)

@@ -12,7 +12,7 @@ Files are read where they lie, never copied. A folder is one category or holds s
 
 from .layouts import read_dataset
 from .selection import SETTINGS, Setting, Split, select
-from .truth import Unknown, check_known, find_truth, look_up, match_truth, take_entries
+from .truth import Unknown, find_truth, look_up, match_truth, no_truth, take_entries
 from .types import Category, Sample, Truth, read_mask, read_shown, read_truth
 
 __all__ = [
@@ -23,10 +23,10 @@ __all__ = [
     "Split",
     "Truth",
     "Unknown",
-    "check_known",
     "find_truth",
     "look_up",
     "match_truth",
+    "no_truth",
     "read_dataset",
     "read_mask",
     "read_shown",

@@ -17,7 +17,7 @@ from ..images.masks import pair_masks
 from ..images.matching import follow, match_names
 from .layouts import NORMAL_FOLDERS, is_dataset, list_categories, list_names
 from .shapes import Entry
-from .types import Category, Truth, take_mask
+from .types import Category, Sample, Truth, take_mask
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,22 @@ class Unknown:
 
 def find_truth(paths: Sequence[str], root: str | Path) -> list[Truth]:
     """Find the truth for images as `match_truth`. Raises InputError too if one has none."""
-    return check_known(paths, match_truth(paths, root))
+    found = match_truth(paths, root)
+    known = [one for one in found if isinstance(one, Truth)]
+    if len(known) < len(found):
+        raise no_truth(paths, found)
+    return known
 
 
-def check_known(paths: Sequence[str], found: Sequence[Truth | Unknown]) -> list[Truth]:
-    """Return what was found for images. Raises InputError if one has no truth."""
-    unknown = {p: one for p, one in zip(paths, found, strict=True) if isinstance(one, Unknown)}
-    for path, one in unknown.items():
-        raise InputError(
-            f"{len(unknown)} of {len(paths)} images have no truth, the first {path!r} "
-            f"({one.reason}): put its mask at ground_truth/<defect>/<name>_mask.png, the image in "
-            "a folder 'good', or its name into the annotations"
-        )
-    return [one for one in found if isinstance(one, Truth)]
+def no_truth(paths: Sequence[str], found: Sequence[Truth | Unknown]) -> InputError:
+    """Return the error that says how many images have no truth, and which is the first."""
+    unknown = [(p, one) for p, one in zip(paths, found, strict=True) if isinstance(one, Unknown)]
+    path, first = unknown[0]
+    return InputError(
+        f"{len(unknown)} of {len(paths)} images have no truth, the first {path!r} "
+        f"({first.reason}): put its mask at ground_truth/<defect>/<name>_mask.png, the image in "
+        "a folder 'good', or its name into the annotations"
+    )
 
 
 def match_truth(paths: Sequence[str], root: str | Path) -> list[Truth | Unknown]:
@@ -53,11 +56,14 @@ def match_truth(paths: Sequence[str], root: str | Path) -> list[Truth | Unknown]
     base = Path(root)
     if not is_dataset(base):
         raise InputError(f"{str(root)!r} is not a folder: name the data set or its ground_truth")
-    found = look_up(paths, list_categories(base), base)
+    categories = list_categories(base)
+    found = look_up(paths, categories, base)
     if base.is_dir():
+        masks: Path | None = base / "ground_truth"
+        if not (base / "ground_truth").is_dir():
+            masks = None if categories else base
         rest = [i for i, truth in enumerate(found) if isinstance(truth, Unknown)]
-        folder = base / "ground_truth" if (base / "ground_truth").is_dir() else base
-        judged = _judge_folder([paths[i] for i in rest], folder)
+        judged = _judge_folder([paths[i] for i in rest], masks)
         for i, truth in zip(rest, judged, strict=True):
             found[i] = truth or found[i]
     return found
@@ -67,16 +73,22 @@ def look_up(
     paths: Sequence[str], categories: Iterable[Category], base: Path = Path()
 ) -> list[Truth | Unknown]:
     """Find the truth of images in given categories, whose folder is `base`."""
-    # Links to one image, of which all say the same, are one.
-    known = {
-        (follow(sample.path), sample.truth): (name, sample)
-        for category in categories
-        for name, sample in zip(list_names(category, base), category.samples, strict=True)
-    }
-    names, samples = [name for name, _ in known.values()], [one for _, one in known.values()]
+    files: list[str] = []
+    names: list[str] = []
+    samples: list[Sample] = []
+    seen: set[tuple[str, Truth]] = set()
+    for category in categories:
+        for name, sample in zip(list_names(category, base), category.samples, strict=True):
+            file = follow(sample.path)
+            if (file, sample.truth) in seen:
+                continue  # links to one image, which say the same
+            seen.add((file, sample.truth))
+            files.append(file)
+            names.append(name)
+            samples.append(sample)
     # Where folders say what an image is, its base name alone says nothing.
     is_list = all(sample.name for sample in samples)
-    matches = match_names(names, paths, [file for file, _ in known], is_list)
+    matches = match_names(names, paths, files, is_list)
     return [
         samples[matches.found[i]].truth
         if i in matches.found
@@ -106,13 +118,21 @@ def _take_entry(place: int, entries: Sequence[Any]) -> Truth:
     return take_mask(Entry(entries, place))
 
 
-def _judge_folder(paths: Sequence[str], folder: Path) -> list[Truth | None]:
-    """Say what the folder of each image says of it, and the masks below a folder."""
+def _judge_folder(paths: Sequence[str], folder: Path | None) -> list[Truth | Unknown | None]:
+    """Say what the folder of each image says of it, and the masks below a folder if there is one.
+
+    A file is no mask of itself.
+    """
     real = [os.path.realpath(path) for path in paths]
-    masks, matches = pair_masks(real, folder, "*/*")
-    judged: list[Truth | None] = [
+    judged: list[Truth | Unknown | None] = [
         Truth(False) if Path(path).parent.name in NORMAL_FOLDERS else None for path in real
     ]
+    if folder is None:
+        return judged
+    masks, matches = pair_masks(real, folder, "*/*")
+    for image, why in matches.unclear.items():
+        judged[image] = judged[image] or Unknown(f"its mask is not clear: {why}")
     for image, mask in matches.found.items():
-        judged[image] = Truth(True, (masks[mask],))
+        if follow(str(masks[mask])) != real[image]:
+            judged[image] = Truth(True, (masks[mask],))
     return judged

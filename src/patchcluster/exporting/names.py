@@ -6,17 +6,16 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from ..images.inputs import is_url
-from ..images.matching import shared_depth
+from ..images.matching import shared_depth, split_path
 
 _LONGEST = 200  # bytes of a name, so that there is room for an ending
 
 
 def mirror(paths: Sequence[str]) -> list[str]:
     """Return paths of images relative to the folder that they all lie in, with slashes."""
-    parts = [_split(path) for path in paths]
+    parts = [split_path(path) for path in paths]
     depth = shared_depth(parts)
     return ["/".join(_plain(one) for one in part[depth:]) for part in parts]
 
@@ -67,12 +66,8 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _split(path: str) -> tuple[str, ...]:
-    return tuple(path.split("://", 1)[1].split("/")) if is_url(path) else Path(path).parts
-
-
 def _plain(part: str) -> str:
-    return "_" if part in ("", ".", "..") or part.startswith(os.sep) else part
+    return "_" if part in ("", ".", "..") else part
 
 
 def _cut(name: str) -> str:

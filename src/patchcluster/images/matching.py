@@ -1,19 +1,20 @@
-"""Names in label files, or of masks -> the images that they mean.
+"""Match names in label files, or of masks, to images.
 
-A name of the very file of an image means that image. Else two rules are tried, each of them first
-as the name is written, then without regard to letter case, then without what tools add to names:
+A name of the very file of an image matches that image. Else two rules are tried. Each compares a
+name with a path as they are written, then without regard to letter case and %-escapes, then with
+what annotation tools would make of the base name of the path:
 
-1. the name is the end of the image's path. Of several such names the longest is taken; a name that
-   is the end of several paths means the image whose path below the folder of all images it is.
-2. the base name alone is that of the image. This does not hold where folders say what an image is:
-   in data sets of folders, and for masks.
+1. the whole name is the end of the path. Of several such names the longest matches; of several
+   paths the one that is the name below the folder of all images.
+2. name and path have a common end, at least the base name. The longest common end of both matches.
+   This rule does not hold where folders say what an image is: in data sets of folders, and for
+   masks.
 
-A back slash is a slash; of Label Studio's `/data/local-files/?d=a%20b.jpg` the name is what is
-behind `?d=`. Tools add: Label Studio 8 digits before a name (`cb0618f6-a.jpg`); Roboflow an ending
-(`a_jpg.rf.<32 digits>.jpg`); both write other characters for spaces and signs.
+A back slash is a slash; of Label Studio's `/data/local-files/?d=a%20b.jpg` the name is what follows
+`?d=`. Label Studio drops signs and puts 8 digits in front (`cb0618f6-a.jpg`); Roboflow writes other
+characters for signs and appends an ending (`a_jpg.rf.<32 digits>.jpg`).
 
-Nothing is guessed: a name that may mean several images, or an image that several names may mean,
-is matched to none.
+Nothing is guessed: where several names match an image, or a name several images, none is taken.
 """
 
 import itertools
@@ -24,13 +25,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os.path import splitext
+from pathlib import Path
 from urllib.parse import unquote
 
 from .inputs import is_url
 
 Key = tuple[str, ...]  # folders and base name
 _SERVED = re.compile(r".*local-files/\?d=")
-_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")
 _ROBOFLOW = re.compile(r"(.+)_([a-z0-9]{2,5})\.rf\.[0-9a-f]{32}(\.[a-z0-9]+)?")
 
 
@@ -38,11 +40,19 @@ _ROBOFLOW = re.compile(r"(.+)_([a-z0-9]{2,5})\.rf\.[0-9a-f]{32}(\.[a-z0-9]+)?")
 class Matches:
     """found: the position of an image -> that of its name; unclear: of an image -> why it has none.
 
-    Images that no name may mean are in neither.
+    Images that no name matches are in neither.
     """
 
     found: dict[int, int] = field(default_factory=dict)
     unclear: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Two functions that give a name and a path one key where they match; (): no match."""
+
+    of_name: Callable[[Key], Key]
+    of_path: Callable[[Key], Key]
 
 
 def match_names(
@@ -58,20 +68,17 @@ def match_names(
     """
     matches = Matches()
     resolve = os.path.abspath if files is None else follow
-    meaning = defaultdict(list)
+    by_file = defaultdict(list)
     for i, file in enumerate(files or names):
-        meaning[resolve(file)].append(i)
+        by_file[resolve(file)].append(i)
     for i, path in enumerate(paths):
-        _take(matches, i, meaning.get(resolve(path), []), [i], names)
+        _take(matches, i, by_file.get(resolve(path), []), [i], names)
     if len(set(matches.found.values())) == len(names):
         return matches
-    keys, places = [_to_key(name) for name in names], [_place(path) for path in paths]
-    depth = shared_depth(places)
-    for form in _FORMS:
-        _match_ends(matches, names, list(map(form, keys)), list(map(form, places)), depth)
-    for form in _FORMS if by_base_name else ():
-        bases, ends = ([form(key)[-1:] for key in part] for part in (keys, places))
-        _match_ends(matches, names, bases, ends, 0)
+    keys, places = list(map(_to_key, names)), list(map(_place, paths))
+    _match_forms(matches, names, keys, places, shared_depth(places))
+    if by_base_name:
+        _match_forms(matches, names, keys, places, None)
     return matches
 
 
@@ -81,12 +88,8 @@ def match_masks(names: Sequence[str], paths: Sequence[str]) -> Matches:
     A name has the ending of its image (`a.jpg`) or none (`a`).
     """
     matches = Matches()
-    keys, places = [_to_key(name) for name in names], [_place(path) for path in paths]
-    depth = shared_depth(places)
-    for form in _FORMS:
-        named, whole = list(map(form, keys)), list(map(form, places))
-        for ends in (whole, list(map(_drop_ending, whole))):
-            _match_ends(matches, names, named, ends, depth)
+    keys, places = list(map(_to_key, names)), list(map(_place, paths))
+    _match_forms(matches, names, keys, places, shared_depth(places), (_keep, _drop_ending))
     return matches
 
 
@@ -96,45 +99,11 @@ def shared_depth(keys: Sequence[Key]) -> int:
     return len(list(itertools.takewhile(lambda level: len(set(level)) == 1, levels)))
 
 
-def _match_ends(
-    matches: Matches, names: Sequence[str], keys: list[Key], places: list[Key], depth: int
-) -> None:
-    """Match what is left by names that are the end of a path.
-
-    depth: of the folder that all images lie in.
-    """
-    meaning = defaultdict(list)  # key -> names
-    for i, key in enumerate(keys):
-        meaning[key].append(i)
-    lengths = sorted({len(key) for key in meaning} - {0}, reverse=True)
-    fitting = defaultdict(list)  # key -> images
-    longest: dict[int, Key] = {}
-    for i, place in enumerate(places):
-        for end in (place[-length:] for length in lengths if length <= len(place)):
-            if end in meaning:
-                fitting[end].append(i)
-                longest.setdefault(i, end)
-    taken = set(matches.found.values())
-    for i, key in longest.items():
-        whole = [image for image in fitting[key] if places[image][depth:] == key]
-        images = whole or fitting[key]
-        if i in images and not taken.issuperset(meaning[key]):
-            _take(matches, i, meaning[key], images, names)
-
-
-def _take(
-    matches: Matches, image: int, of_image: Sequence[int], images: list[int], names: Sequence[str]
-) -> None:
-    """Match an image that is left to its name, if that is the only one, and it the only image."""
-    if image in matches.found or image in matches.unclear or not of_image:
-        return
-    name = names[of_image[0]]
-    if len(of_image) > 1:
-        matches.unclear[image] = f"{len(of_image)} names fit it, the first {name!r}"
-    elif len(images) > 1:
-        matches.unclear[image] = f"{name!r} fits {len(images)} images"
-    else:
-        matches.found[image] = of_image[0]
+def split_path(path: str) -> Key:
+    """Split the absolute path of a file, or what follows the scheme of a URL."""
+    if is_url(path):
+        return tuple(path.split("://", 1)[1].split("/"))
+    return Path(os.path.abspath(path)).parts[1:]
 
 
 def follow(file: str) -> str:
@@ -145,8 +114,75 @@ def follow(file: str) -> str:
         return file
 
 
+def _match_forms(
+    matches: Matches,
+    names: Sequence[str],
+    keys: Sequence[Key],
+    places: Sequence[Key],
+    depth: int | None,
+    cuts: Sequence[Callable[[Key], Key]] | None = None,
+) -> None:
+    """Match what is left in each form. cuts: applied to each path in turn."""
+    for form in _FORMS:
+        unclear = dict(matches.unclear)
+        named, found = list(map(form.of_name, keys)), list(map(form.of_path, places))
+        for cut in cuts or (_keep,):
+            _match_ends(matches, names, named, list(map(cut, found)), depth)
+        if form is _FORMS[0]:  # folders in other letter case may still decide
+            matches.unclear = unclear
+
+
+def _match_ends(
+    matches: Matches,
+    names: Sequence[str],
+    keys: Sequence[Key],
+    places: Sequence[Key],
+    depth: int | None,
+) -> None:
+    """Match what is left by common ends of names and paths.
+
+    depth: of the folder of all images, if the ends must be whole names; None: any ends.
+    """
+    named, placed = defaultdict(list), defaultdict(list)  # end -> names, images
+    for i, key in enumerate(keys):
+        for start in range(len(key) if depth is None else min(len(key), 1)):
+            named[key[start:]].append(i)
+    image_ends: dict[int, Key] = {}  # the longest of each image, and of each name
+    name_ends: dict[int, Key] = {}
+    for i, place in enumerate(places):
+        for end in (place[start:] for start in range(len(place))):
+            if end in named:
+                placed[end].append(i)
+                image_ends.setdefault(i, end)
+    for end in sorted(placed, key=len, reverse=True):
+        for name in named[end]:
+            name_ends.setdefault(name, end)
+        if depth is not None:
+            placed[end] = [i for i in placed[end] if places[i][depth:] == end] or placed[end]
+    taken = set(matches.found.values())
+    for i, end in image_ends.items():
+        free = [name for name in named[end] if name not in taken and name_ends[name] == end]
+        if free and (len(placed[end]) > 1 or i == placed[end][0]):
+            _take(matches, i, named[end], placed[end], names)
+
+
+def _take(
+    matches: Matches, image: int, of_image: Sequence[int], images: list[int], names: Sequence[str]
+) -> None:
+    """Match an image that is left to its name, if that is the only one, and it the only image."""
+    if image in matches.found or image in matches.unclear or not of_image:
+        return
+    name = names[of_image[0]]
+    if len(of_image) > 1:
+        matches.unclear[image] = f"{len(of_image)} names match it, the first {name!r}"
+    elif len(images) > 1:
+        matches.unclear[image] = f"{name!r} matches {len(images)} images"
+    else:
+        matches.found[image] = of_image[0]
+
+
 def _place(path: str) -> Key:
-    return _to_key(path.split("://", 1)[1] if is_url(path) else os.path.abspath(path))
+    return _to_key("/".join(split_path(path)))
 
 
 def _to_key(name: str) -> Key:
@@ -155,20 +191,48 @@ def _to_key(name: str) -> Key:
     return tuple(p for p in plain.replace("\\", "/").split("/") if p not in ("", ".", ".."))
 
 
-def _fold(key: Key) -> Key:
-    return tuple(unicodedata.normalize("NFC", part).casefold() for part in key)
-
-
-def _drop_additions(key: Key) -> Key:
-    """Drop what tools add to a base name, and make `_` of all but letters and digits."""
-    *folders, name = _fold(key) or ("",)
-    name = _ROBOFLOW.sub(r"\1.\2", _UPLOADED.sub("", unquote(name), 1))
-    stem, ending = splitext(name)
-    return (*folders, re.sub(r"\W+", "_", stem).strip("_") + ending)
+def _keep(key: Key) -> Key:
+    return key
 
 
 def _drop_ending(key: Key) -> Key:
-    return (*key[:-1], splitext(key[-1])[0])
+    return (*key[:-1], splitext(key[-1])[0]) if key else ()
 
 
-_FORMS: tuple[Callable[[Key], Key], ...] = (lambda key: key, _fold, _drop_additions)
+def _fold(key: Key) -> Key:
+    return tuple(unicodedata.normalize("NFC", unquote(part)).casefold() for part in key)
+
+
+def _drop_digits(key: Key) -> Key:
+    """Drop the digits that Label Studio puts before a name; (): it has none."""
+    *folders, name = _fold(key) or ("",)
+    uploaded = _UPLOADED.fullmatch(name)
+    return (*folders, uploaded[1]) if uploaded else ()
+
+
+def _drop_signs(key: Key) -> Key:
+    """Write a base name as Label Studio does: by Django's `get_valid_filename`."""
+    *folders, name = _fold(key) or ("",)
+    return (*folders, re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_")))
+
+
+def _drop_roboflow(key: Key) -> Key:
+    """Drop the ending that Roboflow appends to a name; (): it has none."""
+    *folders, name = _fold(key) or ("",)
+    renamed = _ROBOFLOW.fullmatch(name)
+    return _replace_signs((*folders, f"{renamed[1]}.{renamed[2]}")) if renamed else ()
+
+
+def _replace_signs(key: Key) -> Key:
+    """Write `_` for signs in a base name, for which Roboflow writes `-` or `_`."""
+    *folders, name = _fold(key) or ("",)
+    stem, ending = splitext(name)
+    return (*folders, re.sub(r"[\W_]+", "_", stem) + ending)
+
+
+_FORMS = (
+    _Form(_keep, _keep),
+    _Form(_fold, _fold),
+    _Form(_drop_digits, _drop_signs),
+    _Form(_drop_roboflow, _replace_signs),
+)

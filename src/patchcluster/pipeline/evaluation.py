@@ -11,9 +11,9 @@ from ..datasets import (
     Category,
     Truth,
     Unknown,
-    check_known,
     look_up,
     match_truth,
+    no_truth,
     read_shown,
     take_entries,
 )
@@ -63,7 +63,7 @@ def evaluate(
     """
     truths = _find(run.paths, truth)
     if all(isinstance(known, Unknown) for known in truths):
-        check_known(run.paths, truths)  # raises
+        raise no_truth(run.paths, truths)
     low, high = _bounds(run)
     pixels = PixelMetrics(low, high)
     anomalous: dict[int, bool] = {}
