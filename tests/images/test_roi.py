@@ -13,7 +13,7 @@ from scipy import ndimage
 import patchcluster
 from conftest import left_half, save_image, textured_image, write_set
 from patchcluster.errors import InputError, RunError, SettingError
-from patchcluster.images.masks import cover
+from patchcluster.images.raster import cover
 from patchcluster.images.roi import at_size, find_masks
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.network.patches import Packing, block_side

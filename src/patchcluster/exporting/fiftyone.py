@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import __version__
 from ..images.encode import encode
-from ..images.masks import Bools
+from ..images.raster import Bools
 from ..runs import storage
 from ..runs.pictures import colour_bounds, draw_top
 from ..runs.storage import clean

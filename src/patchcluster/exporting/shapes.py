@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from ..images.masks import Bools
 from ..images.polygons import Points, fill
+from ..images.raster import Bools
 from ..scores.maps import Floats, Region
 
 LEAST_IOU = 0.95  # of a simplified polygon and the mask

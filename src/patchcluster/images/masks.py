@@ -16,10 +16,8 @@ from .decode import decode_upright, identify, orientation_of
 from .finding import is_hidden
 from .inputs import reason
 from .matching import Matches, match_masks
-from .raster import Values, orient
+from .raster import Bools, Values, orient
 from .tiff import TiffImage
-
-Bools = NDArray[np.bool_]
 
 IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MARK = "_mask"
@@ -176,17 +174,3 @@ def _is_soft(values: NDArray[np.uint8], half: int) -> bool:
     has_high = np.bincount(components[high], minlength=count + 1) > 0
     border = low & ~flat & has_high[components]
     return bool(2 * border.sum() > low.sum())
-
-
-def cover(mask: Bools, size: tuple[int, int]) -> Bools:
-    """Mark the cells of a grid of size (h, w) over a mask bool [height, width] that hold any of it.
-
-    -> bool [h, w]
-    """
-    for axis, count in enumerate(size):
-        side, cells = mask.shape[axis], np.arange(count)
-        inside = np.cumsum(mask, axis, dtype=np.int32)  # rows or columns up to here
-        inside = np.insert(inside, 0, 0, axis)
-        first, end = cells * side // count, -(-(cells + 1) * side // count)
-        mask = inside.take(end, axis) > inside.take(first, axis)
-    return mask

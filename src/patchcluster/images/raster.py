@@ -1,4 +1,4 @@
-"""What is done to decoded pixels: alpha, orientation."""
+"""Alpha and orientation of decoded pixels, and masks on grids."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[Any]
+Bools = NDArray[np.bool_]
 _Value = TypeVar("_Value", bound=np.generic)
 
 SWAPPING = (5, 6, 7, 8)  # orientations that swap width and height
@@ -59,3 +60,17 @@ def find_turn(shape: tuple[int, ...], width: int, height: int, read: Callable[[]
         return 1
     orientation = read()
     return orientation if orientation in SWAPPING else 1
+
+
+def cover(mask: Bools, size: tuple[int, int]) -> Bools:
+    """Mark the cells of a grid of size (h, w) over a mask bool [height, width] that hold any of it.
+
+    -> bool [h, w]
+    """
+    for axis, count in enumerate(size):
+        side, cells = mask.shape[axis], np.arange(count)
+        inside = np.cumsum(mask, axis, dtype=np.int32)  # rows or columns up to here
+        inside = np.insert(inside, 0, 0, axis)
+        first, end = cells * side // count, -(-(cells + 1) * side // count)
+        mask = inside.take(end, axis) > inside.take(first, axis)
+    return mask

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .masks import Bools, pair_masks
+from .masks import pair_masks
+from .raster import Bools
 
 
 def hash_masks(path: str) -> str:

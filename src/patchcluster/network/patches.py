@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..images.masks import Bools, cover
+from ..images.raster import Bools, cover
 
 Layout = Literal["fine", "middle", "stages"]
 

@@ -10,8 +10,8 @@ from ..errors import SettingError, UnreadableImage
 from ..images import roi
 from ..images.decode import Header, survey
 from ..images.inputs import stamp
-from ..images.masks import Bools, cover, read_mask_file
-from ..images.raster import find_turn, orient
+from ..images.masks import read_mask_file
+from ..images.raster import Bools, cover, find_turn, orient
 from ..images.shapes import STRIDE, network_size
 from ..methods import METHODS
 from ..network.tiling import find_lattice, native_size

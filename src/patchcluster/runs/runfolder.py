@@ -32,7 +32,8 @@ import numpy as np
 from ..errors import InputError, RunError
 from ..images import inputs, roi
 from ..images.encode import encode
-from ..images.masks import Bools, read_mask_file
+from ..images.masks import read_mask_file
+from ..images.raster import Bools
 from ..scores.maps import Floats
 from . import storage
 from .info import FORMAT, ImageRecord, RunInfo, Skipped, parse

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..images.masks import Bools
+from ..images.raster import Bools
 from ..images.roi import at_size
 from . import maps
 from .baseline import SetBaseline, find_baseline

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import SettingError
-from ..images.masks import Bools, cover
+from ..images.raster import Bools, cover
 
 Floats = NDArray[np.float32]
 
