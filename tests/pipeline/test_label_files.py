@@ -230,7 +230,7 @@ def test_a_mask_of_no_image_beside_an_image_without_one_is_an_error(tmp_path):
     save_image(tmp_path / "images" / "b.jpg", textured_image(1, 32, 32))
     save_image(tmp_path / "masks" / "b.png", np.ones((32, 32), bool))
     save_image(tmp_path / "masks" / "x.png", np.ones((32, 32), bool))
-    with pytest.raises(InputError, match=r"masks/x\.png' is of no image, and .*a\.jpg' has none"):
+    with pytest.raises(InputError, match=r"masks/x\.png' matches no image, and .*a\.jpg' has none"):
         patchcluster.read_dataset(tmp_path)
     save_image(tmp_path / "masks" / "a.png", np.zeros((32, 32), bool))
     (category,) = patchcluster.read_dataset(tmp_path)  # each image has one

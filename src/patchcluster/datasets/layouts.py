@@ -195,8 +195,9 @@ def _read_pairs(folder: Path) -> Iterator[Sample]:
     bare = [path for path in images if path not in paired]
     if others and bare:
         raise InputError(
-            f"the mask {str(others[0])!r} is of no image, and {str(bare[0])!r} has none, so that "
-            "nothing says whether it is normal: give the mask the name of its image, or remove it"
+            f"the mask {str(others[0])!r} matches no image, and {str(bare[0])!r} has none, so that "
+            "nothing says whether that image is normal: give the mask the name of its image, or "
+            "remove the mask"
         )
     for path in images:
         yield Sample(str(path), False, take_mask(paired.get(path)))
