@@ -160,6 +160,23 @@ def test_smaller_masks_are_turned_by_their_aspect(tmp_path, orientation):
             read_shown(Truth(True, (png,)), str(image), width, height)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_label_studio_writes_shares_of_the_shown_image_times_stored_sides(tmp_path, orientation):
+    image = tmp_path / "a.jpg"
+    _, shown = write_turned(image, orientation)
+    height, width = shown.shape
+    (polygon,) = shape_of(shown, "polygon")
+    percents = [100 * v / (height if i % 2 else width) for i, v in enumerate(polygon)]
+    with Image.open(image) as opened:
+        stored = opened.size  # as its converter has it
+    polygon = [v / 100 * stored[i % 2] for i, v in enumerate(percents)]
+    file = write_json(tmp_path / "result.json", ["a.jpg"], (0,), stored, [polygon])
+    info = {"contributor": "Label Studio"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"info": info}))
+    (truth,) = match_truth([str(image)], file)
+    np.testing.assert_array_equal(read_shown(truth, str(image), width, height), shown)
+
+
 def test_sizes_that_fit_neither_are_an_error(tmp_path):
     image = tmp_path / "a.jpg"
     write_turned(image, 6)

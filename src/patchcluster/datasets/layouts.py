@@ -44,7 +44,7 @@ def is_dataset(path: Path) -> bool:
 def list_categories(base: Path) -> list[Category]:
     """List the categories of a data set; none if its layout is none that is known."""
     if coco.is_file(base):
-        return [Category(base.absolute().parent.name, coco.read_file(base))]
+        return [Category(_folder_of(base).resolve().name, coco.read_file(base))]
     split = _read_visa_split(base)
     if split:
         return split
@@ -64,7 +64,7 @@ def _find_files(category: Category, base: Path) -> Category:
     lost = [i for i, sample in enumerate(category.samples) if not os.path.isfile(sample.path)]
     if not lost:
         return category
-    folder = base if base.is_dir() else base.parent
+    folder = base if base.is_dir() else _folder_of(base)
     files = [str(path) for path in _list_images(folder)]
     matches = match_names(list_names(category, base), files, [s.path for s in category.samples])
     places = {name: files[file] for file, name in matches.found.items()}
@@ -72,13 +72,19 @@ def _find_files(category: Category, base: Path) -> Category:
     if missing:
         why = "".join(f" ({reason})" for reason in list(matches.unclear.values())[:1])
         raise InputError(
-            f"{category.name!r} names {missing[0]!r}, which is not there{why}, as are "
-            f"{len(missing)} of {len(category.samples)} images: put them into {str(folder)!r}"
+            f"{len(missing)} of {len(category.samples)} images of {category.name!r} are missing, "
+            f"the first {missing[0]!r}{why}: put them into {str(folder)!r}"
         )
     samples = list(category.samples)
     for i in lost:
         samples[i] = replace(samples[i], path=places[i])
     return Category(category.name, samples)
+
+
+def _folder_of(file: Path) -> Path:
+    """Return the folder of the data set of a COCO file; CVAT has `annotations/` in it."""
+    folder = file.absolute().parent
+    return folder.parent if folder.name == "annotations" else folder
 
 
 def _read_category(folder: Path) -> Category | None:
@@ -161,7 +167,10 @@ def _read_visa_split(root: Path) -> list[Category]:
     categories: dict[str, list[Sample]] = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
+            table = csv.DictReader(file, restval="")
+            for row in table:
+                if not all(row[name] for name in ("object", "split", "label", "image")):
+                    raise ValueError(f"line {table.line_num} is too short")
                 image, mask = (row[name].replace("\\", "/") for name in ("image", "mask"))
                 truth = Truth(row["label"] != "normal", (root / mask,) if mask else ())
                 sample = Sample(str(root / image), row["split"] == "train", truth)

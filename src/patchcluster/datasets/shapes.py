@@ -15,11 +15,25 @@ MAX_PIXELS = 1 << 30  # of a mask that is drawn
 
 @dataclass(frozen=True)
 class Polygons:
-    """The union of polygons, each x, y, x, y, ... in pixels from the image's upper left corner."""
+    """The union of polygons, each x, y, x, y, ... in pixels from the image's upper left corner.
+
+    in_percent: the pixels were computed from shares of the image as it is shown and the sides of
+    the image as it is stored; this is how Label Studio writes images with an EXIF orientation.
+    """
 
     height: int
     width: int
     polygons: tuple[tuple[float, ...], ...]
+    in_percent: bool = False
+
+    def swap_sides(self) -> "Polygons":
+        """Scale each axis to the other side: the same shares of an image with swapped sides."""
+        scales = self.height / self.width, self.width / self.height
+        polygons = (
+            tuple(value * scales[i % 2] for i, value in enumerate(polygon))
+            for polygon in self.polygons
+        )
+        return Polygons(self.width, self.height, tuple(polygons))
 
     def draw(self) -> NDArray[np.bool_]:
         """A mask, bool [height, width]: the pixels whose centre lies inside a polygon.

@@ -1,6 +1,6 @@
 """Data sets: categories of images with their truth."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..errors import InputError, UnreadableImage
 from ..images.decode import read_orientation
 from ..images.masks import read_mask_file
-from ..images.raster import find_turn, fits, orient
-from .shapes import Shape
+from ..images.raster import SWAPPING, find_turn, fits, orient
+from .shapes import Polygons, Shape
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,10 @@ def read_shown(truth: Truth, path: str, width: int, height: int) -> NDArray[np.b
             f"the mask {_name(truth)!r} has width and height of {path!r} swapped, and the image "
             f"cannot be read ({error}): run this where the image is"
         ) from error
+    shares = [one for one in truth.masks if isinstance(one, Polygons) and one.in_percent]
+    if turn in SWAPPING and len(shares) == len(truth.masks):
+        swapped = replace(truth, masks=tuple(polygons.swap_sides() for polygons in shares))
+        return read_shown(swapped, path, width, height)
     shown = orient(mask, turn)
     is_swapped = fits(shown.shape, height, width) and not fits(shown.shape, width, height)
     if is_swapped or (truth.source and shown.shape != (height, width)):
