@@ -34,7 +34,7 @@ Depth = Literal["byte"] | DeepKind
 THUMBNAIL_SIDE = 320
 _ORIENTATION = 0x0112  # EXIF tag
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose frames follow each other
-_BANDS = 4  # of a TIFF of as many pixels as are read; smaller ones may have more
+_BANDS = 4  # of a TIFF that has the most pixels; one of fewer may have more bands
 _PGM_MAXVAL = re.compile(rb"P[25](?:\s+(?:#.*\n\s*)*\d+){2}\s+(?:#.*\n\s*)*(\d+)\s")
 _CHANGED = "changed while the scan was running"
 _WHITE = (255, 255, 255, 255)
@@ -79,7 +79,9 @@ def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
         depth, several = _depth(image, file), _has_several(image)
         check_shape(width, height, max_pixels, depth != "byte")
         if isinstance(image, TiffImage) and image.samples > _BANDS * max_pixels:
-            raise UnreadableImage(f"too large: {image.samples} numbers, which --max-pixels raises")
+            raise UnreadableImage(
+                f"too large: {image.samples} numbers in all bands; --max-pixels allows more"
+            )
         if depth == "byte":
             return Header(width, height, None, several, orientation)
         file.seek(0)
@@ -204,7 +206,7 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         low, high = rgba.getchannel("A").getextrema()
-        if low == high:  # alpha that says nothing
+        if low == high:  # see `to_share`
             return rgba.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
     return image.convert("RGB")
@@ -224,7 +226,7 @@ def _thumbnail(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-# --- deep images --------------------------------------------------------------------------------
+# --- what a header says -------------------------------------------------------------------------
 
 
 def orientation_of(image: Image.Image | TiffImage, source: IO[bytes]) -> int:
@@ -265,6 +267,9 @@ def _depth(image: Image.Image | TiffImage, source: IO[bytes]) -> Depth:
         return "float"
     deep = image.mode.startswith("I") or (image.format == "PNG" and png.is_deep(source))
     return "integer" if deep else "byte"
+
+
+# --- deep images --------------------------------------------------------------------------------
 
 
 def _deep_values(data: bytes) -> tuple[Values, Values | None]:
