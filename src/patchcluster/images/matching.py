@@ -55,6 +55,10 @@ class _Form:
     of_path: Callable[[Key], Key]
 
 
+def _keep(key: Key) -> Key:
+    return key
+
+
 def match_names(
     names: Sequence[str],
     paths: Sequence[str],
@@ -120,14 +124,14 @@ def _match_forms(
     keys: Sequence[Key],
     places: Sequence[Key],
     depth: int | None,
-    cuts: Sequence[Callable[[Key], Key]] | None = None,
+    cuts: Sequence[Callable[[Key], Key]] = (_keep,),
 ) -> None:
-    """Match what is left in each form. cuts: applied to each path in turn."""
+    """Match what is left in each form. depth: see `_match_ends`; cuts: applied to paths in turn."""
     for form in _FORMS:
         unclear = dict(matches.unclear)
-        named, found = list(map(form.of_name, keys)), list(map(form.of_path, places))
-        for cut in cuts or (_keep,):
-            _match_ends(matches, names, named, list(map(cut, found)), depth)
+        named, placed = list(map(form.of_name, keys)), list(map(form.of_path, places))
+        for cut in cuts:
+            _match_ends(matches, names, named, list(map(cut, placed)), depth)
         if form is _FORMS[0]:  # folders in other letter case may still decide
             matches.unclear = unclear
 
@@ -160,9 +164,9 @@ def _match_ends(
         if depth is not None:
             placed[end] = [i for i in placed[end] if places[i][depth:] == end] or placed[end]
     taken = set(matches.found.values())
+    free = {end for name, end in name_ends.items() if name not in taken}
     for i, end in image_ends.items():
-        free = [name for name in named[end] if name not in taken and name_ends[name] == end]
-        if free and (len(placed[end]) > 1 or i == placed[end][0]):
+        if end in free and (len(placed[end]) > 1 or i == placed[end][0]):
             _take(matches, i, named[end], placed[end], names)
 
 
@@ -189,10 +193,6 @@ def _to_key(name: str) -> Key:
     served = _SERVED.match(name)
     plain = unquote(name[served.end() :]) if served else name
     return tuple(p for p in plain.replace("\\", "/").split("/") if p not in ("", ".", ".."))
-
-
-def _keep(key: Key) -> Key:
-    return key
 
 
 def _drop_ending(key: Key) -> Key:
