@@ -179,7 +179,7 @@ def test_a_palette_of_two_colours():
     np.testing.assert_array_equal(read(data), np.array([[10, 30, 50], [20, 40, 60]])[indices])
 
 
-@pytest.mark.parametrize("type_", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("type_", ["u1", "u2", "f2", "f4"])
 @pytest.mark.parametrize("samples", [2, 4])
 def test_alpha_lies_on_white(type_, samples):
     values = draw(type_, samples)
@@ -295,6 +295,9 @@ def test_pages_that_lead_back_to_the_first_end():
 
 # --- what is not read ---------------------------------------------------------------------------
 
+BROKEN_ALPHA = draw("f4", 4)
+BROKEN_ALPHA[2, 3, 3] = np.nan
+
 CFA = {
     "photometric": "cfa",
     "extratags": [(33421, 3, 2, (2, 2), True), (33422, 1, 4, b"\0\1\1\2", True)],
@@ -321,6 +324,8 @@ def make(name):
         (tiff(draw("u1", 3))[:-40], "damaged"),
         (tiff(draw("u1"), tags={259: (3, [34676])}), "unknown compression"),
         (tiff(np.full((4, 4), np.nan, np.float32)), "not finite"),
+        (tiff(np.full((4, 4), 1e300)), "not finite"),
+        (tiff(BROKEN_ALPHA, extra=[UNASSOCIATED]), "not finite"),
         (tiff(draw("u1"), tags={256: (4, [60_000]), 257: (4, [60_000])}), "too large"),
         (tiff(draw("u1"), tags={257: (4, [400]), 278: (4, [400])}), "damaged"),
         (tiff(draw("u1"), tags={256: (4, [50, 50]), **TILED}), "its size is no number"),

@@ -36,6 +36,7 @@ _ORIENTATION = 0x0112  # EXIF tag
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose frames follow each other
 _BANDS = 4  # of a TIFF that has the most pixels; one of fewer may have more bands
 _PGM_MAXVAL = re.compile(rb"P[25](?:\s+(?:#.*\n\s*)*\d+){2}\s+(?:#.*\n\s*)*(\d+)\s")
+_LARGEST = 3e38  # number of a pixel, about float32's
 _CHANGED = "changed while the scan was running"
 _WHITE = (255, 255, 255, 255)
 
@@ -291,8 +292,11 @@ def _deep_values(data: bytes) -> tuple[Values, Values | None]:
         values = np.asarray(_upright(image))
         if maxval := _PGM_MAXVAL.match(data):  # Pillow scales by it
             values = np.rint(values * (int(maxval[1]) / 65535)).astype(np.uint16)
-    if not np.isfinite(values).all():
-        raise UnreadableImage("has pixels that are not finite numbers (NaN or infinity)")
+    for one in (values, alpha):  # of numbers that are none every comparison fails
+        if one is not None and not (-_LARGEST < float(one.min()) <= float(one.max()) < _LARGEST):
+            raise UnreadableImage(
+                f"has pixels that are not finite numbers (NaN, infinity, or over {_LARGEST:g})"
+            )
     share = None if alpha is None else to_share(alpha)
     if share is not None and isinstance(image, TiffImage) and image.is_premultiplied:
         factor = np.divide(1, share, out=np.zeros_like(share), where=share > 0)

@@ -22,7 +22,8 @@ def to_share(alpha: Values, opaque: float | None = None) -> Values | None:
     largest = float(alpha.max())
     if float(alpha.min()) == largest or largest <= 0:
         return None
-    return (alpha / (largest if opaque is None else opaque)).clip(0, 1)
+    share = alpha.astype(np.float64) / (largest if opaque is None else opaque)
+    return share.clip(0, 1)
 
 
 def compose(values: Values, share: Values, white: float, premultiplied: bool = False) -> Values:
