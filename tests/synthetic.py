@@ -9,6 +9,7 @@ import torch
 
 from patchcluster import __version__
 from patchcluster.images.encode import encode
+from patchcluster.images.inputs import hash_file
 from patchcluster.runs import runfolder, storage, tables
 from patchcluster.runs.info import ImageRecord, RunInfo, Skipped
 from patchcluster.runs.run import Run
@@ -30,12 +31,14 @@ def write_run(
     skipped: Sequence[Skipped] = (),
     labels: Mapping[str, Label] | None = None,
     duplicates: Sequence[Sequence[int]] = (),
+    hashed: bool = False,
 ) -> Run:
     """Write a run of which the first `defective` images score above the threshold.
 
     Image i scores 2 - i / n if it is defective, else 0.8 - 0.5 i / n: in the order of the names.
     The regions of defective images are in groups 1 and 2 by turns. duplicates: indices of images
-    with one content, whose scores are that of the first.
+    with one content, whose scores are that of the first. hashed: the images are there, and their
+    hashes are those of their files.
     """
     rng = np.random.default_rng(0)
     first = {i: group[0] for group in duplicates for i in group}
@@ -51,7 +54,8 @@ def write_run(
             regions = [Region(140, 84, 48, 48, 48 * 48, 1.9, 1 + of % 2)]
         storage.write_bytes(runfolder.thumbnail_path(folder, i), _draw(rng, bad), durable=False)
         runfolder.write_map(folder, i, grid)
-        record = ImageRecord(i, name, f"{of:064x}", 1000, SIDE, SIDE)
+        sha256 = hash_file(name) if hashed else f"{of:064x}"
+        record = ImageRecord(i, name, sha256, 1000, SIDE, SIDE)
         results.append(Result(record, i, score, bad, regions, names[-1]))
     info = RunInfo(
         inputs=["photos"],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingError
-from .images.shapes import MAX_PIXELS
+from .images.shapes import LARGEST, MAX_PIXELS
 from .methods import METHODS, facts_of
 from .scores import MAP_SCORES
 
@@ -30,8 +30,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"method": "patchcluster", "backbone": "wide_resnet50_2.tv_in1k"},
 }
 
-
-_HIGHEST = 3e38  # of a window; images are float32 in the network
 
 # Settings of methods: `Facts.options` says which have which.
 METHOD_SETTINGS = ("k", "ratio", "bank_images", "local_weight", "saturation", "stage_weights")
@@ -142,7 +140,7 @@ def _check_values(settings: Settings) -> None:
         raise SettingError(f"max_pixels {settings.max_pixels}: choose 1 or more")
     window = settings.window
     if window is not None and not (
-        len(window) == 2 and -_HIGHEST <= window[0] < window[1] <= _HIGHEST
+        len(window) == 2 and -LARGEST <= window[0] < window[1] <= LARGEST
     ):
         raise SettingError(f"window {window}: choose two numbers, the lower one first")
     if not 0 <= settings.seed < 1 << 63:

@@ -33,11 +33,7 @@ def run(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(textured_image(i, 8, 8).tobytes())
         os.utime(path, (1_000_000 + i, 1_000_000 + i))
-    write_run(tmp_path / "run", FILES, defective=3)
-    info = json.loads(Path("run/run.json").read_text())
-    for image in info["images"]:
-        image["sha256"] = hash_file(image["path"])
-    Path("run/run.json").write_text(json.dumps(info))
+    write_run(tmp_path / "run", FILES, defective=3, hashed=True)
     return patchcluster.load_run("run")
 
 

@@ -32,11 +32,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(FILES):
         save_image(Path(name), textured_image(i, SIDE, SIDE))
-    write_run(tmp_path / "run", FILES, defective=3)
-    info = json.loads(Path("run/run.json").read_text())
-    for image in info["images"]:
-        image["sha256"] = hash_file(image["path"])
-    Path("run/run.json").write_text(json.dumps(info))
+    write_run(tmp_path / "run", FILES, defective=3, hashed=True)
     return patchcluster.load_run("run")
 
 

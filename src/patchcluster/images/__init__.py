@@ -5,7 +5,7 @@ inputs.py    files, here or at URLs -> bytes
 decode.py    bytes of an image file -> pixels, by stated rules
 jpeg.py      bytes of a JPEG file -> pixels, unless they are damaged
 window.py    the values of deep images that become black and white
-shapes.py    sizes of images: which are read, and what the network sees
+shapes.py    limits of images: which are read, and what the network sees
 formats.py   formats by the beginning of a file, and what to do about those that are not read
 tiff.py      TIFF files -> pixels
 png.py       what Pillow does not do for PNG files

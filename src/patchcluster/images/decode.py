@@ -24,7 +24,7 @@ from ..errors import InputError, UnreadableImage
 from . import formats, jpeg, png
 from .inputs import open_input, reason
 from .raster import SWAPPING, Values, compose, orient, to_share
-from .shapes import MAX_PIXELS, check_shape, raise_pillow_limit
+from .shapes import LARGEST, MAX_PIXELS, check_shape, raise_pillow_limit
 from .tiff import TiffImage, is_tiff
 from .window import DeepKind, Spread, apply_window, measure_spread
 
@@ -36,7 +36,6 @@ _ORIENTATION = 0x0112  # EXIF tag
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose frames follow each other
 _BANDS = 4  # of a TIFF that has the most pixels; one of fewer may have more bands
 _PGM_MAXVAL = re.compile(rb"P[25](?:\s+(?:#.*\n\s*)*\d+){2}\s+(?:#.*\n\s*)*(\d+)\s")
-_LARGEST = 3e38  # number of a pixel, about float32's
 _CHANGED = "changed while the scan was running"
 _WHITE = (255, 255, 255, 255)
 
@@ -276,7 +275,7 @@ def _depth(image: Image.Image | TiffImage, source: IO[bytes]) -> Depth:
 def _deep_values(data: bytes) -> tuple[Values, Values | None]:
     """Decode a deep image, as shown, to numbers [height, width] or [height, width, 3].
 
-    Beside them how opaque each pixel is, float64 [height, width] of 0 to 1; None: all are.
+    -> the numbers, and how opaque each pixel is, float64 [height, width] of 0 to 1; None: all are.
     """
     stream = io.BytesIO(data)
     image = identify(stream)
@@ -293,9 +292,9 @@ def _deep_values(data: bytes) -> tuple[Values, Values | None]:
         if maxval := _PGM_MAXVAL.match(data):  # Pillow scales by it
             values = np.rint(values * (int(maxval[1]) / 65535)).astype(np.uint16)
     for one in (values, alpha):  # of numbers that are none every comparison fails
-        if one is not None and not (-_LARGEST < float(one.min()) <= float(one.max()) < _LARGEST):
+        if one is not None and not (-LARGEST < float(one.min()) <= float(one.max()) < LARGEST):
             raise UnreadableImage(
-                f"has pixels that are not finite numbers (NaN, infinity, or over {_LARGEST:g})"
+                f"has pixels that are not finite numbers (NaN, infinity, or over {LARGEST:g})"
             )
     share = None if alpha is None else to_share(alpha)
     if share is not None and isinstance(image, TiffImage) and image.is_premultiplied:

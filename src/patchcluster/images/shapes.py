@@ -1,4 +1,4 @@
-"""Sizes of images: which are read, and what the network sees of them."""
+"""Limits of images: which are read, and what the network sees of them."""
 
 import math
 
@@ -8,6 +8,7 @@ STRIDE = 32  # sides of the network's input are multiples of this
 LEAST_SIDE = 4  # pixels, of an image
 MOST_ASPECT = 200  # at 448 pixels such an image has a network input of one stride by 198
 MAX_PIXELS = 178_956_970  # of an image that is read, unless asked otherwise; Pillow's own limit
+LARGEST = 3e38  # number of a pixel, about float32's
 DECODING_BYTES = 12  # a pixel of an image that is decoded: file, pixels, a copy as shown
 DEEP_BYTES = 45  # of one of more than 8 bits: its numbers, and floats of three channels
 

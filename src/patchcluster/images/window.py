@@ -1,11 +1,11 @@
 """The window of a set's deep images: the values that become 0 and 255, the same in all of them.
 
-A few hot pixels must not darken an image, nor a few hot images the set; and a hot image must still
-look like no other. So values at the ends are left out, twice:
+A few hot pixels must not darken an image, nor a few hot images the set; and a hot image must stay
+different from the others. So values at the ends are left out, twice:
 
 1. of each image the lowest and the highest 0.1 % of the values (at least one of each);
 2. of the images' lows and highs that remain, the most extreme 5 % (at least one, from 5 images on).
-   Images count alike, whatever their size: it is images that are odd, not pixels.
+   Every image has the same weight, whatever its size, since it is images that are anomalous.
 
 What remains is widened by a quarter on each side, so that what lies beyond stands out even where it
 is clipped, but not beyond the smallest and largest value of the set. Last, the window is widened to

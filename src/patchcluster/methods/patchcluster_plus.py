@@ -360,7 +360,7 @@ class PatchClusterPlus(WholeBank):
 
         They are the image itself, those that are marked anomalous, and near-duplicates, unless too
         few others would remain. shown: what `_search` gave for the queries, by the stage that is
-        shown; columns int64 [i]: of the images in the bank. Beside them all pairs that are
+        shown; columns int64 [i]: of the images in the bank. Second, all pairs that are
         near-duplicates, int64 [d, 2].
         """
         close = shown.closeness(queries.image, queries.own, len(columns), len(self.shapes_))
