@@ -9,7 +9,7 @@ LEAST_SIDE = 4  # pixels, of an image
 MOST_ASPECT = 200  # at 448 pixels such an image has a network input of one stride by 198
 MAX_PIXELS = 178_956_970  # of an image that is read, unless asked otherwise; Pillow's own limit
 LARGEST = 3e38  # number of a pixel, about float32's
-DECODING_BYTES = 12  # a pixel of an image that is decoded: file, pixels, a copy as shown
+DECODING_BYTES = 13  # a pixel of an image that is decoded: file, pixels, a copy as shown
 DEEP_BYTES = 45  # of one of more than 8 bits: its numbers, and floats of three channels
 
 

@@ -26,7 +26,7 @@ _SIZES = (384, 320, 256, 192, 128, 96, 64)  # that are advised instead of a larg
 # Options that are advised against, and what it is without them.
 _COSTLY: dict[str, Any] = {"--tile": {"tile": False}, "--bank-images": {"bank_images": None}}
 # Measured with EfficientNet-Lite0 on the CPU:
-_ACTIVATION_BYTES = 400  # of the network, a pixel of the image that a thread works on
+_ACTIVATION_BYTES = 600  # of the network, a pixel of the image that a thread works on
 _LEFT_BYTES = 150  # of these, that are not given back to the system before the search
 _SHAPE_BYTES = 8 * MIB  # that the network's library keeps for each shape of input
 _MAP_BYTES = 10  # of the map of an image that regions are looked for in, and of the regions
