@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Literal
 
@@ -121,10 +121,12 @@ def load_image(
         else:
             decoded, share = _deep_values(data)
             values = apply_window(decoded, windows[depth])
+            del decoded
             if share is not None:
                 values = compose(values, share, 255)
             pixels = [_resize_float(values, size) for size in sizes]
-            shown = Image.fromarray(np.rint(values).astype(np.uint8))
+            bytes_ = np.empty(values.shape, np.uint8)
+            shown = Image.fromarray(np.rint(values, out=bytes_, casting="unsafe"))
     if shown.size != size:  # a damaged HEIC
         raise UnreadableImage(
             f"damaged image: {shown.width} x {shown.height} pixels, where its header says "
@@ -193,23 +195,21 @@ def decode_upright(image: Image.Image, data: bytes) -> Image.Image:
     """Decode an 8-bit image as shown, in its own mode. Raises UnreadableImage for damage."""
     if image.format in jpeg.FORMATS:
         image = jpeg.decode(image, data)
-    upright = _upright(image)
+    image.load()
     if image.format == "PNG":
         png.check_whole(image, data)
-    return upright
+    return _upright(image)
 
 
 def _plain(image: Image.Image) -> Image.Image:
     """Bring an 8-bit image of any mode to grey or RGB; transparent pixels lie on white."""
-    if image.mode == "L" and "transparency" not in image.info:
-        return image
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         low, high = rgba.getchannel("A").getextrema()
         if low == high:  # see `to_share`
             return rgba.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -254,10 +254,9 @@ def _shown_size(image: Image.Image | TiffImage, orientation: int) -> tuple[int, 
 def _upright(image: Image.Image) -> Image.Image:
     """Decode an image and apply its EXIF orientation, if it has a readable one."""
     image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # see `orientation_of`
-        return image
+    with suppress(Exception):  # see `orientation_of`
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _depth(image: Image.Image | TiffImage, source: IO[bytes]) -> Depth:

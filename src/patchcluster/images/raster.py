@@ -1,6 +1,6 @@
 """Alpha and orientation of decoded pixels, and masks on grids."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ Bools = NDArray[np.bool_]
 _Value = TypeVar("_Value", bound=np.generic)
 
 SWAPPING = (5, 6, 7, 8)  # orientations that swap width and height
+_STRIP = 1 << 20  # values
 
 
 def to_share(alpha: Values, opaque: float | None = None) -> Values | None:
@@ -22,17 +23,27 @@ def to_share(alpha: Values, opaque: float | None = None) -> Values | None:
     largest = float(alpha.max())
     if float(alpha.min()) == largest or largest <= 0:
         return None
-    share = alpha.astype(np.float64) / (largest if opaque is None else opaque)
-    return share.clip(0, 1)
+    share = np.divide(alpha, largest if opaque is None else opaque, dtype=np.float64)
+    return share.clip(0, 1, out=share)
 
 
 def compose(values: Values, share: Values, white: float, premultiplied: bool = False) -> Values:
     """Compose values [h, w] or [h, w, c] on white by alpha [h, w] of 0 to 1; their type stays."""
-    share = share if values.ndim == 2 else share[..., None]
-    composed = (values if premultiplied else values * share) + white * (1 - share)
-    if values.dtype.kind in "ui":
-        composed = composed.round().clip(0, white)
-    return composed.astype(values.dtype)
+    composed = np.empty_like(values)
+    for rows in strips(values):
+        part, alpha = values[rows], share[rows]
+        alpha = alpha if values.ndim == 2 else alpha[..., None]
+        mixed = (part if premultiplied else part * alpha) + white * (1 - alpha)
+        if values.dtype.kind in "ui":
+            mixed = mixed.round().clip(0, white)
+        composed[rows] = mixed
+    return composed
+
+
+def strips(values: Values) -> Iterator[slice]:
+    """Split the rows of an array [h, w, ...] into parts whose copies as floats stay small."""
+    height = max(1, _STRIP * len(values) // values.size)
+    return (slice(row, row + height) for row in range(0, len(values), height))
 
 
 def orient(values: NDArray[_Value], orientation: int) -> NDArray[_Value]:

@@ -9,8 +9,8 @@ LEAST_SIDE = 4  # pixels, of an image
 MOST_ASPECT = 200  # at 448 pixels such an image has a network input of one stride by 198
 MAX_PIXELS = 178_956_970  # of an image that is read, unless asked otherwise; Pillow's own limit
 LARGEST = 3e38  # number of a pixel, about float32's
-DECODING_BYTES = 13  # a pixel of an image that is decoded: file, pixels, a copy as shown
-DEEP_BYTES = 45  # of one of more than 8 bits: its numbers, and floats of three channels
+DECODING_BYTES = 11  # a pixel of an image that is decoded: 5 to 13, of grey or WebP with alpha 17
+DEEP_BYTES = 35  # of one of more than 8 bits: 12 to 32, with alpha 49
 
 
 def network_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -29,7 +29,7 @@ def network_size(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def decoding_bytes(width: int, height: int, deep: bool) -> int:
-    """Return the memory that it takes to decode an image, at most."""
+    """Return the memory that it takes to decode an image, about."""
     return width * height * (DEEP_BYTES if deep else DECODING_BYTES)
 
 

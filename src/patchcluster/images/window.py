@@ -21,6 +21,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .raster import strips
+
 DeepKind = Literal["integer", "float"]
 Windows = dict[str, list[float]]  # by the kind of values: [low, high]
 
@@ -77,9 +79,11 @@ def apply_window(values: NDArray[Any], window: Sequence[float]) -> NDArray[np.fl
     width = max(high - low, 1e-30)  # 0 if all values are equal: then larger ones are white
     # Of numbers that float32 does not hold the difference from the low end counts.
     exact = np.result_type(values.dtype, np.float32)
+    shown = np.empty(values.shape, np.float32)
     with np.errstate(over="ignore"):  # of the largest numbers there are
-        scaled = (values - exact.type(low)) * exact.type(255 / width)
-    shown: NDArray[np.float32] = scaled.clip(0, 255).astype(np.float32)
+        for rows in strips(values):
+            scaled = (values[rows] - exact.type(low)) * exact.type(255 / width)
+            shown[rows] = scaled.clip(0, 255)
     return shown
 
 
