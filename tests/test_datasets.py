@@ -35,6 +35,14 @@ def test_truth_of_mvtec_layout(dataset, below):
     assert (crack.anomalous, crack.masks) == (True, (dataset / "ground_truth/crack/000_mask.png",))
 
 
+def test_what_is_hidden_or_of_the_system_is_no_part_of_a_data_set(dataset):
+    before = read_dataset(dataset)
+    for name in ("test/good/.ipynb_checkpoints/0.png", "test/crack/@eaDir/000.png/THUMB_M.png"):
+        (dataset / name).parent.mkdir(parents=True)
+        Image.new("L", (4, 4)).save(dataset / name)
+    assert read_dataset(dataset) == before
+
+
 def test_links_lead_to_the_truth(dataset):
     (dataset / "flat").mkdir()
     link = dataset / "flat" / "1.png"

@@ -208,12 +208,14 @@ def pair(folder, paths):
 
 def test_masks_are_found_by_the_names_of_their_images(tmp_path):
     system = ("._a.png", "@eaDir/a.png/THUMB_M.png", "__MACOSX/a.png", ".thumbnails/a.png")
-    for name in ("a_mask.png", "a.png", "B.tif", "sub/c.jpg_mask.png", "sub/notes.txt", *system):
+    masks = ("a_mask.png", "a.png", "B.tif", "d.gif", "sub/c.jpg_mask.png")
+    for name in (*masks, "sub/notes.txt", *system):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert len(pair_masks([], tmp_path)[0]) == 3
-    assert pair(tmp_path, ["p/a.jpg", "p/b.jpg", "p/sub/c.jpg", "p/sub/c.png"]) == {
-        "p/a.jpg": "a_mask.png", "p/b.jpg": "B.tif", "p/sub/c.jpg": "sub/c.jpg_mask.png",
+    assert len(pair_masks([], tmp_path)[0]) == 4
+    assert pair(tmp_path, ["p/a.jpg", "p/b.jpg", "p/d.ppm", "p/sub/c.jpg", "p/sub/c.png"]) == {
+        "p/a.jpg": "a_mask.png", "p/b.jpg": "B.tif", "p/d.ppm": "d.gif",
+        "p/sub/c.jpg": "sub/c.jpg_mask.png",
     }  # fmt: skip
 
 

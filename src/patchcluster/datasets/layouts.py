@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..images.inputs import natural_key
-from ..images.masks import IMAGE_ENDS, find_named, pair_masks
+from ..images.masks import find_named, list_images, pair_masks
 from ..images.matching import match_names
 from . import coco
 from .types import Category, Sample, Truth, take_mask
@@ -65,7 +65,7 @@ def _find_files(category: Category, base: Path) -> Category:
     if not lost:
         return category
     folder = base if base.is_dir() else _folder_of(base)
-    files = [str(path) for path in _list_images(folder)]
+    files = [str(path) for path in list_images(folder)]
     matches = match_names(list_names(category, base), files, [s.path for s in category.samples])
     places = {name: files[file] for file, name in matches.found.items()}
     missing = [category.samples[i].path for i in lost if i not in places]
@@ -98,12 +98,6 @@ def _read_category(folder: Path) -> Category | None:
     return Category(folder.resolve().name, found[fitting[0]]) if fitting else None
 
 
-def _list_images(folder: Path, pattern: str = "**/*") -> list[Path]:
-    """List the images in a folder and its subfolders, by their endings, in natural order."""
-    plain = (p for p in folder.glob(pattern) if p.suffix.lower() in IMAGE_ENDS and p.name[0] != ".")
-    return sorted((p for p in plain if p.is_file()), key=lambda path: natural_key(str(path)))
-
-
 def _list_folders(folder: Path) -> list[Path]:
     """List the folders in a folder, in natural order."""
     inner = (f for f in folder.iterdir() if f.is_dir())
@@ -122,7 +116,7 @@ def _read_mvtec(folder: Path) -> Iterator[Sample]:
     """
     masks = folder / "ground_truth"
     for part in ("train", "validation", "test"):
-        images = _list_images(folder / part)
+        images = list_images(folder / part)
         defective = [path for path in images if path.parent.name not in NORMAL_FOLDERS]
         paired, _ = _pair(defective, masks, "*/*")
         for path in images:
@@ -134,7 +128,7 @@ def _read_mvtec(folder: Path) -> Iterator[Sample]:
                 continue
             mask = paired.get(path)
             place = masks / kind / path.stem
-            found = [mask] if mask is not None else _list_images(place)
+            found = [mask] if mask is not None else list_images(place)
             if not found and masks.is_dir():
                 raise InputError(
                     f"{str(path)!r} has no mask: put it at {str(place)!r}_mask.png, or the image "
@@ -151,9 +145,9 @@ def _read_visa(folder: Path) -> Iterator[Sample]:
     split_csv/1cls.csv, next to the categories; without it all images are test
     """
     data = folder / "Data"
-    for path in _list_images(data / "Images" / "Normal"):
+    for path in list_images(data / "Images" / "Normal"):
         yield Sample(str(path), False, Truth(False))
-    images = _list_images(data / "Images" / "Anomaly")
+    images = list_images(data / "Images" / "Anomaly")
     masks, _ = _pair(images, data / "Masks" / "Anomaly")
     for path in images:
         yield Sample(str(path), False, Truth(True, (masks[path],) if path in masks else ()))
@@ -197,7 +191,7 @@ def _read_pairs(folder: Path) -> Iterator[Sample]:
 
     An image without a mask, or with an empty one, is normal; all images are test.
     """
-    images, masks = _list_images(folder / "images"), folder / "masks"
+    images, masks = list_images(folder / "images"), folder / "masks"
     if not masks.is_dir():
         return
     paired, others = _pair(images, masks)
@@ -251,7 +245,7 @@ def _read_next_to(places: Sequence[tuple[Path, bool]], mark: str) -> Iterator[Sa
 
     places: folders, and whether each is the training part.
     """
-    every = [(path, train) for place, train in places for path in _list_images(place, "*")]
+    every = [(path, train) for place, train in places for path in list_images(place, "*")]
     files = [(path, train) for path, train in every if " (copy)" not in path.stem]
     if not any(path.stem.endswith(mark) for path, _ in files):
         return
@@ -277,7 +271,7 @@ def _read_magnetic_tile(folder: Path) -> Iterator[Sample]:
     for kind in _list_folders(folder):
         if not kind.name.startswith("MT_"):
             continue
-        for path in _list_images(kind / "Imgs", "*"):
+        for path in list_images(kind / "Imgs", "*"):
             if path.suffix.lower() not in (".jpg", ".jpeg"):
                 continue
             mask = path.with_suffix(".png")

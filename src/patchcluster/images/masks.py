@@ -14,14 +14,27 @@ from ..errors import InputError
 from . import jpeg, png
 from .decode import decode_upright, identify, orientation_of
 from .finding import is_hidden
-from .inputs import reason
+from .inputs import natural_key, reason
 from .matching import Matches, match_masks
 from .raster import Bools, Values, orient
 from .tiff import TiffImage
 
-IMAGE_ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_IMAGE_ENDS = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pbm", ".pgm", ".ppm",
+    ".tga", ".jp2", ".jfif", ".avif", ".heic",
+)  # fmt: skip
 _MARK = "_mask"
 _SOFT = 64  # half of the largest value of a mask that may have a soft border; labels are fewer
+
+
+def list_images(folder: Path, pattern: str = "**/*") -> list[Path]:
+    """List the images in a folder and its subfolders, by their endings, in natural order.
+
+    What is hidden or of the system is left out.
+    """
+    images = (path for path in folder.glob(pattern) if path.suffix.lower() in _IMAGE_ENDS)
+    plain = (p for p in images if not any(map(is_hidden, p.relative_to(folder).parts)))
+    return sorted((p for p in plain if p.is_file()), key=lambda path: natural_key(str(path)))
 
 
 def pair_masks(
@@ -30,15 +43,10 @@ def pair_masks(
     """Find the masks of images in a folder: NAME_mask or NAME, with the ending of any image.
 
     NAME is that of the image, with its ending or without, with or without its folders: see
-    `matching`. A file called as an image is its mask, even if that ends in _mask. What is hidden
-    or of the system is left out. -> the masks, and which image has which of them.
+    `matching`. A file called as an image is its mask, even if that ends in _mask. -> the masks, and
+    which image has which of them.
     """
-    every = (path.relative_to(folder) for path in folder.glob(pattern) if path.is_file())
-    files = sorted(
-        path
-        for path in every
-        if path.suffix.lower() in IMAGE_ENDS and not any(map(is_hidden, path.parts))
-    )
+    files = [path.relative_to(folder) for path in list_images(folder, pattern)]
     names = _name_images([path.with_suffix("") for path in files], paths)
     masks = {folder / path: name for path, name in zip(files, names, strict=True) if name}
     return list(masks), match_masks(list(masks.values()), paths)
@@ -65,7 +73,7 @@ def _name_images(stems: Sequence[Path], paths: Sequence[str]) -> list[str]:
 
 def find_named(folder: Path, stem: str) -> Path | None:
     """Find the image of exactly this name in a folder, with the ending of any image."""
-    paths = (folder / (stem + end) for end in IMAGE_ENDS)
+    paths = (folder / (stem + end) for end in _IMAGE_ENDS)
     return next((path for path in paths if path.is_file()), None)
 
 
