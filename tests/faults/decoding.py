@@ -50,6 +50,7 @@ def encode(image: Image.Image, format_: str, **options: object) -> bytes:
 def broken() -> list[Case]:
     whole, jpeg = encode(picture(), "PNG"), encode(picture(), "JPEG")
     tiff, gif = encode(picture(), "TIFF"), encode(picture().convert("P"), "GIF")
+    noise = encode(picture().convert("L"), "PNG")
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0xFF
     return [
@@ -68,6 +69,7 @@ def broken() -> list[Case]:
         Case("truncated.gif", gif[: len(gif) // 2], "damaged"),
         Case("truncated.webp", encode(picture(), "WEBP")[:300], "damaged|not an image"),
         Case("flipped.png", bytes(flipped), "damaged"),
+        Case("zeroed.png", noise[: len(noise) // 2] + bytes(len(noise) // 2), "fit their checksum"),
         Case("no-end.png", png(SIDE, SIDE, 8, 0, bytes(SIDE * (SIDE + 1)))[:-20]),  # all pixels
         Case("few-rows.png", png(SIDE, SIDE, 8, 0, bytes(10 * (SIDE + 1))), "damaged"),
         Case("no-size.png", png(0, 0, 8, 0, b""), "damaged|not an image"),

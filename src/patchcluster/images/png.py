@@ -38,31 +38,39 @@ def read_deep(data: bytes) -> tuple[Values, Values | None]:
 
 
 def check_whole(image: Image.Image, data: bytes) -> None:
-    """Raise UnreadableImage if the pixels of a PNG that Pillow decoded end before its last row.
+    """Raise UnreadableImage if pixels of a PNG that Pillow decoded are damaged or missing.
 
-    Pillow leaves what is missing black. To decompress a second time is only worth it then.
+    Pillow looks at no checksum of pixels, and leaves rows black that are not there. To decompress a
+    second time is only worth it if the last row is black.
     """
+    parts = _check_pixels(data)
     last = (0, image.height - 1, image.width, image.height)
     if image.crop(last).getbbox(alpha_only=False) is not None:
         return
     row = 1 + math.ceil(image.width * data[_BIT_DEPTH] * _CHANNELS[data[_COLOUR_TYPE]] / 8)
-    whole = row * image.height
-    if not data[_INTERLACED] and len(_rows(data, whole)) < whole:
+    whole = row * image.height  # each row behind a byte that says how it is filtered
+    if data[_INTERLACED]:
+        return
+    if len(zlib.decompressobj().decompress(b"".join(parts), whole)) < whole:
         raise UnreadableImage("damaged image: its pixels end before the last row")
 
 
-def _rows(png: bytes, most: int) -> bytes:
-    """Return the rows, each behind a byte that says how it is filtered, up to `most` bytes."""
-    parts, position = [], len(_SIGNATURE)
-    while position + 8 <= len(png):
-        length, name = (
-            int.from_bytes(png[position : position + 4], "big"),
-            png[position + 4 : position + 8],
-        )
-        if name == b"IDAT":
-            parts.append(png[position + 8 : position + 8 + length])
-        position += length + 12
-    return zlib.decompressobj().decompress(b"".join(parts), most)
+def _check_pixels(data: bytes) -> list[memoryview]:
+    """List the parts of the compressed pixels.
+
+    Raises UnreadableImage if one has another checksum; the last may have none.
+    """
+    parts, file, start = [], memoryview(data), len(_SIGNATURE)
+    while start + 8 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] == b"IDAT":
+            stated = file[end : end + 4]
+            actual = zlib.crc32(file[start + 4 : end]).to_bytes(4, "big")
+            if len(stated) == 4 and stated != actual:
+                raise UnreadableImage("damaged image: its pixels do not fit their checksum")
+            parts.append(file[start + 8 : end])
+        start = end + 4
+    return parts
 
 
 def has_metadata(png: IO[bytes]) -> bool:
