@@ -216,6 +216,14 @@ def test_pixels_without_data_are_refused():
         survey(write(values, **tag))
 
 
+@pytest.mark.parametrize("stated", ["-9999", "nan", "none", "7.5"])
+def test_a_value_without_data_that_no_sample_has_refuses_none(stated):
+    values = draw("u2")
+    values[3, 4] = 0
+    tag = {"extratags": [(42113, 2, 0, stated, True)]}
+    np.testing.assert_array_equal(read(write(values, **tag)), values)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_damaged_jpeg_in_a_tiff_is_refused(share):
     y, x = np.mgrid[:128, :160]

@@ -136,9 +136,9 @@ class TiffImage:
             return self._read_by_pillow(), None
         self._check_segments()
         values = self.page.asarray(maxworkers=1)  # images are read in parallel, not their parts
-        if self.deep and _NODATA in self.page.tags and (values == self.page.nodata).any():
+        if self.deep and (nodata := _nodata(self.page)) is not None and (values == nodata).any():
             raise UnreadableImage(
-                f"has pixels without data ({self.page.nodata:g}): fill them with a usual value"
+                f"has pixels without data ({nodata:g}): fill them with a usual value"
             )
         if self.page.axes.startswith("S"):  # in planes
             values = np.moveaxis(values, 0, -1)
@@ -240,6 +240,14 @@ def _list_pages(tiff: TiffFile) -> Iterator[TiffPage]:
         seen.add(page.offset)
         yield page
         yield from (sub.aspage() for sub in page.pages or ())
+
+
+def _nodata(page: TiffPage) -> float | None:
+    """Return the value of pixels without data; tifffile says 0 for one that no sample can have."""
+    try:
+        return float(page.tags[_NODATA].value)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _in_full(pages: Sequence[TiffPage]) -> list[TiffPage]:
