@@ -188,9 +188,9 @@ CASES = {
     ("PNG, JPEG, GIF, WebP, PSD, ...", "no readable header, or a kind that Pillow does not know"): [
         (encode(GRADIENT, "PNG")[:20], "damaged"),
         (JPEG[:10], "damaged"),
-        (encode(GRADIENT, "WEBP")[:14], "a WebP file without a readable header"),
-        (HEIC[:300], "a HEIC file without a readable header"),
-        (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 16, 3) + bytes(99), "a PSD file"),
+        (encode(GRADIENT, "WEBP")[:14], "^WebP file without a readable header"),
+        (HEIC[:300], "HEIC file without a readable header"),
+        (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9, 9, 16, 3) + bytes(99), "^PSD file"),
     ],
     ("anything else", "text, archives, programs"): [
         (b"no image at all", "not an image"),

@@ -63,7 +63,7 @@ def describe(head: bytes) -> str:
     name = next((name for beginning, name in _READ if _begins(head, beginning)), None)
     if name is None:
         return "not an image, or of a format that is not known"
-    return f"damaged image: a {name} file without a readable header"
+    return f"{name} file without a readable header: damaged, or of a kind that is not read"
 
 
 def _begins(head: bytes, beginning: bytes) -> bool:
