@@ -28,7 +28,11 @@ def dataset(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["", "ground_truth"])
-def test_truth_of_mvtec_layout(dataset, below):
+@pytest.mark.parametrize("has_empty_masks", [False, True])  # of normal images
+def test_truth_of_mvtec_layout(dataset, below, has_empty_masks):
+    if has_empty_masks:
+        (dataset / "ground_truth/good").mkdir()
+        Image.new("L", (4, 4)).save(dataset / "ground_truth/good/000_mask.png")
     paths = [str(dataset / "test" / kind / "000.png") for kind in ("good", "crack")]
     good, crack = find_truth(paths, dataset / below)
     assert (good.anomalous, good.masks) == (False, ())

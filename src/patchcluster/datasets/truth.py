@@ -121,7 +121,7 @@ def _take_entry(place: int, entries: Sequence[Any]) -> Truth:
 def _judge_folder(paths: Sequence[str], folder: Path | None) -> list[Truth | Unknown | None]:
     """Say what the folder of each image says of it, and the masks below a folder if there is one.
 
-    A file is no mask of itself.
+    A file is no mask of itself, and an image in a folder of normal ones needs none.
     """
     real = [os.path.realpath(path) for path in paths]
     judged: list[Truth | Unknown | None] = [
@@ -133,6 +133,6 @@ def _judge_folder(paths: Sequence[str], folder: Path | None) -> list[Truth | Unk
     for image, why in matches.unclear.items():
         judged[image] = judged[image] or Unknown(f"its mask is not clear: {why}")
     for image, mask in matches.found.items():
-        if follow(str(masks[mask])) != real[image]:
+        if judged[image] is None and follow(str(masks[mask])) != real[image]:
             judged[image] = Truth(True, (masks[mask],))
     return judged
