@@ -144,6 +144,23 @@ def test_a_border_that_went_through_jpeg_is_cut_at_half():
     assert np.array_equal(to_mask(Image.fromarray(soft)), soft > 127)
 
 
+def test_the_border_of_a_lossy_webp_is_cut_at_half(tmp_path):
+    y, x = np.mgrid[:60, :80]
+    whole = (x - 40) ** 2 + (y - 28) ** 2 < 300
+    data = encode((whole * 255).astype(np.uint8), "WEBP", quality=60)
+    soft = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+    assert np.mean((soft > 0) != whole) > 0.02  # else the test tests nothing
+    (tmp_path / "mask").write_bytes(data)
+    assert np.mean(read_mask_file(tmp_path / "mask") != whole) < 0.01
+
+
+def test_labels_in_a_lossless_webp_are_kept(tmp_path):
+    labels = INSIDE * np.uint8(1)
+    labels[-1, -1] = 255
+    (tmp_path / "mask").write_bytes(encode(labels, "WEBP", lossless=True))
+    np.testing.assert_array_equal(read_mask_file(tmp_path / "mask"), labels > 0)
+
+
 @pytest.mark.parametrize("largest", [128, 254, 255])
 def test_a_border_that_was_resized_is_cut_at_half(largest):
     whole = Image.fromarray(np.kron(INSIDE, np.ones((20, 20))).astype(np.uint8) * np.uint8(largest))

@@ -24,6 +24,7 @@ _IMAGE_ENDS = (
     ".tga", ".jp2", ".jfif", ".avif", ".heic",
 )  # fmt: skip
 _MARK = "_mask"
+_LOSSY_WEBP = b"VP8 "  # a chunk that only such files have
 _SOFT = 64  # half of the largest value of a mask that may have a soft border; labels are fewer
 
 
@@ -95,7 +96,8 @@ def _read(data: bytes) -> Bools:
         return _mark(colours, alpha, image.palette)
     if image.format == "PNG" and png.is_deep(file):
         return orient(_mark(*png.read_deep(data)), orientation_of(image, file))
-    return _mark_picture(decode_upright(image, data), image.format)
+    is_lossy = image.format in jpeg.FORMATS or (image.format == "WEBP" and _LOSSY_WEBP in data)
+    return _mark_picture(decode_upright(image, data), is_lossy)
 
 
 def to_mask(picture: Any) -> Bools:
@@ -106,14 +108,15 @@ def to_mask(picture: Any) -> Bools:
     opaque is black, it is inside; alpha that is the same everywhere says nothing. An EXIF
     orientation is applied.
 
-    A mask that went through JPEG, or was resized, has a soft border, and is cut at half of its
-    largest value: JPEG files, and 8-bit masks whose largest value is 128 or more, if most pixels of
-    up to half of that are connected with higher ones and do not lie in flat areas, as labels do.
+    A mask that went through lossy compression, or was resized, has a soft border, and is cut at
+    half of its largest value: files of JPEG and lossy WebP, and 8-bit masks whose largest value is
+    128 or more, if most pixels of up to half of that are connected with higher ones and do
+    not lie in flat areas, as labels do.
 
     Raises ValueError for other shapes, and values that are not finite.
     """
     if isinstance(picture, Image.Image):
-        return _mark_picture(ImageOps.exif_transpose(picture), picture.format)
+        return _mark_picture(ImageOps.exif_transpose(picture), picture.format in jpeg.FORMATS)
     values = np.asarray(picture)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
@@ -122,14 +125,14 @@ def to_mask(picture: Any) -> Bools:
     return _mark(values)
 
 
-def _mark_picture(image: Image.Image, form: str | None) -> Bools:
-    """Mark what is inside a picture of Pillow, from a file of that format."""
+def _mark_picture(image: Image.Image, is_lossy: bool) -> Bools:
+    """Mark what is inside a picture of Pillow; is_lossy: it went through lossy compression."""
     alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
     if image.mode in ("P", "PA"):
         palette = np.reshape(image.getpalette() or [], (-1, 3))
         return _mark(np.asarray(image.getchannel(0)), alpha, palette)
     colours = image if len(image.getbands()) == 1 else image.convert("RGB")
-    return _mark(np.asarray(colours), alpha, is_soft=form in jpeg.FORMATS)
+    return _mark(np.asarray(colours), alpha, is_soft=is_lossy)
 
 
 def _mark(
