@@ -179,7 +179,7 @@ def test_images_over_the_limit_of_pillow_are_read_if_asked_and_memory_allows(mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # as in another worker
     loaded = load_image(data, header, [(30, 40)], {}).pixels[0]
     np.testing.assert_array_equal(loaded, gradient())
-    monkeypatch.setattr(shapes, "free_memory", lambda: 14_000)
+    monkeypatch.setattr(shapes, "free_memory", lambda: 13_000)
     with pytest.raises(UnreadableImage, match=r"need 0 MB of memory .* 0 MB are free"):
         survey(data, max_pixels=1200)
     assert survey(encode(gradient(20, 20)), max_pixels=1200).width == 20
