@@ -155,7 +155,8 @@ for line in sys.stdin:
             cli.app(line.split())
         except SystemExit as end:
             code = end.code
-    print(code, *(name for name in ("torch", "timm") if name in sys.modules), line.strip())
+    loaded = [name for name in ("torch", "timm", "fastapi") if name in sys.modules]
+    print(code, *loaded, line.strip())
 """
 
 

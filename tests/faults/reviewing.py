@@ -1,13 +1,15 @@
 """A review in a process of its own, and what a person does in its page, over HTTP."""
 
+import functools
 import http.client
 import json
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from conftest import PATIENCE
 from faults.commands import RUN, use_small_batches
@@ -58,37 +60,55 @@ class Reviewing:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """What the process answers to a request of its page, which must be a success."""
-        status, content = self.send(method, path, body)
-        assert status == 200, content
+        response, content = self.send(method, path, body)
+        assert response.status == 200, content
         return json.loads(content)
 
     def label(self, images: Iterable[int], label: str | None) -> tuple[int, bytes]:
         """Label images; gives the status of the answer, and its content."""
         body = {"ids": list(images), "label": label, "tab": "1"}
-        return self.send("POST", "/api/labels", body)
+        response, content = self.send("POST", "/api/labels", body)
+        return response.status, content
 
-    def send(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """A request of the page: the status of the answer, and its content."""
-        address = self._address()
-        token = parse_qs(address.query)["token"][0]
-        headers = {
-            "Cookie": f"patchcluster-{address.port}={token}",
-            "Origin": f"http://127.0.0.1:{address.port}",
-            "X-Patchcluster": "review",
-            "Content-Type": "application/json",
+    def send(
+        self, method: str, path: str, body: object = None, **headers: str | None
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        """A request as the page sends it, but for `headers`; None leaves one out."""
+        sent: dict[str, str | None] = {
+            "Host": f"127.0.0.1:{self.port}",
+            "Cookie": f"other=1; patchcluster-{self.port}={self.token}",
         }
-        connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=PATIENCE)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+        if method == "POST":
+            sent["Origin"] = f"http://127.0.0.1:{self.port}"
+            sent["X-Patchcluster"] = "review"
+            sent["Content-Type"] = "application/json"
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        data = b"" if body is None else json.dumps(body).encode()
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        ) as connection:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in sent.items():
+                if value is not None:
+                    connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(data)))
+            connection.endheaders(data)
             response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+            return response, response.read()
 
-    def _address(self) -> SplitResult:
-        """What it printed first; not there before it listens."""
+    @functools.cached_property
+    def address(self) -> str:
+        """What it prints first, once it listens."""
         while not (found := re.search("^(http.*)\n", self.command.printed, re.M)):
             if self.command.has_ended():
                 raise ConnectionError(self.command.printed)
             time.sleep(0.02)
-        return urlsplit(found[1])
+        return found[1]
+
+    @property
+    def port(self) -> int | None:
+        return urlsplit(self.address).port
+
+    @property
+    def token(self) -> str:
+        return parse_qs(urlsplit(self.address).query)["token"][0]

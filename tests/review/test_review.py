@@ -1,7 +1,6 @@
 """`patchcluster review` as a process of its own: its store, its guard, its page in a browser."""
 
 import csv
-import http.client
 import io
 import json
 import os
@@ -15,7 +14,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -25,8 +23,9 @@ from PIL import Image
 
 import patchcluster
 from conftest import PATIENCE, run_command, textured_image, wait_until, write_set
+from faults.commands import RUN
 from faults.processes import Command
-from patchcluster.errors import RunError
+from faults.reviewing import Reviewing
 from patchcluster.pipeline.rescoring import rescore
 from patchcluster.review.session import find_names
 from patchcluster.review.store import GroupName, LabelStore
@@ -63,7 +62,8 @@ def history(file: Path) -> list[tuple]:
 def test_last_label_wins_undo_restores_and_history_only_grows(actions):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "labels.sqlite"
-        store = LabelStore(file)
+        store, known = LabelStore(file), 0
+        told: dict = {}  # the labels by what each tab asks for from time to time: the changes
         said: list[dict] = []  # every label ever given: path, label, who, action; undone ones go
         before: list[tuple] = []
         for number, (name, *rest) in enumerate(actions):
@@ -85,6 +85,9 @@ def test_last_label_wins_undo_restores_and_history_only_grows(actions):
                 store = LabelStore(file)
             now = {one["path"]: one["label"] for one in said}
             assert store.labels() == {path: label for path, label in now.items() if label}
+            told |= store.changes(known)
+            known = store.last
+            assert {path: label for path, label in told.items() if label} == store.labels()
             rows = history(file)
             assert rows[: len(before)] == before
             # The table alone says what holds: the last row of each path.
@@ -93,54 +96,6 @@ def test_last_label_wins_undo_restores_and_history_only_grows(actions):
             before = rows
         assert store.last == len(before)
         store.close()
-
-
-def test_undo_of_a_batch_keeps_what_another_tab_said_since(tmp_path):
-    with LabelStore(tmp_path / "labels.sqlite") as store:
-        store.add({"a": "normal"}, "one")
-        store.add({"a": "anomalous", "b": "anomalous"}, "one")
-        store.add({"b": "unsure"}, "two")
-        assert store.changes(3) == {"b": "unsure"}
-        assert store.undo("one") == ["a"]
-        assert store.labels() == {"a": "normal", "b": "unsure"}
-        assert store.undo("one") == ["a"]
-        assert store.labels() == {"b": "unsure"}
-        assert store.changes(4) == {"a": None}
-        assert store.undo("nobody") == []
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from patchcluster.review.store import LabelStore
-store, start = LabelStore(Path(sys.argv[1])), int(sys.argv[2])
-for i in range(start, start + 100_000):
-    store.add({f"{i}.png": "anomalous" if i % 3 else "normal", "same.png": "unsure"}, "tab")
-    print(i, flush=True)
-"""
-
-
-def test_a_kill_loses_nothing_that_was_confirmed(tmp_path):
-    file, confirmed = tmp_path / "labels.sqlite", []
-    for start, enough in ((0, 3), (1_000_000, 40)):
-        command = [sys.executable, "-c", WRITER, str(file), str(start)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-            confirmed += [int(writer.stdout.readline()) for _ in range(enough)]
-            writer.kill()
-            confirmed += [int(line) for line in writer.stdout if line.endswith("\n")]
-        with LabelStore(file) as store:
-            labels = store.labels()
-            for i in confirmed:
-                assert labels[f"{i}.png"] == ("anomalous" if i % 3 else "normal")
-            # At most one change was on the disk but not confirmed yet, whole.
-            assert len(labels) - 1 - len(confirmed) in (0, 1, 2)
-            assert store.last % 2 == 0
-
-
-def test_a_file_that_is_no_database_is_an_error(tmp_path):
-    (tmp_path / "labels.sqlite").write_bytes(b"no database, but long enough to be looked at" * 30)
-    with pytest.raises(RunError, match="cannot read"):
-        LabelStore(tmp_path / "labels.sqlite")
 
 
 def test_names_go_with_the_regions_of_a_group(tmp_path):
@@ -167,57 +122,20 @@ def test_names_go_with_the_regions_of_a_group(tmp_path):
 # --- a running review ---------------------------------------------------------------------------
 
 
-class Server:
-    """A review in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.command = Command(("review", str(folder), "--no-browser"), folder.parent)
-        wait_until(lambda: "\n" in self.command.printed or self.command.has_ended())
-        assert self.command.printed.startswith("http"), self.command.printed
-        self.address = self.command.printed.splitlines()[0]
-        self.port = urlsplit(self.address).port
-        self.token = parse_qs(urlsplit(self.address).query)["token"][0]
-
-    def send(self, method: str, path: str, body: object = None, **headers: str | None):
-        """A request as the page itself sends it, but for `headers`; None leaves one out."""
-        sent: dict[str, str | None] = {
-            "Host": f"127.0.0.1:{self.port}",
-            "Cookie": f"other=1; patchcluster-{self.port}={self.token}",
-        }
-        if method == "POST":
-            sent["Origin"] = f"http://127.0.0.1:{self.port}"
-            sent["X-Patchcluster"] = "review"
-            sent["Content-Type"] = "application/json"
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-        data = b"" if body is None else json.dumps(body).encode()
-        for name, value in sent.items():
-            if value is not None:
-                connection.putheader(name, value)
-        connection.putheader("Content-Length", str(len(data)))
-        connection.endheaders(data)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        return response, content
-
-    def get(self, path: str) -> dict:
-        response, content = self.send("GET", path)
-        assert response.status == 200, content
-        return json.loads(content)
-
-    def kill(self) -> None:
-        self.command.kill()
-
-
 @contextmanager
-def serve(folder: Path) -> Iterator[Server]:
-    server = Server(folder)
+def serve(folder: Path) -> Iterator[Reviewing]:
+    """A review in a process of its own."""
+    assert folder.name == RUN
+    server = Reviewing(folder.parent)
     try:
+        server.address  # noqa: B018 (it listens)
         yield server
     finally:
-        server.kill()
+        server.command.kill()
+
+
+def get(server: Reviewing, path: str) -> dict:
+    return server.ask("GET", path)
 
 
 def copy_of(run: Run, to: Path) -> Path:
@@ -225,7 +143,7 @@ def copy_of(run: Run, to: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewing]:
     """A review of a copy of the small run, for what does not depend on its labels."""
     with serve(copy_of(small_run, tmp_path_factory.mktemp("review"))) as running:
         yield running
@@ -301,7 +219,7 @@ def test_the_token_in_the_address_becomes_a_cookie(server):
 
 @pytest.mark.parametrize("path", WRITES)
 def test_only_the_page_itself_changes_anything(server, path):
-    before = server.get("/api/changes?since=0")
+    before = get(server, "/api/changes?since=0")
     same = f"http://127.0.0.1:{server.port}"
     for headers in (
         {"Cookie": None},
@@ -317,7 +235,7 @@ def test_only_the_page_itself_changes_anything(server, path):
     ):
         assert server.send("POST", path, WRITES[path], **headers)[0].status == 403, headers
         assert server.send("GET", path)[0].status in (404, 405)
-    assert server.get("/api/changes?since=0") == before
+    assert get(server, "/api/changes?since=0") == before
 
 
 def test_nothing_but_the_runs_images_can_be_read(server):
@@ -338,7 +256,7 @@ def test_nothing_but_the_runs_images_can_be_read(server):
     assert server.send("POST", "/api/labels", asked)[0].status == 422
     asked = {"ids": [0, 77], "label": "normal", "tab": "t"}
     assert server.send("POST", "/api/labels", asked)[0].status == 404
-    assert server.get("/api/changes?since=0")["labels"] == {}
+    assert get(server, "/api/changes?since=0")["labels"] == {}
 
 
 def test_it_listens_on_this_machine_only(server):
@@ -354,7 +272,7 @@ def test_pictures_show_what_was_scanned(odd_run, tmp_path):
     gone = Path(odd_run.paths[odd_run.index("part2.png")])
     kept, changed = gone.read_bytes(), Path(odd_run.paths[odd_run.index("plain.jpg")])
     with serve(folder) as running:
-        images = {Path(one["path"]).name: one for one in running.get("/api/run")["images"]}
+        images = {Path(one["path"]).name: one for one in get(running, "/api/run")["images"]}
 
         def shown(name: str, kind: str = "image") -> tuple[np.ndarray, dict[str, str]]:
             response, content = running.send("GET", f"/{kind}/{images[name]['id']}")
@@ -396,7 +314,7 @@ def test_pictures_show_what_was_scanned(odd_run, tmp_path):
 def test_labels_as_csv_are_what_scan_reads(odd_run, tmp_path):
     folder = copy_of(odd_run, tmp_path)
     with serve(folder) as running:
-        ids = [one["id"] for one in running.get("/api/run")["images"]]
+        ids = [one["id"] for one in get(running, "/api/run")["images"]]
         for number, label in zip(ids, ["normal", "anomalous", "unsure", "normal"], strict=False):
             body = {"ids": [number], "label": label, "tab": "t"}
             assert running.send("POST", "/api/labels", body)[0].status == 200
@@ -418,7 +336,7 @@ def test_one_review_of_a_run_at_a_time_and_a_clean_end(small_run, tmp_path):
         taken = run_command("review", small_run.folder, "--no-browser", "--port", running.port)
         assert taken.exit_code == 1
         assert "cannot listen on port" in taken.stderr
-        assert running.get("/api/run")["version"] == 0
+        assert get(running, "/api/run")["version"] == 0
         running.command.interrupt()
         assert "Traceback" not in running.command.printed
     (tmp_path / "photos").mkdir()
@@ -455,13 +373,13 @@ def test_it_follows_what_another_process_does_to_the_run(small_run, tmp_path):
     with serve(folder) as running:
         command = Command(("report", str(folder), "--flag-top", "5"), tmp_path)
         command.finish()
-        assert running.get("/api/changes?since=0")["version"] == 1
-        assert sum(one["flagged"] for one in running.get("/api/run")["images"]) == 5
+        assert get(running, "/api/changes?since=0")["version"] == 1
+        assert sum(one["flagged"] for one in get(running, "/api/run")["images"]) == 5
         (folder / "run.json").rename(folder / "away.json")  # as if in the middle of a change
-        assert running.get("/api/changes?since=0")["version"] == 1
+        assert get(running, "/api/changes?since=0")["version"] == 1
 
 
-def test_labels_of_the_scan_are_kept_and_help_needs_no_server(small_run, tmp_path):
+def test_labels_of_the_scan_are_kept(small_run, tmp_path):
     folder = copy_of(small_run, tmp_path)
     info = json.loads((folder / "run.json").read_text())
     info["labels"] = {small_run.paths[2]: "normal", small_run.paths[3]: "anomalous"}
@@ -470,17 +388,14 @@ def test_labels_of_the_scan_are_kept_and_help_needs_no_server(small_run, tmp_pat
         store.add({small_run.paths[3]: "normal"}, "tab")
         store.undo("tab")
     with serve(folder) as running:
-        assert running.get("/api/changes?since=0")["labels"] == {"2": "normal", "3": None}
-    script = "import sys, patchcluster.cli; print(sorted({'fastapi', 'torch'} & set(sys.modules)))"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert loaded.stdout.strip() == "[]"
+        assert get(running, "/api/changes?since=0")["labels"] == {"2": "normal", "3": None}
 
 
 # --- the page in a browser ----------------------------------------------------------------------
 
 
 @contextmanager
-def open_page(browser, server: Server, problems: bool = True) -> Iterator:
+def open_page(browser, server: Reviewing, problems: bool = True) -> Iterator:
     """A tab with the page; afterwards nothing must have gone wrong or left the machine."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     said: list[str] = []
@@ -496,12 +411,12 @@ def open_page(browser, server: Server, problems: bool = True) -> Iterator:
     assert not problems or said == []
 
 
-def _check_local(url: str, server: Server, said: list[str]) -> None:
+def _check_local(url: str, server: Reviewing, said: list[str]) -> None:
     if not url.startswith((f"http://127.0.0.1:{server.port}/", "blob:")):
         said.append(f"request: {url}")
 
 
-def go_to(page, server: Server) -> None:
+def go_to(page, server: Reviewing) -> None:
     page.goto(server.address)
     ready(page)
 
@@ -803,7 +718,7 @@ def test_hostile_names_and_a_lost_server_do_nothing(browser, odd_run, tmp_path):
             assert page.locator("img[src=x]").count() == 0
         with open_page(browser, running, problems=False) as page:
             page.locator(".row-image", has_text="deep.tif").click()
-            running.kill()
+            running.command.kill()
             page.keyboard.press("a")
             page.wait_for_selector("#banner:not([hidden])")
             wait_for_label(page, "deep.tif", "")  # it does not say what is not on the disk
