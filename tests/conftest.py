@@ -18,8 +18,10 @@ from typer.testing import CliRunner, Result
 
 import patchcluster
 from faults.watching import die, watch
-from patchcluster import Scorer, cli
-from patchcluster.pipeline import forecast
+from patchcluster import Scorer, benchmark, cli
+from patchcluster.network import backbones
+from patchcluster.network import weights as weights_of
+from patchcluster.pipeline import forecast, job, loading
 from patchcluster.runs.run import Run
 
 pytest.register_assert_rewrite("page_reader")
@@ -113,11 +115,24 @@ def wait_until(holds: Callable[[], object]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _measured_once() -> Iterator[None]:
-    """How fast this machine searches and draws maps is measured once, not before each scan."""
+def _done_once() -> Iterator[None]:
+    """What each scan does anew is done once, since hundreds of small ones are made here.
+
+    How fast this machine searches and draws maps is measured; the networks whose weights are
+    installed are built, half of the time of such a scan. Nobody changes a network.
+    """
+    load = functools.cache(backbones.load_backbone)
+
+    def load_once(name, weights=None, device="cpu", strides=backbones.STRIDES):
+        if weights is None and name in weights_of.EMBEDDED and str(device) == "cpu":
+            return load(name, strides=tuple(strides))
+        return backbones.load_backbone(name, weights, device, strides)
+
     with pytest.MonkeyPatch.context() as patch:
         for name in ("measure_search", "measure_maps"):
             patch.setattr(forecast, name, functools.cache(getattr(forecast, name)))
+        for module in (job, loading, benchmark):
+            patch.setattr(module, "load_backbone", load_once)
         yield
 
 
