@@ -59,6 +59,13 @@ def save_image(path: Path, pixels: np.ndarray, **options: Any) -> Path:
     return path
 
 
+def exif_of(orientation: int) -> Image.Exif:
+    """What a camera says of how it was held, 1 to 8; 6: the picture is shown turned clockwise."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 def write_set(folder: Path, count: int = 8, blots: int = 1, size: int = 96) -> list[Path]:
     """Write `count` images of which the last `blots` have a blot."""
     return [

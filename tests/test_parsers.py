@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import exif_of
 from faults.decoding import png
 from patchcluster.cli import options
 from patchcluster.datasets import Truth, match_truth, read_shown
@@ -447,8 +448,7 @@ def make_files():
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (18, 26, 3), np.uint8))
     deep = rng.integers(0, 65_536, (18, 26, 3)).astype(np.uint16)
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    exif = exif_of(6)
     clear = colour.convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(colour.size))
     return {

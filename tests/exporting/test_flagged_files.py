@@ -74,14 +74,6 @@ def test_flagged_files_are_taken_and_the_others_stay(run, tmp_path, by):
 
 
 @pytest.mark.parametrize("by", HOWS)
-def test_the_same_again_changes_nothing(run, by):
-    take_flagged(run, Path("pulled"), by)
-    before = read_all()
-    assert take_flagged(run, Path("pulled"), by).done == FILES[:3]
-    assert read_all() == before
-
-
-@pytest.mark.parametrize("by", HOWS)
 def test_more_flags_add_the_missing_files(run, by):
     """The first of two with one name is taken after the second: neither is taken for the other."""
     flags = run.flagged.copy()

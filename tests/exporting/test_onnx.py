@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import patchcluster
-from conftest import textured_image, write_set
+from conftest import exif_of, textured_image, write_set
 from patchcluster.errors import RunError, SettingError
 from patchcluster.exporting.onnx import export_backbone, export_network
 from patchcluster.network.backbones import Backbone, load_backbone, random_backbone
@@ -138,7 +138,7 @@ def test_the_example_scores_as_the_product_does_without_torch(
     paths = write_set(tmp_path / "new", 2, size=140)
     Image.fromarray(textured_image(20, 200, 110, blot=True)).save(tmp_path / "new" / "wide.png")
     grey = Image.fromarray(textured_image(21, 90, 130)[..., 0])
-    grey.save(tmp_path / "new" / "turned.jpg", exif=_turned())
+    grey.save(tmp_path / "new" / "turned.jpg", exif=exif_of(6))
     paths += [tmp_path / "new" / "wide.png", tmp_path / "new" / "turned.jpg"]
     blocked = "import runpy, sys; sys.modules |= dict.fromkeys(('torch', 'patchcluster')); "
     run_it = f"{blocked}runpy.run_path(sys.argv.pop(1), run_name='__main__')"
@@ -151,21 +151,3 @@ def test_the_example_scores_as_the_product_does_without_torch(
     assert found.keys() == expected.keys()
     for path, score in expected.items():
         assert found[path] == pytest.approx(score, rel=1e-3)
-
-
-def test_torch_is_not_there_for_the_example() -> None:
-    """What keeps it out in the test above does so."""
-    blocked = "import sys; sys.modules['torch'] = None; import torch"
-    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True)
-    assert "ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr
-
-
-def test_the_example_has_30_lines() -> None:
-    code = EXAMPLE.read_text().split('"""')[2]
-    assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
-
-
-def _turned() -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return exif

@@ -1,6 +1,5 @@
 """Files that are hard to read, each made here, with what a scan must make of it."""
 
-import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,11 +9,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from conftest import textured_image
+from conftest import exif_of, textured_image
+from patchcluster.images.encode import encode
 from png_files import chunk, deep_png, png
 
 SIDE = 96
-ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,6 @@ def make_cases() -> list[Case]:
 
 def picture(seed: int = 1, width: int = SIDE, height: int = SIDE) -> Image.Image:
     return Image.fromarray(textured_image(seed, width, height))
-
-
-def encode(image: Image.Image, format_: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
-    return buffer.getvalue()
 
 
 # --- what is no image, or only a part of one ------------------------------------------------------
@@ -192,15 +185,13 @@ def containers() -> list[Case]:
 def metadata() -> list[Case]:
     cases = []
     for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[ORIENTATION] = orientation
+        exif = exif_of(orientation)
         size = (120, 80) if orientation < 5 else (80, 120)
         image = picture(6, 120, 80)
         for format_, ending in (("JPEG", "jpg"), ("PNG", "png")):
             name = f"turned{orientation}.{ending}"
             cases.append(Case(name, encode(image, format_, exif=exif), "", size))
-    odd = Image.Exif()
-    odd[ORIENTATION] = 99
+    odd = exif_of(99)
     text = PngImagePlugin.PngInfo()
     text.add_text("Raw profile type exif", "\nexif\n  9999\nnot hexadecimal")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

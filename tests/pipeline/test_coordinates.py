@@ -13,7 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import exif_of
 from patchcluster.images.decode import load_image, survey
+from patchcluster.images.encode import encode
 from patchcluster.images.shapes import network_size
 from patchcluster.network.tiling import native_size
 from patchcluster.scores.finish import MapRule, finish
@@ -44,18 +46,10 @@ SIDES = st.integers(20, 400)
 SHARES = st.floats(0, 1, exclude_max=True)
 
 
-def exif_of(orientation):
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    return exif
-
-
 def pillow(format_, **options):
     def write(shown, orientation):
         stored = np.ascontiguousarray(STORED[orientation](shown)).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(stored).save(buffer, format_, exif=exif_of(orientation), **options)
-        return buffer.getvalue()
+        return encode(stored, format_, exif=exif_of(orientation), **options)
 
     return write
 
@@ -76,9 +70,7 @@ def deep_colour_tiff(shown, orientation):
 
 def deep_grey_tiff(shown, orientation):
     stored = np.ascontiguousarray(STORED[orientation](shown)).astype(np.uint16) * 257
-    buffer = io.BytesIO()
-    Image.fromarray(stored).save(buffer, "TIFF", exif=exif_of(orientation))
-    return buffer.getvalue()
+    return encode(stored, "TIFF", exif=exif_of(orientation))
 
 
 WRITERS = {

@@ -1,8 +1,6 @@
 """`evaluate` on label files as annotation tools write them, and on images that they do not name."""
 
 import json
-import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,10 +8,9 @@ import pytest
 from PIL import Image
 
 import patchcluster
-from conftest import run_command, save_image, textured_image
+from conftest import exif_of, run_command, save_image, textured_image
 from patchcluster.datasets import Truth, Unknown, match_truth, read_shown
 from patchcluster.errors import InputError
-from patchcluster.scores.labels import match_labels
 from synthetic import SIDE, write_run
 
 NAMES = ["photos/a.jpg", "photos/b.jpg", "photos/c.jpg", "photos/d.jpg"]
@@ -89,12 +86,6 @@ def test_an_image_that_is_not_named_is_listed_and_the_others_are_measured(run, t
         patchcluster.evaluate(run, write_json(tmp_path / "other.json", ["x.jpg"], marked=()))
 
 
-def test_labels_find_images_by_the_names_of_tools(tmp_path):
-    run = write_run(tmp_path / "run", NAMES)
-    labels = {"images\\A.JPG": "anomalous", "/data/upload/1/cb0618f6-b.jpg": "normal"}
-    assert match_labels(labels, run.paths) == {0: "anomalous", 1: "normal"}
-
-
 # --- orientation --------------------------------------------------------------------------------
 
 STORED = (40, 60)  # height, width
@@ -104,8 +95,7 @@ def write_turned(path, orientation):
     """A photograph with a dark block, and where that is, as stored and as shown."""
     mask = np.zeros(STORED, bool)
     mask[5:15, 30:55] = True
-    exif = Image.Exif()
-    exif[EXIF] = orientation
+    exif = exif_of(orientation)
     pixels = np.where(mask[..., None], 20, np.full((*STORED, 3), 200)).astype(np.uint8)
     save_image(path, pixels, exif=exif, quality=95)
     shown = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) < 100
@@ -194,25 +184,6 @@ def test_sizes_that_fit_neither_are_an_error(tmp_path):
         read_shown(truth, str(tmp_path / "upright.jpg"), 60, 40)
 
 
-def test_both_conventions_give_one_evaluation(tmp_path):
-    paths = [tmp_path / "photos" / f"{i}.png" for i in range(5)]
-    for i, path in enumerate(paths):
-        exif = Image.Exif()
-        exif[EXIF] = 6 if i == 4 else 1
-        save_image(path, textured_image(i, 96, 64, blot=i == 4), exif=exif)
-    with Image.open(paths[4]) as image:
-        stored = np.asarray(image.convert("L")) < 60
-    run = patchcluster.scan(tmp_path / "photos", tmp_path / "run", size=(64,))
-    found = []
-    for name, mask in (("stored", stored), ("shown", np.rot90(stored, -1))):
-        file = tmp_path / f"{name}.json"
-        names = [path.name for path in paths]
-        write_json(file, names, (4,), mask.shape[::-1], shape_of(mask, "rle"))
-        found.append(patchcluster.evaluate(run, file))
-    assert found[0] == found[1]
-    assert found[0].pixel_auroc > 0.9
-
-
 # --- empty masks --------------------------------------------------------------------------------
 
 
@@ -266,11 +237,3 @@ def test_a_copy_of_a_data_set_elsewhere_is_measured_by_its_folders(tmp_path):
     crack, good, other = match_truth(copies, root)
     assert (crack.anomalous, good.anomalous) == (True, False)
     assert isinstance(other, Unknown)
-
-
-def test_a_list_finds_its_files_under_other_names(tmp_path):
-    save_image(tmp_path / "valid" / "a.jpg", textured_image(0, 32, 32))
-    name = f"valid\\a_jpg.rf.{HASH}.jpg"
-    file = write_json(tmp_path / "_annotations.coco.json", [name], (0,), (32, 32))
-    (category,) = patchcluster.read_dataset(file)
-    assert [Path(sample.path).name for sample in category.samples] == os.listdir(tmp_path / "valid")

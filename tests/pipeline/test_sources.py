@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+from conftest import exif_of
 from patchcluster.datasets import Category, Sample, Truth
 from patchcluster.errors import InputError
 from patchcluster.images.inputs import natural_key
@@ -100,8 +101,7 @@ def test_transparency_of_a_palette_is_kept():
 
 
 def test_the_orientation_of_a_photograph_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif = exif_of(6)  # to be turned clockwise
     Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as image:
         found = Image.open(io.BytesIO(files([image])[0][1]))

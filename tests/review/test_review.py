@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import patchcluster
-from conftest import PATIENCE, run_command, textured_image, wait_until, write_set
+from conftest import PATIENCE, exif_of, run_command, textured_image, wait_until, write_set
 from faults.commands import RUN
 from faults.processes import Command
 from faults.reviewing import Reviewing
@@ -158,8 +158,7 @@ def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (root / "images" / "part1.png").rename(root / "images" / ODD_BYTES)
     deep = np.random.default_rng(0).integers(0, 65536, (64, 80), np.uint16)
     Image.fromarray(deep).save(root / "images" / "deep.tif")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned
+    exif = exif_of(6)  # the camera was turned
     turned = Image.fromarray(textured_image(9, 80, 64))
     turned.save(root / "images" / "turned.jpg", exif=exif, quality=95)
     Image.fromarray(textured_image(10, 64, 64)).save(root / "images" / "plain.jpg")
