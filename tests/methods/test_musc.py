@@ -81,17 +81,6 @@ def test_stages_are_searched_each_on_its_own_grid():
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
-def test_hand_derived_scores():
-    """Two equal images of patches u and -u, one of v and -v, u orthogonal to v."""
-    same, other = [[[1.0, -1.0], [-1.0, 1.0]]], [[[1.0, 1.0], [-1.0, -1.0]]]
-    patches = np.array([same, other, same])
-    scores = MuSc(share=0.5, neighbourhoods=(1,)).fit_score(patches)  # the nearer of two images
-    np.testing.assert_allclose(scores.mean((1, 2)), [0, np.sqrt(2), 0], atol=1e-6)
-    scores = MuSc(share=1.0, neighbourhoods=(1,)).fit_score(patches)  # the mean of two images
-    expected = [np.sqrt(2) / 2, np.sqrt(2), np.sqrt(2) / 2]
-    np.testing.assert_allclose(scores.mean((1, 2)), expected, rtol=1e-6)
-
-
 def test_an_image_of_the_set_is_not_compared_with_itself_but_a_new_one_with_all():
     images = random_images()
     method = MuSc(share=0.2)

@@ -42,13 +42,6 @@ def test_patchcluster_with_a_coreset_uses_the_chosen_rows_only(ratio, k):
     np.testing.assert_array_equal(places.numpy(), chosen)
 
 
-def test_hand_derived_scores():
-    """Four images of one patch on a line at 0, 1, 3 and 10; K = 2."""
-    patches = np.array([0.0, 1.0, 3.0, 10.0]).reshape(4, 1, 1, 1)
-    scores = PatchCluster(k=2, ratio=1.0).fit_score(patches).reshape(-1)
-    np.testing.assert_allclose(scores, [(1 + 3) / 2, (1 + 2) / 2, (2 + 3) / 2, (7 + 9) / 2])
-
-
 def equation3(query, rows, own):
     """What a patch's score is multiplied with; and the distance to its nearest row, f*."""
     nearest = distances64(query[None], rows)[0].argsort()[1 if own else 0]
@@ -111,9 +104,3 @@ def test_a_smaller_coreset_is_the_beginning_of_a_larger_one(ratio):
     np.testing.assert_array_equal(cut.bank_, small.bank_)
     np.testing.assert_array_equal(cut.score(patches), small.score(patches))
     assert large.reuse(small, 120) is None
-
-
-def test_patchcore_with_the_whole_bank_is_patchcluster_with_k_1():
-    patches = random_patches()
-    expected = PatchCluster(k=1, ratio=1.0).fit_score(patches)
-    np.testing.assert_array_equal(PatchCore(ratio=1.0).fit_score(patches), expected)

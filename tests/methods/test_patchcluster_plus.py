@@ -12,7 +12,6 @@ from conftest import cut_batches
 from patchcluster.errors import SettingError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.methods.base import join
-from patchcluster.network.patches import patch_grid, pool_neighbourhood
 from references import distances64, random_patches
 
 
@@ -146,15 +145,6 @@ def test_plus_equals_its_formula_in_float64(patches, given):
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("without", ["gap", "duplicate"])
-def test_plus_scores_otherwise_without_gaps_or_near_duplicates(without):
-    scores, other = (
-        PatchClusterPlus(k=3, **given).fit_score(defective_patches())
-        for given in ({"gap": 1.3}, {"gap": 1.3, without: math.inf})
-    )
-    assert not np.allclose(scores, other, rtol=1e-2)
-
-
 def test_plus_chooses_its_bank_by_contents_and_from_all_kinds():
     """Three kinds of images, one of which is rare: the bank has some of each, in any order."""
     rng = np.random.default_rng(0)
@@ -168,22 +158,6 @@ def test_plus_chooses_its_bank_by_contents_and_from_all_kinds():
     scores = PatchClusterPlus(bank_images=6).fit_score(patches)
     again = PatchClusterPlus(bank_images=6).fit_score(patches[order])
     np.testing.assert_allclose(again, scores[order], rtol=1e-3)
-
-
-def test_plus_explains_by_places_of_the_bank_alone():
-    patches = torch.from_numpy(random_patches(12, 3, 4))
-    method = PatchClusterPlus(bank_images=5, local_weight=0.0).fit(patches)
-    every = method.compare(list(patches), range(12))
-    rows = every.neighbours
-    images = method.bank_image_[rows]
-    assert set(method.bank_image_.tolist()) == set(method.chosen_.tolist())
-    assert not (images == torch.arange(12).repeat_interleave(12)[:, None]).any()
-    normalised = torch.stack([method._stages.rows(grid, 0) for grid in patches])
-    places = normalised[images, method.bank_patch_[rows]]
-    distances = (places - normalised.flatten(0, 1)[:, None]).norm(dim=2)
-    torch.testing.assert_close(distances, every.neighbour_distances, rtol=1e-4, atol=1e-5)
-    again = PatchClusterPlus.from_state(method.state(), **method.parameters())
-    assert torch.equal(again.compare(list(patches), range(12)).neighbours, rows)
 
 
 def test_plus_takes_no_image_marked_anomalous_into_its_bank():
@@ -228,19 +202,6 @@ def test_plus_refuses_a_bank_that_cannot_serve_k():
 def test_plus_refuses_parameters_that_mean_nothing(given):
     with pytest.raises(SettingError, match=f"^{next(iter(given))}"):
         PatchClusterPlus(**given).fit(random_patches(8))
-
-
-def test_plus_takes_stages_out_of_the_grid_that_the_network_gave():
-    """Cells of a stage of stride 32 are compared as the network made them."""
-    generator = torch.Generator().manual_seed(0)
-    stages = [torch.randn(5, c, s, s, generator=generator) for c, s in ((3, 8), (4, 4), (9, 2))]
-    patches = patch_grid(stages, "middle")
-    assert patches.shape == (5, 4, 4, 3 + 4 + 3)
-    method = PatchClusterPlus(stages=(3, 4, 9), strides=(8, 16, 32)).fit(patches)
-    taken = torch.stack([method._layout.take(grid, 2) for grid in patches])
-    expected = pool_neighbourhood(stages[2]).flatten(2).mT
-    torch.testing.assert_close(taken[..., :9], expected)
-    assert not taken[..., 9:].any()
 
 
 def test_plus_does_not_compare_near_duplicates():
@@ -315,13 +276,6 @@ def test_plus_finds_a_defect_that_many_images_share():
     assert scores[shared, 2, 2].min() > rest.max()
     hidden = PatchClusterPlus(gap=math.inf).fit_score(patches)
     assert hidden[shared, 2, 2].max() < rest.max()
-
-
-def test_plus_of_two_images_compares_each_with_the_other():
-    patches = random_patches(2)
-    scores = PatchClusterPlus(local_weight=0.0).fit_score(patches)
-    expected = plus64(patches, 1, 0.0)
-    np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
 def test_plus_fitted_on_a_set_agrees_with_blind_scoring_of_it():

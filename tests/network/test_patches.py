@@ -42,17 +42,6 @@ def test_middle_grid_averages_the_first_stage_and_deals_the_third_out():
     np.testing.assert_allclose(back, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_middle_grid_averages_the_fine_stage_over_the_cells_of_the_last():
-    rng = np.random.default_rng(1)
-    fine, coarse = rng.normal(size=(2, 8, 12)), rng.normal(size=(3, 4, 6))
-    stages = [torch.from_numpy(a.astype(np.float32))[None] for a in (fine, coarse)]
-    patches = patch_grid(stages, "middle")
-    assert patches.shape == (1, 4, 6, 5)
-    cells = pooled64(fine).reshape(2, 4, 2, 6, 2).mean((2, 4))
-    expected = np.concatenate([cells, pooled64(coarse)]).transpose(1, 2, 0)
-    np.testing.assert_allclose(patches[0], expected, rtol=1e-4, atol=1e-5)
-
-
 def test_fine_grid_interpolates_the_last_stage():
     stages = [torch.zeros(1, 1, 4, 4), torch.tensor([[0.0, 1.0], [0.0, 1.0]]).view(1, 1, 2, 2)]
     # 3 x 3 pooling of the last stage gives 0.5 everywhere; interpolation keeps it.

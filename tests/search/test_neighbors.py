@@ -71,13 +71,6 @@ def test_identical_rows_have_distance_zero():
     assert torch.equal(indices[:, 0], torch.arange(20))
 
 
-def test_hand_derived_neighbours():
-    bank = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]], np.float32)
-    distances, indices = nearest(np.array([[0.0, 0.0], [6.0, 7.0]], np.float32), bank, 2)
-    np.testing.assert_allclose(distances, [[0, 5], [1, np.sqrt(18)]])
-    assert indices.tolist() == [[0, 1], [2, 1]]
-
-
 @pytest.mark.parametrize("k", [0, 4])
 def test_k_outside_the_bank_is_an_error_that_names_the_range(k):
     with pytest.raises(SettingError, match="choose 1 to 3"):
