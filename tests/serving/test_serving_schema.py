@@ -86,17 +86,3 @@ def test_every_answer_is_one_that_the_description_promises(described, method, pa
         case.validate_response(answer, checks=CHECKS)
 
     check()
-
-
-@pytest.mark.parametrize("kind", BODIES)
-@pytest.mark.parametrize("map_format", ["none", "png", "npy"])
-def test_the_score_of_an_image_is_as_described(described, small_run, kind, map_format):
-    for path in (small_run.paths[0], small_run.paths[-1]):
-        case = described["/score"]["POST"].Case(
-            query={"map": map_format}, body=Path(path).read_bytes(), media_type=kind
-        )
-        answer = case.call(base_url=HOST)
-        assert answer.status_code == 200
-        assert answer.json()["same_as"] == path
-        assert (answer.json()["map"] is None) == (map_format == "none")
-        case.validate_response(answer, checks=CHECKS)

@@ -8,8 +8,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from contextlib import closing
@@ -20,9 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from PIL import Image
 
-from conftest import PATIENCE, textured_image, write_set
+from conftest import PATIENCE, save_image, textured_image, wait_until, write_set
+from faults.processes import Command
 from patchcluster import watching
 from patchcluster.errors import InputError, RunError, SettingError, UnreadableImage
 from patchcluster.images.finding import find_images
@@ -324,34 +322,6 @@ def test_rows_are_what_score_says_and_the_table_has_them(scorer, small_run, inco
     assert take(scorer, incoming) == []
 
 
-def test_new_bytes_are_scored_again_and_a_touched_file_is_not(quick, incoming):
-    path = incoming / "a.png"
-    path.write_bytes(b"1")
-    assert len(take(quick, incoming)) == 1
-    os.utime(path, ns=(5, 5))
-    assert take(quick, incoming) == []
-    path.write_bytes(b"2")
-    (again,) = take(quick, incoming)
-    assert again.sha256 == hashlib.sha256(b"2").hexdigest()
-    path.unlink()
-    assert take(quick, incoming) == []
-    path.write_bytes(b"bad")
-    assert [row.skipped for row in take(quick, incoming)] == ["bad"]
-    assert take(quick, incoming) == []
-
-
-def test_a_half_written_file_has_a_reason_and_is_scored_when_it_is_whole(scorer, incoming):
-    whole, path = write_set(incoming.parent / "new", 1)[0].read_bytes(), incoming / "a.png"
-    path.write_bytes(whole[:2000])
-    (row,) = take(scorer, incoming)
-    assert row.score is None
-    assert "damaged image" in row.skipped
-    path.write_bytes(whole)
-    (row,) = take(scorer, incoming)
-    assert row.score is not None
-    assert not row.skipped
-
-
 def test_a_file_that_cannot_be_read_is_tried_again_without_another_row(
     quick, incoming, monkeypatch
 ):
@@ -388,18 +358,6 @@ def test_a_running_watch_tries_again_after_a_while(quick, incoming, monkeypatch)
     with closing(watch(quick, incoming, tell=lambda _: None, **options)) as rows:
         assert next(rows).skipped == "a share that failed"
         assert next(rows).score is not None
-
-
-def test_a_file_that_cannot_be_read_waits_unless_it_changes(incoming):
-    looking, path = Looking(incoming, settle=0), incoming / "a.png"
-    path.touch()
-    ((_, stamp),) = looking.arrivals.look(0)
-    looking.arrivals.known[str(path)] = Known(stamp, error="permission denied", retry=130)
-    assert looking.at(129) == []
-    assert looking.at(130) == ["a.png"]
-    looking.arrivals.known[str(path)] = Known(stamp, error="permission denied", retry=160)
-    path.chmod(0o600)
-    assert looking.at(131) == ["a.png"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_scored(quick, incoming, monkeypatch):
@@ -590,57 +548,26 @@ def test_nothing_is_scored_twice_or_missed(quick):
 # --- the command line ---------------------------------------------------------------------------
 
 
-class Watching:
-    """`patchcluster watch` in a process of its own."""
-
-    def __init__(self, run, folder, *options):
-        command = [sys.executable, "-m", "patchcluster", "watch", run.folder, folder]
-        fast = ["--device", "cpu", "--settle", "0.2", "--interval", "0.05"]
-        self.process = subprocess.Popen(
-            [*map(str, command), *fast, *map(str, options)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_until_ready(self):
-        line = self.process.stderr.readline()
-        assert line.startswith("patchcluster: watching "), line + self.process.stderr.read()
-
-    def row(self):
-        return json.loads(self.process.stdout.readline())
-
-    def end(self, number):
-        self.process.send_signal(number)
-        out, errors = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, out, errors
-
-
-def test_the_command_is_killed_and_goes_on(small_run, incoming):
+def test_the_command_prints_rows_until_it_is_ended(small_run, incoming):
     table = incoming.parent / "table.csv"
-    first = Watching(small_run, incoming, "-o", table)
-    first.wait_until_ready()
-    Image.fromarray(textured_image(49, blot=True)).save(incoming / ".part", "PNG")
-    (incoming / ".part").rename(incoming / "1.png")
-    row = first.row()
-    assert (row["path"], row["flagged"]) == (str(incoming / "1.png"), True)
-    assert row == dataclasses.asdict(read_rows(table)[0])
+    words = ["watch", small_run.folder, incoming, "-o", table, "--device", "cpu"]
+    words += ["--settle", 0.2, "--interval", 0.05]
+    command = Command([*map(str, words)], incoming.parent)
+    wait_until(lambda: "\n" in command.printed or command.has_ended())
+    assert command.printed.startswith("patchcluster: watching "), command.printed
+    (incoming / "notes.txt").write_text("no image")
+    save_image(incoming / "1.png", textured_image(49, blot=True))
+    wait_until(lambda: len(printed_rows(command)) == 2 or command.has_ended())
     with pytest.raises(RunError, match="is written by another process"):
         next(watch(small_run, incoming, output=table))
-    assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    os.kill(command.pid, signal.SIGTERM)
+    command.finish()
+    assert "Traceback" not in command.printed
+    rows = printed_rows(command)
+    assert rows == [dataclasses.asdict(row) for row in read_rows(table)]
+    said = {os.path.basename(row["path"]): (row["flagged"], row["score"] is None) for row in rows}
+    assert said == {"1.png": (True, False), "notes.txt": (None, True)}
 
-    with open(table, "ab") as file:
-        file.write(b'"/torn/by/the kill')
-    Image.fromarray(textured_image(51, blot=True)).save(incoming / "2.png")
-    second = Watching(small_run, incoming, "-o", table)
-    assert "was torn, and was removed" in second.process.stderr.readline()
-    second.wait_until_ready()
-    assert second.row()["path"] == str(incoming / "2.png")
-    (incoming / "notes.txt").write_text("no image")
-    row = second.row()
-    assert (row["path"], row["score"]) == (str(incoming / "notes.txt"), None)
-    assert row["skipped"]
-    code, out, errors = second.end(signal.SIGTERM)
-    assert (code, out) == (0, "")
-    assert "Traceback" not in errors
-    assert [Path(one.path).name for one in read_rows(table)] == ["1.png", "2.png", "notes.txt"]
+
+def printed_rows(command):
+    return [json.loads(line) for line in command.printed.splitlines() if line.startswith("{")]
