@@ -12,17 +12,14 @@ from safetensors.torch import load_file
 import patchcluster
 from conftest import cut_batches, scan_until, write_set
 from patchcluster.errors import RunError
-from patchcluster.methods import Comparison, PatchClusterPlus
-from patchcluster.methods.base import join
+from patchcluster.methods import PatchClusterPlus
 from patchcluster.methods.grids import Grids
 from patchcluster.pipeline import rescoring
-from patchcluster.pipeline.comparing import Comparisons
-from patchcluster.pipeline.flagging import Scored, _group, reflag
+from patchcluster.pipeline.flagging import reflag
 from patchcluster.pipeline.image_set import ImageSet
 from patchcluster.pipeline.loading import load_patches
 from patchcluster.runs import runfolder, storage
-from patchcluster.runs.info import ImageRecord
-from patchcluster.scores.maps import Region, round_as_stored
+from patchcluster.scores.maps import round_as_stored
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
 
@@ -93,47 +90,6 @@ def test_patches_that_are_read_when_needed_give_the_same_bank_and_none_is_kept(b
     assert watched.most <= 2  # one, and the next while it is taken
 
 
-def fit(grids):
-    PatchClusterPlus(bank_images=4).fit(grids, keys=list(range(len(grids))))
-
-
-def group(grids):
-    image = ImageRecord(0, "a.png", "", 0, 64, 64)
-    scored = [Scored([image], np.ones((4, 4), np.float32), 1.0, "")] * len(grids)
-    regions = [[Region(8, 8, 40, 40, 900, 1.0)] for _ in range(len(grids))]
-    found = _group(scored, regions, lambda i: grids[i].flatten(0, 1).float())
-    assert all(region.group for of_image in found for region in of_image)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [fit, group])
-def test_nothing_small_is_kept_between_patches_that_go(step, rng):
-    # It would lie where the next patches could, and memory would grow by those of all images.
-    alive = []
-
-    def read(_):
-        if len(alive) < 24:
-            alive.append(sum(type(one) is torch.Tensor for one in gc.get_objects()))
-        return torch.randn(4, 4, 7, generator=rng).half()
-
-    step(Grids([(4, 4, 7)] * 24, read))
-    assert len(alive) == 24
-    assert alive[-1] <= alive[4]
-
-
-def test_a_bank_holds_its_own_images_alone_and_knows_how_many_the_set_has(rng):
-    grids = [torch.randn(3, 4, 7, generator=rng) for _ in range(9)]
-    method = PatchClusterPlus(bank_images=4).fit(grids)
-    chosen = method.chosen_.tolist()
-    assert method.image_count_ == 9
-    assert method.bank_image_.tolist() == [image for image in chosen for _ in range(12)]
-    torch.testing.assert_close(method.bank_, torch.cat([grids[i].view(12, 7) for i in chosen]))
-    other = next(image for image in range(9) if image not in chosen)
-    assert method.describe(other) is None
-    own = method.describe(chosen[1])
-    torch.testing.assert_close(own, method.describe_grid(grids[chosen[1]]))
-
-
 def test_labels_that_leave_fewer_images_than_the_bank_may_have_leave_it_these(rng):
     grids = [torch.randn(3, 4, 7, generator=rng) for _ in range(9)]
     method = PatchClusterPlus(bank_images=8)
@@ -166,26 +122,6 @@ def test_tensors_are_written_as_plain_safetensors(tmp_path, rng):
     assert torch.equal(storage.read_tensor(file, "halves", slice(2, 5)), values["halves"][2:5])
     (tmp_path / "plain").touch()
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode  # who may read it
-
-
-def test_comparisons_in_files_are_those_in_memory(tmp_path, rng):
-    counts, batches = [4, 6, 2, 5], [[0, 1], [2], [3]]
-    stored = Comparisons([tmp_path / str(n) for n in range(3)], batches, counts)
-    parts = []
-    for path, patches in zip(stored.paths, (10, 2, 5), strict=True):
-        distances, neighbours = torch.rand(2, patches, 3, generator=rng)
-        parts.append(Comparison(distances, (9 * neighbours).long(), neighbours))
-        storage.write_tensors(path, parts[-1].tensors())
-    for rows in (torch.arange(17), torch.tensor([16, 0, 11, 3, 12, 9]), torch.tensor([1])):
-        found, expected = stored.select(rows).tensors(), join(parts).select(rows).tensors()
-        assert all(torch.equal(found[name], expected[name]) for name in found)
-    neighbours, distances = (
-        torch.split(values, counts)
-        for values in (join(parts).neighbours, join(parts).neighbour_distances)
-    )
-    for image in (0, 1, 2, 3, 1, 3, 0):  # within a batch, on to the next, and back
-        found = stored.explained(image)
-        assert all(map(torch.equal, found, (neighbours[image], distances[image])))
 
 
 # --- whole scans --------------------------------------------------------------------------------

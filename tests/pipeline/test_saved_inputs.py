@@ -76,13 +76,6 @@ def test_scores_are_those_of_the_files(finished, tmp_path):
     assert np.array_equal(run.scores, finished.scores)
 
 
-def test_only_paths_of_data_sets_have_an_index():
-    assert index_of("run/inputs/000017-part 3.jpg") == 17
-    assert index_of("run/inputs/1000017.jpg") == 1000017
-    with pytest.raises(ValueError, match="not the path of an image from a data set"):
-        index_of("photos/part3.jpg")
-
-
 @pytest.mark.parametrize("same", ["the images", "the folder"])
 def test_the_same_scan_is_returned_as_it_is(copy, same):
     before = read_files(copy.folder)

@@ -1,7 +1,6 @@
 """The main job, end to end, on small images."""
 
 import csv
-import fcntl
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from PIL import Image
 import patchcluster
 from conftest import cut_batches, read_files, save_image, scan_until, textured_image, write_set
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
-from patchcluster.runs import storage, tables
+from patchcluster.runs import tables
 from patchcluster.scores.maps import find_regions, fuse
 
 SIZE = (128,)  # small and fast
@@ -281,17 +280,6 @@ def test_other_files_are_never_touched(tmp_path, overwrite):
     with pytest.raises(RunError, match=r"thesis\.doc"):
         patchcluster.scan(tmp_path / "images", tmp_path / "out", size=SIZE, overwrite=overwrite)
     assert (tmp_path / "out" / "thesis.doc").read_text() == "dear"
-
-
-def test_a_lock_that_was_removed_before_it_was_had_is_not_had(tmp_path, monkeypatch):
-    def lock_late(*arguments):  # who held it until now has removed it
-        (tmp_path / "run" / ".lock").unlink()
-        flock(*arguments)
-
-    flock = fcntl.flock
-    monkeypatch.setattr(fcntl, "flock", lock_late)
-    with pytest.raises(RunError, match="in use"), storage.lock(tmp_path / "run"):
-        pass
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -1,12 +1,9 @@
 import dataclasses
-import inspect
 
 import pytest
-import torch
 
 from patchcluster.methods import METHODS, PatchClusterPlus
 from patchcluster.methods.base import SearchCost
-from patchcluster.pipeline import forecast
 from patchcluster.pipeline.costs import Workload
 from patchcluster.pipeline.forecast import (
     Rates,
@@ -106,33 +103,6 @@ def test_a_search_is_counted_in_patches_and_values_of_each_stage():
 def test_methods_that_do_not_know_say_so():
     known = [name for name, method in METHODS.items() if method().search_costs(9, 9, 9)]
     assert known == ["patchcluster-plus"]
-
-
-def test_a_search_is_predicted_as_it_was_measured(monkeypatch):
-    spent = iter([8.0, 2.0, 0.5])
-    monkeypatch.setattr(forecast, "clock", lambda work, _: (next(spent), work()))
-    for name in ("_BUILDING", "_SCANNING", "_RANKING"):
-        monkeypatch.setattr(forecast, name, 1.0)
-    build, scan, rank = inspect.unwrap(forecast.measure_search)(torch.device("cpu"))
-    work = make_work(queries=forecast._QUERIES, rows=forecast._ROWS, channels=forecast._CHANNELS)
-    found = predict_seconds(work, rates_of(build=build, scan=scan, rank=rank))["compare"]
-    assert found == pytest.approx(8.0 + 2.0 + 0.5, rel=0.01)
-
-
-@pytest.mark.parametrize(("seconds", "count"), [(10, 1), (24, 1), (60, 3), (101, 5), (9000, 6)])
-def test_the_longer_the_work_the_more_is_measured(seconds, count, monkeypatch):
-    clock = [100.0]
-    made = []
-
-    def measure():
-        clock[0] += 0.5
-        made.append(rates_of(load=len(made) + 1.0))
-        return made[-1]
-
-    monkeypatch.setattr(forecast.time, "perf_counter", lambda: clock[0])
-    rates = measure_repeatedly(measure, lambda _: seconds)
-    assert len(made) == count
-    assert rates == rates_of(load=(count + 1) / 2)  # the mean of 1, 2, ... count
 
 
 def test_where_nothing_can_be_measured_nothing_is_said():

@@ -14,7 +14,7 @@ from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.pipeline.flagging import finish_interrupted, reflag
 from patchcluster.pipeline.rescoring import rescore
-from patchcluster.runs import runfolder, storage
+from patchcluster.runs import runfolder
 from patchcluster.scores.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.scores.labels import match_labels, move_threshold, read_labels
 from patchcluster.scores.thresholds import Flagging, Threshold, describe_ordinary
@@ -228,11 +228,6 @@ def test_until_its_page_is_written_a_flagging_is_not_finished(run):
     assert read_files(run.folder) == before
     scan_until("report", run.info.inputs, run.folder, size=SIZE, flag_top=3)
     assert fresh(run, run.folder, flag_top=1).flagged.sum() == 1
-
-
-def test_a_run_that_is_in_use_is_not_flagged(run):
-    with storage.lock(run.folder), pytest.raises(RunError, match="in use"):
-        reflag(run.folder, Flagging(flag_top=2))
 
 
 def test_a_folder_that_is_no_run_is_left_as_it_was(tmp_path):

@@ -66,11 +66,6 @@ def test_scores_that_overlap_support_no_flag():
     assert "no image stands out" in threshold.meaning
 
 
-def test_equal_scores_flag_nothing():
-    scores = np.full(20, 1.5)
-    assert not (scores > choose_threshold(scores).value).any()
-
-
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(1e-3, 1e3))
 def test_what_is_flagged_does_not_depend_on_the_scale_of_the_scores(scores, scale):
     values = np.round(np.array(scores), 3)
