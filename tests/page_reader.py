@@ -8,7 +8,6 @@ import json
 import re
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
 import tomllib
@@ -22,8 +21,9 @@ from urllib.request import Request, urlopen
 import pytest
 import typer
 
-from conftest import PATIENCE, run_command
+from conftest import PATIENCE, run_command, wait_until
 from docblocks import Block, commands_of, entries_of, kind_of, words_of
+from faults.processes import Command
 from patchcluster import cli, methods
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ class Services:
     OPTIONS: ClassVar = {"serve": ["--port", "0"], "review": ["--no-browser"]}
 
     def __init__(self) -> None:
-        self.running: dict[tuple[str, ...], tuple[subprocess.Popen, str]] = {}
+        self.running: dict[tuple[str, ...], Command] = {}
 
     def start(self, words: list[str]) -> str:
         """The address of a service, on a free port whatever the command says."""
@@ -63,24 +63,17 @@ class Services:
             words = words[:at] + words[at + 2 :]
         key = tuple(words)
         if key not in self.running:
-            command = [sys.executable, "-m", "patchcluster", *words, *self.OPTIONS[words[0]]]
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            line = process.stdout.readline()
-            if "http://127.0.0.1:" not in line:
-                process.kill()
-                raise AssertionError(line + process.communicate()[1])
-            self.running[key] = process, line.split()[-1]
-        return self.running[key][1]
+            self.running[key] = Command([*words, *self.OPTIONS[words[0]]], Path.cwd())
+        service = self.running[key]
+        wait_until(lambda: "\n" in service.printed or service.has_ended())
+        assert "http://127.0.0.1:" in service.printed, service.printed
+        return service.printed.splitlines()[0].split()[-1]
 
     def stop(self) -> None:
         """End all as Ctrl-C does."""
-        for process, _ in self.running.values():
-            process.send_signal(signal.SIGINT)
-        for words, (process, _) in self.running.items():
-            _, errors = process.communicate(timeout=PATIENCE)
-            assert "Traceback" not in errors, (words, errors)
+        for words, service in self.running.items():
+            service.interrupt()
+            assert "Traceback" not in service.printed, words
 
 
 class Page:

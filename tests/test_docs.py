@@ -77,7 +77,7 @@ def workshop(tmp_path_factory):
     photos/       12 images, a.png and IMG_0042.png among them; two have a blot
     new/          3 more, and part.png beside it
     dataset/      the same in the layout of MVTec AD, with masks and training images
-    mvtec/bottle  the same data set again, and bench, what `benchmark mvtec/` makes of it
+    mvtec/bottle  the same data set again
     KolektorSDD/  4 images in its layout
     incoming/     an image
     mask.png, labels.csv, weights.safetensors (of wide_resnet50_2.tv_in1k, random)
@@ -111,7 +111,6 @@ def workshop(tmp_path_factory):
         assert network.channels == [64, 128]  # an eighth
         save_file(weights, folder / "weights.safetensors")
         run_cli(["scan", "photos/", "-o", "photos-run"])
-        run_cli(["benchmark", "mvtec/", "-o", "bench", "--figures"])
     return folder
 
 
@@ -331,57 +330,6 @@ def test_the_pictures_can_be_drawn(tmp_path, monkeypatch):
 
 
 # --- how pages are read -------------------------------------------------------------------------
-
-
-def test_each_block_is_found_and_told_what_it_holds():
-    page = """Text with `patchcluster scan`.
-
-    patchcluster scan photos/ -o 'a # b'    # a comment
-    mkdir out && cp a.png out/
-
-    import numpy as np
-    print(np.zeros(3))  # ```
-
-```json
-{"score": 1}
-```
-
-```text
-run/
-  scores.csv   a row an image,
-               most anomalous first
-  maps/
-```
-"""
-    blocks = read_blocks(page)
-    assert [block.line for block in blocks] == [3, 10, 14]
-    assert [kind_of(block) for block in blocks[1:]] == ["json", "tree"]
-    assert entries_of(blocks[2].text) == ("run/", ["scores.csv", "maps/"])
-    assert read_spans(page) == ["patchcluster scan"]
-    with pytest.raises(ValueError, match="neither commands"):  # two kinds in one block
-        kind_of(blocks[0])
-    commands, code = blocks[0].text.split("\n\n")
-    assert commands_of(commands) == [
-        "patchcluster scan photos/ -o 'a # b'",
-        "mkdir out",
-        "cp a.png out/",
-    ]
-    assert kind_of(Block(commands, 1)) == "commands"
-    assert kind_of(Block(code, 1)) == "python"
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        Block("patchcluster scan photos/\n", 1, "text"),
-        Block("patchcluster scan photos/\n", 1, "bat"),
-        Block("frobnicate photos/\n", 1),
-        Block("words of no kind\n", 1),
-    ],
-)
-def test_a_block_that_would_not_be_tested_is_refused(block):
-    with pytest.raises(ValueError, match="fence it"):
-        kind_of(block)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import yaml
 from patchcluster import __version__
 
 ROOT = Path(__file__).parents[1]
-TEMPLATES = ROOT / ".github" / "ISSUE_TEMPLATE"
 
 
 def read_yaml(path: Path) -> Any:
@@ -64,36 +63,3 @@ def test_the_pythons_that_are_declared(project: dict[str, Any]):
     assert named == ["3.11", "3.12", "3.13"]
     assert project["project"]["requires-python"] == f">={named[0]}"
     assert f"{sys.version_info[0]}.{sys.version_info[1]}" in named
-
-
-def test_forms_for_issues_can_be_shown():
-    forms = sorted(set(TEMPLATES.glob("*.yml")) - {TEMPLATES / "config.yml"})
-    assert [form.name for form in forms] == ["bug.yml", "feature.yml"]
-    for path in forms:
-        form = read_yaml(path)
-        assert form.keys() == {"name", "description", "labels", "body"}
-        ids = [field["id"] for field in form["body"]]
-        assert len(ids) == len(set(ids))
-        for field in form["body"]:
-            assert field["type"] in ("input", "textarea")
-            assert isinstance(field["attributes"]["label"], str)
-            assert field.get("validations", {}).keys() <= {"required"}
-
-
-def test_a_report_of_a_fault_has_what_is_needed_to_find_it():
-    form = (TEMPLATES / "bug.yml").read_text(encoding="utf-8")
-    for needed in ("patchcluster --version", "--debug", "run.json", "one line"):
-        assert needed in form
-
-
-def test_commits_are_checked_by_the_locked_linters(project: dict[str, Any]):
-    [local] = read_yaml(ROOT / ".pre-commit-config.yaml")["repos"]
-    assert local["repo"] == "local"  # so that nothing is fetched, and no version stands here too
-    tools = {
-        re.match(r"\w+", line)[0] for line in project["project"]["optional-dependencies"]["dev"]
-    }
-    for hook in local["hooks"]:
-        assert hook["language"] == "system"
-        place, _, tool = hook["entry"].split()[0].rpartition("/")
-        assert place == ".venv/bin"
-        assert tool in tools
