@@ -142,25 +142,6 @@ def test_a_parameter_that_does_not_fit_is_said(given: dict[str, float], message:
 # --- peers --------------------------------------------------------------------------------------
 
 
-def test_functions_of_pyod_take_its_scores(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("pyod", reason="pyod is not installed: pip install pyod combo")
-    from pyod.models.combination import average
-    from pyod.models.knn import KNN
-    from pyod.utils.data import evaluate_print
-    from pyod.utils.utility import standardizer
-
-    rows = make_rows(200, far=20)
-    detector = PatchClusterDetector(k=20).fit(rows)
-    peer = KNN(n_neighbors=20, method="mean").fit(rows)
-    np.testing.assert_allclose(detector.decision_scores_, peer.decision_scores_, rtol=1e-9)
-    np.testing.assert_array_equal(detector.labels_, peer.labels_)
-    assert detector.threshold_ == pytest.approx(peer.threshold_, rel=1e-9)
-    both = np.stack([detector.decision_scores_, peer.decision_scores_], 1)
-    np.testing.assert_allclose(average(standardizer(both)), standardizer(both)[:, 0], rtol=1e-6)
-    evaluate_print("PatchCluster", np.arange(200) >= 180, detector.decision_scores_)
-    assert "ROC:1.0" in capsys.readouterr().out
-
-
 def test_patchcore_scores_as_anomalib_does(tmp_path: Path) -> None:
     """Patch and image scores of the same features against the same bank, its reweighting too."""
     python = os.environ.get("PATCHCLUSTER_ANOMALIB_PYTHON")

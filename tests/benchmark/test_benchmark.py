@@ -1,14 +1,11 @@
 """The benchmark on a small drawn data set, against the methods run by hand."""
 
 import csv
-import dataclasses
-import inspect
 import json
 
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
@@ -26,15 +23,12 @@ from patchcluster.benchmark.tables import (
     Plan,
     read_published,
 )
-from patchcluster.cli import app
 from patchcluster.datasets import SETTINGS, Split, read_dataset
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import METHODS, MuSc, PaDiM, PatchCluster, PatchCoreLOF, SpadeCluster
 from patchcluster.network.backbones import load_backbone, random_backbone
 from patchcluster.network.patches import patch_grid
-from patchcluster.pipeline.scanning import scan
 from patchcluster.scores.metrics import PixelMetrics
-from patchcluster.settings import Settings, resolve
 
 SIZE = 64  # of the network's input; images are 96 pixels wide
 QUICK = {"size": SIZE, "tables": [2, 4], "methods": ["patchcluster", "patchcore", "padim"]}
@@ -339,36 +333,6 @@ def test_figures_are_drawn(whole):
 # --- a start after a kill, and other starts -----------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(dataset, tmp_path):
-    undisturbed = benchmark(dataset, tmp_path / "undisturbed", **QUICK)
-    told = []
-
-    def stop(line):
-        told.append(line)
-        if len(told) == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        benchmark(dataset, tmp_path / "out", tell=stop, **QUICK)
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "cells").rglob("*.safetensors")}
-    assert len(before) == 4
-    assert not (tmp_path / "out" / "report.md").exists()
-    again, steps = [], []
-    result = benchmark(
-        dataset,
-        tmp_path / "out",
-        tell=again.append,
-        progress=lambda *step: steps.append(step),
-        **QUICK,
-    )
-    assert steps[0] == ("features", 12, 12)  # of the first category: they were taken up
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    assert len(again) == len(result.cells) - 4
-    assert not (tmp_path / "out" / ".work").exists()
-    assert [c.figures for c in result.cells] == [c.figures for c in undisturbed.cells]
-
-
 def test_a_finished_benchmark_can_be_extended_and_costs_nothing_again(dataset, tmp_path):
     out, options = tmp_path / "out", {"size": SIZE, "categories": ["nut"], "tables": [2]}
     benchmark(dataset, out, methods=["padim"], settings=["test"], **options)
@@ -463,27 +427,6 @@ def test_an_unreadable_image_is_an_error_that_names_it(tmp_path):
     (tmp_path / "data" / "nut" / "test" / "good" / "x.png").write_text("no image")
     with pytest.raises(InputError, match=r"good/x\.png.*not an image"):
         benchmark(tmp_path / "data", tmp_path / "out", size=SIZE, settings=["test"])
-
-
-def test_what_scan_can_be_told_too_has_one_default():
-    """On the command line and in Python; `size` is that of the paper's methods in a scan."""
-    verbs = typer.main.get_command(app).commands
-    mine, scans = ({o.name: o.default for o in verbs[v].params} for v in ("benchmark", "scan"))
-    shared = mine.keys() & scans.keys() - {"output"}
-    assert shared >= {"backbone", "weights", "size", "device", "max_memory", "seed"}
-    assert {name: mine[name] for name in shared} == {name: scans[name] for name in shared}
-
-    mine, scans = (
-        {name: p.default for name, p in inspect.signature(call).parameters.items()}
-        for call in (benchmark, scan)
-    )
-    scans.pop("settings")  # which of a scan are the fields of `Settings`
-    scans |= {field.name: field.default for field in dataclasses.fields(Settings)}
-    shared = mine.keys() & scans.keys() - {"output", "tell", "size"}
-    assert shared >= {"backbone", "weights", "device", "max_memory", "seed"}
-    assert {name: mine[name] for name in shared} == {name: scans[name] for name in shared}
-    papers = [resolve(method=name) for name in METHODS if name != Settings.method]
-    assert {settings.size for settings in papers} == {(mine["size"],)}
 
 
 # --- sharing ------------------------------------------------------------------------------------

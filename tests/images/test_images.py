@@ -2,7 +2,6 @@ import io
 import subprocess
 import zlib
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +12,7 @@ from patchcluster.errors import UnreadableImage
 from patchcluster.images import shapes
 from patchcluster.images.decode import load_image, survey
 from patchcluster.images.shapes import MAX_PIXELS, network_size
-from png_files import deep_png, insert_chunk
+from png_files import insert_chunk
 
 
 def encode(pixels, format_="PNG", **options):
@@ -67,68 +66,10 @@ def test_orientation_of_a_png_is_found_wherever_it_is(kind, behind_pixels):
     np.testing.assert_array_equal(load(data), np.asarray(shown(data)))
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA", "RGBA"])
-def test_every_mode_becomes_rgb_as_pillow_shows_it(mode):
-    source = Image.fromarray(gradient())
-    image = source.convert("L").convert(mode) if mode in ("LA", "1") else source.convert(mode)
-    data = encode(image, "JPEG" if mode == "CMYK" else "PNG")
-    np.testing.assert_array_equal(load(data), np.asarray(shown(data).convert("RGB")))
-
-
-def test_transparent_pixels_lie_on_white():
-    pixels = np.zeros((10, 10, 4), np.uint8)
-    pixels[:, 5:, 3] = 255
-    pixels[0, 0] = (0, 0, 0, 51)  # one fifth of black on white
-    loaded = load(encode(pixels))
-    assert (loaded[5, :5] == 255).all()
-    assert (loaded[:, 5:] == 0).all()
-    assert loaded[0, 0].tolist() == [204, 204, 204]
-
-
-def test_palette_with_a_transparent_colour():
-    data = encode(Image.fromarray(gradient()).quantize(16), transparency=0)
-    transparent = np.asarray(shown(data)) == 0
-    assert transparent.any()
-    assert (load(data)[transparent] == 255).all()
-
-
-def test_first_frame_of_an_animation():
-    frames = [Image.new("L", (8, 8), value) for value in (10, 200)]
-    assert (load(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])) == 10).all()
-
-
 def test_thumbnail_keeps_the_aspect():
     data = encode(Image.new("RGB", (1000, 400)))
     thumbnail = Image.open(io.BytesIO(load_image(data, survey(data), [(32, 32)], {}).thumbnail))
     assert (thumbnail.format, thumbnail.size) == ("JPEG", (320, 128))
-
-
-# --- deep images --------------------------------------------------------------------------------
-
-
-def deep_files():
-    """Files of 16 bits and of floats, and their values in shares of the largest."""
-    rng = np.random.default_rng(0)
-    grey = np.linspace(30_000, 30_200, 30 * 40).reshape(30, 40).astype(np.uint16)
-    colour = rng.integers(0, 65536, (6, 5, 4)).astype(np.uint16)
-    colour[..., 3] = 65535
-    shares = rng.random((9, 7)).astype(np.float32)
-    tiff = cv2.imencode(".tif", colour[..., 2::-1])[1].tobytes()
-    return {
-        "grey.png": (encode(grey, "PNG"), grey / 65535),
-        "rgb.png": (deep_png(colour[..., :3]), colour[..., :3] / 65535),
-        "rgba.png": (deep_png(colour), colour[..., :3] / 65535),
-        "rgb.tif": (tiff, colour[..., :3] / 65535),
-        "float.tif": (encode(shares, "TIFF"), shares),
-    }
-
-
-@pytest.mark.parametrize("name", deep_files())
-def test_deep_images_are_not_cut_to_8_bits(name):
-    data, shares = deep_files()[name]
-    loaded = load(data, {"integer": [0.0, 65535.0], "float": [0.0, 1.0]})
-    expected = shares.reshape(*loaded.shape[:2], -1) * 255
-    np.testing.assert_allclose(loaded, np.broadcast_to(expected, loaded.shape), rtol=1e-5)
 
 
 # --- size of the network's input ----------------------------------------------------------------

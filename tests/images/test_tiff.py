@@ -91,17 +91,6 @@ def test_every_depth_and_layout_gives_the_values_that_were_written(type_, sample
         np.testing.assert_array_equal(found, expected, err_msg=str(layout))
 
 
-@pytest.mark.parametrize("planar", [False, True])
-@pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("samples", [1, 3, 4])
-@pytest.mark.parametrize("type_", TYPES)
-def test_files_made_by_hand(type_, samples, order, planar):
-    values = draw(type_, samples)
-    extra = [UNSPECIFIED] if samples == 4 else []
-    found = read(tiff(values, order, planar, extra=extra))
-    np.testing.assert_array_equal(found, shown(values))
-
-
 @pytest.mark.parametrize("type_", [t for t in TYPES if "f" not in t])
 def test_white_is_zero_is_inverted(type_):
     values = draw(type_)
