@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 import patchcluster
 from faults.watching import die, watch
-from patchcluster import Scorer, benchmark, cli
+from patchcluster import Scorer, benchmark, cli, report
 from patchcluster.network import backbones
 from patchcluster.network import weights as weights_of
 from patchcluster.pipeline import forecast, job, loading
@@ -126,7 +126,8 @@ def _done_once() -> Iterator[None]:
     """What each scan does anew is done once, since hundreds of small ones are made here.
 
     How fast this machine searches and draws maps is measured; the networks whose weights are
-    installed are built, half of the time of such a scan. Nobody changes a network.
+    installed are built, half of the time of such a scan, and the template of the page is compiled.
+    Nobody changes either.
     """
     load = functools.cache(backbones.load_backbone)
 
@@ -138,6 +139,7 @@ def _done_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("measure_search", "measure_maps"):
             patch.setattr(forecast, name, functools.cache(getattr(forecast, name)))
+        patch.setattr(report, "load_template", functools.cache(report.load_template))
         for module in (job, loading, benchmark):
             patch.setattr(module, "load_backbone", load_once)
         yield

@@ -4,8 +4,9 @@ import ast
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from markdown_it import MarkdownIt
 
 PROGRAMS = ("patchcluster", "pip", "make", "python", "curl", "ray", "mkdir", "cp")
 _LANGUAGES = {
@@ -28,39 +29,17 @@ class Block:
 
 def read_blocks(text: str) -> list[Block]:
     """The fenced and the indented blocks of a page, in order."""
-    return list(_read_blocks(text.splitlines()))
-
-
-def _read_blocks(lines: list[str]) -> Iterator[Block]:
-    at = 0
-    while at < len(lines):
-        fence = re.fullmatch(r"\s*(```+)\s*(\w*).*", lines[at])
-        end = at + 1
-        if fence:
-            while lines[end].strip() != fence[1]:
-                end += 1
-            yield Block(_undent(lines[at + 1 : end]), at + 2, fence[2])
-            end += 1
-        elif lines[at].startswith("    ") and (at == 0 or not lines[at - 1].strip()):
-            while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
-                end += 1
-            yield Block(_undent(lines[at:end]), at + 1)
-        at = end
-
-
-def _undent(lines: list[str]) -> str:
-    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    return "\n".join(line[margin:] for line in lines).rstrip() + "\n"
+    return [
+        Block(one.content, one.map[0] + 1 + (one.type == "fence"), one.info.partition(" ")[0])
+        for one in MarkdownIt().parse(text)
+        if one.type in ("fence", "code_block") and one.map
+    ]
 
 
 def read_spans(text: str) -> list[str]:
     """What stands in backticks outside of the blocks."""
-    lines = text.splitlines()
-    for block in read_blocks(text):
-        for at in range(block.line - 1, block.line - 1 + block.text.count("\n")):
-            lines[at] = ""
-    prose = "\n".join(line for line in lines if not line.lstrip().startswith("```"))
-    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose)
+    inline = (part for one in MarkdownIt().parse(text) for part in one.children or ())
+    return [part.content for part in inline if part.type == "code_inline"]
 
 
 def kind_of(block: Block) -> str:

@@ -112,9 +112,8 @@ def stitching_errors(backbone, image):
         yield (stitched - whole).norm(dim=1) / spread
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
-def test_stitched_stages_of_random_weights_are_those_of_the_whole_image(name):
-    backbone = random_backbone(name, strides=(8, 16))
+def test_stitched_stages_of_random_weights_are_those_of_the_whole_image():
+    backbone = random_backbone("resnet18", strides=(8, 16))
     assert all(error.max() < 0.03 for error in stitching_errors(backbone, surface(0, 1024)))
 
 
@@ -236,11 +235,6 @@ def test_images_no_larger_than_the_networks_size_score_as_without_tiles(small_ru
 def test_several_sizes_cannot_be_tiled():
     with pytest.raises(SettingError, match="choose one size"):
         resolve(tile=True, size=(256, 448))
-
-
-def test_too_little_memory_says_to_leave_tiles_out(folder, tmp_path):
-    with pytest.raises(SettingError, match="without --tile"):
-        patchcluster.scan(folder, tmp_path / "run", tile=True, max_memory="100MB")
 
 
 def test_the_top_is_as_many_pixels_on_a_larger_frame():
