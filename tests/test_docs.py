@@ -40,7 +40,7 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 }
-LONG = {"README.md", "docs/cli.md", "docs/presets.md"}  # take seconds to follow
+LONG = {"README.md", "docs/cli.md", "docs/paper.md", "docs/presets.md"}  # take seconds to follow
 SIZE = 64
 SIDE = 160  # of the drawn images
 DEFECTIVE = (3, 8)  # of the photos, by number

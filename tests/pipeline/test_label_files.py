@@ -45,14 +45,9 @@ def run(tmp_path, monkeypatch):
 
 
 CONVENTIONS = {
-    "CVAT": ("annotations/instances_default.json", "{}.jpg"),
     "CVAT, of a share": ("annotations/instances_default.json", "line3/photos/{}.jpg"),
-    "Label Studio, uploaded": ("project-1/result.json", "images/cb0618f6-{}.jpg"),
     "Label Studio, on Windows": ("project-1/result.json", "images\\1\\cb0618f6-{}.jpg"),
-    "Label Studio, addresses": ("result.json", "/data/upload/1/cb0618f6-{}.jpg"),
-    "Label Studio, local files": ("result.json", "/data/local-files/?d=photos%2F{}.jpg"),
     "Roboflow": ("train/_annotations.coco.json", "{}_jpg.rf." + HASH + ".jpg"),
-    "capitals": ("labels.json", "{}.JPG"),
 }
 
 

@@ -5,10 +5,7 @@ import errno
 import io
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +23,7 @@ from starlette.testclient import TestClient
 
 import patchcluster
 from conftest import PATIENCE, run_command, textured_image, wait_until
+from faults.processes import Command
 from patchcluster import serving
 from patchcluster.errors import RunError, SettingError
 from patchcluster.images.encode import encode
@@ -407,21 +405,25 @@ def test_no_client_waits_while_the_model_loads(small_run, monkeypatch):
 
 @pytest.fixture(scope="module")
 def service(small_run):
-    """Address and process of a service."""
-    command = [sys.executable, "-m", "patchcluster", "serve", str(small_run.folder), "--port", "0"]
-    options = ["--device", "cpu", "--max-upload", "1MB"]
-    process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    words = (
+        "serve",
+        str(small_run.folder),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        "--max-upload",
+        "1MB",
     )
-    line = process.stdout.readline()
-    assert line.startswith("listening on http://127.0.0.1:"), process.stderr.read()
-    yield line.split()[-1], process
-    process.kill()
-    process.communicate()
+    command = Command(words, small_run.folder.parent)
+    wait_until(lambda: "\n" in command.printed or command.has_ended())
+    assert command.printed.startswith("listening on http://127.0.0.1:"), command.printed
+    yield command
+    command.kill()
 
 
 def test_the_service_scores_and_ends_quietly(service, scorer):
-    address, process = service
+    address = service.printed.split()[-1]
     with httpx.Client(base_url=address, timeout=PATIENCE) as client, ThreadPoolExecutor(10) as pool:
         send = lambda seed: client.post("/score", content=png(seed), headers=BYTES)  # noqa: E731
         answers = list(pool.map(send, range(10)))
@@ -442,6 +444,5 @@ def test_the_service_scores_and_ends_quietly(service, scorer):
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert json.loads(answer.split(b"\r\n\r\n")[1])["error"].endswith("1048576 bytes")
 
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output, errors) == (0, "", "")
+    service.interrupt()
+    assert service.printed == f"listening on {address}\n"
