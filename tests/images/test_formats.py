@@ -1,6 +1,5 @@
 """Each row of the first table of docs/reading-images.md: format x kind x what happens."""
 
-import io
 import re
 import struct
 import sys
@@ -13,6 +12,7 @@ from PIL import Image
 
 from patchcluster.errors import UnreadableImage
 from patchcluster.images.decode import load_image, survey
+from patchcluster.images.encode import encode
 from png_files import chunk, deep_png, png
 
 RANGES = {"integer": [0.0, 65535.0], "float": [0.0, 1.0]}
@@ -23,13 +23,6 @@ DEEP = np.random.default_rng(0).integers(0, 65536, (6, 5, 4)).astype(np.uint16)
 DEEP[0, 0, 3] = 65535
 CLEAR = np.dstack([GRADIENT, np.zeros(GRADIENT.shape[:2], np.uint8)])
 HALF = np.dstack([GRADIENT, X * 4]).astype(np.uint8)
-
-
-def encode(pixels, format_, **options):
-    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
-    buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
-    return buffer.getvalue()
 
 
 def load(data):

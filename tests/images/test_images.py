@@ -8,19 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from conftest import exif_of
 from patchcluster.errors import UnreadableImage
 from patchcluster.images import shapes
 from patchcluster.images.decode import load_image, survey
+from patchcluster.images.encode import encode
 from patchcluster.images.shapes import MAX_PIXELS, network_size
 from png_files import insert_chunk
-
-
-def encode(pixels, format_="PNG", **options):
-    """An image file, of an array or an image of Pillow."""
-    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
-    buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
-    return buffer.getvalue()
 
 
 def load(data, ranges=None):
@@ -43,8 +37,7 @@ def gradient(width=40, height=30):
 
 
 def orientation_chunks():
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    exif = exif_of(6)
     raw = exif.tobytes()
     xmp = b"<x:xmpmeta xmlns:tiff='http://ns.adobe.com/tiff/1.0/' tiff:Orientation='6'/>"
     as_text = b"\nexif\n" + str(len(raw)).encode() + b"\n" + raw.hex().encode()

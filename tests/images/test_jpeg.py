@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from conftest import textured_image
+from conftest import exif_of, textured_image
 from patchcluster.errors import UnreadableImage
 from patchcluster.images.decode import load_image, survey
 
 END = b"\xff\xd9"
 PICTURE = Image.fromarray(textured_image(0, 150, 101))
-UPRIGHT = Image.Exif()
-UPRIGHT[0x0112] = 6
+UPRIGHT = exif_of(6)
 
 
 def encode(image=PICTURE, **options):

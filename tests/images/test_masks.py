@@ -9,7 +9,9 @@ import tifffile
 from imagecodecs import png_encode
 from PIL import Image
 
+from conftest import exif_of
 from patchcluster.errors import InputError
+from patchcluster.images.encode import encode
 from patchcluster.images.masks import pair_masks, read_mask_file, to_mask
 
 INSIDE = np.zeros((6, 8), bool)
@@ -34,14 +36,6 @@ def palette(indices, entries, **options):
     return encode(image, **options)
 
 
-def encode(image, form="PNG", **options):
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
-        buffer, form, **options
-    )
-    return buffer.getvalue()
-
-
 def tiff(*pages, **options):
     """A TIFF of pages that are arrays, or pairs of an array and options of its own."""
     buffer = io.BytesIO()
@@ -54,8 +48,7 @@ def tiff(*pages, **options):
 
 def turned(png, orientation):
     """A PNG with an EXIF orientation."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif = exif_of(orientation)
     chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
     crc = zlib.crc32(chunk).to_bytes(4, "big")
     return png[:33] + (len(chunk) - 4).to_bytes(4, "big") + chunk + crc + png[33:]
@@ -124,8 +117,7 @@ def test_whatever_is_not_background_is_inside(tmp_path, kind):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_the_orientation_of_a_mask_is_applied(tmp_path, orientation, form):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif = exif_of(orientation)
     (tmp_path / "mask").write_bytes(encode(IDS.astype(np.uint8), form, exif=exif))
     turns = {
         1: IDS, 2: IDS[:, ::-1], 3: IDS[::-1, ::-1], 4: IDS[::-1],

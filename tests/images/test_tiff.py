@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from conftest import exif_of
 from patchcluster.errors import UnreadableImage
 from patchcluster.images.decode import load_image, survey
 from patchcluster.images.tiff import TiffImage
@@ -140,8 +141,7 @@ def test_pixels_of_8_bits_are_those_of_pillow(compression, mode):
 @pytest.mark.parametrize("type_", ["u1", "u2"])
 def test_orientation(orientation, type_):
     values = draw("u1", 3, (4, 6))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif = exif_of(orientation)
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "TIFF", exif=exif)
     expected = by_pillow(buffer.getvalue())  # which turns it

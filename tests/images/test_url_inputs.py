@@ -23,6 +23,7 @@ import patchcluster
 from conftest import run_command, save_image, scan_until, textured_image, write_set
 from patchcluster.errors import InputError, RunError, UnreadableImage
 from patchcluster.images.decode import load_image, survey
+from patchcluster.images.encode import encode
 from patchcluster.images.finding import find_images
 from patchcluster.images.inputs import open_input, stamp
 from patchcluster.runs import runfolder
@@ -308,9 +309,7 @@ def test_an_object_that_was_replaced_is_noticed(s3, tmp_path):
 
 def bmp(seed: int) -> bytes:
     """A picture whose file is as long as that of any other seed."""
-    buffer = io.BytesIO()
-    Image.fromarray(textured_image(seed)).save(buffer, "BMP")
-    return buffer.getvalue()
+    return encode(textured_image(seed), "BMP")
 
 
 def test_commands_take_images_at_urls(s3, scanned, tmp_path):
