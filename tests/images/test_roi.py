@@ -16,7 +16,7 @@ from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.images.raster import cover
 from patchcluster.images.roi import at_size, find_masks
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.network.patches import Packing, block_side
+from patchcluster.network.patches import Packing
 from patchcluster.scores.maps import SIGMA, score_image, smooth, to_image
 from patchcluster.scores.metrics import PixelMetrics
 from patchcluster.settings import resolve
@@ -53,12 +53,6 @@ def test_what_is_packed_comes_back_where_it_was(height, width, side, seed):
     for number, (row, column) in enumerate(packing.blocks.tolist()):  # a block stays in one piece
         block = grid[row * side : (row + 1) * side, column * side : (column + 1) * side]
         assert torch.equal(packed[:, number * side : (number + 1) * side], block)
-
-
-def test_parts_of_a_grid_are_cells_of_the_coarsest_stage_that_is_dealt_out():
-    assert block_side([8, 16, 32], "middle") == 2
-    assert block_side([8, 16], "middle") == 1
-    assert block_side([8, 16], "fine") == 1
 
 
 def test_a_cell_is_inside_if_any_of_it_is():

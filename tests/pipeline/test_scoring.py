@@ -129,15 +129,6 @@ def test_flag_percentile_regions_and_place_follow_from_map_and_threshold(small_r
         one.neighbours(96, 0)
 
 
-def test_an_image_scores_the_same_alone_and_among_others(ordinary, images):
-    together = score(ordinary, images)
-    scorer = Scorer(ordinary)
-    for one in together.images:
-        alone = scorer.score(Path(one.path).read_bytes())
-        assert alone.score == pytest.approx(one.score, rel=1e-5)
-        np.testing.assert_allclose(alone.grid, one.grid, rtol=1e-3)
-
-
 def test_an_image_of_the_set_is_known_and_meets_itself(images, tmp_path):
     run = scan_some(images, tmp_path, method="patchcluster", size=(96,), k=1, ratio=1.0)
     shutil.copy(images[7], tmp_path / "other-name.png")
@@ -224,32 +215,10 @@ def test_deep_images_need_the_window_of_the_set(ordinary, images, tmp_path):
     assert score(run, new).images[0].score < 1.5 * run.scores.max()
 
 
-def test_unreadable_files_get_a_reason_and_no_score(ordinary, images, tmp_path):
-    shutil.copy(images[7], tmp_path)
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "half.png").write_bytes(images[0].read_bytes()[:2000])
-    (tmp_path / "notes.txt").write_text("not an image")
-    found = score(ordinary, tmp_path)
-    reasons = {Path(skip.path).name: skip.reason for skip in found.skipped}
-    assert set(reasons) == {"empty.png", "half.png", "notes.txt"}
-    assert "0 bytes" in reasons["empty.png"]
-    assert [Path(one.path).name for one in found.images] == ["part7.png"]
-
-
 def test_a_method_for_one_size_says_so(images, tmp_path):
     run = scan_some(images[:4], tmp_path, method="padim", size=(96,))
     found = score(run, save_image(tmp_path / "wide.png", textured_image(1, 192, 96)))
     assert "padim needs images of one size" in found.skipped[0].reason
-
-
-def test_other_weights_are_refused(ordinary, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(ordinary.folder, folder)
-    info = json.loads((folder / "run.json").read_text())
-    info["backbone"]["sha256"] = "0" * 64
-    (folder / "run.json").write_text(json.dumps(info))
-    with pytest.raises(RunError, match="the weights of tf_efficientnet_lite0 are not those"):
-        Scorer(folder)
 
 
 def test_labels_do_not_shift_new_images(images, tmp_path):
