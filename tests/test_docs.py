@@ -269,6 +269,7 @@ def test_the_example_of_a_method_scores_by_its_formula(example):
     np.testing.assert_allclose(scores.ravel(), distances[:, 4], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_site_builds(tmp_path, monkeypatch):
     """With each page in the navigation, no link that leads nowhere, and nothing from elsewhere."""
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: make test installs it")
