@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import patchcluster
-from conftest import cut_batches, scan_until, write_set
+from conftest import cut_batches, write_set
 from patchcluster.errors import RunError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.methods.grids import Grids
@@ -222,26 +222,6 @@ def test_a_scan_without_a_cache_keeps_no_patches_and_says_what_it_cannot_do(boun
     again = reflag(run.folder, Flagging(flag_top=3))
     assert again.flagged.sum() == 3
     assert {r.group for path in again.paths for r in again.regions(path)} == {0}
-
-
-@pytest.mark.parametrize("moved", [0, 1, 2])
-def test_interrupted_while_its_patches_were_kept_it_takes_them_up_again(bounded, tmp_path, moved):
-    """Files are moved one by one from the scan in progress to the run."""
-    given = {"images": bounded.info.inputs[0], "out": tmp_path / "run"}
-    scan_until("compare", **given, size=SIZE, bank_images=BANK)
-    batches = runfolder.batch_paths(given["out"])
-    made = [path.stat().st_mtime_ns for path in batches]
-    kept = given["out"] / runfolder.PATCHES_FOLDER
-    kept.mkdir()
-    for number, path in enumerate(batches[:moved]):
-        path.rename(kept / f"{number:06d}.safetensors")
-    run = patchcluster.scan(given["images"], given["out"], size=SIZE, bank_images=BANK)
-    np.testing.assert_array_equal(run.scores, bounded.scores)
-    found = runfolder.kept_paths(run.folder)
-    assert [path.name for path in found] == [
-        path.name for path in runfolder.kept_paths(bounded.folder)
-    ]
-    assert [path.stat().st_mtime_ns for path in found] == made
 
 
 @pytest.mark.slow
