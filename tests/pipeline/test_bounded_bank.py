@@ -225,6 +225,7 @@ def test_a_scan_without_a_cache_keeps_no_patches_and_says_what_it_cannot_do(boun
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bounded")  # whose scan has built the network, which is built once
 def test_memory_does_not_grow_with_the_patches_of_the_set(tmp_path, monkeypatch):
     """Counted in tensors: what the process holds depends on the allocator and on threads too."""
     cut_batches(monkeypatch, 64 * 64, 16)
