@@ -32,7 +32,7 @@ class MedianScore(KthNearest):
     name = "median-score"
     facts = FACTS[name]
 
-    def score_images(self, rule, grids, scores, own=None):
+    def score_images(self, grids, scores, own=None):
         return torch.stack([score.median() for score in scores])
 """
 

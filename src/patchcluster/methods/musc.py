@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..network.patches import pool_neighbourhood, spread_cells
 from ..search.neighbors import Blocks, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress
+from .base import NEIGHBOURS_KEPT, Comparison, Given
 from .facts import FACTS
 from .grids import Grids
 from .whole_bank import WholeBank
@@ -72,13 +72,7 @@ class MuSc(WholeBank):
         self.stages = stages
         self.stage_strides = strides
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
         self._check(grids)
         self._hold(grids)
         self.peaks_: Tensor | None = None
@@ -107,13 +101,10 @@ class MuSc(WholeBank):
 
     def score_images(
         self,
-        rule: str,
         grids: Sequence[Tensor],
         scores: Sequence[Tensor],
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.facts.image_scores:
-            return super().score_images(rule, grids, scores, own)
         if self.peaks_ is None:  # fitted, but not on the way of fit_score
             self.calibrate(self._compare_bank())
         assert self.peaks_ is not None

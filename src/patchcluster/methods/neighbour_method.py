@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Method, Progress
+from .base import NEIGHBOURS_KEPT, Comparison, Given, Method
 from .grids import Grids, flatten, place_counted
 
 
@@ -23,13 +23,7 @@ class NeighbourMethod(Method):
     largest `neighbour_count` finds, the others can summarise.
     """
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
         self.bank_ = torch.cat([to_float(flatten(grid)) for grid in grids])
         self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
         self.image_count_ = len(grids)

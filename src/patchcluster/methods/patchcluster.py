@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..search.coreset import greedy_coreset
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Method, Progress
+from .base import NEIGHBOURS_KEPT, Comparison, Given, Method
 from .facts import FACTS
 from .grids import Grids, flatten
 from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
@@ -34,20 +34,14 @@ class PatchCluster(NeighbourMethod):
         self.k = k
         self.ratio = ratio
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,
-        labels: Labels | None,
-        progress: Progress | None,
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:
         if not 0 < self.ratio <= 1:
             raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
-        super()._fit(grids, keys, labels, progress)
+        super()._fit(grids, given)
         if self.ratio == 1:
             return
         size = self.coreset_size(len(self.bank_))
-        chosen = greedy_coreset(self.bank_, size, progress=progress)
+        chosen = greedy_coreset(self.bank_, size, progress=given.progress)
         self.bank_, places = self.bank_[chosen], chosen.cpu()
         self.bank_image_, self.bank_patch_ = self.bank_image_[places], self.bank_patch_[places]
         self.neighbour_count(blind=len(grids) > 1)
@@ -77,13 +71,10 @@ class PatchCluster(NeighbourMethod):
 
     def score_images(
         self,
-        rule: str,
         grids: Sequence[Tensor],
         scores: Sequence[Tensor],
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.facts.image_scores:
-            return super().score_images(rule, grids, scores, own)
         peaks = [int(score.argmax()) for score in scores]
         rows = [flatten(grid)[peak] for grid, peak in zip(grids, peaks, strict=True)]
         highest = torch.stack([score.max() for score in scores])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress, join
+from .base import NEIGHBOURS_KEPT, Comparison, Given, join
 from .facts import FACTS
 from .grids import Grids, flatten, place_counted
 from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
@@ -33,13 +33,7 @@ class SpadeCluster(NeighbourMethod):
         self.k = k
         self.images = images
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
         if len(grids) < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
         if self.k < 1 or self.images < 1:
@@ -79,13 +73,10 @@ class SpadeCluster(NeighbourMethod):
 
     def score_images(
         self,
-        rule: str,
         grids: Sequence[Tensor],
-        scores: Sequence[Tensor],
+        scores: Sequence[Tensor],  # noqa: ARG002 (images are compared as wholes)
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.facts.image_scores:
-            return super().score_images(rule, grids, scores, own)
         means = []
         for i, grid in enumerate(grids):
             rows = to_float(flatten(grid)).to(self.pooled_.device)

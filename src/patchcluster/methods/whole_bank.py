@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Comparison, Method, join
-from .grids import Grids, batch_by_patches, flatten, place_counted
+from .base import Method
+from .grids import Grids, flatten, place_counted
 
 
 class WholeBank(Method):
@@ -42,16 +42,5 @@ class WholeBank(Method):
         return self.bank_[start : start + height * width].view(height, width, -1)
 
     def _bank_grids(self) -> list[Tensor]:
-        """Return the patches [h_i, w_i, c] of all images of the bank."""
         parts = torch.split(self.bank_, self._counts(1))
         return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
-
-    def _compare_bank(self) -> Comparison:
-        grids, counts = self._bank_grids(), self._counts(1)
-        images = torch.unique(self.bank_image_).tolist()
-        return join(
-            [
-                self.compare([grids[i] for i in batch], [images[i] for i in batch])
-                for batch in batch_by_patches(counts)
-            ]
-        )

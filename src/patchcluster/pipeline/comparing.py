@@ -228,9 +228,9 @@ def _compare_at(job: Job, image_set: ImageSet, size: int, key: str, workers: Wor
     scores: list[Tensor] = []
     for part, batch in zip(comparisons, comparisons.batches, strict=True):
         scores += torch.split(method.to_scores(part), [counts[image] for image in batch])
-    image_scores, rule = None, job.settings.image_score
-    if rule in method.facts.image_scores:
-        image_scores = method.score_images(rule, patches, scores, range(len(counts))).tolist()
+    image_scores = None
+    if job.settings.image_score in method.facts.image_scores:
+        image_scores = method.score_images(patches, scores, range(len(counts))).tolist()
     return Compared(
         size,
         [
