@@ -105,7 +105,7 @@ def test_a_method_is_loaded_with_what_it_needs_and_no_other():
         [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
     )
     loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
-    assert loaded == {"base", "facts", "grids", "neighbour_method", "patchcluster", "patchcore"}
+    assert loaded == {"base", "facts", "grids", "neighbour_method", "patchcluster"}
 
 
 def test_methods_are_classes_by_their_names():

@@ -60,20 +60,8 @@ def backbones(as_json: options.AsJson = False) -> None:
     rows: list[dict[str, Any]] = []
     for row in ROWS:
         path, whence = find_weights(row.name)
-        rows.append(
-            {
-                "name": row.name,
-                "does": row.does,
-                "channels": row.channels,
-                "strides": row.strides,
-                "parameters": row.parameters,
-                "gmacs": row.gmacs,
-                "licence": row.licence,
-                "terms": row.terms,
-                "weights": whence,
-                "file": path and str(path),
-            }
-        )
+        known = dataclasses.asdict(row) | {"weights": whence, "file": path and str(path)}
+        rows.append({name: value for name, value in known.items() if name != "hub"})
         if not as_json:
             channels = ", ".join(map(str, row.channels))
             strides = ", ".join(map(str, row.strides))

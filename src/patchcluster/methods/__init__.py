@@ -8,7 +8,7 @@ whole_bank.py     methods whose bank has all patches of images
 stages.py         the stages of patches, normalised, and the bank of one
 ranked_images.py  the images nearest to each patch
 patchcluster_plus.py  the default
-patchcluster.py, patchcore.py, patchcore_lof.py, spade.py, padim.py, reverse_distillation.py
+patchcluster.py, patchcore_lof.py, spade.py, padim.py, reverse_distillation.py
                   those of the paper
 musc.py           MuSc
 """
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from .musc import MuSc
     from .neighbour_method import NeighbourMethod
     from .padim import PaDiM
-    from .patchcluster import PatchCluster
+    from .patchcluster import PatchCluster, PatchCore
     from .patchcluster_plus import PatchClusterPlus
-    from .patchcore import PatchCore
     from .patchcore_lof import PatchCoreLOF
     from .reverse_distillation import ReverseDistillation
     from .spade import Spade, SpadeCluster

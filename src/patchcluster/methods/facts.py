@@ -37,7 +37,7 @@ CLASSES = {
         "PatchCluster",
         Facts(("k", "ratio"), _REWEIGHTED, ("reweighted",)),
     ),
-    "patchcore": ("patchcore", "PatchCore", Facts(("ratio",), _REWEIGHTED, ("reweighted",))),
+    "patchcore": ("patchcluster", "PatchCore", Facts(("ratio",), _REWEIGHTED, ("reweighted",))),
     "patchcore-lof": ("patchcore_lof", "PatchCoreLOF", Facts(("k",), PAPER_SETTINGS)),
     "spade": ("spade", "Spade", Facts((), _GLOBAL, ("global",))),
     "spade-cluster": ("spade", "SpadeCluster", Facts(("k",), _GLOBAL, ("global",))),

@@ -1,4 +1,4 @@
-"""PatchCluster, the paper's method (section 4.2)."""
+"""PatchCluster, the paper's method (section 4.2), and PatchCore, which is its K = 1."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -108,3 +108,20 @@ class PatchCluster(NeighbourMethod):
         """K, at most what the bank has left besides a skipped neighbour. Raises SettingError."""
         rule = min(left, max(1, round(self.image_count_ * self.ratio)))
         return check_k(rule if self.k is None else self.k, left)
+
+
+class PatchCore(PatchCluster):
+    """Score a patch by the distance to its nearest neighbour in the bank.
+
+    By Roth et al. (CVPR 2022), in the blind settings. Scored blindly, the first neighbour, which
+    is the patch itself, is skipped (the paper, section 5): with the whole bank this is PatchCluster
+    with K = 1. The image score is the re-weighted maximum (equation 3 with b = 9), see `reweight`.
+
+    Parameters: `ratio`, the share of all patches in the coreset (the paper: 1.0, 0.25, 0.10).
+    """
+
+    name = "patchcore"
+    facts = FACTS[name]
+
+    def __init__(self, ratio: float = 0.25) -> None:
+        super().__init__(k=1, ratio=ratio)
