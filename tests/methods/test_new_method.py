@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "my_method.py"
 MEDIAN_SCORE = """
 import torch
 
-from .facts import FACTS
+from . import FACTS
 from .kth_nearest import KthNearest
 
 
@@ -56,9 +56,9 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     (methods / "kth_nearest.py").write_text(
         "from patchcluster.methods.base import Comparison\n"
         f"from patchcluster.methods.neighbour_method import NeighbourMethod\n{imports}\n\n"
-        f"from .facts import FACTS\n\n\n{kind.replace(own, 'FACTS[name]')}"
+        f"from . import FACTS\n\n\n{kind.replace(own, 'FACTS[name]')}"
     )
-    registry = (methods / "facts.py").read_text()
+    registry = (methods / "__init__.py").read_text()
     line = f'    "kth-nearest": ("kth_nearest", "KthNearest", {own}),\n'
     changed = registry.replace('    "musc": ', f'{line}    "musc": ')
     assert len(changed) == len(registry) + len(line)
@@ -66,7 +66,7 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     (methods / "median_score.py").write_text(MEDIAN_SCORE)
     facts = 'Facts(("k",), image_scores=("median",))'
     line = f'    "median-score": ("median_score", "MedianScore", {facts}),\n'
-    (methods / "facts.py").write_text(changed.replace('    "musc": ', f'{line}    "musc": '))
+    (methods / "__init__.py").write_text(changed.replace('    "musc": ', f'{line}    "musc": '))
 
     write_set(tmp_path / "photos")
     own = "--method median-score --image-score median"
@@ -105,7 +105,7 @@ def test_a_method_is_loaded_with_what_it_needs_and_no_other():
         [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
     )
     loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
-    assert loaded == {"base", "facts", "grids", "neighbour_method", "patchcluster"}
+    assert loaded == {"base", "grids", "neighbour_method", "patchcluster"}
 
 
 def test_methods_are_classes_by_their_names():

@@ -238,7 +238,7 @@ def test_plus_takes_stages_out_of_the_grid_that_the_network_gave():
     assert patches.shape == (5, 4, 4, 3 + 4 + 3)
     method = PatchClusterPlus(stages=(3, 4, 9), strides=(8, 16, 32)).fit(patches)
     taken = torch.stack([method._layout.take(grid, 2) for grid in patches])
-    expected = pool_neighbourhood(stages[2]).flatten(2).mT
+    expected = pool_neighbourhood(stages[2]).permute(0, 2, 3, 1)
     torch.testing.assert_close(taken[..., :9], expected)
     assert not taken[..., 9:].any()
 

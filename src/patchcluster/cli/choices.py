@@ -8,8 +8,7 @@ from importlib import resources
 from typing import Any
 
 from .. import methods as methods_package
-from ..methods import METHODS
-from ..methods.facts import CLASSES
+from ..methods import CLASSES, METHODS
 from . import options
 from .terminal import shown_errors, shown_progress, teller
 

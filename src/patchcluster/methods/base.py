@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..network.patches import Layout
 from ..search.neighbors import to_float
-from .facts import Facts
+from . import Facts
 from .grids import Grids, Kind, Patches, as_given, as_grids, batch_by_patches, digest, flatten
 
 Progress = Callable[[int, int], None]  # done, total
@@ -138,6 +138,18 @@ class Method(ABC):
     @abstractmethod
     def _fit(self, grids: Grids, given: Given) -> None:
         """Do what `fit` says, with parameters that were checked."""
+
+    def _hold(self, grids: Grids, chosen: Sequence[int] | None = None) -> None:
+        """Take the patches of a set, or of some of its images, ascending, as the bank."""
+        images = range(len(grids)) if chosen is None else chosen
+        counts = [grids.counts[image] for image in images]
+        self.image_count_ = len(grids)
+        self.bank_image_ = torch.tensor(images).repeat_interleave(torch.tensor(counts))
+        self.bank_patch_ = torch.cat([torch.arange(count) for count in counts])
+        first = grids[images[0]]
+        self.bank_ = first.new_empty(sum(counts), first.shape[-1])
+        for image, rows in zip(images, torch.split(self.bank_, counts), strict=True):
+            rows.copy_(flatten(grids[image]))
 
     @abstractmethod
     def compare(

@@ -55,13 +55,6 @@ Kind = TypeVar("Kind", NDArray[Any], Tensor, Sequence[NDArray[Any]], Sequence[Te
 COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matrix products busy
 
 
-def place_counted(images: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return image and patch of each row of a bank that holds all patches of some images, of so
-    many patches each, int64 [m]."""
-    image = torch.tensor(images).repeat_interleave(torch.tensor(counts))
-    return image, torch.cat([torch.arange(count) for count in counts])
-
-
 def batch_by_patches(counts: Sequence[int]) -> Iterator[list[int]]:
     """Cut images of so many patches each into consecutive batches of about equal work."""
     batch: list[int] = []

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..search.neighbors import nearest, to_float
 from .base import NEIGHBOURS_KEPT, Comparison, Given, Method
-from .grids import Grids, flatten, place_counted
+from .grids import Grids, flatten
 
 
 class NeighbourMethod(Method):
@@ -24,9 +24,8 @@ class NeighbourMethod(Method):
     """
 
     def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
-        self.bank_ = torch.cat([to_float(flatten(grid)) for grid in grids])
-        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
-        self.image_count_ = len(grids)
+        self._hold(grids)
+        self.bank_ = to_float(self.bank_)
         self.neighbour_count(blind=len(grids) > 1)  # whether the set is large enough
 
     def bank_key(self) -> Hashable:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import to_float
+from . import FACTS
 from .base import Comparison, Given, Method, Progress
-from .facts import FACTS
 from .grids import Grids, flatten
 
 _REGULARISATION = 0.01  # of every covariance, as in PaDiM's paper

@@ -9,8 +9,8 @@ from torch import Tensor
 from ..errors import SettingError
 from ..search.coreset import greedy_coreset
 from ..search.neighbors import nearest, to_float
+from . import FACTS
 from .base import NEIGHBOURS_KEPT, Comparison, Given, Method
-from .facts import FACTS
 from .grids import Grids, flatten
 from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
 

@@ -10,8 +10,8 @@ from ..errors import SettingError
 from ..network.patches import spread_cells
 from ..search.coreset import cover_in_order
 from ..search.row_index import NEAREST_ROWS
+from . import FACTS
 from .base import NEIGHBOURS_KEPT, Comparison, Given, Labels, SearchCost
-from .facts import FACTS
 from .grids import COMPARED_PATCHES, Grids
 from .ranked_images import DUPLICATES, RANKS, RankedImages, find_near_duplicates
 from .stages import NormalisedStages, Queries, StageBank, Stages, Summaries
@@ -274,7 +274,7 @@ class PatchClusterPlus(WholeBank):
 
     @functools.cached_property
     def _layout(self) -> Stages:
-        return Stages(self.stages, self.stage_strides)
+        return Stages(self.stages, self.stage_strides, self.layout)
 
     @property
     def _stages(self) -> NormalisedStages:

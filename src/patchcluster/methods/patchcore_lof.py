@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from . import FACTS
 from .base import Comparison, Given
-from .facts import FACTS
 from .grids import Grids
 from .neighbour_method import NeighbourMethod, check_k
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from ..search.neighbors import to_float
+from . import FACTS
 from .base import Comparison, Given, Method, Progress
-from .facts import FACTS
 from .grids import Grids
 
 _LEARNING_RATE = 0.005  # this and the betas as in reverse distillation's paper

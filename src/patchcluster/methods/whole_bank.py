@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import Method
-from .grids import Grids, flatten, place_counted
+from .grids import Grids
 
 
 class WholeBank(Method):
@@ -15,16 +15,9 @@ class WholeBank(Method):
     shapes_: Tensor  # int64 [b, 2]: (h, w) of the grid of each image of the bank
 
     def _hold(self, grids: Grids, chosen: Sequence[int] | None = None) -> None:
-        """Take the patches of a set, or of some of its images, ascending, as the bank."""
-        self.image_count_ = len(grids)
+        super()._hold(grids, chosen)
         images = range(len(grids)) if chosen is None else chosen
         self.shapes_ = torch.tensor([grids.shapes[image][:2] for image in images])
-        counts = self._counts(1)
-        self.bank_image_, self.bank_patch_ = place_counted(images, counts)
-        first = grids[images[0]]
-        self.bank_ = first.new_empty(sum(counts), first.shape[-1])
-        for image, rows in zip(images, torch.split(self.bank_, counts), strict=True):
-            rows.copy_(flatten(grids[image]))
 
     @property
     def whole(self) -> bool:
