@@ -8,9 +8,8 @@ scans a folder with it and prints the most anomalous images. docs/contributing.m
 import sys
 
 import patchcluster
-from patchcluster.methods import METHODS, Comparison, NeighbourMethod
+from patchcluster.methods import METHODS, PAPER_SETTINGS, Comparison, Facts, NeighbourMethod
 from patchcluster.methods.base import NEIGHBOURS_KEPT
-from patchcluster.methods.facts import PAPER_SETTINGS, Facts
 from patchcluster.methods.neighbour_method import check_k
 
 

@@ -30,8 +30,7 @@ from docblocks import Block, commands_of, entries_of, kind_of, read_blocks, read
 from page_reader import GROUP, NOT_RUN, ROOT, Page, Services, run_cli, why_not
 from patchcluster import demo, methods
 from patchcluster.benchmark import benchmark
-from patchcluster.methods import METHODS
-from patchcluster.methods.facts import FACTS
+from patchcluster.methods import FACTS, METHODS
 from patchcluster.network import backbones
 from patchcluster.settings import PRESETS
 from references import distances64, random_patches

@@ -140,7 +140,7 @@ def test_patchcore_scores_as_anomalib_does(tmp_path: Path) -> None:
     new[3, 4, 4] *= 3
     method = PatchCore(ratio=0.25).fit(torch.from_numpy(known))
     scores = method.score(torch.from_numpy(new))
-    image_scores = method.score_images("reweighted", list(torch.from_numpy(new)), list(scores))
+    image_scores = method.score_images(list(torch.from_numpy(new)), list(scores))
     np.savez(tmp_path / "given.npz", bank=method.bank_.numpy(), patches=new)
     command = [python, str(PEER), "scores", str(tmp_path / "given.npz"), str(tmp_path / "out.npz")]
     done = subprocess.run(command, capture_output=True, text=True)

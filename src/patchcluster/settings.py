@@ -75,8 +75,7 @@ class Settings:
 
     def map_rule(self, baseline: Mapping[str, float]) -> "MapRule":
         """Say how maps and scores of a set are made; baseline: of run.json, empty if not used."""
-        from .scores.baseline import SetBaseline  # these load SciPy, which takes a moment
-        from .scores.finish import MapRule
+        from .scores.finish import MapRule, SetBaseline  # this loads SciPy, which takes a moment
 
         known = SetBaseline(**baseline) if baseline else None
         return MapRule(self.frame, self.native_from, self.image_score, known)

@@ -135,7 +135,7 @@ def test_rescored_image_scores_are_the_formula_in_float64(ks, offset):
     scores = method.fit_score(images)
     flat = [torch.from_numpy(score).flatten() for score in scores]
     grids = [torch.from_numpy(image) for image in images]
-    rescored = method.score_images("rescored", grids, flat, range(5))
+    rescored = method.score_images(grids, flat, range(5))
     peaks = np.array([score.max() for score in scores], np.float64)
     np.testing.assert_allclose(rescored, rescored64(images, peaks, ks), rtol=1e-4, atol=1e-6)
 
@@ -144,7 +144,7 @@ def test_new_images_are_averaged_with_images_of_the_set():
     images, new = random_images(offset=1.0), random_images(((3, 4),), seed=5, offset=1.0)
     method = MuSc(similar=(2,)).fit(images)
     scores = [torch.from_numpy(score).flatten() for score in method.score(new)]
-    (found,) = method.score_images("rescored", list(map(torch.from_numpy, new)), scores)
+    (found,) = method.score_images(list(map(torch.from_numpy, new)), scores)
     means = np.stack([image.mean((0, 1)) for image in [*images, *new]]).astype(np.float64)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     similarity = means[:5] @ means[5]
@@ -158,7 +158,7 @@ def test_equal_images_are_rescored_to_zero():
     images = [torch.ones(3, 3, 4)] * 4
     method = MuSc()
     scores = [score.flatten() for score in method.fit_score(images)]
-    assert method.score_images("rescored", images, scores, range(4)).tolist() == [0.0] * 4
+    assert method.score_images(images, scores, range(4)).tolist() == [0.0] * 4
 
 
 def test_a_scan_rescores(tmp_path):

@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "my_method.py"
 MEDIAN_SCORE = """
 import torch
 
-from .facts import FACTS
+from . import FACTS
 from .kth_nearest import KthNearest
 
 
@@ -32,7 +32,7 @@ class MedianScore(KthNearest):
     name = "median-score"
     facts = FACTS[name]
 
-    def score_images(self, rule, grids, scores, own=None):
+    def score_images(self, grids, scores, own=None):
         return torch.stack([score.median() for score in scores])
 """
 
@@ -59,9 +59,9 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     (methods / "kth_nearest.py").write_text(
         "from patchcluster.methods.base import Comparison\n"
         f"from patchcluster.methods.neighbour_method import NeighbourMethod\n{imports}\n\n"
-        f"from .facts import FACTS\n\n\n{kind.replace(own, 'FACTS[name]')}"
+        f"from . import FACTS\n\n\n{kind.replace(own, 'FACTS[name]')}"
     )
-    registry = (methods / "facts.py").read_text()
+    registry = (methods / "__init__.py").read_text()
     line = f'    "kth-nearest": ("kth_nearest", "KthNearest", {own}),\n'
     changed = registry.replace('    "musc": ', f'{line}    "musc": ')
     assert len(changed) == len(registry) + len(line)
@@ -69,7 +69,7 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     (methods / "median_score.py").write_text(MEDIAN_SCORE)
     facts = 'Facts(("k",), image_scores=("median",))'
     line = f'    "median-score": ("median_score", "MedianScore", {facts}),\n'
-    (methods / "facts.py").write_text(changed.replace('    "musc": ', f'{line}    "musc": '))
+    (methods / "__init__.py").write_text(changed.replace('    "musc": ', f'{line}    "musc": '))
 
     write_set(tmp_path / "photos")
     own = "--method median-score --image-score median"

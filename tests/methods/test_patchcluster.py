@@ -68,7 +68,7 @@ def test_equation_3_as_it_is_written_for_one_neighbour():
     rows = patches.reshape(-1, 7).numpy()
     method = PatchCore(ratio=1.0)
     scores = method.fit_score(patches).flatten(1)
-    result = method.score_images("reweighted", list(patches), list(scores), range(6))
+    result = method.score_images(list(patches), list(scores), range(6))
     for image, found in enumerate(result):
         factor, gap = equation3(rows[20 * image + int(scores[image].argmax())], rows, True)
         assert float(scores[image].max()) == pytest.approx(gap, rel=1e-5)

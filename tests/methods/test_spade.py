@@ -24,7 +24,7 @@ def test_spade_cluster_searches_the_images_most_like_the_own(k, images):
         found = np.sort(distances64(rows[image], rows[near].reshape(-1, 7)), 1)[:, :k].mean(1)
         np.testing.assert_allclose(scores[image].reshape(-1), found, rtol=1e-5)
     flat = list(torch.from_numpy(scores).reshape(6, -1))
-    own = method.score_images("global", list(torch.from_numpy(patches)), flat, range(6))
+    own = method.score_images(list(torch.from_numpy(patches)), flat, range(6))
     np.testing.assert_allclose(own, whole, rtol=1e-5)
 
 

@@ -8,7 +8,7 @@ import patchcluster
 from patchcluster.errors import SettingError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.network.backbones import Backbone
-from patchcluster.network.out_of_memory import in_halves
+from patchcluster.network.devices import in_halves
 from patchcluster.pipeline.extraction import Features
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"

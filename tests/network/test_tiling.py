@@ -23,7 +23,7 @@ from patchcluster.network.tiling import (
     tile_weights,
     tiled_features,
 )
-from patchcluster.scores.baseline import SetBaseline
+from patchcluster.scores.finish import SetBaseline
 from patchcluster.scores.maps import frame_growth, score_image
 from patchcluster.settings import resolve
 

@@ -22,7 +22,7 @@ from patchcluster.pipeline.in_memory import extract_files
 from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.runs import storage
 from patchcluster.runs.tables import IMAGE_HEADER
-from patchcluster.scores.baseline import SetBaseline
+from patchcluster.scores.finish import SetBaseline
 from patchcluster.scores.maps import find_regions
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve

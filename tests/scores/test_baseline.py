@@ -7,8 +7,13 @@ import pytest
 
 import patchcluster
 from conftest import save_image, textured_image, write_set
-from patchcluster.scores.baseline import SetBaseline, describe_baselines, find_baseline
-from patchcluster.scores.finish import MapRule, finish
+from patchcluster.scores.finish import (
+    MapRule,
+    SetBaseline,
+    describe_baselines,
+    find_baseline,
+    finish,
+)
 from patchcluster.scores.maps import find_regions, score_image
 
 

@@ -95,7 +95,7 @@ def test_rows_that_cover_are_those_of_the_definition(count, channels, seed, shar
     rows = np.random.default_rng(seed).normal(size=(count, channels)).astype(np.float32)
     rows[count // 2 :: 3] = rows[0]
     size = max(1, round(share * count))
-    chosen = cover_in_order(rows, size)
+    chosen = cover_in_order(torch.from_numpy(rows), size)
     assert chosen.tolist() == cover64(rows.astype(np.float64), range(count), size)
 
 
@@ -104,20 +104,20 @@ def test_rows_that_differ_by_less_than_products_tell_apart_are_covered():
     rows = np.repeat(np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32) * 100, 3, 0)
     rows[::3, 0] += np.float32(1e-5)
     for size in range(20, 70):
-        assert len(set(cover_in_order(rows, size).tolist())) == size
+        assert len(set(cover_in_order(torch.from_numpy(rows), size).tolist())) == size
 
 
 def test_rows_that_cover_have_some_of_every_kind_and_change_little():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(1000, 20)).astype(np.float32)
     rows[[300, 999]] += 40
-    chosen = set(cover_in_order(rows, 100).tolist())
+    chosen = set(cover_in_order(torch.from_numpy(rows), 100).tolist())
     assert chosen & {300, 999}
     fewer = np.delete(np.arange(1000), rng.choice(900, 10, replace=False))
-    again = set(fewer[cover_in_order(rows[fewer], 100)].tolist())
+    again = set(fewer[cover_in_order(torch.from_numpy(rows[fewer]), 100)].tolist())
     assert len(chosen - again) <= 15
 
 
 def test_rows_that_cover_are_refused_by_number():
     with pytest.raises(SettingError, match="size 1 to m"):
-        cover_in_order(np.zeros((3, 2)), 4)
+        cover_in_order(torch.zeros(3, 2), 4)

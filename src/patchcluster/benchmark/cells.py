@@ -203,7 +203,7 @@ class CategoryRunner:
         if rule.image_score not in method.facts.image_scores:
             return grids, None
         own = range(len(patches)) if self.split.blind else None
-        scores = method.score_images(rule.image_score, patches, torch.split(flat, counts), own)
+        scores = method.score_images(patches, torch.split(flat, counts), own)
         return grids, scores.double().cpu().numpy()
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from ..datasets import SETTINGS, Category, Setting
 from ..errors import SettingError
-from ..methods import METHODS, Method
-from ..methods.facts import PAPER_SETTINGS
+from ..methods import METHODS, PAPER_SETTINGS, Method
 from ..network.backbones import Backbone
 from ..settings import Settings, check_seed, resolve
 from .features import InputRule

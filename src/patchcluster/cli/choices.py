@@ -8,8 +8,7 @@ from importlib import resources
 from typing import Any
 
 from .. import methods as methods_package
-from ..methods import METHODS
-from ..methods.facts import CLASSES
+from ..methods import CLASSES, METHODS
 from . import options
 from .terminal import shown_errors, shown_progress, teller
 
@@ -60,20 +59,8 @@ def backbones(as_json: options.AsJson = False) -> None:
     rows: list[dict[str, Any]] = []
     for row in ROWS:
         path, whence = find_weights(row.name)
-        rows.append(
-            {
-                "name": row.name,
-                "does": row.does,
-                "channels": row.channels,
-                "strides": row.strides,
-                "parameters": row.parameters,
-                "gmacs": row.gmacs,
-                "licence": row.licence,
-                "terms": row.terms,
-                "weights": whence,
-                "file": path and str(path),
-            }
-        )
+        known = dataclasses.asdict(row) | {"weights": whence, "file": path and str(path)}
+        rows.append({name: value for name, value in known.items() if name != "hub"})
         if not as_json:
             channels = ", ".join(map(str, row.channels))
             strides = ", ".join(map(str, row.strides))

@@ -6,7 +6,7 @@ shown (`raster.find_turn`), and brought to the size of the image by the nearest 
 scored if the cell of the network's coarsest stage that it lies in holds any of the region; a score
 is given to pixels inside it only.
 
-A method gets the blocks of patches that are inside, side by side: see `network.patches.Packing`.
+A method gets the blocks of patches that are inside, side by side: see `pipeline.loading.Packing`.
 """
 
 import hashlib

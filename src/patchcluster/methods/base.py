@@ -16,18 +16,16 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import SettingError
 from ..network.patches import Layout
 from ..search.neighbors import to_float
-from .facts import Facts
-from .grids import Grids, Patches, as_grids, as_tensors, batch_by_patches, flatten, like
+from . import Facts
+from .grids import Grids, Kind, Patches, as_given, as_grids, batch_by_patches, digest, flatten
 
 Progress = Callable[[int, int], None]  # done, total
 Labels = Sequence[str | None]  # what a person said of each image: normal, anomalous or None
@@ -61,6 +59,23 @@ class Comparison:
             self.neighbour_distances[rows],
             self.near_duplicates,
         )
+
+
+def _no_progress(done: int, total: int) -> None:
+    del done, total
+
+
+@dataclass(frozen=True)
+class Given:
+    """What `Method.fit` is given besides the patches."""
+
+    keys: Sequence[int] | None
+    labels: Labels | None
+    progress: Progress
+
+    def keys_of(self, grids: Grids) -> Sequence[int]:
+        """Return the keys of the images, digests of their patches if none were given."""
+        return [digest(grid) for grid in grids] if self.keys is None else self.keys
 
 
 @dataclass(frozen=True)
@@ -117,18 +132,24 @@ class Method(ABC):
             if len(labels) != len(grids):
                 raise SettingError(f"{len(labels)} labels for {len(grids)} images: give as many")
             self.check_labels(labels)
-        self._fit(grids, keys, labels, progress)
+        self._fit(grids, Given(keys, labels, progress or _no_progress))
         return self
 
     @abstractmethod
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,
-        labels: Labels | None,
-        progress: Progress | None,
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:
         """Do what `fit` says, with parameters that were checked."""
+
+    def _hold(self, grids: Grids, chosen: Sequence[int] | None = None) -> None:
+        """Take the patches of a set, or of some of its images, ascending, as the bank."""
+        images = range(len(grids)) if chosen is None else chosen
+        counts = [grids.counts[image] for image in images]
+        self.image_count_ = len(grids)
+        self.bank_image_ = torch.tensor(images).repeat_interleave(torch.tensor(counts))
+        self.bank_patch_ = torch.cat([torch.arange(count) for count in counts])
+        first = grids[images[0]]
+        self.bank_ = first.new_empty(sum(counts), first.shape[-1])
+        for image, rows in zip(images, torch.split(self.bank_, counts), strict=True):
+            rows.copy_(flatten(grids[image]))
 
     @abstractmethod
     def compare(
@@ -235,20 +256,15 @@ class Method(ABC):
 
     def score_images(
         self,
-        rule: str,
         grids: Sequence[Tensor],
         scores: Sequence[Tensor],
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        """Image scores float32 [n] by a rule of the method's own.
+        """Image scores float32 [n] by the own rule of the method, which `facts.image_scores` names.
 
         grids: patches [h_i, w_i, c]; scores: [h_i * w_i] of each image; own: as in `compare`.
-        `facts.image_scores` names the rules. Raises SettingError for any other.
         """
-        del grids, scores, own
-        raise SettingError(
-            f"{self.name} has no image score {rule!r}: choose baseline-corrected, top1% or max"
-        )
+        raise NotImplementedError
 
     def describe(self, image: int) -> Tensor | None:
         """Vectors [p, d] that tell the patches of an image of the fitted set apart, in its order.
@@ -295,40 +311,19 @@ class Method(ABC):
         del images, patches, channels
         return 0
 
-    @overload
-    def score(self, patches: Tensor) -> Tensor: ...
-    @overload
-    def score(self, patches: NDArray[Any]) -> NDArray[np.float32]: ...
-    @overload
-    def score(self, patches: Sequence[Tensor]) -> list[Tensor]: ...
-    @overload
-    def score(self, patches: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]: ...
-    def score(self, patches: Patches) -> Any:
+    def score(self, patches: Kind) -> Kind:
         """Score images against the bank of other images: [n, h, w, c] -> [n, h, w].
 
         The kind of array, and a list for a list, is that of the input; values are float32.
         """
         if not hasattr(self, "image_count_"):
             raise SettingError(f"this {self.name} was not fitted: call fit first")
-        grids = as_tensors(patches)
+        grids = list(as_grids(patches))
         scores = [self.to_scores(self.compare([grid])).view(grid.shape[:2]) for grid in grids]
-        return like(patches, scores)
+        given: Kind = as_given(patches, scores)
+        return given
 
-    @overload
-    def fit_score(self, patches: Tensor, labels: Labels | None = None) -> Tensor: ...
-    @overload
-    def fit_score(
-        self, patches: NDArray[Any], labels: Labels | None = None
-    ) -> NDArray[np.float32]: ...
-    @overload
-    def fit_score(
-        self, patches: Sequence[Tensor], labels: Labels | None = None
-    ) -> list[Tensor]: ...
-    @overload
-    def fit_score(
-        self, patches: Sequence[NDArray[Any]], labels: Labels | None = None
-    ) -> list[NDArray[np.float32]]: ...
-    def fit_score(self, patches: Patches, labels: Labels | None = None) -> Any:
+    def fit_score(self, patches: Kind, labels: Labels | None = None) -> Kind:
         """Score the images of a set blindly, against the set itself: [n, h, w, c] -> [n, h, w].
 
         labels: as in `fit`. Raises SettingError if it is a single image.
@@ -337,14 +332,15 @@ class Method(ABC):
         if len(grids) < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
         self.fit(grids, labels=labels)
-        counts = [grid.shape[0] * grid.shape[1] for grid in grids]
+        counts = grids.counts
         comparison = join(
             [self.compare([grids[i] for i in batch], batch) for batch in batch_by_patches(counts)]
         )
         self.calibrate(comparison.select(self.bank_rows(counts)))
         scores = torch.split(self.to_scores(comparison), counts)
-        pairs = zip(grids, scores, strict=True)
-        return like(patches, [score.view(grid.shape[:2]) for grid, score in pairs])
+        pairs = zip(grids.shapes, scores, strict=True)
+        given: Kind = as_given(patches, [score.view(shape[:2]) for shape, score in pairs])
+        return given
 
     def bank_rows(self, counts: Sequence[int]) -> Tensor:
         """Return the indices of the bank's rows among all patches of the set, int64 [m].
@@ -353,6 +349,21 @@ class Method(ABC):
         """
         starts = torch.tensor([0, *counts]).cumsum(0)
         return starts[self.bank_image_.cpu()] + self.bank_patch_.cpu()
+
+    def _compare_bank(self) -> Comparison:
+        """Compare the bank, which holds all patches of its images, with itself."""
+        grids, images = Grids.of(self._bank_grids()), torch.unique(self.bank_image_).tolist()
+        return join(
+            [
+                self.compare([grids[i] for i in batch], [images[i] for i in batch])
+                for batch in batch_by_patches(grids.counts)
+            ]
+        )
+
+    def _bank_grids(self) -> list[Tensor]:
+        """Return the patches [h_i, w_i, c] of all images of the bank."""
+        counts = torch.unique(self.bank_image_, return_counts=True)[1].tolist()
+        return [rows[None] for rows in torch.split(self.bank_, counts)]
 
 
 def join(comparisons: Sequence[Comparison]) -> Comparison:
@@ -363,10 +374,3 @@ def join(comparisons: Sequence[Comparison]) -> Comparison:
         torch.cat([c.neighbour_distances for c in comparisons]),
         torch.cat([c.near_duplicates for c in comparisons]),
     )
-
-
-def compare_bank(method: Method) -> Comparison:
-    """Compare a method's own bank, which holds all patches of all images, with itself."""
-    counts = torch.bincount(method.bank_image_).tolist()
-    images = [rows[None] for rows in torch.split(method.bank_, counts)]
-    return join([method.compare([images[i] for i in b], b) for b in batch_by_patches(counts)])

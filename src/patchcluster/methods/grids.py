@@ -49,16 +49,10 @@ class Grids(Lazy[Tensor]):
 
 
 Patches = NDArray[Any] | Tensor | Sequence[NDArray[Any]] | Sequence[Tensor]
+Kind = TypeVar("Kind", NDArray[Any], Tensor, Sequence[NDArray[Any]], Sequence[Tensor])
 
 
 COMPARED_PATCHES = 12_544  # a batch of comparisons, about; enough to keep matrix products busy
-
-
-def place_counted(images: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return image and patch of each row of a bank that holds all patches of some images, of so
-    many patches each, int64 [m]."""
-    image = torch.tensor(images).repeat_interleave(torch.tensor(counts))
-    return image, torch.cat([torch.arange(count) for count in counts])
 
 
 def batch_by_patches(counts: Sequence[int]) -> Iterator[list[int]]:
@@ -86,11 +80,6 @@ def flatten(grid: Tensor) -> Tensor:
     return grid.reshape(-1, grid.shape[-1])
 
 
-def as_tensors(patches: Patches) -> list[Tensor]:
-    """Convert patches of any kind to a list of tensors [h_i, w_i, c]. Raises SettingError."""
-    return list(as_grids(patches))
-
-
 def as_grids(patches: Patches) -> Grids:
     """Check patches of any kind, as `Grids`, which are not copied. Raises SettingError."""
     if isinstance(patches, Grids):
@@ -109,7 +98,7 @@ def as_grids(patches: Patches) -> Grids:
     return Grids.of(grids)
 
 
-def like(patches: Patches, grids: list[Tensor]) -> Any:
+def as_given(patches: Kind, grids: list[Tensor]) -> Any:
     """Convert score grids to the kind of array that the patches came as."""
     if isinstance(patches, Tensor):
         return torch.stack(grids)

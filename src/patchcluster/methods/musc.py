@@ -1,5 +1,6 @@
 """MuSc (Li, Huang, Xue and Zhou, ICLR 2024): mutual scoring of unlabelled images."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..network.patches import pool_neighbourhood, spread_cells
-from ..search.neighbors import Blocks, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress
-from .facts import FACTS
+from ..search.neighbors import Blocks
+from . import FACTS
+from .base import NEIGHBOURS_KEPT, Comparison, Given
 from .grids import Grids
+from .stages import Stages
 from .whole_bank import WholeBank
 
 _VALUE_BYTES = 4  # of a normalised bank, as float32
@@ -72,13 +74,7 @@ class MuSc(WholeBank):
         self.stages = stages
         self.stage_strides = strides
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
         self._check(grids)
         self._hold(grids)
         self.peaks_: Tensor | None = None
@@ -96,7 +92,7 @@ class MuSc(WholeBank):
         for bank in self._banks:
             rows = [self._normalise(grid, bank.stage, bank.size) for grid in grids]
             scores, neighbours, distances = self._search(bank, rows, own)
-            parts.append(spread_cells(scores, shapes, self._ratios()[bank.stage]))
+            parts.append(spread_cells(scores, shapes, self._layout.ratios[bank.stage]))
             if bank is self._banks[self._shown]:
                 shown = neighbours, distances
         return Comparison(torch.stack(parts).mean(0)[:, None], *shown)
@@ -107,13 +103,10 @@ class MuSc(WholeBank):
 
     def score_images(
         self,
-        rule: str,
         grids: Sequence[Tensor],
         scores: Sequence[Tensor],
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.facts.image_scores:
-            return super().score_images(rule, grids, scores, own)
         if self.peaks_ is None:  # fitted, but not on the way of fit_score
             self.calibrate(self._compare_bank())
         assert self.peaks_ is not None
@@ -137,9 +130,10 @@ class MuSc(WholeBank):
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
 
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
+        layout = self._layout
         normalised = sum(
             width * _VALUE_BYTES * patches // ratio**2
-            for width, ratio in zip(self._widths(channels), self._ratios(), strict=True)
+            for width, ratio in zip(layout.widths(channels), layout.ratios, strict=True)
         ) * len(self.neighbourhoods)
         counted = channels * patches * _COUNTED_BYTES
         return images * max(0, normalised - counted) + _SEARCH_BYTES
@@ -157,42 +151,20 @@ class MuSc(WholeBank):
                 f"similar {tuple(self.similar)}: choose numbers of images of at least 1, the image "
                 "itself counted"
             )
-        channels = grids.shapes[0][-1]
-        if sum(self._widths(channels)) != channels:
-            assert self.stages is not None
-            raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
-        ratio = max(self._ratios())
-        if any(side % ratio for shape in grids.shapes for side in shape[:2]):
-            raise SettingError(
-                f"grids of patches must be multiples of {ratio} here: choose another"
-            )
+        self._layout.check(grids)
 
-    def _widths(self, channels: int) -> list[int]:
-        """Return the channels of each stage."""
-        return [channels] if self.stages is None else list(self.stages)
-
-    def _ratios(self) -> list[int]:
-        """Return how many times coarser than the grid of the patches each stage is."""
-        if self.stages is None or self.stage_strides is None:
-            return [1] * len(self.stages or [1])
-        return [stride // self.stage_strides[0] for stride in self.stage_strides]
+    @functools.cached_property
+    def _layout(self) -> Stages:
+        return Stages(self.stages, self.stage_strides, self.layout)
 
     @property
     def _shown(self) -> int:
         """Return the bank whose neighbours explain a patch."""
-        stage = max(stage for stage, ratio in enumerate(self._ratios()) if ratio == 1)
-        return stage * len(self.neighbourhoods) + len(self.neighbourhoods) // 2
-
-    def _take(self, grid: Tensor, stage: int) -> Tensor:
-        """Return a stage of an image's patches [h, w, c] on its own grid, [h_s, w_s, c_s]."""
-        ratio = self._ratios()[stage]
-        return to_float(
-            torch.split(grid, self._widths(grid.shape[-1]), -1)[stage][::ratio, ::ratio]
-        )
+        return self._layout.shown * len(self.neighbourhoods) + len(self.neighbourhoods) // 2
 
     def _normalise(self, grid: Tensor, stage: int, size: int) -> Tensor:
         """Compute LNAMD of one stage of an image's patches [h, w, c]: float32 [cells, c_s]."""
-        values = self._take(grid, stage)
+        values = self._layout.take(grid, stage)
         # In float64, so that nothing is left of an image without contrast.
         apart = values - values.mean(dtype=torch.float64)
         pooled = pool_neighbourhood(apart.permute(2, 0, 1), size)
@@ -200,13 +172,13 @@ class MuSc(WholeBank):
 
     def _descriptor(self, grid: Tensor) -> Tensor:
         """Describe an image [h, w, c] by the mean of its deepest stage, of length 1."""
-        return F.normalize(self._take(grid, -1).float().mean((0, 1)), dim=0)
+        return F.normalize(self._layout.take(grid, -1).float().mean((0, 1)), dim=0)
 
     def _derive(self) -> None:
         grids = self._bank_grids()
         self._descriptors = torch.stack([self._descriptor(grid) for grid in grids])
         self._banks = []
-        for stage, ratio in enumerate(self._ratios()):
+        for stage, ratio in enumerate(self._layout.ratios):
             offsets = np.cumsum([0, *self._counts(ratio)]).tolist()
             for size in self.neighbourhoods:
                 rows = torch.cat([self._normalise(grid, stage, size) for grid in grids])

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Method, Progress
-from .grids import Grids, flatten, place_counted
+from .base import NEIGHBOURS_KEPT, Comparison, Given, Method
+from .grids import Grids, flatten
 
 
 class NeighbourMethod(Method):
@@ -23,16 +23,9 @@ class NeighbourMethod(Method):
     largest `neighbour_count` finds, the others can summarise.
     """
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
-    ) -> None:
-        self.bank_ = torch.cat([to_float(flatten(grid)) for grid in grids])
-        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
-        self.image_count_ = len(grids)
+    def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
+        self._hold(grids)
+        self.bank_ = to_float(self.bank_)
         self.neighbour_count(blind=len(grids) > 1)  # whether the set is large enough
 
     def bank_key(self) -> Hashable:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import to_float
-from .base import Comparison, Labels, Method, Progress
-from .facts import FACTS
+from . import FACTS
+from .base import Comparison, Given, Method, Progress
 from .grids import Grids, flatten
 
 _REGULARISATION = 0.01  # of every covariance, as in PaDiM's paper
@@ -39,13 +39,7 @@ class PaDiM(Method):
         self.dimensions = dimensions
         self.seed = seed
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random about an image)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:
         if len(grids) < 2:
             raise SettingError("one image has no covariance: give at least 2 images")
         channels = grids[0].shape[-1]
@@ -57,7 +51,7 @@ class PaDiM(Method):
         self.bank_image_ = self.bank_patch_ = torch.empty(0, dtype=torch.int64)
         rows = torch.stack([self._rows(grid) for grid in grids])
         self.bank_ = rows.mean(0)
-        self.whitening_ = self._whiten(rows, progress)
+        self.whitening_ = self._whiten(rows, given.progress)
 
     def _rows(self, grid: Tensor) -> Tensor:
         """Patches [h, w, c] -> chosen channels float32 [h * w, d]."""
@@ -68,7 +62,7 @@ class PaDiM(Method):
             )
         return to_float(flatten(grid))[:, self.channels_.to(grid.device)].float()
 
-    def _whiten(self, rows: Tensor, progress: Progress | None) -> Tensor:
+    def _whiten(self, rows: Tensor, progress: Progress) -> Tensor:
         """Inverse Cholesky factors [p, d, d] of the covariances of rows [n, p, d]."""
         count, positions, dimensions = rows.shape
         factors = rows.new_empty(positions, dimensions, dimensions)
@@ -80,8 +74,7 @@ class PaDiM(Method):
             lower = torch.linalg.cholesky(covariance)
             identity = torch.eye(dimensions, device=rows.device, dtype=torch.float64)
             factors[part] = torch.linalg.solve_triangular(lower, identity, upper=False).float()
-            if progress is not None:
-                progress(min(start + _POSITIONS, positions), positions)
+            progress(min(start + _POSITIONS, positions), positions)
         return factors
 
     def relative_cost(self, scored: int, bank: int) -> float:

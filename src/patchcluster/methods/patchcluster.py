@@ -1,4 +1,4 @@
-"""PatchCluster, the paper's method (section 4.2)."""
+"""PatchCluster, the paper's method (section 4.2), and PatchCore, which is its K = 1."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -9,8 +9,8 @@ from torch import Tensor
 from ..errors import SettingError
 from ..search.coreset import greedy_coreset
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Method, Progress
-from .facts import FACTS
+from . import FACTS
+from .base import NEIGHBOURS_KEPT, Comparison, Given, Method
 from .grids import Grids, flatten
 from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
 
@@ -34,20 +34,14 @@ class PatchCluster(NeighbourMethod):
         self.k = k
         self.ratio = ratio
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,
-        labels: Labels | None,
-        progress: Progress | None,
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:
         if not 0 < self.ratio <= 1:
             raise SettingError(f"ratio {self.ratio} of the patches: choose a ratio in (0, 1]")
-        super()._fit(grids, keys, labels, progress)
+        super()._fit(grids, given)
         if self.ratio == 1:
             return
         size = self.coreset_size(len(self.bank_))
-        chosen = greedy_coreset(self.bank_, size, progress=progress)
+        chosen = greedy_coreset(self.bank_, size, progress=given.progress)
         self.bank_, places = self.bank_[chosen], chosen.cpu()
         self.bank_image_, self.bank_patch_ = self.bank_image_[places], self.bank_patch_[places]
         self.neighbour_count(blind=len(grids) > 1)
@@ -77,13 +71,10 @@ class PatchCluster(NeighbourMethod):
 
     def score_images(
         self,
-        rule: str,
         grids: Sequence[Tensor],
         scores: Sequence[Tensor],
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.facts.image_scores:
-            return super().score_images(rule, grids, scores, own)
         peaks = [int(score.argmax()) for score in scores]
         rows = [flatten(grid)[peak] for grid, peak in zip(grids, peaks, strict=True)]
         highest = torch.stack([score.max() for score in scores])
@@ -117,3 +108,20 @@ class PatchCluster(NeighbourMethod):
         """K, at most what the bank has left besides a skipped neighbour. Raises SettingError."""
         rule = min(left, max(1, round(self.image_count_ * self.ratio)))
         return check_k(rule if self.k is None else self.k, left)
+
+
+class PatchCore(PatchCluster):
+    """Score a patch by the distance to its nearest neighbour in the bank.
+
+    By Roth et al. (CVPR 2022), in the blind settings. Scored blindly, the first neighbour, which
+    is the patch itself, is skipped (the paper, section 5): with the whole bank this is PatchCluster
+    with K = 1. The image score is the re-weighted maximum (equation 3 with b = 9), see `reweight`.
+
+    Parameters: `ratio`, the share of all patches in the coreset (the paper: 1.0, 0.25, 0.10).
+    """
+
+    name = "patchcore"
+    facts = FACTS[name]
+
+    def __init__(self, ratio: float = 0.25) -> None:
+        super().__init__(k=1, ratio=ratio)

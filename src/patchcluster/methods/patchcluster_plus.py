@@ -10,9 +10,9 @@ from ..errors import SettingError
 from ..network.patches import spread_cells
 from ..search.coreset import cover_in_order
 from ..search.row_index import NEAREST_ROWS
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress, SearchCost
-from .facts import FACTS
-from .grids import COMPARED_PATCHES, Grids, digest
+from . import FACTS
+from .base import NEIGHBOURS_KEPT, Comparison, Given, Labels, SearchCost
+from .grids import COMPARED_PATCHES, Grids
 from .ranked_images import DUPLICATES, RANKS, RankedImages, find_near_duplicates
 from .stages import NormalisedStages, Queries, StageBank, Stages, Summaries
 from .whole_bank import WholeBank
@@ -118,20 +118,14 @@ class PatchClusterPlus(WholeBank):
         self.stage_weights = stage_weights
         self._indexed: list[StageBank] | None = None
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,
-        labels: Labels | None,
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:
         self._check(grids)
         self.image_count_ = len(grids)
-        keys = [digest(grid) for grid in grids] if keys is None else keys
+        keys = given.keys_of(grids)
         images = self._layout.summarise(grids)
         stages = NormalisedStages.of_set(self._layout, grids.counts, images, self.saturation)
         self.mean_, self.energies_ = stages.mean, stages.energies
-        self.labels_ = _encode_labels(labels)
+        self.labels_ = _encode_labels(given.labels)
         order = sorted(range(len(grids)), key=keys.__getitem__)
         self.chosen_ = self._choose_bank(grids, images, order)
         self._hold(grids, None if self.chosen_ is None else self.chosen_.tolist())
@@ -280,7 +274,7 @@ class PatchClusterPlus(WholeBank):
 
     @functools.cached_property
     def _layout(self) -> Stages:
-        return Stages(self.stages, self.stage_strides)
+        return Stages(self.stages, self.stage_strides, self.layout)
 
     @property
     def _stages(self) -> NormalisedStages:

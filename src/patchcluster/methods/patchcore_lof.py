@@ -1,12 +1,10 @@
 """PatchCore's bank with the local outlier factor (the paper's PatchCore-LoF, section 5.1)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from .base import Comparison, Labels, Progress, compare_bank
-from .facts import FACTS
+from . import FACTS
+from .base import Comparison, Given
 from .grids import Grids
 from .neighbour_method import NeighbourMethod, check_k
 
@@ -33,14 +31,8 @@ class PatchCoreLOF(NeighbourMethod):
     def __init__(self, k: int = 100) -> None:
         self.k = k
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,
-        labels: Labels | None,
-        progress: Progress | None,
-    ) -> None:
-        super()._fit(grids, keys, labels, progress)
+    def _fit(self, grids: Grids, given: Given) -> None:
+        super()._fit(grids, given)
         self.density_: Tensor | None = None
         self.reach_: Tensor | None = None
 
@@ -61,7 +53,7 @@ class PatchCoreLOF(NeighbourMethod):
 
     def to_scores(self, comparison: Comparison) -> Tensor:
         if self.density_ is None:
-            self.calibrate(compare_bank(self))
+            self.calibrate(self._compare_bank())
         assert self.density_ is not None
         around = self.density_[comparison.neighbours].mean(1)
         return around / self._density(comparison)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from ..search.neighbors import to_float
-from .base import Comparison, Labels, Method, Progress
-from .facts import FACTS
-from .grids import Grids, digest
+from . import FACTS
+from .base import Comparison, Given, Method, Progress
+from .grids import Grids
 
 _LEARNING_RATE = 0.005  # this and the betas as in reverse distillation's paper
 _BETAS = (0.5, 0.999)
@@ -64,22 +64,16 @@ class ReverseDistillation(Method):
         self.stages = stages
         self.stage_strides = strides
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:
         self._check(len(grids), grids[0].shape[-1])
         self.shape_ = torch.tensor(self._shape(grids[0].shape[-1]))
         self.bank_ = torch.empty(0, grids[0].shape[-1], device=grids[0].device)
         self.bank_image_ = self.bank_patch_ = torch.empty(0, dtype=torch.int64)
         self.image_count_ = len(grids)
-        keys = [digest(grid) for grid in grids] if keys is None else keys
+        keys = given.keys_of(grids)
         # Training sees the images in an order that only their contents and the seed decide.
         ordered = [grids[i] for i in np.argsort(np.array(keys, np.uint64), kind="stable")]
-        self.weights_ = self._train(ordered, progress)
+        self.weights_ = self._train(ordered, given.progress)
         self._derive()
 
     def _check(self, images: int, channels: int) -> None:
@@ -99,7 +93,7 @@ class ReverseDistillation(Method):
         strides = [1] * len(stages) if self.stage_strides is None else list(self.stage_strides)
         return stages, [stride // strides[0] for stride in strides]
 
-    def _train(self, grids: list[Tensor], progress: Progress | None) -> Tensor:
+    def _train(self, grids: list[Tensor], progress: Progress) -> Tensor:
         """Train on images in a fixed order; the best weights as one vector."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -118,12 +112,10 @@ class ReverseDistillation(Method):
             loss = self._loss(student, held_out)
             if loss < best_loss:
                 best, best_loss, best_epoch = _to_vector(student), loss, epoch
-            if progress is not None:
-                progress(epoch, self.epochs)
+            progress(epoch, self.epochs)
             if epoch - best_epoch >= self.patience:
                 break
-        if progress is not None:
-            progress(self.epochs, self.epochs)
+        progress(self.epochs, self.epochs)
         return best
 
     def _epoch(self, grids: list[Tensor], rng: np.random.Generator) -> Iterator[Tensor]:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..search.neighbors import nearest, to_float
-from .base import NEIGHBOURS_KEPT, Comparison, Labels, Progress, join
-from .facts import FACTS
-from .grids import Grids, flatten, place_counted
+from . import FACTS
+from .base import NEIGHBOURS_KEPT, Comparison, Given, join
+from .grids import Grids, flatten
 from .neighbour_method import NeighbourMethod, check_k, mean_of_nearest
 
 
@@ -33,23 +33,15 @@ class SpadeCluster(NeighbourMethod):
         self.k = k
         self.images = images
 
-    def _fit(
-        self,
-        grids: Grids,
-        keys: Sequence[int] | None,  # noqa: ARG002 (nothing is random)
-        labels: Labels | None,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002 (takes no time)
-    ) -> None:
+    def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
         if len(grids) < 2:
             raise SettingError("one image has nothing to be compared with: give at least 2 images")
         if self.k < 1 or self.images < 1:
             raise SettingError(f"k={self.k} of {self.images} images: choose at least 1 of each")
-        flat = [to_float(flatten(grid)) for grid in grids]
-        self.bank_ = torch.cat(flat)
-        self.bank_image_, self.bank_patch_ = place_counted(range(len(grids)), grids.counts)
-        self.pooled_ = torch.stack([rows.mean(0) for rows in flat])
-        self.image_count_ = len(grids)
+        self._hold(grids)
+        self.bank_ = to_float(self.bank_)
         self._derive()
+        self.pooled_ = torch.stack([self.bank_[places].mean(0) for places in self._places])
         self.neighbour_count(blind=True)
 
     def bank_key(self) -> Hashable:
@@ -79,13 +71,10 @@ class SpadeCluster(NeighbourMethod):
 
     def score_images(
         self,
-        rule: str,
         grids: Sequence[Tensor],
-        scores: Sequence[Tensor],
+        scores: Sequence[Tensor],  # noqa: ARG002 (images are compared as wholes)
         own: Sequence[int] | None = None,
     ) -> Tensor:
-        if rule not in self.facts.image_scores:
-            return super().score_images(rule, grids, scores, own)
         means = []
         for i, grid in enumerate(grids):
             rows = to_float(flatten(grid)).to(self.pooled_.device)

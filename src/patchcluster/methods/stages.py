@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..network.patches import dealt_channels, gather_up, middle_ratios
+from ..network.patches import Layout, dealt_channels, gather_up, middle_ratios
 from ..search.neighbors import to_float
 from ..search.row_index import RowIndex, find_distinct
 from .grids import Grids, flatten
@@ -19,15 +19,22 @@ _TINY = torch.finfo(torch.float32).tiny
 class Stages:
     """The layout of a network's stages in patches [h, w, c], one after the other.
 
-    channels: of each stage; None: the patches are one stage. strides: of each, in pixels; those
-    coarser than the second are dealt out over the patches' grid, as `patch_grid` does.
+    channels: of each stage; None: the patches are one stage. strides: of each, in pixels. layout:
+    as of `patch_grid`; `middle` deals the channels of stages coarser than the second out over the
+    patches' grid, `stages` repeats the cells of those coarser than the first.
     """
 
-    def __init__(self, channels: Sequence[int] | None, strides: Sequence[int] | None) -> None:
-        self.channels = channels
-        one_grid = channels is None or strides is None
+    def __init__(
+        self, channels: Sequence[int] | None, strides: Sequence[int] | None, layout: Layout
+    ) -> None:
+        self.channels, self.layout = channels, layout
         # How many times coarser than the grid of the patches each stage is; finer ones: 1.
-        self.ratios = [1] * len(channels or [1]) if one_grid else middle_ratios(strides or [])
+        if channels is None or strides is None:
+            self.ratios = [1] * len(channels or [1])
+        elif layout == "middle":
+            self.ratios = middle_ratios(strides)
+        else:
+            self.ratios = [stride // strides[0] for stride in strides]
 
     def check(self, grids: Grids) -> None:
         """Raise SettingError if patches of a set are not made of these stages."""
@@ -55,18 +62,22 @@ class Stages:
         """Return the channels of each stage in patches of so many."""
         if self.channels is None:
             return [channels]
+        if self.layout == "stages":
+            return list(self.channels)
         pairs = zip(self.channels, self.ratios, strict=True)
         return [dealt_channels(stage, ratio) for stage, ratio in pairs]
 
     def full_widths(self, channels: int) -> list[int]:
-        """Return the channels of each stage on its own grid, in patches of so many."""
+        """Return the channels of each dealt stage on its own grid, in patches of so many."""
         return [w * r**2 for w, r in zip(self.widths(channels), self.ratios, strict=True)]
 
     def take(self, grid: Tensor, stage: int) -> Tensor:
-        """Return one stage of an image's patches [h, w, c] on its own grid, float [cells, c_s]."""
+        """Return one stage of patches [h, w, c] on its own grid, float [h_s, w_s, c_s]."""
         values = to_float(torch.split(grid, self.widths(grid.shape[-1]), -1)[stage])
         ratio = self.ratios[stage]
-        return flatten(values if ratio == 1 else gather_up(values, ratio))
+        if ratio == 1:
+            return values
+        return gather_up(values, ratio) if self.layout == "middle" else values[::ratio, ::ratio]
 
     def summarise(self, grids: Grids) -> "Summaries":
         """Summarise the images of a set, each of which is read once."""
@@ -74,7 +85,7 @@ class Stages:
         # the next large ones could, and memory would grow by the patches of all images.
         every: Summaries | None = None
         for image, grid in enumerate(grids):
-            stages = [self.take(grid, stage).double() for stage in range(self.count)]
+            stages = [flatten(self.take(grid, stage)).double() for stage in range(self.count)]
             mean = torch.cat([rows.mean(0) for rows in stages]).float()
             squares = torch.stack([rows.square().sum(1).mean() for rows in stages])
             if every is None:
@@ -127,7 +138,7 @@ class NormalisedStages:
     def rows(self, grid: Tensor, stage: int) -> Tensor:
         """Normalise one stage of an image's patches [h, w, c]: float32 [cells, c_s]."""
         mean = torch.split(self.mean, self.stages.full_widths(len(self.mean)))[stage]
-        centred = (self.stages.take(grid, stage) - mean).float()
+        centred = (flatten(self.stages.take(grid, stage)) - mean).float()
         energy = centred.square().sum(1, keepdim=True) + self.energies[stage]
         return centred.mul_(energy.clamp_min(_TINY).rsqrt())
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Comparison, Method, join
-from .grids import Grids, batch_by_patches, flatten, place_counted
+from .base import Method
+from .grids import Grids
 
 
 class WholeBank(Method):
@@ -15,16 +15,9 @@ class WholeBank(Method):
     shapes_: Tensor  # int64 [b, 2]: (h, w) of the grid of each image of the bank
 
     def _hold(self, grids: Grids, chosen: Sequence[int] | None = None) -> None:
-        """Take the patches of a set, or of some of its images, ascending, as the bank."""
-        self.image_count_ = len(grids)
+        super()._hold(grids, chosen)
         images = range(len(grids)) if chosen is None else chosen
         self.shapes_ = torch.tensor([grids.shapes[image][:2] for image in images])
-        counts = self._counts(1)
-        self.bank_image_, self.bank_patch_ = place_counted(images, counts)
-        first = grids[images[0]]
-        self.bank_ = first.new_empty(sum(counts), first.shape[-1])
-        for image, rows in zip(images, torch.split(self.bank_, counts), strict=True):
-            rows.copy_(flatten(grids[image]))
 
     @property
     def whole(self) -> bool:
@@ -42,16 +35,5 @@ class WholeBank(Method):
         return self.bank_[start : start + height * width].view(height, width, -1)
 
     def _bank_grids(self) -> list[Tensor]:
-        """Return the patches [h_i, w_i, c] of all images of the bank."""
         parts = torch.split(self.bank_, self._counts(1))
         return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
-
-    def _compare_bank(self) -> Comparison:
-        grids, counts = self._bank_grids(), self._counts(1)
-        images = torch.unique(self.bank_image_).tolist()
-        return join(
-            [
-                self.compare([grids[i] for i in batch], [images[i] for i in batch])
-                for batch in batch_by_patches(counts)
-            ]
-        )

@@ -5,6 +5,5 @@ weights.py         their weights
 backbone_table.py  which are tested, and their licences
 tiling.py          large images tile by tile
 patches.py         stages -> one grid of patches an image
-devices.py         which devices there are
-out_of_memory.py   batches that turn out to be too large for a GPU
+devices.py         which devices there are; batches that turn out to be too large for a GPU
 """

@@ -138,8 +138,7 @@ def load_backbone(
     if weights is not None:
         state = read_weights(Path(weights))
     elif embedded in EMBEDDED:
-        stages: Any = _build(embedded).blocks
-        state = embedded_weights(embedded, [len(stage) for stage in stages])
+        state = embedded_weights(embedded, _build(embedded).state_dict())
     else:
         check_hub(name)
     return Backbone(name, _create(name, state), strides).eval().requires_grad_(False).to(device)
@@ -244,6 +243,3 @@ def _hash_weights(model: nn.Module) -> str:
         digest.update(key.encode())
         digest.update(value.contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-# --- where weights come from --------------------------------------------------------------------

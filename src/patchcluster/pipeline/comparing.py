@@ -24,15 +24,14 @@ from .. import __version__
 from ..methods import Comparison, Method
 from ..methods.base import NEIGHBOURS_KEPT, join
 from ..methods.grids import Grids, Lazy, batch_by_patches
-from ..network.out_of_memory import in_halves
-from ..network.patches import Packing
+from ..network.devices import in_halves
 from ..runs import runfolder, storage
 from ..runs.info import RunInfo
 from ..scores.groups import Describe
 from ..scores.maps import Floats
 from .image_set import ImageSet
 from .job import Job
-from .loading import describe_whole, load_patches
+from .loading import Packing, describe_whole, load_patches
 from .workers import Batch, Workers, run_stage
 
 _FORMAT = 6  # of the files of comparisons
@@ -228,9 +227,9 @@ def _compare_at(job: Job, image_set: ImageSet, size: int, key: str, workers: Wor
     scores: list[Tensor] = []
     for part, batch in zip(comparisons, comparisons.batches, strict=True):
         scores += torch.split(method.to_scores(part), [counts[image] for image in batch])
-    image_scores, rule = None, job.settings.image_score
-    if rule in method.facts.image_scores:
-        image_scores = method.score_images(rule, patches, scores, range(len(counts))).tolist()
+    image_scores = None
+    if job.settings.image_score in method.facts.image_scores:
+        image_scores = method.score_images(patches, scores, range(len(counts))).tolist()
     return Compared(
         size,
         [

@@ -20,7 +20,7 @@ from ..images.decode import LoadedImage, Pixels, load_image
 from ..images.inputs import is_url, locate
 from ..images.window import Windows
 from ..network.backbones import Backbone
-from ..network.out_of_memory import in_halves
+from ..network.devices import in_halves
 from ..network.patches import patch_grid
 from ..network.tiling import tiled_features
 from ..runs import runfolder, storage

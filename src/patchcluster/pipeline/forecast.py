@@ -18,7 +18,7 @@ from ..images.decode import load_image
 from ..methods.ranked_images import RankedImages
 from ..network.backbones import Backbone
 from ..scores import maps
-from ..scores.baseline import find_baseline
+from ..scores.finish import find_baseline
 from ..search.row_index import NEAREST_ROWS, RowIndex
 from .costs import Planner, Workload, format_bytes
 from .extraction import Features

@@ -9,8 +9,7 @@ from torch import Tensor
 from ..images.decode import Header, load_image, survey
 from ..methods import Method
 from ..network.backbones import Backbone
-from ..scores.baseline import SetBaseline
-from ..scores.finish import Finished, finish
+from ..scores.finish import Finished, SetBaseline, finish
 from ..scores.groups import Describe
 from ..scores.labels import Label
 from ..scores.maps import Floats, round_as_stored

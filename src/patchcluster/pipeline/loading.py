@@ -3,16 +3,21 @@
 They are read back for labels, flags, updates and new images; the patches also by the scan itself.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import RunError
+from ..images.raster import Bools, cover
 from ..methods import Method
 from ..methods.grids import Grids
 from ..network.backbones import Backbone, load_backbone
-from ..network.patches import Packing, block_side, grid_stride
+from ..network.patches import block_side, grid_stride
 from ..runs import runfolder, storage
 from ..runs.info import ImageRecord
 from ..runs.run import Run
@@ -20,6 +25,53 @@ from ..settings import resolve
 from .image_set import ImageSet
 from .job import Job
 from .survey import input_shapes
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The blocks of one image's grid that are inside its mask, side by side.
+
+    shape: (h, w) of the grid; blocks int64 [m, 2]: row and column of each, in blocks; cells int64
+    [side * side * m]: where in the grid (row-major) each patch of the packed grid [side, side * m]
+    lies.
+    """
+
+    shape: tuple[int, int]
+    side: int
+    blocks: Tensor
+    cells: Tensor
+
+    @classmethod
+    def of(cls, mask: Bools, shape: tuple[int, int], side: int) -> Self:
+        """mask: bool [height, width] of the image; side: of a block, in patches."""
+        inside = cover(mask, (shape[0] // side, shape[1] // side))
+        blocks = torch.from_numpy(np.argwhere(inside))
+        within = torch.arange(side)
+        rows = blocks[:, 0] * side + within[:, None]  # [side, m]
+        columns = (blocks[:, 1, None] * side + within).flatten()  # [m * side]
+        cells = rows.repeat_interleave(side, 1) * shape[1] + columns
+        return cls(shape, side, blocks, cells.flatten())
+
+    @property
+    def packed_shape(self) -> tuple[int, int]:
+        return self.side, self.side * len(self.blocks)
+
+    def pack(self, grid: Tensor) -> Tensor:
+        """Pack patches [h, w, c]: those inside, [side, side * m, c]."""
+        return grid.flatten(0, 1)[self.cells].view(self.side, -1, grid.shape[-1])
+
+    def unpack_rows(self, values: Tensor) -> Tensor:
+        """Unpack vectors float [side * side * m, d] to [h * w, d], NaN outside."""
+        rows = values.new_full((self.shape[0] * self.shape[1], values.shape[1]), torch.nan)
+        rows[self.cells] = values
+        return rows
+
+    def unpack(self, scores: Tensor) -> NDArray[np.float32]:
+        """Unpack scores [side * side * m] to float32 [h, w], NaN outside."""
+        grid = torch.full((self.shape[0] * self.shape[1],), torch.nan)
+        grid[self.cells] = scores.float()
+        return grid.view(self.shape).numpy()
+
 
 # Patches float16 [h, w, c] of each content of a set, packed if it has a mask; and how they are.
 Loaded = tuple[Grids, list[Packing | None]]

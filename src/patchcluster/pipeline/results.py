@@ -15,8 +15,8 @@ from ..runs.run import Run
 from ..runs.tables import Result
 from ..runs.threads import map_in_threads
 from ..scores import maps
-from ..scores.baseline import SetBaseline, describe_baselines
 from ..scores.feedback import find_boundary, learn
+from ..scores.finish import SetBaseline, describe_baselines
 from ..scores.groups import Describe
 from ..scores.labels import Label
 from ..scores.maps import Floats

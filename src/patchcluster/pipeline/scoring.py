@@ -253,8 +253,7 @@ class Scorer:
             raise UnreadableImage(str(error)) from error
         scores, image_score = method.to_scores(comparison), None
         if self.settings.image_score in method.facts.image_scores:
-            rule = self.settings.image_score
-            image_score = float(method.score_images(rule, [patches], [scores])[0])
+            image_score = float(method.score_images([patches], [scores])[0])
         explanations = Explanations.of(
             method.bank_image_,
             method.bank_patch_,  # in packed grids, as the bank has them

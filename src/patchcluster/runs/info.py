@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Len, Lt
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from ..errors import PatchclusterError, SettingError
-from ..scores.baseline import SetBaseline
+from ..scores.finish import SetBaseline
 from ..scores.labels import Label
 from ..scores.thresholds import Flagging, Threshold
 from ..settings import Settings, resolve

@@ -1,6 +1,6 @@
 """Score grids -> maps, image scores, flags, regions and groups; what labels add; metrics.
 
-maps.py, baseline.py  the parts of the next
+maps.py             the parts of the next
 finish.py           a score grid -> the map, image score and regions of one image
 thresholds.py       which images are flagged
 groups.py           similar regions over all images

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from .maps import Floats, Region
 
@@ -65,11 +63,13 @@ def group_regions(described: NDArray[np.float32]) -> NDArray[np.int64]:
     Ward's hierarchical clustering into about sqrt(r / 2) groups (a rule of thumb; Mardia, Kent and
     Bibby 1979), 8 at most.
     """
+    from scipy.cluster import hierarchy  # scikit-learn's takes a second to import
+
     count = min(MOST_GROUPS, max(1, round(math.sqrt(len(described) / 2))))
     if count == 1:
         return np.ones(len(described), np.int64)
     clustered = described[:_MOST_CLUSTERED]
-    labels = _cluster(clustered, count)
+    labels = hierarchy.cut_tree(hierarchy.ward(clustered), count)[:, 0]
     if len(described) > len(clustered):
         means = np.stack([clustered[labels == label].mean(0) for label in range(count)])
         rest = described[_MOST_CLUSTERED:]
@@ -80,16 +80,3 @@ def group_regions(described: NDArray[np.float32]) -> NDArray[np.int64]:
     numbers[order] = np.arange(1, count + 1)
     grouped: NDArray[np.int64] = numbers[labels]
     return grouped
-
-
-def _cluster(points: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Ward's clusters of points [n, d], numbers from 0, int64 [n]: all merges but the last."""
-    from scipy.cluster.hierarchy import ward  # scikit-learn's takes a second to import
-
-    merged = ward(points)[: len(points) - count, :2].astype(np.int64)
-    made = len(points) + np.arange(len(merged))  # the numbers of what merges give
-    links = (np.ones(merged.size), (np.repeat(made, 2), merged.ravel()))
-    size = len(points) + len(merged)
-    labels = connected_components(coo_array(links, shape=(size, size)), directed=False)[1]
-    clusters: NDArray[np.int64] = labels[: len(points)].astype(np.int64)
-    return clusters

@@ -39,13 +39,25 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Flagging:
-    """How to flag images: see `choose_threshold`. Raises SettingError."""
+    """How to flag images: see `choose_threshold`.
+
+    Raises SettingError if both are given or one cannot be.
+    """
 
     expect: float | None = None
     flag_top: int | None = None
 
     def __post_init__(self) -> None:
-        check_asked(self.expect, self.flag_top)
+        if self.expect is not None and self.flag_top is not None:
+            raise SettingError(
+                "a share of images to flag and a number of them: give one of the two"
+            )
+        if self.expect is not None and not 0 <= self.expect <= 1:
+            raise SettingError(
+                f"expect {self.expect:g}: give a share of the images, such as 5% or 0.05"
+            )
+        if self.flag_top is not None and self.flag_top < 0:
+            raise SettingError(f"{self.flag_top} images to flag: give 0 or more")
 
 
 def choose_threshold(
@@ -59,23 +71,13 @@ def choose_threshold(
 
     Raises SettingError if both are given or one cannot be.
     """
-    check_asked(expect, flag_top)
+    Flagging(expect, flag_top)
     if expect is not None:
         count = round(expect * len(scores))
         return _highest(scores, count, f"{expect:.3g} of the images, as asked")
     if flag_top is not None:
         return _highest(scores, flag_top, "a number of images, as asked")
     return _automatic(scores)
-
-
-def check_asked(expect: float | None, flag_top: int | None) -> None:
-    """Raise SettingError if both are given or one cannot be."""
-    if expect is not None and flag_top is not None:
-        raise SettingError("a share of images to flag and a number of them: give one of the two")
-    if expect is not None and not 0 <= expect <= 1:
-        raise SettingError(f"expect {expect:g}: give a share of the images, such as 5% or 0.05")
-    if flag_top is not None and flag_top < 0:
-        raise SettingError(f"{flag_top} images to flag: give 0 or more")
 
 
 def _highest(scores: Scores, count: int, meaning: str) -> Threshold:

@@ -103,18 +103,17 @@ def _choose_batch(gaps: Tensor, rows: Tensor, norms: Tensor, most: int) -> Tenso
     return batch[torch.tensor(chosen, device=batch.device)]
 
 
-def cover_in_order(features: Tensor | NDArray[Any], size: int) -> Any:
+def cover_in_order(rows: Tensor, size: int) -> Tensor:
     """Choose rows so that every row is near a chosen one, and a row more or less changes little.
 
-    features [m, c], those first that should rather be chosen -> indices int64 [size], ascending; an
-    array for an array, a tensor for a tensor. One row after the other is taken if it is farther
-    than a radius from all that were: a net, whose rows are as far apart as those that they cover
-    can be from them. The radius is the last of descending powers of 2^(1/4) before more than `size`
-    are taken; the first of the other rows make up the number.
+    rows float [m, c], those first that should rather be chosen -> indices int64 [size], ascending.
+    One row after the other is taken if it is farther than a radius from all that were: a net, whose
+    rows are as far apart as those that they cover can be from them. The radius is the last of
+    descending powers of 2^(1/4) before more than `size` are taken; the first of the other rows make
+    up the number.
 
     Raises SettingError if size is not between 1 and m.
     """
-    rows = to_float(features)
     _check(rows, size)
     net = _find_net(rows, 0.0, size)
     if net is None:  # there are more different rows
@@ -131,8 +130,7 @@ def cover_in_order(features: Tensor | NDArray[Any], size: int) -> Any:
     taken[torch.tensor(net or [], dtype=torch.int64)] = True
     others = (~taken).nonzero()[:, 0]
     taken[others[: size - int(taken.sum())]] = True
-    chosen = taken.nonzero()[:, 0]
-    return chosen.numpy() if isinstance(features, np.ndarray) else chosen
+    return taken.nonzero()[:, 0]
 
 
 def _find_net(rows: Tensor, radius: float, most: int) -> list[int] | None:

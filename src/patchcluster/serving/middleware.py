@@ -12,8 +12,14 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -84,10 +90,11 @@ class RequestLimiter:
             self._places.remove(place)
 
 
-class Metrics(Collector):
+class Metrics:
     """Metrics of one service, in a registry of its own."""
 
     def __init__(self, limiter: RequestLimiter) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # when series began
         self._registry = own = CollectorRegistry()
         self.requests = Counter(
             "patchcluster_requests",
@@ -111,18 +118,9 @@ class Metrics(Collector):
         waiting = Gauge("patchcluster_queue_length", "Requests waiting or received.", registry=own)
         waiting.set_function(lambda: limiter.waiting)
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield all metrics without the times at which their series began.
-
-        The switch of the package for these times is global: it holds for all registries.
-        """
-        for metric in self._registry.collect():
-            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
-            yield metric
-
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus (version 0.0.4)."""
-        return generate_latest(self)
+        return generate_latest(self._registry)
 
 
 class AuthMiddleware:
