@@ -16,7 +16,6 @@ from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.images.raster import cover
 from patchcluster.images.roi import at_size, find_masks
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.network.patches import block_side
 from patchcluster.pipeline.loading import Packing
 from patchcluster.scores.maps import SIGMA, score_image, smooth, to_image
 from patchcluster.scores.metrics import PixelMetrics

@@ -83,7 +83,7 @@ def test_a_new_method_is_one_file_and_its_name_in_one_other(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     loaded = {name.rpartition(".")[2] for name in done.stdout.splitlines()[0].split()}
-    assert loaded == {"base", "facts", "grids", "neighbour_method", "patchcluster", "patchcore"}
+    assert loaded == {"base", "grids", "neighbour_method", "patchcluster"}
     assert "median-score\n    The k-th nearest, by the median.\n    k=" in done.stdout
     assert "\nkth-nearest\n" in done.stdout
     with open(tmp_path / "run" / "scores.csv", newline="") as file:
