@@ -174,20 +174,9 @@ def print_scores(scores: "Scores", as_json: bool) -> None:
             file=sys.stderr,
         )
     if as_json:
-        rows = [
-            {
-                "path": one.path,
-                "score": one.score,
-                "percentile": one.percentile,
-                "flagged": one.flagged,
-                "regions": [dataclasses.asdict(region) for region in one.regions],
-                "nearest": one.nearest,
-                "same_as": one.same_as,
-            }
-            for one in scores.images
-        ]
-        skipped = [dataclasses.asdict(skip) for skip in scores.skipped]
-        print(json.dumps({"images": rows, "skipped": skipped}))
+        names = ("path", "score", "percentile", "flagged", "regions", "nearest", "same_as")
+        rows = [{name: getattr(one, name) for name in names} for one in scores.images]
+        print(json.dumps({"images": rows, "skipped": scores.skipped}, default=dataclasses.asdict))
         return
     print("   score  flagged  regions  image")
     for one in scores.images:

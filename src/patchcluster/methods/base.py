@@ -30,6 +30,7 @@ from .grids import Grids, Kind, Patches, as_given, as_grids, batch_by_patches, d
 Progress = Callable[[int, int], None]  # done, total
 Labels = Sequence[str | None]  # what a person said of each image: normal, anomalous or None
 NEIGHBOURS_KEPT = 3
+_TOO_FEW = "one image has nothing to be compared with: give at least 2 images"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Method(ABC):
     layout: ClassVar[Layout]  # the patch grid that the method is made for
     strides: ClassVar[tuple[int, ...]] = (8, 16)  # of the stages that patches are made of
     learned: ClassVar[tuple[str, ...]] = ()  # attributes NAME_ besides the bank, tensors or None
+    least_images: ClassVar[int] = 2  # of a set that can be fitted
     one_size: ClassVar[bool] = False  # whether all images of a set must have one grid
     learns_from_labels: ClassVar[bool] = False
     streams: ClassVar[bool] = False  # whether patches are read image by image, but for the bank's
@@ -132,6 +134,7 @@ class Method(ABC):
             if len(labels) != len(grids):
                 raise SettingError(f"{len(labels)} labels for {len(grids)} images: give as many")
             self.check_labels(labels)
+        self.check_count(len(grids), sum(grids.counts) / len(grids))
         self._fit(grids, Given(keys, labels, progress or _no_progress))
         return self
 
@@ -201,13 +204,13 @@ class Method(ABC):
         if any(labels) and not self.learns_from_labels:
             raise SettingError(f"{self.name} does not learn from labels: use patchcluster-plus")
 
-    def check_count(  # noqa: B027 (most methods take any set)
-        self, images: int, patches: float
-    ) -> None:
+    def check_count(self, images: int, patches: float) -> None:  # noqa: ARG002 (for some methods)
         """Raise SettingError, before any work, if a set of so many images is too small.
 
         patches: how many an image has, on average.
         """
+        if images < self.least_images:
+            raise SettingError(_TOO_FEW)
 
     def calibrate(  # noqa: B027 (not every method has constants)
         self, bank: Comparison
@@ -330,7 +333,7 @@ class Method(ABC):
         """
         grids = as_grids(patches)
         if len(grids) < 2:
-            raise SettingError("one image has nothing to be compared with: give at least 2 images")
+            raise SettingError(_TOO_FEW)
         self.fit(grids, labels=labels)
         counts = grids.counts
         comparison = join(

@@ -125,10 +125,6 @@ class MuSc(WholeBank):
             rescored.append(shares[[min(k, len(shares)) - 1 for k in self.similar]].mean())
         return torch.stack(rescored)
 
-    def check_count(self, images: int, patches: float) -> None:  # noqa: ARG002 (any number)
-        if images < 2:
-            raise SettingError("one image has nothing to be compared with: give at least 2 images")
-
     def extra_memory(self, images: int, patches: int, channels: int) -> int:
         layout = self._layout
         normalised = sum(
@@ -139,7 +135,6 @@ class MuSc(WholeBank):
         return images * max(0, normalised - counted) + _SEARCH_BYTES
 
     def _check(self, grids: Grids) -> None:
-        self.check_count(len(grids), sum(grids.counts) / len(grids))
         if not 0 < self.share <= 1:
             raise SettingError(f"share {self.share} of the images: choose a share in (0, 1]")
         if not self.neighbourhoods or any(r < 1 or r % 2 == 0 for r in self.neighbourhoods):

@@ -23,6 +23,8 @@ class NeighbourMethod(Method):
     largest `neighbour_count` finds, the others can summarise.
     """
 
+    least_images = 1
+
     def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
         self._hold(grids)
         self.bank_ = to_float(self.bank_)

@@ -40,8 +40,6 @@ class PaDiM(Method):
         self.seed = seed
 
     def _fit(self, grids: Grids, given: Given) -> None:
-        if len(grids) < 2:
-            raise SettingError("one image has no covariance: give at least 2 images")
         channels = grids[0].shape[-1]
         chosen = np.random.default_rng(self.seed).permutation(channels)[: self.dimensions]
         self.channels_ = torch.from_numpy(np.sort(chosen))

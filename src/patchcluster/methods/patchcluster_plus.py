@@ -203,8 +203,7 @@ class PatchClusterPlus(WholeBank):
         return min(images, fitting if self.bank_images is None else self.bank_images)
 
     def check_count(self, images: int, patches: float) -> None:
-        if images < 2:
-            raise SettingError("one image has nothing to be compared with: give at least 2 images")
+        super().check_count(images, patches)
         if self.bank_images is not None and self.bank_images < 2:
             raise SettingError(f"a bank of {self.bank_images} images: choose 2 or more")
         others = self.bank_size(images, patches) - 1
@@ -219,7 +218,6 @@ class PatchClusterPlus(WholeBank):
         ]
 
     def _check(self, grids: Grids) -> None:
-        self.check_count(len(grids), sum(grids.counts) / len(grids))
         if self._layout.count > len(self.stage_weights):
             raise SettingError(
                 f"stage_weights {tuple(self.stage_weights)}: give one for each of the "

@@ -65,7 +65,7 @@ class ReverseDistillation(Method):
         self.stage_strides = strides
 
     def _fit(self, grids: Grids, given: Given) -> None:
-        self._check(len(grids), grids[0].shape[-1])
+        self._check(grids[0].shape[-1])
         self.shape_ = torch.tensor(self._shape(grids[0].shape[-1]))
         self.bank_ = torch.empty(0, grids[0].shape[-1], device=grids[0].device)
         self.bank_image_ = self.bank_patch_ = torch.empty(0, dtype=torch.int64)
@@ -76,9 +76,7 @@ class ReverseDistillation(Method):
         self.weights_ = self._train(ordered, given.progress)
         self._derive()
 
-    def _check(self, images: int, channels: int) -> None:
-        if images < 2:
-            raise SettingError("one image is not enough to train on: give at least 2 images")
+    def _check(self, channels: int) -> None:
         if self.stages is not None and sum(self.stages) != channels:
             raise SettingError(f"stages {list(self.stages)} do not add up to {channels} channels")
         if min(self.epochs, self.patience, self.batch) < 1:

@@ -27,6 +27,7 @@ class SpadeCluster(NeighbourMethod):
     facts = FACTS[name]
     layout = "fine"
     learned = ("pooled",)
+    least_images = 2
     pooled_: Tensor
 
     def __init__(self, k: int = 20, images: int = 50) -> None:
@@ -34,8 +35,6 @@ class SpadeCluster(NeighbourMethod):
         self.images = images
 
     def _fit(self, grids: Grids, given: Given) -> None:  # noqa: ARG002 (nothing is random)
-        if len(grids) < 2:
-            raise SettingError("one image has nothing to be compared with: give at least 2 images")
         if self.k < 1 or self.images < 1:
             raise SettingError(f"k={self.k} of {self.images} images: choose at least 1 of each")
         self._hold(grids)

@@ -93,7 +93,8 @@ class Backbone(nn.Module):
 
     def stages(self, strides: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return channels and strides of the stages chosen for some of the requested strides."""
-        return take_stages(self.wanted, self.channels, self.strides, strides)
+        places = [self.wanted.index(stride) for stride in strides]
+        return [self.channels[i] for i in places], [self.strides[i] for i in places]
 
     def features(self, images: Sequence[Pixels]) -> list[Tensor]:
         """Compute stages float32 [n, c, h, w] of images of one size [height, width, 3], 0 to 255.
@@ -109,14 +110,6 @@ class Backbone(nn.Module):
             return self(pixels.to(device, non_blocking=True))  # type: ignore[no-any-return]
         parts = [self(torch.from_numpy(image[None].copy())) for image in images]
         return [torch.cat(stage) for stage in zip(*parts, strict=True)]
-
-
-def take_stages(
-    wanted: Sequence[int], channels: Sequence[int], strides: Sequence[int], some: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """Return channels and strides of the stages for some of the `wanted` strides."""
-    places = [wanted.index(stride) for stride in some]
-    return [channels[i] for i in places], [strides[i] for i in places]
 
 
 def load_backbone(

@@ -83,22 +83,21 @@ class PixelMetrics:
 
     def average_precision(self) -> float | None:
         """Mean precision, weighted by the steps of recall from the highest value down."""
-        positives = int(self.anomalous.sum())
-        if not positives:
+        true, flagged = self._count_flagged()
+        if not true[-1]:
             return None
-        true = np.cumsum(self.anomalous[::-1])
-        flagged = true + np.cumsum(self.normal[::-1])
-        steps = np.diff(true, prepend=0) / positives
+        steps = np.diff(true, prepend=0) / true[-1]
         return float((steps * true / np.maximum(flagged, 1)).sum())
 
     def f1max(self) -> float | None:
         """The best F1 over all thresholds."""
-        positives = int(self.anomalous.sum())
-        if not positives:
-            return None
+        true, flagged = self._count_flagged()
+        return float((2 * true / (flagged + true[-1])).max()) if true[-1] else None
+
+    def _count_flagged(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Count the anomalous and all pixels above each threshold, the highest first."""
         true = np.cumsum(self.anomalous[::-1])
-        flagged = true + np.cumsum(self.normal[::-1])
-        return float((2 * true / (flagged + positives)).max())
+        return true, true + np.cumsum(self.normal[::-1])
 
     def pro(self, most: float = PRO_FALSE_POSITIVES) -> float | None:
         """Per-region overlap averaged over false-positive rates from 0 to `most`, normalised.
