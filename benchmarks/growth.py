@@ -58,7 +58,7 @@ def bank_of(run: Path) -> set[str]:
     """Contents of the images that all are compared with."""
     found = load_run(run)
     contents = ImageSet.of(found.images).shas
-    return {contents[image] for image in load_method(found).members}
+    return {contents[image] for image in set(load_method(found).bank_image_.tolist())}
 
 
 def main() -> None:

@@ -135,12 +135,12 @@ THREE_STAGES = {"k": 2, "stages": (2, 3, 8), "strides": (8, 16, 32)}
 def test_plus_equals_its_formula_in_float64(patches, given):
     method = PatchClusterPlus(**given)
     scores = method.fit_score(patches)
-    assert len(method.members) == min(given.get("bank_images", 256), len(patches))
+    assert len(method.bank_image_.unique()) == min(given.get("bank_images", 256), len(patches))
     ratios = (1, 1, 2)
     stages = zip(given.get("stages", (7,)), ratios, strict=False)
     widths = [channels // r**2 for channels, r in stages]
     weight, gap = given.get("local_weight", 0.5), given.get("gap", 1.25)
-    bank = np.array(method.members)
+    bank = method.bank_image_.unique().numpy()
     expected = plus64(patches, given["k"], weight, widths, ratios, bank, gap)
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 

@@ -5,8 +5,7 @@ What is asked of methods before they are loaded stands here too: torch takes a s
 base.py           what every method has in common
 neighbour_method.py  what those have that score by the nearest rows of a bank
 grids.py          patches of images: in memory, or read when they are asked for
-whole_bank.py     methods whose bank has all patches of images
-stages.py         the stages of patches, normalised, and the bank of one
+stages.py         methods that compare stage by stage: the stages, normalised, and the bank of one
 ranked_images.py  the images nearest to each patch
 patchcluster_plus.py  the default
 patchcluster.py, patchcore_lof.py, spade.py, padim.py, reverse_distillation.py

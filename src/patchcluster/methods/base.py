@@ -286,11 +286,6 @@ class Method(ABC):
         del patches
         return images
 
-    @property
-    def members(self) -> Sequence[int]:
-        """The images of the fitted set that the others are compared with, ascending."""
-        return range(self.image_count_)
-
     def search_costs(self, images: int, patches: float, channels: int) -> list[SearchCost] | None:
         """Count what `compare` of a whole set takes, stage by stage; None: that is not known.
 

@@ -1,6 +1,5 @@
 """MuSc (Li, Huang, Xue and Zhou, ICLR 2024): mutual scoring of unlabelled images."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,15 +14,14 @@ from ..search.neighbors import Blocks
 from . import FACTS
 from .base import NEIGHBOURS_KEPT, Comparison, Given
 from .grids import Grids
-from .stages import Stages
-from .whole_bank import WholeBank
+from .stages import StageMethod
 
 _VALUE_BYTES = 4  # of a normalised bank, as float32
 _COUNTED_BYTES = 8  # a value of a patch, that a prediction allows for normalised banks
 _SEARCH_BYTES = 48 << 20  # of the distances to all images, a batch of queries at a time
 
 
-class MuSc(WholeBank):
+class MuSc(StageMethod):
     """Score a patch by the mean distance to the images that have the most similar patches.
 
     For each stage and each r of `neighbourhoods` (the names of the steps are the authors'):
@@ -147,10 +145,6 @@ class MuSc(WholeBank):
                 "itself counted"
             )
         self._layout.check(grids)
-
-    @functools.cached_property
-    def _layout(self) -> Stages:
-        return Stages(self.stages, self.stage_strides, self.layout)
 
     @property
     def _shown(self) -> int:

@@ -1,6 +1,5 @@
 """The product's default: blind comparison image by image, stage by stage."""
 
-import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -14,8 +13,7 @@ from . import FACTS
 from .base import NEIGHBOURS_KEPT, Comparison, Given, Labels, SearchCost
 from .grids import COMPARED_PATCHES, Grids
 from .ranked_images import DUPLICATES, RANKS, RankedImages, find_near_duplicates
-from .stages import NormalisedStages, Queries, StageBank, Stages, Summaries
-from .whole_bank import WholeBank
+from .stages import NormalisedStages, Queries, StageBank, StageMethod, Summaries
 
 _RETRIES = (4, 16)  # times as many rows, for patches whose nearest lie in too few images:
 _FEW = 3  # less than so many times k
@@ -40,7 +38,7 @@ def _encode_labels(labels: Labels | None) -> Tensor | None:
     return encoded
 
 
-class PatchClusterPlus(WholeBank):
+class PatchClusterPlus(StageMethod):
     """Score a patch by its distances to the nearest other images.
 
     It goes beyond the paper in seven ways; docs/quality.md has the figures:
@@ -140,7 +138,7 @@ class PatchClusterPlus(WholeBank):
         blocks: Sequence[Tensor] | None = None,
     ) -> Comparison:
         shapes = [grid.shape[:2] for grid in grids]
-        columns = torch.tensor([-1] * len(grids) if own is None else self._columns(own))
+        columns = torch.full((len(grids),), -1) if own is None else self._columns(own)
         columns = columns.to(self.bank_.device)
         stages = self._stages
         asked = [stages.queries(stage, grids, columns) for stage in range(self._layout.count)]
@@ -155,13 +153,14 @@ class PatchClusterPlus(WholeBank):
             values = ranked.average_from(start, others, self._order())
             base.append(spread_cells(values, shapes, self._layout.ratios[stage], blocks))
             if stage == shown:
-                kept = min(NEIGHBOURS_KEPT, self._compared(own is not None))
+                compared = len(self.shapes_) - len(self._marked(-1)) - int(own is not None)
+                kept = min(NEIGHBOURS_KEPT, compared)
                 distances, neighbours = ranked.from_rank(start, kept)
         if own is None:
             pairs = pairs[:0]
         else:
             pairs[:, 0] = torch.as_tensor(own, device=pairs.device)[pairs[:, 0]]
-            pairs[:, 1] = torch.tensor(self.members, device=pairs.device)[pairs[:, 1]]
+            pairs[:, 1] = self._members.to(pairs.device)[pairs[:, 1]]
         return Comparison(torch.stack(base, 1), neighbours, distances, pairs)
 
     def calibrate(self, bank: Comparison) -> None:
@@ -179,20 +178,22 @@ class PatchClusterPlus(WholeBank):
         _encode_labels(list(labels))
 
     def _derive(self) -> None:
-        if len(self.shapes_) != len(self.members):
-            raise ValueError(f"{len(self.shapes_)} shapes of {len(self.members)} images")
+        count = self.image_count_ if self.chosen_ is None else len(self.chosen_)
+        if len(self.shapes_) != count:
+            raise ValueError(f"{len(self.shapes_)} shapes of {count} images")
 
     @property
     def bounded(self) -> bool:
         return self.chosen_ is not None
 
     @property
-    def members(self) -> Sequence[int]:
-        return super().members if self.chosen_ is None else self.chosen_.tolist()
+    def _members(self) -> Tensor:
+        """The images of the set that are in the bank, ascending, int64 [b]."""
+        return torch.arange(self.image_count_) if self.chosen_ is None else self.chosen_.cpu()
 
     def describe(self, image: int) -> Tensor | None:
-        column = self._columns([image])[0]
-        return None if column < 0 else self.describe_grid(self._bank_grid(column))
+        column = int(self._columns([image]))
+        return None if column < 0 else self.describe_grid(self._bank_grids()[column])
 
     def describe_grid(self, grid: Tensor) -> Tensor:
         """The stages from the patches' grid on, normalised: coarse ones say most of what it is."""
@@ -248,31 +249,21 @@ class PatchClusterPlus(WholeBank):
             usable = usable[cover_in_order(means[usable], size).cpu()]
         return usable.sort().values
 
-    def _columns(self, images: Sequence[int]) -> list[int]:
-        """Return the columns of images of the set in the bank; -1: not there."""
-        if self.chosen_ is None:
-            return list(images)
-        place = {image: column for column, image in enumerate(self.chosen_.tolist())}
-        return [place.get(image, -1) for image in images]
+    def _columns(self, images: Sequence[int]) -> Tensor:
+        """Return the columns of images of the set in the bank, int64 [i]; -1: not there."""
+        asked, members = torch.tensor(images), self._members
+        columns = torch.searchsorted(members, asked).clamp_max(len(members) - 1)
+        return torch.where(members[columns] == asked, columns, -1)
 
     def _marked(self, label: int) -> Tensor:
         """Which images of the bank have a label, int64 [j]."""
         if self.labels_ is None:
             return torch.empty(0, dtype=torch.int64)
-        labels = self.labels_ if self.chosen_ is None else self.labels_[self.chosen_]
-        return (labels == label).nonzero()[:, 0]
-
-    def _compared(self, blind: bool) -> int:
-        """Count the images of the bank that each is compared with, near-duplicates included."""
-        return len(self.shapes_) - len(self._marked(-1)) - int(blind)
+        return (self.labels_[self._members] == label).nonzero()[:, 0]
 
     def _order(self) -> int:
         """Return k: how far the weights of the nearest images reach."""
         return max(3, round(len(self.shapes_) / 100)) if self.k is None else int(self.k)
-
-    @functools.cached_property
-    def _layout(self) -> Stages:
-        return Stages(self.stages, self.stage_strides, self.layout)
 
     @property
     def _stages(self) -> NormalisedStages:

@@ -1,5 +1,6 @@
 """The stages of a network in patches: each on its own grid, normalised, and indexed as a bank."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from ..errors import SettingError
 from ..network.patches import Layout, dealt_channels, gather_up, middle_ratios
 from ..search.neighbors import to_float
 from ..search.row_index import RowIndex, find_distinct
+from .base import Method
 from .grids import Grids, flatten
 from .ranked_images import RankedImages
 
@@ -96,6 +98,40 @@ class Stages:
             every.means[image], every.squares[image] = mean, squares
         assert every is not None
         return every
+
+
+class StageMethod(Method):
+    """Base of the methods that compare stage by stage.
+
+    The rows of the bank are the patches of its images, one image after the other. `stages` and
+    `stage_strides`: channels and strides as of `Stages`.
+    """
+
+    stages: Sequence[int] | None
+    stage_strides: Sequence[int] | None
+    shapes_: Tensor  # int64 [b, 2]: (h, w) of the grid of each image of the bank
+
+    def _hold(self, grids: Grids, chosen: Sequence[int] | None = None) -> None:
+        super()._hold(grids, chosen)
+        images = range(len(grids)) if chosen is None else chosen
+        self.shapes_ = torch.tensor([grids.shapes[image][:2] for image in images])
+
+    @property
+    def whole(self) -> bool:
+        return not self.bounded
+
+    @functools.cached_property
+    def _layout(self) -> Stages:
+        return Stages(self.stages, self.stage_strides, self.layout)
+
+    def _counts(self, ratio: int) -> list[int]:
+        """Count the cells of each image of the bank, on a grid `ratio` times coarser."""
+        counts: list[int] = (self.shapes_ // ratio).prod(1).tolist()
+        return counts
+
+    def _bank_grids(self) -> list[Tensor]:
+        parts = torch.split(self.bank_, self._counts(1))
+        return [p.view(*s, -1) for p, s in zip(parts, self.shapes_.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
