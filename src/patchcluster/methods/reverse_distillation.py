@@ -13,6 +13,7 @@ from ..search.neighbors import to_float
 from . import FACTS
 from .base import Comparison, Given, Method, Progress
 from .grids import Grids
+from .stages import Stages
 
 _LEARNING_RATE = 0.005  # this and the betas as in reverse distillation's paper
 _BETAS = (0.5, 0.999)
@@ -87,9 +88,8 @@ class ReverseDistillation(Method):
 
     def _shape(self, channels: int) -> tuple[list[int], list[int]]:
         """Channels of each stage, and how many times coarser than the first it is."""
-        stages = [channels] if self.stages is None else list(self.stages)
-        strides = [1] * len(stages) if self.stage_strides is None else list(self.stage_strides)
-        return stages, [stride // strides[0] for stride in strides]
+        layout = Stages(self.stages, self.stage_strides, self.layout)
+        return layout.widths(channels), layout.ratios
 
     def _train(self, grids: list[Tensor], progress: Progress) -> Tensor:
         """Train on images in a fixed order; the best weights as one vector."""
