@@ -499,6 +499,13 @@ def check_labelstudio_value(value, kind, region, mask):
         np.testing.assert_array_equal(pixels, mask)
 
 
+def test_labelstudio_names_images_as_asked(run, tmp_path):
+    prefix = "https://example.org/photos/"
+    folder = export(run, "labelstudio", tmp_path / "ls", image_prefix=prefix)
+    tasks = json.loads((folder / "tasks.json").read_text())
+    assert tasks[-2]["data"]["image"] == "https://example.org/photos/sub/part5.png"
+
+
 @pytest.mark.parametrize("kind", ["polygon", "rle", "box"])
 def test_labelstudio_in_its_sdk(run, tmp_path, kind):
     folder = export(run, "labelstudio", tmp_path / "ls", segmentation=kind)
