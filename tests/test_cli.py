@@ -390,29 +390,17 @@ def test_evaluate_and_report_on_drawn_parts(tmp_path):
     assert (out / "report.html").is_file()
 
 
-def test_names_cannot_harm_the_terminal_the_report_or_the_tables(tmp_path):
-    photos = tmp_path / "photos"
-    write_set(photos, 4)
-    names = [
-        "<img src=x onerror=alert(1)>.png",
-        "new\nline.png",
-        'quote",comma.png',
-        "\x1b[31mred.png",
-        os.fsdecode(b"latin\xe9.png"),
-    ]
-    for i, name in enumerate(names):
-        noise = np.random.default_rng(i).integers(0, 256, (96, 96, 3), np.uint8)
-        Image.fromarray(noise).save(photos / "new.png")
-        (photos / "new.png").rename(photos / name)
-    result = run_command("scan", photos, "-o", tmp_path / "out", "--size", 128, "-q")
+def test_names_cannot_harm_the_terminal(tmp_path):
+    """Nor the page and the tables: see test_report.py and test_parsers.py."""
+    names = ("\x1b[31mred.png", "new\nline.png", os.fsdecode(b"latin\xe9.png"))
+    for path, name in zip(write_set(tmp_path / "photos", 3), names, strict=True):
+        path.rename(path.with_name(name))
+    result = run_command("scan", tmp_path / "photos", "-o", tmp_path / "out", "--size", 64, "-q")
     assert result.exit_code == 0, result.stderr
     assert "\x1b" not in result.stdout
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "<img src=x" not in page
-    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "new\nline" not in result.stdout
     loaded = patchcluster.load_run(tmp_path / "out")
-    assert {Path(path).name for path in loaded.paths} >= set(names)
-    assert all(os.path.exists(path) for path in loaded.paths)
+    assert {Path(path).name for path in loaded.paths} == set(names)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ skipped: PATCHCLUSTER_FIFTYONE_PYTHON, _DATUMARO_, _LABELSTUDIO_, _ULTRALYTICS_.
 in readers/.
 """
 
+import base64
 import csv
 import io
 import json
 import os
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -499,6 +501,13 @@ def check_labelstudio_value(value, kind, region, mask):
         np.testing.assert_array_equal(pixels, mask)
 
 
+def test_labelstudio_names_images_as_asked(run, tmp_path):
+    prefix = "https://example.org/photos/"
+    folder = export(run, "labelstudio", tmp_path / "ls", image_prefix=prefix)
+    tasks = json.loads((folder / "tasks.json").read_text())
+    assert tasks[-2]["data"]["image"] == "https://example.org/photos/sub/part5.png"
+
+
 @pytest.mark.parametrize("kind", ["polygon", "rle", "box"])
 def test_labelstudio_in_its_sdk(run, tmp_path, kind):
     folder = export(run, "labelstudio", tmp_path / "ls", segmentation=kind)
@@ -575,6 +584,15 @@ def test_fiftyone_folder(run, tmp_path):
     assert all(Path(sample["filepath"]).is_file() for sample in samples)
     assert [sample["score"] for sample in samples] == run.scores.tolist()
     assert len({sample["heatmap"]["map_path"] for sample in samples}) == len(run)
+    assert [sample["flagged"] for sample in samples] == run.flagged.tolist()
+    for path, sample in zip(run.paths, samples, strict=True):
+        found = sample["regions"]["detections"]
+        for one, region, mask in zip(found, run.regions(path), pixels_of(run, path), strict=True):
+            box = np.array(one["bounding_box"]) * [WIDTH, HEIGHT, WIDTH, HEIGHT]
+            np.testing.assert_allclose(box, [region.x, region.y, region.width, region.height])
+            within = np.s_[region.y : region.y + region.height, region.x : region.x + region.width]
+            packed = io.BytesIO(zlib.decompress(base64.b64decode(one["mask"])))
+            np.testing.assert_array_equal(np.load(packed), mask[within])
     copied = export(run, "fiftyone", tmp_path / "copy", images="copy")
     samples = json.loads((copied / "samples.json").read_text())["samples"]
     for path, sample in zip(run.paths, samples, strict=True):

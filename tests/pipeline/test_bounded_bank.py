@@ -15,11 +15,12 @@ from patchcluster.errors import RunError
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.methods.grids import Grids
 from patchcluster.pipeline import rescoring
-from patchcluster.pipeline.flagging import reflag
+from patchcluster.pipeline.flagging import Scored, _group, reflag
 from patchcluster.pipeline.image_set import ImageSet
 from patchcluster.pipeline.loading import load_patches
 from patchcluster.runs import runfolder, storage
-from patchcluster.scores.maps import round_as_stored
+from patchcluster.runs.info import ImageRecord
+from patchcluster.scores.maps import Region, round_as_stored
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
 
@@ -88,6 +89,34 @@ def test_patches_that_are_read_when_needed_give_the_same_bank_and_none_is_kept(b
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     assert watched.most <= 2  # one, and the next while it is taken
+
+
+def fit(grids):
+    PatchClusterPlus(bank_images=4).fit(grids, keys=list(range(len(grids))))
+
+
+def group(grids):
+    image = ImageRecord(0, "a.png", "", 0, 64, 64)
+    scored = [Scored([image], np.ones((4, 4), np.float32), 1.0, "")] * len(grids)
+    regions = [[Region(8, 8, 40, 40, 900, 1.0)] for _ in range(len(grids))]
+    found = _group(scored, regions, lambda i: grids[i].flatten(0, 1).float())
+    assert all(region.group for of_image in found for region in of_image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [fit, group])
+def test_nothing_small_is_kept_between_patches_that_go(step, rng):
+    # It would lie where the next patches could, and memory would grow by those of all images.
+    alive = []
+
+    def read(_):
+        if len(alive) < 24:
+            alive.append(sum(type(one) is torch.Tensor for one in gc.get_objects()))
+        return torch.randn(4, 4, 7, generator=rng).half()
+
+    step(Grids([(4, 4, 7)] * 24, read))
+    assert len(alive) == 24
+    assert alive[-1] <= alive[4]
 
 
 def test_labels_that_leave_fewer_images_than_the_bank_may_have_leave_it_these(rng):

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchcluster
-from conftest import run_command, write_set
+from conftest import read_files, run_command, scan_until, write_set
 from patchcluster.errors import InputError, RunError, SettingError
 from patchcluster.methods import PatchClusterPlus
-from patchcluster.pipeline.flagging import reflag
+from patchcluster.pipeline.flagging import finish_interrupted, reflag
 from patchcluster.pipeline.rescoring import rescore
+from patchcluster.runs import runfolder
 from patchcluster.scores.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.scores.labels import match_labels, move_threshold, read_labels
 from patchcluster.scores.thresholds import Flagging, Threshold, describe_ordinary
@@ -210,6 +211,23 @@ def test_a_finished_scan_is_flagged_again_without_work(run):
         assert back.regions(path) == run.regions(path)
     assert back.threshold.value == pytest.approx(run.threshold.value)
     assert back.threshold.meaning == run.threshold.meaning
+
+
+def test_until_its_page_is_written_a_flagging_is_not_finished(run):
+    given = {"size": SIZE, "labels": {"part0.png": "normal"}}
+    scan_until("report", run.info.inputs, run.folder, flag_top=2, **given)
+    with pytest.raises(RunError, match=r"flagging .*`patchcluster report .* --flag-top 2`"):
+        patchcluster.load_run(run.folder)
+    threshold = runfolder.read_info(run.folder)[0].threshold
+    finish_interrupted(run.folder)
+    finished = patchcluster.load_run(run.folder)
+    assert finished.flagged.sum() == 2
+    assert finished.info.threshold == threshold
+    before = read_files(run.folder)
+    finish_interrupted(run.folder)  # which has nothing to do
+    assert read_files(run.folder) == before
+    scan_until("report", run.info.inputs, run.folder, size=SIZE, flag_top=3)
+    assert fresh(run, run.folder, flag_top=1).flagged.sum() == 1
 
 
 def test_a_folder_that_is_no_run_is_left_as_it_was(tmp_path):

@@ -258,16 +258,6 @@ def test_other_files_and_damaged_tables_are_left_as_they_are(tmp_path):
     assert path.read_bytes() == damaged
 
 
-def test_a_table_has_one_writer(tmp_path):
-    path = tmp_path / "table.csv"
-    with open_table(path, pytest.fail):
-        said = "is written by another process: end it, or choose another -o"
-        with pytest.raises(RunError, match=said), open_table(path, pytest.fail):
-            pass
-    with open_table(path, pytest.fail):
-        pass
-
-
 def test_a_full_disk_leaves_whole_rows(tmp_path):
     path = tmp_path / "table.csv"
     with open_table(path, pytest.fail) as table:
