@@ -1,7 +1,7 @@
 """Data sets with truth: which images are anomalous, and their masks.
 
     types.py      category, sample, truth; masks read
-    shapes.py     masks that are no files: polygons, runs, pictures in memory
+    drawn.py      masks that are no files: polygons, runs, pictures in memory
     layouts.py    a folder -> its categories, by whichever layout it has
     coco.py       the layout of COCO
     truth.py      paths of images -> their truth

@@ -15,8 +15,8 @@ from PIL import Image
 from ..errors import InputError
 from ..images.masks import pair_masks
 from ..images.matching import follow, match_names
+from .drawn import Entry
 from .layouts import NORMAL_FOLDERS, is_dataset, list_categories, list_names
-from .shapes import Entry
 from .types import Category, Sample, Truth, take_mask
 
 

@@ -11,7 +11,7 @@ from ..errors import InputError, UnreadableImage
 from ..images.decode import read_orientation
 from ..images.masks import read_mask_file
 from ..images.raster import SWAPPING, find_turn, fits, orient
-from .shapes import Polygons, Shape
+from .drawn import Polygons, Shape
 
 
 @dataclass(frozen=True)

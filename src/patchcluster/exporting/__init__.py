@@ -2,7 +2,7 @@
 
 contents.py    the content for all formats: images, their names and their anomalous areas
 names.py       distinct names of images and files
-shapes.py      regions as masks, polygons and run lengths
+areas.py       regions as masks, polygons and run lengths
 output.py      writes an export whole or not at all, and never over other files
 plain.py       CSV, JSON, Parquet; masks and heat maps
 coco.py, cvat.py, labelstudio.py, yolo.py, fiftyone.py    annotations for these tools

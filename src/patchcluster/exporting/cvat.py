@@ -5,8 +5,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from ..runs.storage import clean
+from .areas import Area, run_lengths
 from .contents import CATEGORY, Contents
-from .shapes import Area, run_lengths
 
 FLAGGED = "flagged"  # tag of a flagged image
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -75,7 +75,7 @@ def _shape(image: ET.Element, area: Area, segmentation: str) -> ET.Element:
         }
         return ET.SubElement(image, "box", common, **{k: f"{v:.2f}" for k, v in corners.items()})
     sides = {name: str(getattr(region, name)) for name in ("width", "height")}
-    counts = ", ".join(map(str, run_lengths(area.mask.ravel())))
+    counts = ", ".join(map(str, run_lengths(area.mask, 0, 0, region.width, region.height)))
     return ET.SubElement(
         image, "mask", common, rle=counts, left=str(region.x), top=str(region.y), **sides
     )

@@ -17,8 +17,8 @@ from ..images.raster import Bools
 from ..runs import storage
 from ..runs.pictures import colour_bounds, draw_top
 from ..runs.storage import clean
+from .areas import Area
 from .contents import CATEGORY, Contents, Item
-from .shapes import Area
 
 HEAT_SIDE = 1024  # longer side of a heat map, pixels; FiftyOne stretches it
 _HEAT = "heatmap"  # name of the field; its files are looked for in fields/heatmap

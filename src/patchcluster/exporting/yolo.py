@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ..runs import storage
+from .areas import Area
 from .contents import CATEGORY, Contents, Item
-from .shapes import Area
 
 _YAML = f"train: images\nval: images\nnames:\n  0: {CATEGORY}\n"
 

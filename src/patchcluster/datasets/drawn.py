@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.masks import to_mask
-from ..images.polygons import fill
+from ..images.raster import fill
 
 MAX_PIXELS = 1 << 30  # of a mask that is drawn
 
