@@ -218,8 +218,8 @@ def test_no_two_files_share_a_name():
     assert naming.stems(["x.png", "x.jpg", "y.png"]) == ["x.png", "x.jpg", "y"]
     assert naming.stems(["A.png", "a.png"]) == ["A.png", "a-2.png"]  # one, on some file systems
     assert naming.stems(["x.png", "x.jpg", "x.png.tif"]) == ["x.png", "x.jpg", "x-2.png"]
-    assert naming.distinct(["x.png", "x-2.png", "x.png"]) == ["x.png", "x-2.png", "x-3.png"]
-    long = naming.distinct(["é" * 125 + "1.png", "é" * 125 + "2.png"])
+    assert naming.stems(["x.a", "X.a", "x.A"]) == ["x.a", "X-2.a", "x-3.A"]
+    long = [naming.number("é" * 125 + f"{i}.png", lambda _: False) for i in (1, 2)]
     assert len(set(long)) == 2
     assert all(len(os.fsencode(name)) <= 200 and name.endswith(".png") for name in long)
 
