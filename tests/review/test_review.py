@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +100,7 @@ def test_last_label_wins_undo_restores_and_history_only_grows(actions):
 
 def test_names_go_with_the_regions_of_a_group(tmp_path):
     scratch, stain = ("a.png", 10, 10, 20, 20), ("b.png", 50, 50, 10, 10)
-    with LabelStore(tmp_path / "labels.sqlite") as store:
+    with closing(LabelStore(tmp_path / "labels.sqlite")) as store:
         store.name_group(1, "scratch", [scratch, ("a.png", 80, 80, 5, 5)], "tab")
         store.name_group(2, "stain", [stain], "tab")
         store.name_group(2, "oil", [stain], "tab")
@@ -383,7 +383,7 @@ def test_labels_of_the_scan_are_kept(small_run, tmp_path):
     info = json.loads((folder / "run.json").read_text())
     info["labels"] = {small_run.paths[2]: "normal", small_run.paths[3]: "anomalous"}
     (folder / "run.json").write_text(json.dumps(info))
-    with LabelStore(folder / "labels.sqlite") as store:
+    with closing(LabelStore(folder / "labels.sqlite")) as store:
         store.add({small_run.paths[3]: "normal"}, "tab")
         store.undo("tab")
     with serve(folder) as running:
@@ -721,7 +721,7 @@ def test_hostile_names_and_a_lost_server_do_nothing(browser, odd_run, tmp_path):
             page.keyboard.press("a")
             page.wait_for_selector("#banner:not([hidden])")
             wait_for_label(page, "deep.tif", "")  # it does not say what is not on the disk
-    with LabelStore(folder / "labels.sqlite") as store:
+    with closing(LabelStore(folder / "labels.sqlite")) as store:
         assert store.labels() == {
             odd_run.paths[odd_run.index(HOSTILE)]: "normal",
             odd_run.paths[odd_run.index(ODD_BYTES)]: "anomalous",

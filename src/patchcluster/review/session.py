@@ -66,19 +66,12 @@ class Shown:
                 if r.group:
                     box = (path, r.x, r.y, r.width, r.height)
                     self.groups.setdefault(r.group, []).append(box)
-        self._names: tuple[int, dict[int, str]] = (0, {})  # of how many given names
 
     def image(self, image_id: int) -> ImageRecord:
         """Return an image by its id. Raises NoSuchImage."""
         if image_id not in self.by_id:
             raise NoSuchImage(f"the run has no image {image_id}: reload the page")
         return self.by_id[image_id]
-
-    def names(self, given: Sequence[GroupName]) -> dict[int, str]:
-        """Return the name of each group that has one, of all names that were given."""
-        if self._names[0] != len(given):
-            self._names = (len(given), find_names(given, self.groups))
-        return self._names[1]
 
 
 class Review:
@@ -148,7 +141,7 @@ class Review:
             "last": last,
             "version": shown.version,
             "labels": {shown.ids[path]: now for path, now in labels.items() if path in shown.ids},
-            "groups": shown.names(self.store.group_names()),
+            "groups": find_names(self.store.group_names(), shown.groups),
             "job": asdict(self.job) if self.job else None,
         }
 
