@@ -39,12 +39,10 @@ class Polygons:
         """A mask, bool [height, width]: the pixels whose centre lies inside a polygon.
 
         A polygon that crosses itself is inside where a line from outside crosses it an odd number
-        of times. Raises ValueError if a polygon has fewer than three points.
+        of times.
         """
         mask = np.zeros((self.height, self.width), bool)
         for polygon in self.polygons:
-            if len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(f"a polygon of {len(polygon)} numbers: three points need six")
             mask |= fill(np.reshape(polygon, (-1, 2)), mask.shape)
         return mask
 
