@@ -613,7 +613,7 @@ def test_fiftyone_opens_the_dataset(run, tmp_path):
     [("csv", "photos-run.csv"), ("coco", "photos-run-coco.json"), ("masks", "photos-run-masks")],
 )
 def test_outputs_lie_beside_the_run(run, name, output):
-    assert str(exporting.default_output(run, name)) == output
+    assert export(run, name, overwrite=True) == Path(output)
 
 
 @pytest.mark.parametrize("name", ["csv", "masks"])
