@@ -26,8 +26,8 @@ from patchcluster.cli import options
 from patchcluster.datasets import Truth, match_truth, read_shown
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
 from patchcluster.images.decode import load_image, survey
-from patchcluster.images.encode import encode
 from patchcluster.images.masks import read_mask_file
+from patchcluster.images.raster import encode
 from patchcluster.images.roi import name_region
 from patchcluster.images.window import choose_windows
 from patchcluster.pipeline.costs import parse_bytes

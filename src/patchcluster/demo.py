@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .images.encode import encode
+from .images.raster import encode
 from .runs import storage
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout, for speed

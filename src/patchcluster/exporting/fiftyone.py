@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..images.encode import encode
-from ..images.raster import Bools
+from ..images.raster import Bools, encode
 from ..runs import storage
 from ..runs.pictures import colour_bounds, draw_top
 from ..runs.storage import clean

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import PatchclusterError
-from ..images.encode import encode
+from ..images.raster import encode
 from ..runs import storage, tables
 from ..runs.storage import clean
 from .areas import box_of

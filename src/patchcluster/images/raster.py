@@ -1,10 +1,12 @@
-"""Alpha and orientation of decoded pixels, polygons filled, and masks on grids."""
+"""Arrays of pixels: alpha, orientation, masks on grids, polygons, and the bytes of image files."""
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Values = NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -104,3 +106,14 @@ def fill(polygon: Points, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         toggles[rows, np.ceil(at - 0.5).clip(0, shape[1]).astype(int)] += 1
     inside: NDArray[np.bool_] = toggles.cumsum(1)[:, :-1] % 2 == 1
     return inside
+
+
+def encode(picture: Image.Image | NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
+    """Encode a picture of Pillow, or an array [h, w] or [h, w, 3], as a file of a kind.
+
+    bool arrays become PNGs of 1 bit a pixel. options: of Pillow's writer.
+    """
+    buffer = io.BytesIO()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

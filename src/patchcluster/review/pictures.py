@@ -16,8 +16,8 @@ from PIL import Image
 
 from ..errors import UnreadableImage
 from ..images.decode import Header, load_image, survey
-from ..images.encode import encode
 from ..images.inputs import find_again, is_url, read_input
+from ..images.raster import encode
 from ..runs.info import ImageRecord
 from ..runs.pictures import colour_bounds, draw_top, heat_png, open_thumbnail, read_thumbnail
 from ..runs.run import Run

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,11 +205,7 @@ class Review:
 
     def flag(self, count: int) -> None:
         """Flag the `count` most anomalous images, in the background. Raises Busy."""
-
-        def work(progress: "Progress") -> Run:
-            return reflag(self.folder, Flagging(flag_top=count), progress)
-
-        self._start("flag", work)
+        self._start("flag", partial(reflag, self.folder, Flagging(flag_top=count)))
 
     def _start(self, kind: str, work: Callable[["Progress"], Run]) -> None:
         with self._starting:

@@ -31,9 +31,8 @@ import numpy as np
 
 from ..errors import InputError, RunError
 from ..images import inputs, roi
-from ..images.encode import encode
 from ..images.masks import read_mask_file
-from ..images.raster import Bools
+from ..images.raster import Bools, encode
 from ..scores.maps import Floats
 from . import storage
 from .info import FORMAT, ImageRecord, RunInfo, Skipped, parse
