@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import SettingError, UnreadableImage
 from ..images import roi
-from ..images.decode import Header, survey
+from ..images.decode import Header, read_header
 from ..images.inputs import stamp
 from ..images.masks import read_mask_file
 from ..images.raster import Bools, cover, find_turn, orient
@@ -87,7 +87,7 @@ def read_headers(
 
     def read(path: str) -> tuple[Header, list[int]] | str:
         try:
-            return survey(path, max_pixels), stamp(path)
+            return read_header(path, max_pixels), stamp(path)
         except UnreadableImage as error:
             return str(error)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UnreadableImage
-from ..images.decode import Header, load_image, survey
+from ..images.decode import Header, load_image, read_header
 from ..images.inputs import find_again, is_url, read_input
 from ..images.raster import encode
 from ..runs.info import ImageRecord
@@ -113,7 +113,7 @@ class Pictures:
             return np.asarray(open_thumbnail(self._run, image)), str(reason)
 
     def _read_header(self, data: bytes) -> Header:
-        return survey(data, self._run.info.settings["max_pixels"])
+        return read_header(data, self._run.info.settings["max_pixels"])
 
     def _read(self, image: ImageRecord) -> bytes:
         """Read the file that was scanned. Raises UnreadableImage if it is gone or another."""
