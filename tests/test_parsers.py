@@ -26,9 +26,8 @@ from patchcluster.cli import options
 from patchcluster.datasets import Truth, match_truth, read_shown
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
 from patchcluster.images.decode import load_image, read_header
-from patchcluster.images.masks import read_mask_file
+from patchcluster.images.masks import name_region, read_mask_file
 from patchcluster.images.raster import encode
-from patchcluster.images.roi import name_region
 from patchcluster.images.window import choose_windows
 from patchcluster.pipeline.costs import parse_bytes
 from patchcluster.runs import runfolder, storage, tables

@@ -11,6 +11,5 @@ tiff.py      TIFF files -> pixels
 png.py       what Pillow does not do for PNG files
 raster.py    arrays of pixels: alpha, orientation, masks on grids, polygons, bytes of image files
 matching.py  names in label files, and of masks -> images
-masks.py     masks as files
-roi.py       regions of interest: the part of each image that is scored
+masks.py     masks as files, regions of interest among them
 """

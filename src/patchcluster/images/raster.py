@@ -91,6 +91,16 @@ def cover(mask: Bools, size: tuple[int, int]) -> Bools:
     return mask
 
 
+def at_size(mask: Bools, width: int, height: int) -> Bools:
+    """Bring a mask to bool [height, width] by the nearest pixel; not a copy if it has that size."""
+    if mask.shape == (height, width):
+        return mask
+    rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
+    brought: Bools = mask[rows[:, None], columns]
+    return brought
+
+
 def fill(polygon: Points, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Fill a polygon [n, 2]: bool [h, w], True where it encloses the centre of a pixel.
 
