@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..images.raster import Bools, Points, fill
@@ -26,9 +27,15 @@ class Area:
     mask: Bools
 
     @property
+    def box(self) -> NDArray[np.int64]:
+        """Its bounding box [4]: x, y, width and height, in pixels of the image."""
+        region = self.region
+        return np.array([region.x, region.y, region.width, region.height])
+
+    @property
     def polygon(self) -> Points:
         """The polygon [n, 2] around it, in pixels of the image: see `trace`."""
-        polygon: Points = trace(self.mask) + np.array([self.region.x, self.region.y])
+        polygon: Points = trace(self.mask) + self.box[:2]
         return polygon
 
 

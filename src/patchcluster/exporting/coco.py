@@ -55,7 +55,7 @@ def _annotation(number: int, area: Area, item: Item, segmentation: str) -> Annot
     return {
         "id": number,
         "category_id": 1,
-        "bbox": [region.x, region.y, region.width, region.height],
+        "bbox": area.box.tolist(),
         "area": int(area.mask.sum()),
         "iscrowd": 0,
         "segmentation": _segmentation(area, item, segmentation),

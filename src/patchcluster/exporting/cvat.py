@@ -42,16 +42,12 @@ def _describe_shape(segmentation: str, area: Area) -> dict[str, str]:
     if segmentation == "polygon":
         return {"points": ";".join(f"{x:.2f},{y:.2f}" for x, y in area.polygon)}
     if segmentation == "box":
-        corners = {
-            "xtl": region.x,
-            "ytl": region.y,
-            "xbr": region.x + region.width,
-            "ybr": region.y + region.height,
-        }
-        return {name: f"{value:.2f}" for name, value in corners.items()}
+        corners = [*area.box[:2], *area.box[:2] + area.box[2:]]
+        named = zip(("xtl", "ytl", "xbr", "ybr"), corners, strict=True)
+        return {name: f"{value:.2f}" for name, value in named}
     counts = run_lengths(area.mask, 0, 0, region.width, region.height)
-    sides = {"left": region.x, "top": region.y, "width": region.width, "height": region.height}
-    return {"rle": ", ".join(map(str, counts))} | {name: str(n) for name, n in sides.items()}
+    sides = zip(("left", "top", "width", "height"), map(str, area.box), strict=True)
+    return {"rle": ", ".join(map(str, counts)), **dict(sides)}
 
 
 def _quote(text: str) -> Markup:

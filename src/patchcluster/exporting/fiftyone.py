@@ -91,14 +91,13 @@ def _sample(item: Item, areas: list[Area], file: str, heat: str) -> dict[str, An
 
 
 def _detection(area: Area, item: Item) -> dict[str, Any]:
-    region, width, height = area.region, item.image.width, item.image.height
-    box = [region.x / width, region.y / height, region.width / width, region.height / height]
+    region, sides = area.region, [item.image.width, item.image.height]
     return {
         "_cls": "Detection",
         "attributes": {},
         "tags": [],
         "label": CATEGORY,
-        "bounding_box": box,
+        "bounding_box": (area.box / [*sides, *sides]).tolist(),
         "mask": _pack(area.mask),
         "peak": region.peak,
         "area": region.area,

@@ -82,13 +82,8 @@ def _value(area: Area, item: Item, kind: str) -> dict[str, Any]:
         points = (area.polygon * 100 / [width, height]).tolist()
         return {"points": points, "closed": True}
     if kind == "box":
-        return {
-            "x": region.x * 100 / width,
-            "y": region.y * 100 / height,
-            "width": region.width * 100 / width,
-            "height": region.height * 100 / height,
-            "rotation": 0,
-        }
+        box = (area.box * 100 / [width, height, width, height]).tolist()
+        return dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"rotation": 0}
     counts = run_lengths(area.mask, region.x, region.y, width, height)
     return {"format": "rle", "rle": encode_rle(counts)}
 
