@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,6 +34,7 @@ from patchcluster.runs.run import Run, load_run
 from patchcluster.scores.labels import read_labels
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
+FIVE_BANDS = np.random.default_rng(1).integers(0, 256, (64, 64, 5), np.uint8)
 ODD_BYTES = os.fsdecode(b"odd\xff.png")
 
 # --- the store ----------------------------------------------------------------------------------
@@ -158,6 +160,9 @@ def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (root / "images" / "part1.png").rename(root / "images" / ODD_BYTES)
     deep = np.random.default_rng(0).integers(0, 65536, (64, 80), np.uint16)
     Image.fromarray(deep).save(root / "images" / "deep.tif")
+    tifffile.imwrite(
+        root / "images" / "bands.tif", FIVE_BANDS, photometric="minisblack", planarconfig="contig"
+    )
     exif = exif_of(6)  # the camera was turned
     turned = Image.fromarray(textured_image(9, 80, 64))
     turned.save(root / "images" / "turned.jpg", exif=exif, quality=95)
@@ -289,6 +294,7 @@ def test_pictures_show_what_was_scanned(odd_run, tmp_path):
         deep, _ = shown("deep.tif")
         values = np.asarray(Image.open(odd_run.paths[odd_run.index("deep.tif")]), np.float64)
         assert np.abs(deep - (values * 255 / 65535)[..., None]).max() <= 0.51
+        assert np.array_equal(shown("bands.tif")[0], FIVE_BANDS[..., :3])  # Pillow cannot open it
         assert (images["turned.jpg"]["width"], images["turned.jpg"]["height"]) == (64, 80)
         assert shown("turned.jpg", "map")[0].shape[:2] == (80, 64)
         # A crop around (x, y): the pixel itself is right of and below its middle.

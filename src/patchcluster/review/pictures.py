@@ -18,6 +18,7 @@ from ..errors import UnreadableImage
 from ..images.decode import Header, load_image, read_header
 from ..images.inputs import find_again, is_url, read_input
 from ..images.raster import encode
+from ..images.tiff import is_tiff
 from ..runs.info import ImageRecord
 from ..runs.pictures import colour_bounds, draw_top, heat_png, open_thumbnail, read_thumbnail
 from ..runs.run import Run
@@ -127,7 +128,7 @@ class Pictures:
 
 def _plain_type(data: bytes, header: Header) -> str | None:
     """Return the media type of a file if browsers show its pixels as the scan saw them, or None."""
-    if header.depth != "byte" or header.orientation != 1:
+    if header.depth != "byte" or header.orientation != 1 or is_tiff(data):
         return None
     with Image.open(io.BytesIO(data)) as image:
         opaque = image.mode in ("L", "RGB") and "transparency" not in image.info
