@@ -19,7 +19,7 @@ import torch
 from machine import SHARED, describe, run_scan
 
 from patchcluster.demo import write_parts
-from patchcluster.images.decode import survey
+from patchcluster.images.decode import read_header
 from patchcluster.images.finding import find_images
 from patchcluster.images.shapes import network_size
 from patchcluster.network.backbones import Backbone, load_backbone
@@ -39,7 +39,7 @@ def all_pairs(files: list[str], settings: Settings, backbone: Backbone) -> float
     width = grid_channels(channels, strides, "middle")
     total = 0.0
     for size in settings.size:
-        shapes = [network_size(h.width, h.height, size) for h in map(survey, files)]
+        shapes = [network_size(h.width, h.height, size) for h in map(read_header, files)]
         patches = sum(h * w for h, w in shapes) / grid_stride(strides, "middle") ** 2 / len(files)
         for one in method.search_costs(len(files), patches, width) or ():
             block = round(one.queries / len(files))

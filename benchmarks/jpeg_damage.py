@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from patchcluster.errors import UnreadableImage
-from patchcluster.images.decode import load_image, survey
+from patchcluster.images.decode import load_image, read_header
 
 REPEATS = 8
 KINDS: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ def write(image: Image.Image, **options: Any) -> bytes:
 def read(data: bytes) -> NDArray[np.int64] | None:
     """Read a file as a scan does, int64 [height, width, 3]; None: it is refused."""
     try:
-        header = survey(data)
+        header = read_header(data)
         loaded = load_image(data, header, [(header.height, header.width)], {})
     except UnreadableImage:
         return None

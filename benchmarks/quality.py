@@ -28,7 +28,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor
 
 from patchcluster.datasets import Truth, find_truth, read_truth
-from patchcluster.images.decode import Header, survey
+from patchcluster.images.decode import Header, read_header
 from patchcluster.images.finding import find_images
 from patchcluster.network.backbones import Backbone, load_backbone
 from patchcluster.pipeline.in_memory import extract_files, finish_set
@@ -59,7 +59,7 @@ class Images:
         parts = [part for part in (root / "test", root / "train") if part.is_dir()]
         self.paths = find_images(parts)
         self.truths: list[Truth] = find_truth(self.paths, root)
-        self.headers: list[Header] = [survey(path) for path in self.paths]
+        self.headers: list[Header] = [read_header(path) for path in self.paths]
         self.anomalous = np.array([truth.anomalous for truth in self.truths])
         inside = [Path(path).is_relative_to(root / "test") for path in self.paths]
         self.test: Indices = np.flatnonzero(inside)

@@ -20,7 +20,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from patchcluster.datasets import find_truth, read_mask
-from patchcluster.datasets.shapes import Shape
+from patchcluster.datasets.drawn import Shape
 from patchcluster.images.finding import find_images
 from patchcluster.network.backbones import load_backbone
 from patchcluster.pipeline.in_memory import extract_files, score_set

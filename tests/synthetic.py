@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from patchcluster import __version__
-from patchcluster.images.encode import encode
 from patchcluster.images.inputs import hash_file
+from patchcluster.images.raster import encode
 from patchcluster.runs import runfolder, storage, tables
 from patchcluster.runs.info import ImageRecord, RunInfo, Skipped
 from patchcluster.runs.run import Run

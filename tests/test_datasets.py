@@ -15,7 +15,7 @@ from patchcluster.datasets import (
     read_truth,
     select,
 )
-from patchcluster.datasets.shapes import Polygons, Runs, decode_counts
+from patchcluster.datasets.drawn import Polygons, Runs, decode_counts
 from patchcluster.errors import InputError
 
 

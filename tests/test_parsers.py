@@ -25,10 +25,9 @@ from faults.decoding import png
 from patchcluster.cli import options
 from patchcluster.datasets import Truth, match_truth, read_shown
 from patchcluster.errors import InputError, PatchclusterError, RunError, UnreadableImage
-from patchcluster.images.decode import load_image, survey
-from patchcluster.images.encode import encode
-from patchcluster.images.masks import read_mask_file
-from patchcluster.images.roi import name_region
+from patchcluster.images.decode import load_image, read_header
+from patchcluster.images.masks import name_region, read_mask_file
+from patchcluster.images.raster import encode
 from patchcluster.images.window import choose_windows
 from patchcluster.pipeline.costs import parse_bytes
 from patchcluster.runs import runfolder, storage, tables
@@ -478,7 +477,7 @@ WINDOWS = {"integer": [0.0, 65_535.0], "float": [0.0, 1.0]}
 
 def load_pixels(data, windows=None):
     """An image at the size that it is shown at, as a scan loads it."""
-    header = survey(data, MOST_PIXELS)
+    header = read_header(data, MOST_PIXELS)
     sizes = [(header.height, header.width)]
     loaded = load_image(data, header, sizes, windows or choose_windows([header.spread]))
     assert loaded.file_size == len(data)

@@ -2,12 +2,12 @@
 
     python tools/fuzz.py [--minutes 10] [--seed 0] [--workers 2] [--keep FOLDER]
 
-File number n of a seed is always the same. Each goes through survey and load_image in a process
+File number n of a seed is always the same. Each is read by read_header and load_image in a process
 that is watched from outside, by /proc of Linux. Kept in the folder, and printed, is every file that
 - ends its process (a signal), takes over 10 seconds, or over 1 GiB of memory;
 - raises anything else than InputError, or an InputError whose reason has several lines, or comes
   from an error in a line of this package rather than of a decoder;
-- is given pixels that are not finite, not within 0 to 255, or not of the size that survey said;
+- is given pixels that are not finite, not within 0 to 255, or not of the size in its header;
 - is a JPEG, PNG or TIFF that was cut within its pixels, and was read all the same.
 
 Then the exit status is 1. The last lines count the files that were read and refused, by format.
@@ -37,7 +37,7 @@ from numpy.random import Generator
 from PIL import Image, UnidentifiedImageError
 
 from patchcluster.errors import InputError
-from patchcluster.images.decode import load_image, survey
+from patchcluster.images.decode import load_image, read_header
 from patchcluster.images.formats import HEAD, prepare
 from patchcluster.images.tiff import TiffImage, is_tiff
 from patchcluster.images.window import choose_windows
@@ -190,7 +190,7 @@ def change_number(rng: Generator, data: bytes) -> bytes:
 def read(data: bytes) -> tuple[str, str]:
     """Read a file; return "read", "refused" or what is wrong, and more words about it."""
     try:
-        header = survey(data, MAX_PIXELS)
+        header = read_header(data, MAX_PIXELS)
         size = (header.height, header.width)
         pixels = load_image(data, header, [size], choose_windows([header.spread])).pixels[0]
     except InputError as error:

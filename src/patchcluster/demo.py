@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .images.encode import encode
+from .images.raster import encode
 from .runs import storage
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout, for speed
@@ -42,16 +42,16 @@ STAIN_COLOUR = np.array([0.72, 0.55, 0.36], np.float32)
 
 @dataclass(frozen=True)
 class Defect:
-    """Where a defect is and what it changes; each array is [size, size].
+    """Where a defect is and what it changes; each is [size, size], or one number for all pixels.
 
     The change of height, the opacity of a stain, and the signed distance to metal that has broken
     away (negative within it).
     """
 
     mask: Bools
-    height: Floats
-    stain: Floats
-    broken: Floats
+    height: Floats | float = 0.0
+    stain: Floats | float = 0.0
+    broken: Floats | float = FIELD
 
 
 def draw_part(
@@ -77,7 +77,7 @@ def draw_part(
     distance = np.maximum(whole, -flaw.broken)
     height = _part_height(x, y, distance) + flaw.height
     metal = _shade_metal(x, y, height, marks, light_angle, pixel)[..., None]
-    metal = metal * (1 - flaw.stain[..., None] * (1 - STAIN_COLOUR))
+    metal = metal * (1 - np.asarray(flaw.stain, np.float32)[..., None] * (1 - STAIN_COLOUR))
     table = (table * _table_light(x, y, turn, holes, light_angle))[..., None] * TABLE_COLOUR
     coverage = np.clip(0.5 - distance / pixel, 0, 1)[..., None]
     vignette = 1 - 0.16 * (frame_x**2 + frame_y**2) / (FIELD / 2) ** 2
@@ -205,9 +205,8 @@ def _make_defect(
     rng: np.random.Generator, kind: str | None, x: Floats, y: Floats, holes: Points
 ) -> Defect:
     """Make a defect of the given kind near the first two holes, or an empty one for None."""
-    flat, far = np.zeros_like(x), np.full_like(x, FIELD)
     if kind is None:
-        return Defect(flat > 0, flat, flat, far)
+        return Defect(np.zeros_like(x, bool))
     (x0, y0), (x1, y1) = holes[0], holes[1]
     if kind == "chip":
         return _chip(rng, x, y, math.atan2(y0 + y1, x0 + x1))
@@ -223,8 +222,7 @@ def _chip(rng: np.random.Generator, x: Floats, y: Floats, direction: float) -> D
     centre = RIM_RADIUS + rng.uniform(-0.1, 0.3) * radius
     from_centre = np.hypot(x - centre * math.cos(turned), y - centre * math.sin(turned))
     broken = from_centre - radius * (1 + 0.12 * _smooth_noise(rng, len(x), 40))
-    flat = np.zeros_like(x)
-    return Defect(broken < 0, flat, flat, broken.astype(np.float32))
+    return Defect(broken < 0, broken=broken.astype(np.float32))
 
 
 def _scratch(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
@@ -237,19 +235,14 @@ def _scratch(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
     across = offset / np.sqrt(1 + (2 * bend * along) ** 2)
     taper = np.sqrt(np.clip(1 - (along / half_length) ** 2, 0, 1))
     groove = np.exp(-((across / width) ** 2)) * taper
-    return Defect(
-        (np.abs(across) < 1.8 * width) & (taper > 0),
-        -1.3 * groove,
-        np.zeros_like(x),
-        np.full_like(x, FIELD),
-    )
+    return Defect((np.abs(across) < 1.8 * width) & (taper > 0), height=-1.3 * groove)
 
 
 def _dent(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
     """A shallow round pit at the origin; x and y are [size, size]."""
     radius = rng.uniform(14, 28)
     pit = np.clip(1 - (x**2 + y**2) / radius**2, 0, 1) ** 2
-    return Defect(pit > 0, -0.17 * radius * pit, np.zeros_like(x), np.full_like(x, FIELD))
+    return Defect(pit > 0, height=-0.17 * radius * pit)
 
 
 def _stain(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
@@ -259,7 +252,7 @@ def _stain(rng: np.random.Generator, x: Floats, y: Floats) -> Defect:
     inside = np.clip(radius * (1 + wobble) - np.sqrt(x**2 + y**2), 0, None)
     cloud = 0.40 + 0.05 * _smooth_noise(rng, size, 24) + 0.25 * np.exp(-inside / 6)
     opacity = np.clip(inside / 6, 0, 1) * cloud
-    return Defect(inside > 0, np.zeros_like(x), opacity, np.full_like(x, FIELD))
+    return Defect(inside > 0, stain=opacity)
 
 
 def _photograph(rng: np.random.Generator, scene: Floats, pixel: float) -> NDArray[np.uint8]:

@@ -32,7 +32,7 @@ from conftest import exif_of, textured_image
 from patchcluster import cli, exporting
 from patchcluster.datasets import find_truth, read_truth
 from patchcluster.errors import InputError, PatchclusterError, RunError, SettingError
-from patchcluster.exporting import FORMATS, export, shapes
+from patchcluster.exporting import FORMATS, areas, export
 from patchcluster.exporting import names as naming
 from patchcluster.exporting.contents import Contents
 from patchcluster.exporting.labelstudio import encode_rle
@@ -152,13 +152,13 @@ def rasterise(polygon, height, width):
 @pytest.mark.parametrize("seed", range(12))
 def test_polygons_hold_what_they_say_of_any_region(seed, monkeypatch):
     mask = random_region(seed)
-    polygon = shapes.trace(mask)
-    assert iou(shapes.fill(polygon, mask.shape), mask) >= shapes.LEAST_IOU
+    polygon = areas.trace(mask)
+    assert iou(areas.fill(polygon, mask.shape), mask) >= areas.LEAST_IOU
     assert iou(rasterise(polygon, *mask.shape), mask) >= 0.9
-    monkeypatch.setattr(shapes, "_TOLERANCES", ())
-    exact = shapes.trace(mask)
+    monkeypatch.setattr(areas, "_TOLERANCES", ())
+    exact = areas.trace(mask)
     assert len(exact) > len(polygon)
-    np.testing.assert_array_equal(shapes.fill(exact, mask.shape), mask)
+    np.testing.assert_array_equal(areas.fill(exact, mask.shape), mask)
     np.testing.assert_array_equal(rasterise(exact, *mask.shape), mask)
 
 
@@ -168,8 +168,7 @@ def test_run_lengths_are_those_of_the_whole_image(x, y):
     height, width = mask.shape[0] + 12, mask.shape[1] + 10
     whole = np.zeros((height, width), bool)
     whole[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-    after = width - x - mask.shape[1]
-    counts = shapes.run_lengths_within(mask.T, y, x, height, after)
+    counts = areas.run_lengths(mask.T, y, x, height, width)
     assert sum(counts) == whole.size
     assert 0 not in counts[1:]
     decoded = coco_masks.frPyObjects({"size": [height, width], "counts": counts}, height, width)
@@ -201,7 +200,7 @@ def test_brushes_survive_their_coding():
     mask = np.zeros((200, 300), bool)  # with runs longer than any size holds
     mask[150:170, 20:250] = True
     mask[160, 30] = False
-    values = decode_brush(encode_rle(shapes.run_lengths(mask.ravel()))).reshape(200, 300, 4)
+    values = decode_brush(encode_rle(areas.run_lengths(mask, 0, 0, 300, 200))).reshape(200, 300, 4)
     for channel in range(4):
         np.testing.assert_array_equal(values[..., channel], 255 * mask)
 
@@ -221,8 +220,8 @@ def test_no_two_files_share_a_name():
     assert naming.stems(["x.png", "x.jpg", "y.png"]) == ["x.png", "x.jpg", "y"]
     assert naming.stems(["A.png", "a.png"]) == ["A.png", "a-2.png"]  # one, on some file systems
     assert naming.stems(["x.png", "x.jpg", "x.png.tif"]) == ["x.png", "x.jpg", "x-2.png"]
-    assert naming.distinct(["x.png", "x-2.png", "x.png"]) == ["x.png", "x-2.png", "x-3.png"]
-    long = naming.distinct(["é" * 125 + "1.png", "é" * 125 + "2.png"])
+    assert naming.stems(["x.a", "X.a", "x.A"]) == ["x.a", "X-2.a", "x-3.A"]
+    long = [naming.number("é" * 125 + f"{i}.png", lambda _: False) for i in (1, 2)]
     assert len(set(long)) == 2
     assert all(len(os.fsencode(name)) <= 200 and name.endswith(".png") for name in long)
 
@@ -632,7 +631,7 @@ def test_fiftyone_opens_the_dataset(run, tmp_path):
     [("csv", "photos-run.csv"), ("coco", "photos-run-coco.json"), ("masks", "photos-run-masks")],
 )
 def test_outputs_lie_beside_the_run(run, name, output):
-    assert str(exporting.default_output(run, name)) == output
+    assert export(run, name, overwrite=True) == Path(output)
 
 
 @pytest.mark.parametrize("name", ["csv", "masks"])
@@ -745,7 +744,7 @@ def test_a_region_around_a_larger_one_is_the_outer_one():
     image_map[2:18, 2:18] = 0
     image_map[4:16, 4:16] = 3  # more pixels than the ring around it
     inner, outer = find_regions(image_map, 1)
-    masks = [shapes.find_area(region, image_map, 1).mask for region in (outer, inner)]
+    masks = [areas.find_area(region, image_map, 1).mask for region in (outer, inner)]
     np.testing.assert_array_equal(masks[0], (image_map == 2)[1:19, 1:19])
     np.testing.assert_array_equal(masks[1], np.ones((12, 12), bool))
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from conftest import exif_of, textured_image
-from patchcluster.images.encode import encode
+from patchcluster.images.raster import encode
 from png_files import chunk, deep_png, png
 
 SIDE = 96

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from patchcluster.errors import UnreadableImage
-from patchcluster.images.decode import load_image, survey
-from patchcluster.images.encode import encode
+from patchcluster.images.decode import load_image, read_header
+from patchcluster.images.raster import encode
 from png_files import chunk, deep_png, png
 
 RANGES = {"integer": [0.0, 65535.0], "float": [0.0, 1.0]}
@@ -26,7 +26,7 @@ HALF = np.dstack([GRADIENT, X * 4]).astype(np.uint8)
 
 
 def load(data):
-    header = survey(data)
+    header = read_header(data)
     return load_image(data, header, [(header.height, header.width)], RANGES).pixels[0]
 
 
@@ -213,8 +213,8 @@ def test_what_happens_to_a_file(case):
 
 @pytest.mark.parametrize("format_", ["PNG", "WEBP", "GIF", "AVIF"])
 def test_several_frames_are_known(format_):
-    assert survey(frames(format_)).several
-    assert not survey(encode(GRADIENT, format_)).several
+    assert read_header(frames(format_)).several
+    assert not read_header(encode(GRADIENT, format_)).several
 
 
 def test_a_damaged_second_frame_leaves_the_first():

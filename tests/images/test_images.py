@@ -11,15 +11,15 @@ from PIL import Image, ImageOps
 from conftest import exif_of
 from patchcluster.errors import UnreadableImage
 from patchcluster.images import shapes
-from patchcluster.images.decode import load_image, survey
-from patchcluster.images.encode import encode
+from patchcluster.images.decode import load_image, read_header
+from patchcluster.images.raster import encode
 from patchcluster.images.shapes import MAX_PIXELS, network_size
 from png_files import insert_chunk
 
 
 def load(data, ranges=None):
     """Pixels at the size of the image."""
-    header = survey(data)
+    header = read_header(data)
     return load_image(data, header, [(header.height, header.width)], ranges or {}).pixels[0]
 
 
@@ -61,7 +61,9 @@ def test_orientation_of_a_png_is_found_wherever_it_is(kind, behind_pixels):
 
 def test_thumbnail_keeps_the_aspect():
     data = encode(Image.new("RGB", (1000, 400)))
-    thumbnail = Image.open(io.BytesIO(load_image(data, survey(data), [(32, 32)], {}).thumbnail))
+    thumbnail = Image.open(
+        io.BytesIO(load_image(data, read_header(data), [(32, 32)], {}).thumbnail)
+    )
     assert (thumbnail.format, thumbnail.size) == ("JPEG", (320, 128))
 
 
@@ -100,7 +102,7 @@ def test_network_size_of_line_scan_pictures(width, height, expected):
 def test_shapes_that_are_not_read(width, height, reason):
     data = encode(Image.new("L", (width, height)))
     with pytest.raises(UnreadableImage, match=reason):
-        survey(data, max_pixels=10_000 if width == 101 else MAX_PIXELS)
+        read_header(data, max_pixels=10_000 if width == 101 else MAX_PIXELS)
 
 
 def test_images_over_the_limit_of_pillow_are_read_if_asked_and_memory_allows(monkeypatch):
@@ -108,15 +110,15 @@ def test_images_over_the_limit_of_pillow_are_read_if_asked_and_memory_allows(mon
     monkeypatch.setattr(shapes, "MAX_PIXELS", 1000)
     data = encode(gradient())
     with pytest.raises(UnreadableImage, match=r"too large.*--max-pixels"):
-        survey(data, max_pixels=1000)
-    header = survey(data, max_pixels=1200)
+        read_header(data, max_pixels=1000)
+    header = read_header(data, max_pixels=1200)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # as in another worker
     loaded = load_image(data, header, [(30, 40)], {}).pixels[0]
     np.testing.assert_array_equal(loaded, gradient())
     monkeypatch.setattr(shapes, "free_memory", lambda: 13_000)
     with pytest.raises(UnreadableImage, match=r"need 0 MB of memory .* 0 MB are free"):
-        survey(data, max_pixels=1200)
-    assert survey(encode(gradient(20, 20)), max_pixels=1200).width == 20
+        read_header(data, max_pixels=1200)
+    assert read_header(encode(gradient(20, 20)), max_pixels=1200).width == 20
 
 
 def test_free_memory_is_what_the_system_says():

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from conftest import exif_of, textured_image
 from patchcluster.errors import UnreadableImage
-from patchcluster.images.decode import load_image, survey
+from patchcluster.images.decode import load_image, read_header
 
 END = b"\xff\xd9"
 PICTURE = Image.fromarray(textured_image(0, 150, 101))
@@ -45,7 +45,7 @@ FILES = {
 
 
 def load(data):
-    header = survey(data)
+    header = read_header(data)
     return load_image(data, header, [(header.height, header.width)], {}).pixels[0]
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from conftest import exif_of
 from patchcluster.errors import InputError
-from patchcluster.images.encode import encode
 from patchcluster.images.masks import pair_masks, read_mask_file, to_mask
+from patchcluster.images.raster import encode
 
 INSIDE = np.zeros((6, 8), bool)
 INSIDE[1:4, 2:5] = True

@@ -13,8 +13,8 @@ from scipy import ndimage
 import patchcluster
 from conftest import left_half, save_image, textured_image, write_set
 from patchcluster.errors import InputError, RunError, SettingError
-from patchcluster.images.raster import cover
-from patchcluster.images.roi import at_size, find_masks
+from patchcluster.images.masks import find_masks
+from patchcluster.images.raster import at_size, cover
 from patchcluster.methods import PatchClusterPlus
 from patchcluster.pipeline.loading import Packing
 from patchcluster.scores.maps import SIGMA, score_image, smooth, to_image

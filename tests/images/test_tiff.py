@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from conftest import exif_of
 from patchcluster.errors import UnreadableImage
-from patchcluster.images.decode import load_image, survey
+from patchcluster.images.decode import load_image, read_header
 from patchcluster.images.tiff import TiffImage
 from tiff_files import WHITE_IS_ZERO, tiff
 
@@ -44,7 +44,7 @@ def read(data):
 
 
 def load(data, top=255):
-    header = survey(data)
+    header = read_header(data)
     windows = {"integer": [0.0, top], "float": [0.0, 1.0]}
     return load_image(data, header, [(header.height, header.width)], windows).pixels[0]
 
@@ -191,7 +191,7 @@ def test_alpha_of_a_deep_image_has_any_range_and_does_not_widen_the_window(opaqu
     np.testing.assert_array_equal(load(tiff(values, extra=[UNASSOCIATED]), 4096), plain)
     values[:4, :, 3] = 0
     data = tiff(values, extra=[UNASSOCIATED])
-    assert survey(data).spread.most < 3000
+    assert read_header(data).spread.most < 3000
     np.testing.assert_array_equal(load(data, 4096)[:4], 255)
     np.testing.assert_array_equal(load(data, 4096)[4:], plain[4:])
 
@@ -202,7 +202,7 @@ def test_pixels_without_data_are_refused():
     np.testing.assert_array_equal(read(write(values, **tag)), values)
     values[3, 4] = -9999
     with pytest.raises(UnreadableImage, match="without data"):
-        survey(write(values, **tag))
+        read_header(write(values, **tag))
 
 
 @pytest.mark.parametrize("stated", ["-9999", "nan", "none", "7.5"])
@@ -273,13 +273,13 @@ SMALL = np.full((8, 12, 3), 7, np.uint8)
 )
 def test_a_reduced_copy_is_not_what_is_scored(file):
     np.testing.assert_array_equal(load(file[1]), FULL)
-    assert not survey(file[1]).several
+    assert not read_header(file[1]).several
 
 
 def test_of_several_full_pages_the_first_is_taken_and_it_is_known():
     data = pages((FULL, {}), (FULL[::-1], {}), (FULL[:20], {}))
     np.testing.assert_array_equal(load(data), FULL)
-    assert survey(data).several
+    assert read_header(data).several
 
 
 def test_pages_that_lead_back_to_the_first_end():

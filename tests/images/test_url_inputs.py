@@ -22,10 +22,10 @@ from PIL import Image
 import patchcluster
 from conftest import run_command, save_image, scan_until, textured_image, write_set
 from patchcluster.errors import InputError, RunError, UnreadableImage
-from patchcluster.images.decode import load_image, survey
-from patchcluster.images.encode import encode
+from patchcluster.images.decode import load_image, read_header
 from patchcluster.images.finding import find_images
 from patchcluster.images.inputs import open_input, stamp
+from patchcluster.images.raster import encode
 from patchcluster.runs import runfolder
 from patchcluster.runs.run import Run
 
@@ -122,7 +122,7 @@ def test_of_a_large_picture_the_survey_fetches_the_beginning(storage):
     Image.fromarray(noise).save(buffer, "JPEG", quality=95)
     storage.pipe_file("/bucket/a.jpg", buffer.getvalue())
     assert len(buffer.getvalue()) > 300_000
-    header = survey("faulty://bucket/a.jpg")
+    header = read_header("faulty://bucket/a.jpg")
     assert (header.width, header.height) == (500, 600)
     assert Faulty.reads == [("/bucket/a.jpg", 65536)]
     loaded = load_image("faulty://bucket/a.jpg", header, [(64, 64)], {})
@@ -146,7 +146,7 @@ def test_what_lies_behind_the_beginning_is_read_when_it_is_asked_for(storage):
     buffer = io.BytesIO()
     big.save(buffer, "TIFF")  # its values are all read for their range
     storage.pipe_file("/bucket/a.tif", buffer.getvalue())
-    assert survey("faulty://bucket/a.tif") == survey(buffer.getvalue())
+    assert read_header("faulty://bucket/a.tif") == read_header(buffer.getvalue())
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import exif_of
-from patchcluster.images.decode import load_image, survey
-from patchcluster.images.encode import encode
+from patchcluster.images.decode import load_image, read_header
+from patchcluster.images.raster import encode
 from patchcluster.images.shapes import network_size
 from patchcluster.network.tiling import native_size
 from patchcluster.scores.finish import MapRule, finish
@@ -94,7 +94,7 @@ def dot_at(width, height, x, y):
 
 def check_dot(data, width, height, centre, sizes):
     """The dot is in the input where it is displayed, and so is the light of the thumbnail."""
-    header = survey(data)
+    header = read_header(data)
     assert (header.width, header.height) == (width, height)
     loaded = load_image(data, header, sizes, RANGES)
     with Image.open(io.BytesIO(loaded.thumbnail)) as thumbnail:

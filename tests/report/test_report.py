@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import PATIENCE
 from patchcluster.errors import PatchclusterError
-from patchcluster.report import content, write_report
+from patchcluster.report import list_images, write_report
 from patchcluster.runs import pictures, runfolder, storage
 from patchcluster.runs.info import Skipped
 from patchcluster.runs.pictures import colour_bounds, crop_jpeg, heat_png
@@ -355,7 +355,7 @@ def test_no_page_is_wider_than_a_phone(visit, drawn):
 
 
 def test_places_that_are_compared_are_cut_where_the_run_says(drawn):
-    entries, _, _ = content.list_images(drawn, lambda *_: None)
+    entries, _, _ = list_images(drawn, lambda *_: None)
     crops = entries[0]["similar"]
     assert entries[crops[0]["image"]]["path"] == "photos/00.png"
     # Neighbours of image 0 are 1, 2 and 3, all flagged here; of image 5 they are 6, 7 and 8.

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,6 +34,7 @@ from patchcluster.runs.run import Run, load_run
 from patchcluster.scores.labels import read_labels
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
+FIVE_BANDS = np.random.default_rng(1).integers(0, 256, (64, 64, 5), np.uint8)
 ODD_BYTES = os.fsdecode(b"odd\xff.png")
 
 # --- the store ----------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ def test_last_label_wins_undo_restores_and_history_only_grows(actions):
 
 def test_names_go_with_the_regions_of_a_group(tmp_path):
     scratch, stain = ("a.png", 10, 10, 20, 20), ("b.png", 50, 50, 10, 10)
-    with LabelStore(tmp_path / "labels.sqlite") as store:
+    with closing(LabelStore(tmp_path / "labels.sqlite")) as store:
         store.name_group(1, "scratch", [scratch, ("a.png", 80, 80, 5, 5)], "tab")
         store.name_group(2, "stain", [stain], "tab")
         store.name_group(2, "oil", [stain], "tab")
@@ -158,6 +160,9 @@ def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (root / "images" / "part1.png").rename(root / "images" / ODD_BYTES)
     deep = np.random.default_rng(0).integers(0, 65536, (64, 80), np.uint16)
     Image.fromarray(deep).save(root / "images" / "deep.tif")
+    tifffile.imwrite(
+        root / "images" / "bands.tif", FIVE_BANDS, photometric="minisblack", planarconfig="contig"
+    )
     exif = exif_of(6)  # the camera was turned
     turned = Image.fromarray(textured_image(9, 80, 64))
     turned.save(root / "images" / "turned.jpg", exif=exif, quality=95)
@@ -289,6 +294,7 @@ def test_pictures_show_what_was_scanned(odd_run, tmp_path):
         deep, _ = shown("deep.tif")
         values = np.asarray(Image.open(odd_run.paths[odd_run.index("deep.tif")]), np.float64)
         assert np.abs(deep - (values * 255 / 65535)[..., None]).max() <= 0.51
+        assert np.array_equal(shown("bands.tif")[0], FIVE_BANDS[..., :3])  # Pillow cannot open it
         assert (images["turned.jpg"]["width"], images["turned.jpg"]["height"]) == (64, 80)
         assert shown("turned.jpg", "map")[0].shape[:2] == (80, 64)
         # A crop around (x, y): the pixel itself is right of and below its middle.
@@ -383,7 +389,7 @@ def test_labels_of_the_scan_are_kept(small_run, tmp_path):
     info = json.loads((folder / "run.json").read_text())
     info["labels"] = {small_run.paths[2]: "normal", small_run.paths[3]: "anomalous"}
     (folder / "run.json").write_text(json.dumps(info))
-    with LabelStore(folder / "labels.sqlite") as store:
+    with closing(LabelStore(folder / "labels.sqlite")) as store:
         store.add({small_run.paths[3]: "normal"}, "tab")
         store.undo("tab")
     with serve(folder) as running:
@@ -721,7 +727,7 @@ def test_hostile_names_and_a_lost_server_do_nothing(browser, odd_run, tmp_path):
             page.keyboard.press("a")
             page.wait_for_selector("#banner:not([hidden])")
             wait_for_label(page, "deep.tif", "")  # it does not say what is not on the disk
-    with LabelStore(folder / "labels.sqlite") as store:
+    with closing(LabelStore(folder / "labels.sqlite")) as store:
         assert store.labels() == {
             odd_run.paths[odd_run.index(HOSTILE)]: "normal",
             odd_run.paths[odd_run.index(ODD_BYTES)]: "anomalous",

@@ -26,7 +26,7 @@ from conftest import PATIENCE, run_command, textured_image, wait_until
 from faults.processes import Command
 from patchcluster import serving
 from patchcluster.errors import RunError, SettingError
-from patchcluster.images.encode import encode
+from patchcluster.images.raster import encode
 from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.serving import Limits, create_app
 

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from conftest import textured_image
-from patchcluster.images.encode import encode
+from patchcluster.images.raster import encode
 from patchcluster.pipeline.scoring import Scorer
 from patchcluster.serving import Limits, create_app
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..datasets import Category, read_shown
 from ..errors import InputError
-from ..images.decode import Pixels, load_image, survey
+from ..images.decode import Pixels, load_image, read_header
 from ..images.inputs import stamp
 from ..images.window import Windows, choose_windows
 from ..network.backbones import Backbone
@@ -103,7 +103,7 @@ class Images:
     def shown(self, image: int) -> NDArray[np.uint8]:
         """An image as the network sees it, uint8 [size, size, 3]."""
         path, side = self.infos[image].path, self.rule.resized
-        pixels = load_image(path, survey(path), [(side, side)], self.windows).pixels[0]
+        pixels = load_image(path, read_header(path), [(side, side)], self.windows).pixels[0]
         return np.rint(pixels[self.rule.centre]).astype(np.uint8)
 
 

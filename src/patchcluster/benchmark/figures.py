@@ -20,7 +20,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..datasets import select
-from ..images.encode import encode
+from ..images.raster import encode
 from ..runs import storage
 from ..scores import maps
 from ..scores.colours import colours

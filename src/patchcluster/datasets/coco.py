@@ -28,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError
 from ..images.inputs import natural_key, reason
-from .shapes import MAX_PIXELS, Polygons, Runs, Shape
+from .drawn import MAX_PIXELS, Polygons, Runs, Shape
 from .types import Sample, Truth
 
 FILES = ("annotations.json", "_annotations.coco.json")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..images.inputs import natural_key
-from ..images.masks import find_named, list_images, pair_masks
+from ..images.masks import list_images, pair_masks
 from ..images.matching import match_names
 from . import coco
 from .types import Category, Sample, Truth, take_mask
@@ -28,23 +28,21 @@ def read_dataset(root: str | Path) -> list[Category]:
     Raises InputError if the layout is none that is known, or could be two, or something is missing.
     """
     base = Path(root)
-    if not is_dataset(base):
-        raise InputError(f"{str(root)!r} is not a folder: name the data set's folder")
     categories = list_categories(base)
     if not categories:
         raise InputError(f"no data set is known in {str(root)!r}: expected {_EXPECTED}")
     return [_find_files(category, base) for category in categories]
 
 
-def is_dataset(path: Path) -> bool:
-    """Say whether a path can be that of a data set: a folder, or a file of annotations."""
-    return path.is_dir() or coco.is_file(path)
-
-
 def list_categories(base: Path) -> list[Category]:
-    """List the categories of a data set; none if its layout is none that is known."""
+    """List the categories of a data set; none if its layout is none that is known.
+
+    Raises InputError as `read_dataset`.
+    """
     if coco.is_file(base):
         return [Category(_folder_of(base).resolve().name, coco.read_file(base))]
+    if not base.is_dir():
+        raise InputError(f"{str(base)!r} is not a folder: name the folder of a data set")
     split = _read_visa_split(base)
     if split:
         return split
@@ -247,12 +245,13 @@ def _read_next_to(places: Sequence[tuple[Path, bool]], mark: str) -> Iterator[Sa
     """
     every = [(path, train) for place, train in places for path in list_images(place, "*")]
     files = [(path, train) for path, train in every if " (copy)" not in path.stem]
-    if not any(path.stem.endswith(mark) for path, _ in files):
+    masks = {path.with_suffix(""): path for path, _ in files if path.stem.endswith(mark)}
+    if not masks:
         return
     for path, train in files:
         if path.stem.endswith(mark):
             continue
-        mask = find_named(path.parent, path.stem + mark)
+        mask = masks.get(path.with_name(path.stem + mark))
         if mask is None:
             raise InputError(
                 f"{str(path)!r} has no mask: put it at {str(path.with_suffix(''))!r}{mark}.png, "

@@ -15,8 +15,8 @@ from PIL import Image
 from ..errors import InputError
 from ..images.masks import pair_masks
 from ..images.matching import follow, match_names
-from .layouts import NORMAL_FOLDERS, is_dataset, list_categories, list_names
-from .shapes import Entry
+from .drawn import Entry
+from .layouts import NORMAL_FOLDERS, list_categories, list_names
 from .types import Category, Sample, Truth, take_mask
 
 
@@ -54,8 +54,6 @@ def match_truth(paths: Sequence[str], root: str | Path) -> list[Truth | Unknown]
     missing or damaged.
     """
     base = Path(root)
-    if not is_dataset(base):
-        raise InputError(f"{str(root)!r} is not a folder: name the data set or its ground_truth")
     categories = list_categories(base)
     found = look_up(paths, categories, base)
     if base.is_dir():

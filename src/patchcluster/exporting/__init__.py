@@ -2,7 +2,7 @@
 
 contents.py    the content for all formats: images, their names and their anomalous areas
 names.py       distinct names of images and files
-shapes.py      regions as masks, polygons and run lengths
+areas.py       regions as masks, polygons and run lengths
 output.py      writes an export whole or not at all, and never over other files
 plain.py       CSV, JSON, Parquet; masks and heat maps
 coco.py, cvat.py, labelstudio.py, yolo.py, fiftyone.py    annotations for these tools
@@ -23,7 +23,7 @@ from . import coco, cvat, fiftyone, labelstudio, plain, yolo
 from .contents import Contents, Step
 from .output import replacing
 
-__all__ = ["FORMATS", "Format", "default_output", "export"]
+__all__ = ["FORMATS", "Format", "export"]
 
 
 @dataclass(frozen=True)
@@ -90,30 +90,26 @@ def export(
     be written, InputError if run or output is a URL or an image is needed and gone,
     PatchclusterError if a package is not installed.
     """
-    chosen = _find_format(format)
+    if format not in FORMATS:
+        raise SettingError(f"no format {format!r}: choose from {', '.join(FORMATS)}")
+    chosen = FORMATS[format]
     given = {"segmentation": segmentation, "images": images, "image_prefix": image_prefix}
     options = _choose(format, chosen, given)
     if not isinstance(run, Run):
         run = load_run(run)
-    path = default_output(run, format) if output is None else local_path(output)
+    path = _name_output(run, format) if output is None else local_path(output)
     contents = Contents(run, flagged_only, progress)
     with replacing(path, not chosen.ending, overwrite) as part:
         chosen.write(contents, part, **options)
     return path
 
 
-def default_output(run: Run, format: str) -> Path:
+def _name_output(run: Run, format: str) -> Path:
     """Return the path of a file or folder next to the run, named after both."""
-    ending = _find_format(format).ending
+    ending = FORMATS[format].ending
     name = f"-{format}{ending}" if ending != f".{format}" else ending
     folder = run.folder if run.folder.name else run.folder.resolve()
     return folder.with_name(folder.name + name)
-
-
-def _find_format(name: str) -> Format:
-    if name not in FORMATS:
-        raise SettingError(f"no format {name!r}: choose from {', '.join(FORMATS)}")
-    return FORMATS[name]
 
 
 def _choose(name: str, chosen: Format, given: Mapping[str, str | None]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 from .. import __version__
 from ..runs import storage
 from ..runs.storage import clean
+from .areas import Area, run_lengths
 from .contents import CATEGORY, Contents, Item
-from .shapes import Area, run_lengths_within
 
 Annotation = dict[str, Any]
 
@@ -55,7 +55,7 @@ def _annotation(number: int, area: Area, item: Item, segmentation: str) -> Annot
     return {
         "id": number,
         "category_id": 1,
-        "bbox": [region.x, region.y, region.width, region.height],
+        "bbox": area.box.tolist(),
         "area": int(area.mask.sum()),
         "iscrowd": 0,
         "segmentation": _segmentation(area, item, segmentation),
@@ -70,7 +70,6 @@ def _segmentation(area: Area, item: Item, kind: str) -> Any:
     if kind == "polygon":
         return [area.polygon.ravel().tolist()]
     region, image = area.region, item.image
-    right = image.width - region.x - region.width
     # COCO counts column by column.
-    counts = run_lengths_within(area.mask.T, region.y, region.x, image.height, right)
+    counts = run_lengths(area.mask.T, region.y, region.x, image.height, image.width)
     return {"size": [image.height, image.width], "counts": counts}

@@ -18,7 +18,7 @@ from ..runs.run import Run
 from ..runs.tables import REGIONS_FILE, percentiles
 from ..scores.maps import Region
 from . import names
-from .shapes import Area, find_area
+from .areas import Area, find_area
 
 CATEGORY = "anomaly"  # of all regions
 Step = Callable[[int, int], None]  # done, total
@@ -69,14 +69,13 @@ class Contents:
         finished = self.run.finished(item.image.path)
         threshold = finished.map_threshold(item.score, self.run.threshold.value)
         image_map = finished.map()
-        found = [find_area(region, image_map, threshold) for region in item.regions]
-        areas = [area for area in found if area is not None]
-        if len(areas) < len(found):
+        try:
+            return [find_area(region, image_map, threshold) for region in item.regions]
+        except ValueError as error:
             raise RunError(
                 f"{str(self.run.folder / REGIONS_FILE)!r} does not fit the maps: `patchcluster "
                 "report` writes it again"
-            )
-        return areas
+            ) from error
 
     def file_of(self, item: Item) -> Path:
         """Return the absolute path of an image. Raises InputError if it is gone, or at a URL."""

@@ -1,96 +1,60 @@
 """CVAT for images 1.1: one XML file, to be uploaded as annotations of a task."""
 
 import re
+from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree as ET
+from xml.sax.saxutils import quoteattr
 
+from markupsafe import Markup
+
+from ..runs.pages import load_template
 from ..runs.storage import clean
+from .areas import Area, run_lengths
 from .contents import CATEGORY, Contents
-from .shapes import Area, run_lengths
 
 FLAGGED = "flagged"  # tag of a flagged image
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ATTRIBUTES = {CATEGORY: ("peak", "group"), FLAGGED: ("score",)}
-_TYPES = {"polygon": "polygon", "rle": "mask", "box": "rectangle"}
+_TYPES = {"polygon": "polygon", "rle": "mask", "box": "rectangle"}  # of labels
+_TAGS = {"polygon": "polygon", "rle": "mask", "box": "box"}
 
 
 def write(contents: Contents, file: Path, segmentation: str) -> None:
-    """Write regions as polygons, masks or boxes, and a tag for each flagged image."""
-    root = ET.Element("annotations")
-    _add(root, "version", "1.1")
-    _describe(_add(root, "meta"), contents, segmentation)
-    for number, item in enumerate(contents):
-        image = ET.SubElement(
-            root,
-            "image",
-            id=str(number),
-            name=_text(item.name),
-            width=str(item.image.width),
-            height=str(item.image.height),
-        )
-        for area in contents.areas(item):
-            shape = _shape(image, area, segmentation)
-            _attribute(shape, "peak", f"{area.region.peak:.9g}")
-            _attribute(shape, "group", str(area.region.group))
-        if item.flagged:
-            tag = ET.SubElement(image, "tag", label=FLAGGED, source="auto")
-            _attribute(tag, "score", f"{item.score:.9g}")
-    ET.indent(root)
-    file.write_bytes(ET.tostring(root, "utf-8", xml_declaration=True))
+    """Write regions as polygons, masks or boxes, and a tag for each flagged image.
 
-
-def _describe(meta: ET.Element, contents: Contents, segmentation: str) -> None:
-    """Describe the labels, so that a task with the same labels can be created."""
-    task = _add(meta, "task")
-    _add(task, "name", _text(str(contents.run.folder)))
-    _add(task, "size", str(len(contents.items)))
-    _add(task, "mode", "annotation")
-    labels = _add(task, "labels")
-    for name, kind in ((CATEGORY, _TYPES[segmentation]), (FLAGGED, "tag")):
-        label = _add(labels, "label")
-        _add(label, "name", name)
-        _add(label, "type", kind)
-        attributes = _add(label, "attributes")
-        for attribute in _ATTRIBUTES[name]:
-            one = _add(attributes, "attribute")
-            _add(one, "name", attribute)
-            _add(one, "mutable", "False")
-            _add(one, "input_type", "text")
-            _add(one, "default_value", "")
-            _add(one, "values", "")
-
-
-def _shape(image: ET.Element, area: Area, segmentation: str) -> ET.Element:
-    region = area.region
-    common = {"label": CATEGORY, "source": "auto", "occluded": "0", "z_order": "0"}
-    if segmentation == "polygon":
-        points = ";".join(f"{x:.2f},{y:.2f}" for x, y in area.polygon)
-        return ET.SubElement(image, "polygon", common, points=points)
-    if segmentation == "box":
-        corners = {
-            "xtl": region.x,
-            "ytl": region.y,
-            "xbr": region.x + region.width,
-            "ybr": region.y + region.height,
-        }
-        return ET.SubElement(image, "box", common, **{k: f"{v:.2f}" for k, v in corners.items()})
-    sides = {name: str(getattr(region, name)) for name in ("width", "height")}
-    counts = ", ".join(map(str, run_lengths(area.mask.ravel())))
-    return ET.SubElement(
-        image, "mask", common, rle=counts, left=str(region.x), top=str(region.y), **sides
+    The labels are described, so that a task with the same labels can be created.
+    """
+    text = load_template("exporting/cvat.xml.j2").render(
+        contents=contents,
+        name=_plain(str(contents.run.folder)),
+        labels=[(CATEGORY, _TYPES[segmentation], ("peak", "group")), (FLAGGED, "tag", ("score",))],
+        category=CATEGORY,
+        flagged=FLAGGED,
+        tag=_TAGS[segmentation],
+        shape=partial(_describe_shape, segmentation),
+        quote=_quote,
     )
+    file.write_bytes(text.encode())
 
 
-def _add(parent: ET.Element, name: str, text: str = "") -> ET.Element:
-    element = ET.SubElement(parent, name)
-    element.text = text or None
-    return element
+def _describe_shape(segmentation: str, area: Area) -> dict[str, str]:
+    """Return the XML attributes of a region."""
+    region = area.region
+    if segmentation == "polygon":
+        return {"points": ";".join(f"{x:.2f},{y:.2f}" for x, y in area.polygon)}
+    if segmentation == "box":
+        corners = [*area.box[:2], *area.box[:2] + area.box[2:]]
+        named = zip(("xtl", "ytl", "xbr", "ybr"), corners, strict=True)
+        return {name: f"{value:.2f}" for name, value in named}
+    counts = run_lengths(area.mask, 0, 0, region.width, region.height)
+    sides = zip(("left", "top", "width", "height"), map(str, area.box), strict=True)
+    return {"rle": ", ".join(map(str, counts)), **dict(sides)}
 
 
-def _attribute(shape: ET.Element, name: str, text: str) -> None:
-    ET.SubElement(shape, "attribute", name=name).text = text
+def _quote(text: str) -> Markup:
+    """Write an XML attribute with its quotes; line ends in it survive."""
+    return Markup(quoteattr(_plain(text)))
 
 
-def _text(text: str) -> str:
+def _plain(text: str) -> str:
     """Replace characters that XML does not allow by question marks."""
     return _NOT_XML.sub("?", clean(text))

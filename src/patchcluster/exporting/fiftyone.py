@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..images.encode import encode
-from ..images.raster import Bools
+from ..images.raster import Bools, encode
 from ..runs import storage
 from ..runs.pictures import colour_bounds, draw_top
 from ..runs.storage import clean
+from .areas import Area
 from .contents import CATEGORY, Contents, Item
-from .shapes import Area
 
 HEAT_SIDE = 1024  # longer side of a heat map, pixels; FiftyOne stretches it
 _HEAT = "heatmap"  # name of the field; its files are looked for in fields/heatmap
@@ -92,14 +91,13 @@ def _sample(item: Item, areas: list[Area], file: str, heat: str) -> dict[str, An
 
 
 def _detection(area: Area, item: Item) -> dict[str, Any]:
-    region, width, height = area.region, item.image.width, item.image.height
-    box = [region.x / width, region.y / height, region.width / width, region.height / height]
+    region, sides = area.region, [item.image.width, item.image.height]
     return {
         "_cls": "Detection",
         "attributes": {},
         "tags": [],
         "label": CATEGORY,
-        "bounding_box": box,
+        "bounding_box": (area.box / [*sides, *sides]).tolist(),
         "mask": _pack(area.mask),
         "peak": region.peak,
         "area": region.area,

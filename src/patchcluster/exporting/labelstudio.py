@@ -9,8 +9,8 @@ from .. import __version__
 from ..images.inputs import is_url
 from ..runs import storage
 from ..runs.storage import clean
+from .areas import Area, run_lengths
 from .contents import CATEGORY, Contents, Item
-from .shapes import Area, run_lengths_within
 
 _LOCAL_FILES = "/data/local-files/?d="
 _TAGS = {"polygon": "PolygonLabels", "rle": "BrushLabels", "box": "RectangleLabels"}
@@ -82,15 +82,9 @@ def _value(area: Area, item: Item, kind: str) -> dict[str, Any]:
         points = (area.polygon * 100 / [width, height]).tolist()
         return {"points": points, "closed": True}
     if kind == "box":
-        return {
-            "x": region.x * 100 / width,
-            "y": region.y * 100 / height,
-            "width": region.width * 100 / width,
-            "height": region.height * 100 / height,
-            "rotation": 0,
-        }
-    below = height - region.y - region.height
-    counts = run_lengths_within(area.mask, region.x, region.y, width, below)
+        box = (area.box * 100 / [width, height, width, height]).tolist()
+        return dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"rotation": 0}
+    counts = run_lengths(area.mask, region.x, region.y, width, height)
     return {"format": "rle", "rle": encode_rle(counts)}
 
 

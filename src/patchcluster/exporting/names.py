@@ -5,7 +5,7 @@ import itertools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from ..images.matching import shared_depth, split_path
@@ -33,26 +33,21 @@ def stems(names: Sequence[str]) -> list[str]:
     """
     short = [str(PurePosixPath(name).with_suffix("")) for name in names]
     count = Counter(map(fold, short))
-    wanted = (
-        name if count[fold(stem)] > 1 else stem for name, stem in zip(names, short, strict=True)
-    )
-    return distinct(wanted)
-
-
-def distinct(names: Iterable[str]) -> list[str]:
-    """Return the names, with a number where one is taken (`x-2.png`), and never too long."""
     taken: set[str] = set()
     found = []
-    for name in names:
-        free = number(name, lambda name: fold(name) in taken)
-        taken.add(fold(free))
-        found.append(free)
+    for name, stem in zip(names, short, strict=True):
+        wanted = name if count[fold(stem)] > 1 else stem
+        found.append(number(wanted, lambda one: fold(one) in taken))
+        taken.add(fold(found[-1]))
     return found
 
 
 def number(name: str, is_taken: Callable[[str], bool]) -> str:
-    """Return a name, cut to a length that file systems take, with a number if it is taken."""
-    free = cut = _cut(name)
+    """Return a name, cut to a length that file systems take, with a number if it is taken.
+
+    Of `x.png` the second is `x-2.png`.
+    """
+    free = cut = "/".join(map(_cut, name.split("/")))
     path = PurePosixPath(cut)
     for count in itertools.count(2):
         if not is_taken(free):
@@ -70,12 +65,8 @@ def _plain(part: str) -> str:
     return "_" if part in ("", ".", "..") else part
 
 
-def _cut(name: str) -> str:
-    """Cut each part of a name to a length that file systems take."""
-    return "/".join(map(_cut_part, name.split("/")))
-
-
-def _cut_part(part: str) -> str:
+def _cut(part: str) -> str:
+    """Cut a part of a path to a length that file systems take."""
     data = os.fsencode(part)
     if len(data) <= _LONGEST:
         return part

@@ -46,7 +46,7 @@ def _replace(output: Path, is_folder: bool, overwrite: bool) -> Iterator[Path]:
             part.mkdir()
         yield part
         if is_folder:
-            _mark(part)
+            storage.write_json(part / MARKER, {"files": sorted(_files(part))})
     except BaseException:
         _remove(part)
         raise
@@ -79,16 +79,8 @@ def _check(output: Path, is_folder: bool, overwrite: bool) -> None:
 
 def _files(folder: Path) -> set[str]:
     """List the names of all files and links in a folder; links are not followed."""
-    found = set()
-    for above, folders, files in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(above, name))]
-        found |= {os.path.relpath(os.path.join(above, name), folder) for name in files + links}
-    return found
-
-
-def _mark(folder: Path) -> None:
-    files = sorted(_files(folder))
-    storage.write_json(folder / MARKER, {"files": files})
+    every = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {str(path.relative_to(folder)) for path in every}
 
 
 def _marked(folder: Path) -> set[str]:

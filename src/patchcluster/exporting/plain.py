@@ -9,11 +9,11 @@ import numpy as np
 
 from .. import __version__
 from ..errors import PatchclusterError
-from ..images.encode import encode
+from ..images.raster import encode
 from ..runs import storage, tables
 from ..runs.storage import clean
+from .areas import box_of
 from .contents import Contents, Item
-from .shapes import box_of
 
 SCHEMA = "patchcluster-export-1"  # see export.schema.json
 _IMAGE = {  # columns of an image, and their Parquet types

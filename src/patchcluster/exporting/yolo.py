@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from ..runs import storage
+from .areas import Area
 from .contents import CATEGORY, Contents, Item
-from .shapes import Area
 
 _YAML = f"train: images\nval: images\nnames:\n  0: {CATEGORY}\n"
 
@@ -28,14 +30,10 @@ def write(contents: Contents, folder: Path, segmentation: str, images: str) -> N
 
 
 def _line(area: Area, item: Item, segmentation: str) -> str:
-    region, image = area.region, item.image
+    sides = np.array([item.image.width, item.image.height])
     if segmentation == "polygon":
-        values = (area.polygon / [image.width, image.height]).ravel().tolist()
+        values = (area.polygon / sides).ravel().tolist()
     else:
-        values = [
-            (region.x + region.width / 2) / image.width,
-            (region.y + region.height / 2) / image.height,
-            region.width / image.width,
-            region.height / image.height,
-        ]
+        corner, size = area.box[:2], area.box[2:]
+        values = [*(corner + size / 2) / sides, *size / sides]
     return " ".join(["0", *(f"{value:.6f}" for value in values)])

@@ -9,10 +9,7 @@ shapes.py    limits of images: which are read, and what the network sees
 formats.py   formats by the beginning of a file, and what to do about those that are not read
 tiff.py      TIFF files -> pixels
 png.py       what Pillow does not do for PNG files
-raster.py    alpha and orientation of decoded pixels, masks on grids
+raster.py    arrays of pixels: alpha, orientation, masks on grids, polygons, bytes of image files
 matching.py  names in label files, and of masks -> images
-masks.py     masks as files
-roi.py       regions of interest: the part of each image that is scored
-polygons.py  polygons -> pixels
-encode.py    pixels -> bytes of an image file
+masks.py     masks as files, regions of interest among them
 """

@@ -65,7 +65,7 @@ class LoadedImage:
     thumbnail: bytes  # JPEG
 
 
-def survey(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
+def read_header(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Read an image's size as shown and, if it is deep, the spread of its values.
 
     source: its path, or the bytes of the file. Only the header is read, except of deep images.
@@ -103,7 +103,7 @@ def load_image(
 ) -> LoadedImage:
     """Read one image and resize it to each (height, width), the whole frame, without a crop.
 
-    `source` is as in `survey`, `header` what that found, `windows` what `choose_windows` gave
+    `source` is as in `read_header`, `header` what that found, `windows` what `choose_windows` gave
     for the set. Raises UnreadableImage with the reason.
     """
     raise_pillow_limit(header.width * header.height)

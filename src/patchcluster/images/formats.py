@@ -54,8 +54,12 @@ def prepare(head: bytes) -> None:
     for beginning, name, words in _NOT_READ:
         if _begins(head, beginning):
             raise UnreadableImage(words.format(name))
-    if _begins(head, _HEIC) and not _add_heic():
-        raise UnreadableImage("HEIC file: pip install 'patchcluster[heic]' reads it")
+    if _begins(head, _HEIC):
+        try:
+            import pi_heif
+        except ImportError as error:
+            raise UnreadableImage("HEIC file: pip install 'patchcluster[heic]' reads it") from error
+        pi_heif.register_heif_opener()
 
 
 def describe(head: bytes) -> str:
@@ -68,12 +72,3 @@ def describe(head: bytes) -> str:
 
 def _begins(head: bytes, beginning: bytes) -> bool:
     return re.match(beginning, head, re.DOTALL) is not None
-
-
-def _add_heic() -> bool:
-    try:
-        import pi_heif
-    except ImportError:
-        return False
-    pi_heif.register_heif_opener()
-    return True

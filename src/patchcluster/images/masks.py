@@ -1,5 +1,14 @@
-"""Masks as files: found by the name of their image, read, brought to a grid."""
+"""Masks as files: found by the name of their image, and read.
 
+A region of interest is the part of an image that is scored. Its mask is one file for all images, or
+a file for each in a folder: there it lies as the image does, as NAME or NAME_mask (see `matching`).
+A mask of the image as it is stored is turned to how it is shown (`raster.find_turn`), and brought
+to the size of the image by the nearest pixel. A patch is scored if the cell of the network's
+coarsest stage that it lies in holds any of the region; a score is given to pixels inside it only. A
+method gets the blocks of patches that are inside, side by side: see `pipeline.loading.Packing`.
+"""
+
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,10 +81,42 @@ def _name_images(stems: Sequence[Path], paths: Sequence[str]) -> list[str]:
     return [name(stem) for stem in stems]
 
 
-def find_named(folder: Path, stem: str) -> Path | None:
-    """Find the image of exactly this name in a folder, with the ending of any image."""
-    paths = (folder / (stem + end) for end in _IMAGE_ENDS)
-    return next((path for path in paths if path.is_file()), None)
+def hash_masks(path: str) -> str:
+    """Return the SHA-256 of a mask, or of all files of a folder of masks. Raises InputError."""
+    root = Path(path)
+    if not root.exists():
+        raise InputError(f"no region of interest at {path!r}: name a mask or a folder of masks")
+    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            digest.update(f"{file.relative_to(root)}\0".encode("utf-8", "surrogateescape"))
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    except OSError as error:
+        raise InputError(f"cannot read the mask {str(file)!r}: {error}") from error
+    return digest.hexdigest()
+
+
+def find_masks(paths: Sequence[str], roi: str) -> list[Path]:
+    """Find the mask of each image. Raises InputError if one has none."""
+    root = Path(roi)
+    if not root.is_dir():
+        return [root] * len(paths)
+    masks, matches = pair_masks(paths, root)
+    missing = [i for i in range(len(paths)) if i not in matches.found]
+    if missing:
+        why = matches.unclear.get(missing[0], "none is named as the image")
+        raise InputError(
+            f"{len(missing)} of {len(paths)} images have no mask in {roi!r}, the first "
+            f"{paths[missing[0]]!r} ({why}): put it there under the image's name, or name one mask "
+            "for all"
+        )
+    return [masks[matches.found[i]] for i in range(len(paths))]
+
+
+def name_region(mask: Bools) -> str:
+    """Name a mask by a hash of its pixels."""
+    return hashlib.sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
 
 
 def read_mask_file(path: Path) -> Bools:

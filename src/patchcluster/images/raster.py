@@ -1,13 +1,16 @@
-"""Alpha and orientation of decoded pixels, and masks on grids."""
+"""Arrays of pixels: alpha, orientation, masks on grids, polygons, and the bytes of image files."""
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Values = NDArray[Any]
 Bools = NDArray[np.bool_]
+Points = NDArray[np.float64]  # [n, 2]: x to the right, y downwards, in pixels from the upper left
 _Value = TypeVar("_Value", bound=np.generic)
 
 SWAPPING = (5, 6, 7, 8)  # orientations that swap width and height
@@ -86,3 +89,41 @@ def cover(mask: Bools, size: tuple[int, int]) -> Bools:
         first, end = cells * side // count, -(-(cells + 1) * side // count)
         mask = inside.take(end, axis) > inside.take(first, axis)
     return mask
+
+
+def at_size(mask: Bools, width: int, height: int) -> Bools:
+    """Bring a mask to bool [height, width] by the nearest pixel; not a copy if it has that size."""
+    if mask.shape == (height, width):
+        return mask
+    rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
+    brought: Bools = mask[rows[:, None], columns]
+    return brought
+
+
+def fill(polygon: Points, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Fill a polygon [n, 2]: bool [h, w], True where it encloses the centre of a pixel.
+
+    Inside is where a line from outside crosses it an odd number of times.
+    """
+    toggles = np.zeros((shape[0], shape[1] + 1), np.int32)
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
+        if y0 == y1:
+            continue
+        low, high = sorted((y0, y1))
+        rows = np.arange(max(0, np.ceil(low - 0.5)), min(shape[0], np.ceil(high - 0.5)), dtype=int)
+        at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        toggles[rows, np.ceil(at - 0.5).clip(0, shape[1]).astype(int)] += 1
+    inside: NDArray[np.bool_] = toggles.cumsum(1)[:, :-1] % 2 == 1
+    return inside
+
+
+def encode(picture: Image.Image | NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
+    """Encode a picture of Pillow, or an array [h, w] or [h, w, 3], as a file of a kind.
+
+    bool arrays become PNGs of 1 bit a pixel. options: of Pillow's writer.
+    """
+    buffer = io.BytesIO()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

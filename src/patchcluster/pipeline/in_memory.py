@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..images.decode import Header, load_image, survey
+from ..images.decode import Header, load_image, read_header
 from ..methods import Method
 from ..network.backbones import Backbone
 from ..scores.finish import Finished, SetBaseline, finish
@@ -26,7 +26,7 @@ def extract_files(
 
     Raises UnreadableImage for a file that is no image.
     """
-    headers = [survey(path, settings.max_pixels) for path in paths]
+    headers = [read_header(path, settings.max_pixels) for path in paths]
     grids: list[Tensor] = []
     with torch.inference_mode():
         for path, header in zip(paths, headers, strict=True):

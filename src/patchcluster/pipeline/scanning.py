@@ -25,9 +25,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError, RunError, SettingError, UnreadableImage
-from ..images import roi
 from ..images.finding import find_images
 from ..images.inputs import local_path, stamp
+from ..images.masks import hash_masks
 from ..images.window import choose_windows
 from ..network.backbones import Backbone
 from ..report import write_report
@@ -151,7 +151,7 @@ def _asked(
         version=__version__,
         labels=dict(labels),
         flagging=dataclasses.asdict(how),
-        roi_sha256="" if known.roi is None else roi.hash_masks(known.roi),
+        roi_sha256="" if known.roi is None else hash_masks(known.roi),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import RunError, SettingError, UnreadableImage
-from ..images.decode import Pixels, load_image, survey
+from ..images.decode import Pixels, load_image, read_header
 from ..images.finding import find_images
 from ..images.inputs import local_path, read_input
 from ..images.shapes import network_size
@@ -175,7 +175,7 @@ class Scorer:
         Raises UnreadableImage with the reason, also if it has more than `max_pixels`; None: than
         the scan would take.
         """
-        header = survey(data, max_pixels or self.settings.max_pixels)
+        header = read_header(data, max_pixels or self.settings.max_pixels)
         windows = self.run.info.windows
         if header.depth != "byte" and header.depth not in windows:
             raise UnreadableImage(

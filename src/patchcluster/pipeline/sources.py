@@ -34,8 +34,8 @@ from PIL import Image, ImageOps
 
 from ..datasets import Category
 from ..errors import InputError
-from ..images.encode import encode
 from ..images.inputs import open_input, reason
+from ..images.raster import encode
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SettingError, UnreadableImage
-from ..images import roi
-from ..images.decode import Header, survey
+from ..images.decode import Header, read_header
 from ..images.inputs import stamp
-from ..images.masks import read_mask_file
-from ..images.raster import Bools, cover, find_turn, orient
+from ..images.masks import find_masks, name_region, read_mask_file
+from ..images.raster import Bools, at_size, cover, find_turn, orient
 from ..images.shapes import STRIDE, network_size
 from ..methods import METHODS
 from ..network.tiling import find_lattice, native_size
@@ -87,7 +86,7 @@ def read_headers(
 
     def read(path: str) -> tuple[Header, list[int]] | str:
         try:
-            return survey(path, max_pixels), stamp(path)
+            return read_header(path, max_pixels), stamp(path)
         except UnreadableImage as error:
             return str(error)
 
@@ -111,18 +110,18 @@ def input_shapes(
 def _take_masks(candidates: Sequence[Candidate], masks: str) -> Survey:
     """Give every image its mask: of a file for all, or of a folder."""
     found, last = Survey([], {}, {}), None
-    files = roi.find_masks([candidate.path for candidate in candidates], masks)
+    files = find_masks([candidate.path for candidate in candidates], masks)
     for candidate, file in zip(candidates, files, strict=True):
         if file != last:  # a mask for all is read once; those of a set may not fit in memory
             mask, last = read_mask_file(file), file
         turn = _find_turn(mask, candidate.header)
         turned = orient(mask, turn)
-        shown = roi.at_size(turned, candidate.header.width, candidate.header.height)
+        shown = at_size(turned, candidate.header.width, candidate.header.height)
         if not shown.any():
             reason = "nothing of it is inside its mask"
             found.skipped[candidate.id] = Skipped(candidate.path, reason)
             continue
-        name = roi.name_region(turned)
+        name = name_region(turned)
         found.masks[name] = (file, turn)
         share = share_inside(shown, candidate.inputs[0])
         found.candidates.append(dataclasses.replace(candidate, roi=name, scored=share))

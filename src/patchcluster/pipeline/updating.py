@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import InputError, RunError
-from ..images import roi
 from ..images.decode import Header
 from ..images.finding import find_images
 from ..images.inputs import PathFinder, hash_file, is_url, local_path, natural_key
+from ..images.masks import hash_masks
 from ..images.window import choose_windows
 from ..network.backbones import Backbone
 from ..runs import runfolder
@@ -204,7 +204,7 @@ def _survey_change(job: Job, before: Run, change: Change) -> tuple[Backbone | No
 
 def _check_mask(job: Job, masks: str) -> None:
     """Raise RunError if the one mask of all images has changed; a folder of masks may grow."""
-    found = roi.hash_masks(masks)
+    found = hash_masks(masks)
     if os.path.isfile(masks) and found != job.info.roi_sha256:
         raise RunError(
             f"the mask {masks!r} has changed since {str(job.folder)!r} was scanned: scan again"

@@ -44,7 +44,12 @@ def review(
     from .app import make_app
     from .session import Review
 
-    with _hold(folder), _listen(port) as listening:
+    check_run(folder)  # or a lock would be left in a folder that is no run
+    taken = (
+        f"{str(folder)!r} is being reviewed by another process: open the page at the address which "
+        "that printed (two tabs are fine), or end it first"
+    )
+    with storage.hold(folder / _LOCK_FILE, taken, _ADVICE), _listen(port) as listening:
         port = listening.getsockname()[1]
         token = secrets.token_urlsafe(32)
         session = Review(folder)
@@ -100,15 +105,3 @@ def _listen(port: int) -> socket.socket:
         raise SettingError(
             f"cannot listen on port {port} ({why}): choose another --port, or 0 for any free one"
         ) from error
-
-
-@contextmanager
-def _hold(folder: Path) -> Iterator[None]:
-    """Keep other processes from reviewing the same run: only one may write its labels."""
-    check_run(folder)  # or a lock would be left in a folder that is no run
-    taken = (
-        f"{str(folder)!r} is being reviewed by another process: open the page at the address which "
-        "that printed (two tabs are fine), or end it first"
-    )
-    with storage.hold(folder / _LOCK_FILE, taken, _ADVICE):
-        yield

@@ -19,6 +19,7 @@ from .session import Busy, NoSuchImage, Review
 from .store import Mark
 
 NOTE_HEADER = "x-patchcluster-note"  # why a picture is not the original
+# By the class of an error, special ones first.
 _STATUS = {NoSuchImage: 404, Busy: 409, InputError: 400, PatchclusterError: 500}
 
 Tab = Annotated[str, Body(min_length=1, max_length=64, embed=True)]
@@ -29,19 +30,17 @@ def make_app(review: Review, token: str, port: int) -> ASGIApp:
     """Return the application that serves one review at 127.0.0.1:port, to holders of the token."""
     mimetypes.add_type("text/javascript", ".js")  # Windows may say text/plain: refused by browsers
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    for kind, status in _STATUS.items():
-        _answer_errors(app, kind, status)
+
+    @app.exception_handler(PatchclusterError)
+    def explain(_: Request, error: PatchclusterError) -> Response:
+        status = next(number for kind, number in _STATUS.items() if isinstance(error, kind))
+        return _answer({"error": str(error)}, status)
+
     app.mount("/static", StaticFiles(packages=[("patchcluster", "review/static")]))
     _add_views(app, review)
     _add_pictures(app, review)
     _add_changes(app, review)
     return Guard(app, token, port)
-
-
-def _answer_errors(app: FastAPI, kind: type[PatchclusterError], status: int) -> None:
-    @app.exception_handler(kind)
-    def explain(_: Request, error: PatchclusterError) -> Response:
-        return _answer({"error": str(error)}, status)
 
 
 def _add_views(app: FastAPI, review: Review) -> None:

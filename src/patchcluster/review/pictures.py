@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UnreadableImage
-from ..images.decode import load_image, survey
-from ..images.encode import encode
+from ..images.decode import Header, load_image, read_header
 from ..images.inputs import find_again, is_url, read_input
+from ..images.raster import encode
+from ..images.tiff import is_tiff
 from ..runs.info import ImageRecord
 from ..runs.pictures import colour_bounds, draw_top, heat_png, open_thumbnail, read_thumbnail
 from ..runs.run import Run
@@ -25,9 +26,6 @@ from ..runs.run import Run
 MAP_SIDE = 1024  # longer side of a map, pixels; the page stretches it bilinearly, as `Run.map` does
 CROP_SIDE = 256  # largest side of a crop, pixels
 _CACHED = 256 * 2**20  # bytes of decoded images
-_ORIENTATION = 0x0112  # EXIF tag
-_PNG = b"\x89PNG"
-_PNG_DEPTH = 24  # where a PNG's header says the bits of a channel
 
 Pixels = NDArray[np.uint8]
 
@@ -55,10 +53,10 @@ class Pictures:
         """Return an image as the scan saw it, else its thumbnail. Raises RunError."""
         try:
             data = self._read(image)
+            if media_type := _plain_type(data, self._read_header(data)):
+                return Picture(data, media_type)
         except UnreadableImage as reason:
             return self.thumbnail(image, str(reason))
-        if _is_plain(data):
-            return Picture(data, "image/png" if data.startswith(_PNG) else "image/jpeg")
         pixels, note = self._pixels(image)
         if note:
             return self.thumbnail(image, note)
@@ -110,12 +108,13 @@ class Pictures:
     def _decode(self, image: ImageRecord) -> tuple[Pixels, str]:
         try:
             data, size = self._read(image), (image.height, image.width)
-            info = self._run.info
-            header = survey(data, info.settings["max_pixels"])
-            loaded = load_image(data, header, [size], info.windows)
+            loaded = load_image(data, self._read_header(data), [size], self._run.info.windows)
             return np.rint(loaded.pixels[0]).astype(np.uint8), ""
         except UnreadableImage as reason:
             return np.asarray(open_thumbnail(self._run, image)), str(reason)
+
+    def _read_header(self, data: bytes) -> Header:
+        return read_header(data, self._run.info.settings["max_pixels"])
 
     def _read(self, image: ImageRecord) -> bytes:
         """Read the file that was scanned. Raises UnreadableImage if it is gone or another."""
@@ -127,14 +126,10 @@ class Pictures:
         return data
 
 
-def _is_plain(data: bytes) -> bool:
-    """Return whether browsers show a file pixel by pixel as the scan saw it."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.mode not in ("L", "RGB") or "transparency" in image.info:
-            return False
-        deep = image.format == "PNG" and data[_PNG_DEPTH] != 8
-        upright = image.getexif().get(_ORIENTATION, 1) == 1
-        return image.format in ("JPEG", "PNG") and not deep and upright
-    except Exception:  # damaged files make Pillow's readers raise almost anything
-        return False
+def _plain_type(data: bytes, header: Header) -> str | None:
+    """Return the media type of a file if browsers show its pixels as the scan saw them, or None."""
+    if header.depth != "byte" or header.orientation != 1 or is_tiff(data):
+        return None
+    with Image.open(io.BytesIO(data)) as image:
+        opaque = image.mode in ("L", "RGB") and "transparency" not in image.info
+        return Image.MIME[image.format] if opaque and image.format in ("JPEG", "PNG") else None

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,19 +67,12 @@ class Shown:
                 if r.group:
                     box = (path, r.x, r.y, r.width, r.height)
                     self.groups.setdefault(r.group, []).append(box)
-        self._names: tuple[int, dict[int, str]] = (0, {})  # of how many given names
 
     def image(self, image_id: int) -> ImageRecord:
         """Return an image by its id. Raises NoSuchImage."""
         if image_id not in self.by_id:
             raise NoSuchImage(f"the run has no image {image_id}: reload the page")
         return self.by_id[image_id]
-
-    def names(self, given: Sequence[GroupName]) -> dict[int, str]:
-        """Return the name of each group that has one, of all names that were given."""
-        if self._names[0] != len(given):
-            self._names = (len(given), find_names(given, self.groups))
-        return self._names[1]
 
 
 class Review:
@@ -148,7 +142,7 @@ class Review:
             "last": last,
             "version": shown.version,
             "labels": {shown.ids[path]: now for path, now in labels.items() if path in shown.ids},
-            "groups": shown.names(self.store.group_names()),
+            "groups": find_names(self.store.group_names(), shown.groups),
             "job": asdict(self.job) if self.job else None,
         }
 
@@ -211,11 +205,7 @@ class Review:
 
     def flag(self, count: int) -> None:
         """Flag the `count` most anomalous images, in the background. Raises Busy."""
-
-        def work(progress: "Progress") -> Run:
-            return reflag(self.folder, Flagging(flag_top=count), progress)
-
-        self._start("flag", work)
+        self._start("flag", partial(reflag, self.folder, Flagging(flag_top=count)))
 
     def _start(self, kind: str, work: Callable[["Progress"], Run]) -> None:
         with self._starting:

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .. import __version__
-from ..images.encode import encode
+from ..images.raster import encode
 from ..scores import maps
 from ..scores.colours import colours
 from ..scores.maps import Floats

@@ -30,10 +30,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, RunError
-from ..images import inputs, roi
-from ..images.encode import encode
+from ..images import inputs
 from ..images.masks import read_mask_file
-from ..images.raster import Bools
+from ..images.raster import Bools, at_size, encode
 from ..scores.maps import Floats
 from . import storage
 from .info import FORMAT, ImageRecord, RunInfo, Skipped, parse
@@ -102,7 +101,7 @@ def read_mask_of(folder: Path, image: ImageRecord) -> Bools | None:
         mask = read_mask_file(path)
     except InputError as error:
         raise storage.unreadable(path, error) from error
-    return roi.at_size(mask, image.width, image.height)
+    return at_size(mask, image.width, image.height)
 
 
 def batch_paths(folder: Path) -> list[Path]:

@@ -12,8 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..images.raster import Bools
-from ..images.roi import at_size
+from ..images.raster import Bools, at_size
 from . import maps
 from .maps import Floats, Region
 from .thresholds import find_deviation

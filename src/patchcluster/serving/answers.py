@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from ..images.encode import encode
+from ..images.raster import encode
 from ..pipeline.scoring import ScoredImage
 from ..runs.run import Neighbour
 from ..runs.storage import clean

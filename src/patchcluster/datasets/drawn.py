@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.masks import to_mask
-from ..images.polygons import fill
+from ..images.raster import fill
 
 MAX_PIXELS = 1 << 30  # of a mask that is drawn
 
@@ -39,12 +39,10 @@ class Polygons:
         """A mask, bool [height, width]: the pixels whose centre lies inside a polygon.
 
         A polygon that crosses itself is inside where a line from outside crosses it an odd number
-        of times. Raises ValueError if a polygon has fewer than three points.
+        of times.
         """
         mask = np.zeros((self.height, self.width), bool)
         for polygon in self.polygons:
-            if len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(f"a polygon of {len(polygon)} numbers: three points need six")
             mask |= fill(np.reshape(polygon, (-1, 2)), mask.shape)
         return mask
 

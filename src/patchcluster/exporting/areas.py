@@ -4,16 +4,15 @@ Points of polygons are corners of pixels: the pixel in the top left corner of an
 from (0, 0) to (1, 1).
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..images.polygons import Points, fill
-from ..images.raster import Bools
+from ..images.raster import Bools, Points, fill
 from ..scores.maps import Floats, Region
 
 LEAST_IOU = 0.95  # of a simplified polygon and the mask
@@ -27,10 +26,16 @@ class Area:
     region: Region
     mask: Bools
 
-    @functools.cached_property
+    @property
+    def box(self) -> NDArray[np.int64]:
+        """Its bounding box [4]: x, y, width and height, in pixels of the image."""
+        region = self.region
+        return np.array([region.x, region.y, region.width, region.height])
+
+    @property
     def polygon(self) -> Points:
         """The polygon [n, 2] around it, in pixels of the image: see `trace`."""
-        polygon: Points = trace(self.mask) + np.array([self.region.x, self.region.y])
+        polygon: Points = trace(self.mask) + self.box[:2]
         return polygon
 
 
@@ -42,14 +47,14 @@ def box_of(region: Region) -> tuple[slice, slice]:
     )
 
 
-def find_area(region: Region, image_map: Floats, threshold: float) -> Area | None:
+def find_area(region: Region, image_map: Floats, threshold: float) -> Area:
     """Find the pixels of a region in the map [height, width] that exceeds a threshold there.
 
-    None: the map exceeds it nowhere in the bounding box.
+    Raises ValueError if the map exceeds it nowhere in the bounding box.
     """
     labels, count = ndimage.label(image_map[box_of(region)] > threshold, np.ones((3, 3)))
     if not count:
-        return None
+        raise ValueError("the map does not exceed the threshold in the region")
     # One connected component at most touches all four sides of the box. On another processor the
     # map may be rounded differently, so that none does: then the largest is the region.
     whole = (slice(0, region.height), slice(0, region.width))
@@ -71,7 +76,7 @@ def trace(mask: Bools) -> Points:
         polygon = _join([_simplify(ring, tolerance) for ring in rings])
         if iou(fill(polygon, mask.shape), mask) >= LEAST_IOU:
             return polygon
-    return _join([_simplify(ring, 0) for ring in rings])
+    return _join(rings)
 
 
 def iou(one: Bools, other: Bools) -> float:
@@ -79,36 +84,26 @@ def iou(one: Bools, other: Bools) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def run_lengths(values: Bools) -> list[int]:
-    """Return the lengths of runs of equal values [n], False first (0: it begins with True)."""
-    bounds = np.flatnonzero(np.diff(values)) + 1
-    counts: list[int] = np.diff(np.concatenate([[0], bounds, [len(values)]])).tolist()
-    return [0, *counts] if values[0] else counts
+def run_lengths(mask: Bools, x: int, y: int, width: int, height: int) -> list[int]:
+    """Return the lengths of runs of equal pixels, outside first, of a mask in a larger image.
 
-
-def run_lengths_within(mask: Bools, start: int, before: int, side: int, after: int) -> list[int]:
-    """Return the run lengths, row by row, of a mask [h, w] that lies in a larger image.
-
-    The image is `side` wide, with so many rows `before` and `after` the mask; `start`: the column
-    of the mask. For run lengths column by column give the mask transposed.
+    The image has width x height pixels, the upper left one of the mask [h, w] is its pixel (x, y),
+    and runs go along its rows. For runs along the columns transpose the mask and swap the sides.
     """
-    rows = np.zeros((len(mask), side), bool)
-    rows[:, start : start + mask.shape[1]] = mask
-    counts = run_lengths(rows.ravel())
-    counts[0] += before * side
-    if len(counts) % 2:  # the last run is outside the mask
-        counts[-1] += after * side
-    elif after:
-        counts.append(after * side)
-    return counts
+    # Where runs begin and end.
+    rows, columns = np.nonzero(np.diff(np.pad(mask, ((0, 0), (1, 1)))))
+    bounds, count = np.unique((rows + y) * width + columns + x, return_counts=True)
+    bounds = bounds[count == 1]  # a run that ends with a row may go on in the next
+    lengths: list[int] = np.diff([0, *bounds, width * height]).tolist()
+    return lengths if lengths[-1] else lengths[:-1]
 
 
 def _rings(mask: Bools) -> list[Points]:
-    """Return the border and then the holes of a mask, along the edges of its pixels."""
+    """Return the corners of the border and then of the holes of a mask, along its pixels' edges."""
     double = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     # OpenCV goes through the centres of border pixels. Of pixels of half the size these lie a
     # quarter next to the edge, so that rounding gives the corner.
-    found, _ = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    found, _ = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     rings = [np.rint((ring[:, 0] + 0.5) / 2) for ring in found]
     rings.sort(key=lambda ring: -np.ptp(ring[:, 0]) * np.ptp(ring[:, 1]))
     return [ring[(ring != np.roll(ring, 1, 0)).any(1)] for ring in rings]
@@ -116,15 +111,8 @@ def _rings(mask: Bools) -> list[Points]:
 
 def _simplify(ring: Points, tolerance: float) -> Points:
     """Simplify a ring to within a tolerance in pixels."""
-    if tolerance == 0:  # drop only points in the middle of a straight line
-        before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
-        turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
-        back = (before * after).sum(1) < 0
-        corners: Points = ring[turns | back]
-        return corners
-    found = cv2.approxPolyDP(ring.astype(np.float32)[:, None], tolerance, True)
-    fewer: Points = found[:, 0].astype(np.float64)
-    return fewer if len(fewer) > 2 else _simplify(ring, 0)
+    fewer = cv2.approxPolyDP(ring.astype(np.float32)[:, None], tolerance, True)[:, 0]
+    return fewer.astype(np.float64) if len(fewer) > 2 else ring
 
 
 def _join(rings: Sequence[Points]) -> Points:
