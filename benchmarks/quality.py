@@ -35,7 +35,8 @@ from patchcluster.pipeline.in_memory import extract_files, finish_set
 from patchcluster.scores import maps
 from patchcluster.scores.finish import Finished
 from patchcluster.scores.metrics import PixelMetrics, image_metrics
-from patchcluster.scores.thresholds import choose_threshold
+from patchcluster.scores.probability import describe_scores
+from patchcluster.scores.thresholds import Flagging, choose_threshold
 from patchcluster.settings import Settings, resolve
 
 RECORD = Path(__file__).with_name("quality.json")
@@ -129,7 +130,8 @@ def measure(
     finished = score(images, chosen.tolist(), settings, change)
     scores = np.array([round(one.score, 6) for one in finished])
     anomalous = images.anomalous[chosen]
-    flagged = scores > choose_threshold(scores).value
+    of_set = describe_scores(scores, [one.contrast for one in finished])
+    flagged = scores > choose_threshold(scores, Flagging(), of_set).value
     figures = {"good_flagged": float(flagged[~anomalous].mean())}
     if anomalous.any():
         order = anomalous[np.argsort(-scores, kind="stable")]

@@ -2,9 +2,10 @@
 
     PYTHONPATH=benchmarks python experiments/draws.py OUT.csv DATASET...
 
-DATASET is a folder in MVTec AD's layout; images are drawn from its test and train parts, 0, 2, 5,
-10 and 25 % of them anomalous, and scored blindly by the default method. A row an image:
-set,rate,draw,anomalous,score. experiments/thresholds.py compares rules on them.
+DATASET is a folder in MVTec AD's layout; images are drawn from its test and train parts, up to 25,
+60 or 150 good ones and 0 to 30 % anomalous, and scored blindly by the default method. A row an
+image: set,good,rate,draw,anomalous,score,contrast (of its map: see `Finished.contrast`).
+experiments/probability.py learns from them what a score means.
 """
 
 import csv
@@ -15,26 +16,28 @@ from quality import Images, score
 
 from patchcluster.settings import resolve
 
-RATES = (0.0, 0.02, 0.05, 0.1, 0.25)
-DRAWS = 4  # of each rate
-NORMAL = 120  # of a draw, at most
+GOOD = (150, 60, 25)  # of a draw, at most
+RATES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.3)
+DRAWS = 3  # of each
 
 
 def main() -> None:
     with open(sys.argv[1], "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["set", "rate", "draw", "anomalous", "score"])
+        writer.writerow(["set", "good", "rate", "draw", "anomalous", "score", "contrast"])
         for root in map(Path, sys.argv[2:]):
             images = Images(root)
-            for rate in RATES:
-                for draw in range(DRAWS):
-                    chosen = images.draw(rate, draw, NORMAL)
-                    scored = score(images, chosen.tolist(), resolve())
-                    for i, one in zip(chosen, scored, strict=True):
-                        anomalous = int(images.anomalous[i])
-                        writer.writerow([root.name, rate, draw, anomalous, f"{one.score:.5f}"])
-                    print(f"{root.name} {rate:.0%} draw {draw}: {len(chosen)} images", flush=True)
-                    file.flush()
+            for good in GOOD:
+                for rate in RATES:
+                    for draw in range(DRAWS):
+                        chosen = images.draw(rate, draw, good)
+                        scored = score(images, chosen.tolist(), resolve())
+                        for i, one in zip(chosen, scored, strict=True):
+                            found = [f"{one.score:.5f}", f"{one.contrast:.5f}"]
+                            bad = int(images.anomalous[i])
+                            writer.writerow([root.name, good, rate, draw, bad, *found])
+                        print(f"{root.name}: {good} good, {rate:.0%}, draw {draw}", flush=True)
+                        file.flush()
 
 
 if __name__ == "__main__":

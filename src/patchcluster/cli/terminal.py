@@ -107,7 +107,12 @@ def print_run(run: "Run", as_json: bool) -> None:
     top = [int(i) for i in run.ranking[:LISTED]]
     if as_json:
         rows = [
-            {"path": run.paths[i], "score": run.scores[i], "flagged": bool(run.flagged[i])}
+            {
+                "path": run.paths[i],
+                "score": run.scores[i],
+                "probability": run.probabilities[i],
+                "flagged": bool(run.flagged[i]),
+            }
             for i in top
         ]
         totals = {
@@ -126,10 +131,13 @@ def print_run(run: "Run", as_json: bool) -> None:
         }
         print(json.dumps(totals))
         return
-    print("rank     score  flagged  image")
+    print("rank     score  probability  flagged  image")
     for place, i in enumerate(top, start=1):
         flag = "yes" if run.flagged[i] else "no"
-        print(f"{place:4}  {run.scores[i]:8.4f}  {flag:7}  {printable(run.paths[i])}")
+        probable = describe_probability(run.probabilities[i])
+        print(
+            f"{place:4}  {run.scores[i]:8.4f}  {probable:>11}  {flag:7}  {printable(run.paths[i])}"
+        )
     _print_skipped(run.skipped, "see run.json")
     _print_groups("copies", run.info.duplicates, "scored once")
     apart = "not compared with each other where there are enough others"
@@ -174,17 +182,27 @@ def print_scores(scores: "Scores", as_json: bool) -> None:
             file=sys.stderr,
         )
     if as_json:
-        names = ("path", "score", "percentile", "flagged", "regions", "nearest", "same_as")
+        names = (
+            "path", "score", "probability", "percentile", "flagged", "regions", "nearest", "same_as",
+        )  # fmt: skip
         rows = [{name: getattr(one, name) for name in names} for one in scores.images]
         print(json.dumps({"images": rows, "skipped": scores.skipped}, default=dataclasses.asdict))
         return
-    print("   score  flagged  regions  image")
+    print("   score  probability  flagged  regions  image")
     for one in scores.images:
         flag = "yes" if one.flagged else "no"
-        print(f"{one.score:8.4f}  {flag:7}  {len(one.regions):7}  {printable(one.path)}")
+        probable = describe_probability(one.probability)
+        print(
+            f"{one.score:8.4f}  {probable:>11}  {flag:7}  {len(one.regions):7}  "
+            f"{printable(one.path)}"
+        )
     _print_skipped(scores.skipped, "--json lists them all")
     flagged = sum(one.flagged for one in scores.images)
     print(f"{len(scores.images)} scored, {flagged} flagged, {len(scores.skipped)} skipped")
+
+
+def describe_probability(probability: float | None) -> str:
+    return "-" if probability is None else f"{probability:.2f}"
 
 
 def describe_figures(figures: dict[str, float | None]) -> str:

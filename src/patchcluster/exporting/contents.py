@@ -33,6 +33,7 @@ class Item:
     stem: str  # the name without its suffix, distinct in the run
     rank: int
     score: float
+    probability: float | None
     percentile: float
     flagged: bool
     label: str  # "": none
@@ -110,6 +111,7 @@ def _list_items(run: Run) -> list[Item]:
             stems[i],
             int(ranks[i]),
             float(run.scores[i]),
+            run.probabilities[i],
             round(float(lower[i]), 2),
             bool(run.flagged[i]),
             run.info.labels.get(image.path, ""),

@@ -76,6 +76,7 @@ def _sample(item: Item, areas: list[Area], file: str, heat: str) -> dict[str, An
         "path": clean(item.image.path),
         "score": item.score,
         "rank": item.rank,
+        "probability": item.probability,
         "percentile": item.percentile,
         "flagged": item.flagged,
         "nearest": clean(item.nearest),

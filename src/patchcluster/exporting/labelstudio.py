@@ -48,7 +48,7 @@ def _task(contents: Contents, item: Item, kind: str, prefix: str | None) -> dict
     }
     prediction = {
         "model_version": f"patchcluster {__version__}",
-        "score": item.percentile / 100,  # it takes none but 0 to 1
+        "score": item.probability or 0.0,  # it takes none but 0 to 1
         "result": results,
     }
     return {"data": data, "predictions": [prediction]}

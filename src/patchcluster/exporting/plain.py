@@ -17,8 +17,8 @@ from .contents import Contents, Item
 
 SCHEMA = "patchcluster-export-1"  # see export.schema.json
 _IMAGE = {  # columns of an image, and their Parquet types
-    "rank": "int32", "path": "string", "score": "float64", "percentile": "float64",
-    "flagged": "bool", "label": "string", "image_width": "int32", "image_height": "int32",
+    "rank": "int32", "path": "string", "score": "float64", "probability": "float64",
+    "percentile": "float64", "flagged": "bool", "label": "string", "image_width": "int32", "image_height": "int32",
     "sha256": "string", "nearest": "string", "regions": "int32",
 }  # fmt: skip
 _REGION = {
@@ -97,6 +97,7 @@ def _image(item: Item) -> dict[str, Any]:
         "rank": item.rank,
         "path": item.image.path,
         "score": item.score,
+        "probability": item.probability,
         "percentile": item.percentile,
         "flagged": item.flagged,
         "label": item.label or None,

@@ -160,7 +160,8 @@ def find_results(
     labels = np.array(image_set.labels(info.labels))
     anomalous, normal = labels == "anomalous", labels == "normal"
     scores, how = np.array([one.score for one in scored]), Flagging(**info.flagging)
-    threshold = choose_threshold(scores, how.expect, how.flag_top)
+    threshold = choose_threshold(scores, how, info.of_set)
+    probabilities = info.probabilities(scores)
     if how == Flagging():
         threshold = move_threshold(threshold, scores, anomalous, normal)
     info.threshold = dataclasses.asdict(threshold)
@@ -176,7 +177,7 @@ def find_results(
         progress("maps", len(regions), len(scored))
     regions = list(known) if _are_same(known, regions) else _group(scored, regions, describe)
     results = [
-        Result(record, i, one.score, bool(flagged[i]), regions[i], one.nearest)
+        Result(record, i, one.score, probabilities[i], bool(flagged[i]), regions[i], one.nearest)
         for i, one in enumerate(scored)
         for record in one.records
     ]

@@ -69,12 +69,12 @@ def finish_set(
         rule = dataclasses.replace(settings.map_rule({}), baseline=baseline)
         return [finish(g, h.width, h.height, rule) for g, h in zip(grids, headers, strict=True)]
 
-    grids, scores, baseline, _ = score_grids(
+    found = score_grids(
         blind,
-        lambda grids: [(one.map_score, one.baseline) for one in bring(grids)],
+        lambda grids: [one.measure() for one in bring(grids)],
         settings.image_score,
         None,
         describe,
         labels,
     )
-    return scores, bring(grids, baseline)
+    return found.scores, bring(found.grids, found.baseline)

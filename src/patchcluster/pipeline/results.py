@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,10 +17,11 @@ from ..runs.tables import Result
 from ..runs.threads import map_in_threads
 from ..scores import maps
 from ..scores.feedback import find_boundary, learn
-from ..scores.finish import SetBaseline, describe_baselines
+from ..scores.finish import Measured, SetBaseline, describe_baselines
 from ..scores.groups import Describe
 from ..scores.labels import Label
 from ..scores.maps import Floats
+from ..scores.probability import SetScores, describe_scores
 from . import costs
 from .comparing import Compared
 from .flagging import Scored, find_results, finish_grid, write_state
@@ -113,7 +115,7 @@ def _score(
         for of_image in zip(*(result.grids for result in compared), strict=True)
     ]
     own, labels = compared[0].image_scores, image_set.labels(job.info.labels)
-    grids, scores, baseline, boundary = score_grids(
+    found = score_grids(
         grids,
         partial(_measure, job, firsts),
         job.settings.image_score,
@@ -121,13 +123,15 @@ def _score(
         finest.describe,
         labels,
     )
-    job.info.boundary = boundary
-    job.info.baseline = {} if baseline is None else dataclasses.asdict(baseline)
+    job.info.boundary = found.boundary
+    job.info.baseline = {} if found.baseline is None else dataclasses.asdict(found.baseline)
+    job.info.set_scores = {} if found.of_set is None else dataclasses.asdict(found.of_set)
     scored = []
     for i, records in enumerate(image_set.records.values()):
-        shown = finest.explanations[i].image[int(np.nanargmax(grids[i]))].tolist()
+        shown = finest.explanations[i].image[int(np.nanargmax(found.grids[i]))].tolist()
         nearest = firsts[shown[0]].path if shown else ""
-        scored.append(Scored(records, grids[i], tables.round_as_written(scores[i]), nearest))
+        score = tables.round_as_written(found.scores[i])
+        scored.append(Scored(records, found.grids[i], score, nearest))
 
     def write(one: Scored) -> None:
         for record in one.records:
@@ -138,45 +142,52 @@ def _score(
     return scored
 
 
+@dataclass(frozen=True)
+class ScoredGrids:
+    """Score grids [h, w] of a set with what labels add, and its image scores.
+
+    baseline: of the set, if the scores depend on it. of_set: what the scores are like; None: too
+    few. boundary: of the blind scores, see `find_boundary`.
+    """
+
+    grids: list[Floats]
+    scores: list[float]
+    baseline: SetBaseline | None
+    of_set: SetScores | None
+    boundary: float
+
+
 def score_grids(
     grids: list[Floats],
-    measure: Callable[[Sequence[Floats]], Sequence[tuple[float, float]]],
+    measure: Callable[[Sequence[Floats]], Sequence[Measured]],
     rule: str,
     own: list[float] | None,
     describe: Describe,
     labels: Sequence[Label | None],
-) -> tuple[list[Floats], list[float], SetBaseline | None, float]:
+) -> ScoredGrids:
     """Score the images of a set by their score grids, and learn from labels.
 
-    measure: grids -> score by the map alone, and baseline, of each image. own: image scores by a
-    rule of the method's own. Returns the grids with what labels add, the image scores, the
-    baseline of the set if they depend on it, and the boundary of the blind scores
-    (`find_boundary`).
+    measure: grids -> figures of their maps. own: image scores by a rule of the method's own.
     """
-    of_set, offsets, scores = None, [0.0] * len(grids), own
+    measured = measure(grids)
+    baseline, offsets, scores = None, [0.0] * len(grids), own
     if scores is None:
-        measured = measure(grids)
         if rule == "baseline-corrected":
-            of_set = describe_baselines([baseline for _, baseline in measured])
-            offsets = [of_set.offset(baseline) for _, baseline in measured]
-        scores = [top - offset for (top, _), offset in zip(measured, offsets, strict=True)]
+            baseline = describe_baselines([one.baseline for one in measured])
+            offsets = [baseline.offset(one.baseline) for one in measured]
+        scores = [one.map_score - off for one, off in zip(measured, offsets, strict=True)]
     boundary = find_boundary(np.array(scores))
     if any(labels):
         grids = learn(grids, scores, describe, labels)
         # What labels add raises the baseline of an image too: that is not taken off again.
-        tops = [top for top, _ in measure(grids)]
+        tops = [one.map_score for one in measure(grids)]
         scores = [top - offset for top, offset in zip(tops, offsets, strict=True)]
-    return grids, scores, of_set, boundary
+    of_set = describe_scores(np.array(scores), [one.contrast for one in measured])
+    return ScoredGrids(grids, scores, baseline, of_set, boundary)
 
 
-def _measure(
-    job: Job, records: Sequence[ImageRecord], grids: Sequence[Floats]
-) -> list[tuple[float, float]]:
-    """Return score by the map alone, and baseline, of each image."""
+def _measure(job: Job, records: Sequence[ImageRecord], grids: Sequence[Floats]) -> list[Measured]:
+    def measure(one: tuple[ImageRecord, Floats]) -> Measured:
+        return finish_grid(job.folder, job.info, *one).measure()
 
-    def measure(one: tuple[ImageRecord, Floats]) -> tuple[float, float]:
-        finished = finish_grid(job.folder, job.info, *one)
-        return finished.map_score, finished.baseline
-
-    both = list(zip(records, grids, strict=True))
-    return list(map_in_threads(measure, both))
+    return list(map_in_threads(measure, list(zip(records, grids, strict=True))))

@@ -37,7 +37,8 @@ from .workers import thread_pool
 class ScoredImage:
     """A new image as a run sees it.
 
-    `score`: larger is more anomalous; `percentile`: the share of the run's images that score lower,
+    `score`: larger is more anomalous; `probability`: that it is anomalous, by its score among those
+    of the run's images, None if they are too few; `percentile`: the share of the run's images that score lower,
     in %; `flagged`: whether the score is over the run's threshold; `regions` as in `Run.regions`,
     without groups; `place`: x and y of the centre of its most anomalous patch, in pixels;
     `nearest`: path of the image of the set that this place is nearest to, or ""; `same_as`: path of
@@ -46,6 +47,7 @@ class ScoredImage:
 
     record: ImageRecord
     score: float
+    probability: float | None
     percentile: float
     flagged: bool
     regions: list[Region]
@@ -87,7 +89,13 @@ class Scores:
         """
         rows = [
             tables.to_cells(
-                one.path, one.score, one.percentile, one.flagged, len(one.regions), one.nearest
+                one.path,
+                one.score,
+                one.probability,
+                one.percentile,
+                one.flagged,
+                len(one.regions),
+                one.nearest,
             )
             for one in self.images
         ]
@@ -223,6 +231,7 @@ class Scorer:
         return ScoredImage(
             record,
             value,
+            self.run.info.probabilities(np.array([value]))[0],
             100 * float(np.searchsorted(self._ascending, value)) / len(self._ascending),
             value > threshold,
             finished.regions(value, threshold),

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from ..errors import PatchclusterError, SettingError
 from ..scores.finish import SetBaseline
 from ..scores.labels import Label
+from ..scores.probability import Scores, SetScores, find_probabilities
 from ..scores.thresholds import Flagging, Threshold
 from ..settings import Settings, resolve
 
@@ -81,6 +82,7 @@ class RunInfo:
     boundary: float = 0.0  # image score of the most doubtful image: see `feedback.find_boundary`
     map_rule: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)  # see `SetBaseline`; empty: not used
+    set_scores: dict[str, Any] = field(default_factory=dict)  # `SetScores`; empty: too few images
     seconds: dict[str, float] = field(default_factory=dict)
     predicted_seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
@@ -91,6 +93,21 @@ class RunInfo:
     flagging: dict[str, Any] = field(default_factory=dict)  # how it was asked for
     roi_sha256: str = ""  # of the masks that were named
     removed: list[str] = field(default_factory=list)  # paths that updates took out of the set
+
+    @property
+    def of_set(self) -> SetScores | None:
+        """What the image scores are like; None: too few images to say."""
+        return SetScores(**self.set_scores) if self.set_scores else None
+
+    def probabilities(self, scores: Scores) -> list[float | None]:
+        """Say how probable it is that images with these scores [n] are anomalous; None: not known.
+
+        With the four decimal places of scores.csv.
+        """
+        if self.of_set is None:
+            return [None] * len(scores)
+        found: list[float | None] = find_probabilities(scores, self.of_set).round(4).tolist()
+        return found
 
 
 @dataclass
@@ -122,6 +139,7 @@ _PARTS: dict[str, TypeAdapter[Any]] = {
     "backbone": TypeAdapter(_Backbone),
     "map_rule": TypeAdapter(_MapRule),
     "baseline": TypeAdapter(SetBaseline),
+    "set_scores": TypeAdapter(SetScores),
     "threshold": TypeAdapter(Threshold),
     "flagging": TypeAdapter(Flagging),
 }
@@ -137,7 +155,7 @@ def parse(value: Any) -> tuple[RunInfo, list[ImageRecord], list[Skipped]]:
     info = _check("", _INFO, rest)
     for name, part in _PARTS.items():
         given = getattr(info, name)
-        if given or (info.state != "running" and name != "baseline"):
+        if given or (info.state != "running" and name not in ("baseline", "set_scores")):
             setattr(info, name, _check_part(name, part, given))
     _check_settings(info.settings)
     if info.state != "running" and not images:

@@ -83,8 +83,10 @@ def find_patch(image: ImageRecord, shape: tuple[int, ...], x: float, y: float) -
 class Run:
     """A finished run.
 
-    Attributes, all in input order: `paths` (as the user gave them), `scores` float64 [n], `flagged`
-    bool [n], `nearest` (path of the image that the most anomalous place is nearest to), `images`.
+    Attributes, all in input order: `paths` (as the user gave them), `scores` float64 [n],
+    `probabilities` (that an image is anomalous, by its score among the others; None in a set of
+    fewer than 5 images), `flagged` bool [n], `nearest` (path of the image that the most anomalous
+    place is nearest to), `images`.
     `ranking` int64 [n] orders them from most to least anomalous:
     `run.paths[i] for i in run.ranking`. `skipped` lists the files without a score, `threshold` says
     which scores are flagged and why, `info` is the rest of run.json.
@@ -111,6 +113,7 @@ class Run:
         self.flagged: NDArray[np.bool_] = np.zeros(len(self.paths), bool)
         if self.info.state != "rescoring":  # whose tables may be of other images
             self.scores, self.nearest, self.flagged = read_scores(folder, self.paths)
+        self.probabilities = self.info.probabilities(self.scores)
         self.ranking = rank(self.scores)
 
     def say_unfinished(self) -> str:

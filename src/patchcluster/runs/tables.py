@@ -19,7 +19,7 @@ SCORES_FILE = "scores.csv"
 REGIONS_FILE = "regions.csv"
 
 # What each table says of an image, see `to_cells`.
-IMAGE_HEADER = ["path", "score", "percentile", "flagged", "regions", "nearest"]
+IMAGE_HEADER = ["path", "score", "probability", "percentile", "flagged", "regions", "nearest"]
 SCORES_HEADER = ["rank", *IMAGE_HEADER]
 REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
 _FLAGS = {"true": True, "false": False}
@@ -32,6 +32,7 @@ class Result:
     record: ImageRecord
     content: int  # index of its content in the set; copies share it
     score: float
+    probability: float | None  # None: not known, of so few images
     flagged: bool
     regions: list[Region]
     nearest: str  # path of the image that its most anomalous patch is nearest to
@@ -68,10 +69,17 @@ def to_cell(value: Any) -> Any:
 
 
 def to_cells(
-    path: str, score: float, percentile: float, flagged: bool, regions: int, nearest: str
+    path: str,
+    score: float,
+    probability: float | None,
+    percentile: float,
+    flagged: bool,
+    regions: int,
+    nearest: str,
 ) -> list[Any]:
-    """Format the columns of IMAGE_HEADER; percentiles have two decimal places."""
-    return [path, to_cell(score), f"{percentile:.2f}", to_cell(flagged), regions, nearest]
+    """Format the columns of IMAGE_HEADER; probabilities have four decimal places, percentiles 2."""
+    probable = "" if probability is None else f"{probability:.4f}"
+    return [path, to_cell(score), probable, f"{percentile:.2f}", to_cell(flagged), regions, nearest]
 
 
 def write_scores(folder: Path, results: Sequence[Result]) -> None:
@@ -81,8 +89,10 @@ def write_scores(folder: Path, results: Sequence[Result]) -> None:
     rows = []
     for place, i in enumerate(rank(scores), start=1):
         one = results[i]
-        count = len(one.regions)
-        cells = to_cells(one.record.path, one.score, lower[i], one.flagged, count, one.nearest)
+        count, path = len(one.regions), one.record.path
+        cells = to_cells(
+            path, one.score, one.probability, lower[i], one.flagged, count, one.nearest
+        )
         rows.append([place, *cells])
     write_table(folder / SCORES_FILE, SCORES_HEADER, rows)
 

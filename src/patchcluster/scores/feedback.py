@@ -15,7 +15,7 @@ from ..errors import SettingError
 from .groups import Describe, describe_image
 from .labels import Label
 from .maps import Floats, round_as_stored
-from .thresholds import Scores, describe_ordinary
+from .probability import Scores, describe_ordinary
 
 _BOUNDARY = 1.0  # deviations above ordinary scores at which an image may as well be anomalous
 _SLOPE = 0.3  # of the label, -1 to 1, over the score in deviations of ordinary images

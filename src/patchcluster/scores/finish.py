@@ -6,6 +6,7 @@ the set: an image that is raised by more, such as a picture of something else, s
 docs/quality.md has what this is worth.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +16,11 @@ import numpy as np
 from ..images.raster import Bools, at_size
 from . import maps
 from .maps import Floats, Region
-from .thresholds import find_deviation
+from .probability import find_deviation
 
 _QUANTILE = 0.25
 _REACH = 1.0  # deviations above the median, up to which baselines are ordinary
+_LEAST = 1e-6  # score of which a logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class MapRule:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Figures of the map of an image: see the properties of `Finished`."""
+
+    map_score: float
+    baseline: float
+    contrast: float
+
+
+@dataclass(frozen=True)
 class Finished:
     """One image of width x height pixels after the comparison.
 
@@ -81,17 +92,32 @@ class Finished:
     mask: Bools | None
 
     @cached_property
+    def _top(self) -> float:
+        """The mean of the highest 1 % of the map."""
+        growth = maps.frame_growth(self.width, self.height, self.rule.native_from)
+        return maps.score_image(self.smoothed, "top1%", growth)
+
+    @property
     def map_score(self) -> float:
         """The image score by the map alone."""
-        image_score = self.rule.image_score
-        rule = "top1%" if image_score == "baseline-corrected" else image_score
-        growth = maps.frame_growth(self.width, self.height, self.rule.native_from)
-        return maps.score_image(self.smoothed, rule, growth)
+        return (
+            maps.score_image(self.smoothed, "max") if self.rule.image_score == "max" else self._top
+        )
 
     @cached_property
     def baseline(self) -> float:
         """The lower quartile of the map: see `find_baseline`."""
         return find_baseline(self.smoothed)
+
+    @property
+    def contrast(self) -> float:
+        """How far the highest 1 % stand out: the logarithm of their ratio to the map's mean."""
+        mean = float(np.nanmean(self.smoothed))
+        return math.log(max(self._top, _LEAST) / max(mean, _LEAST))
+
+    def measure(self) -> "Measured":
+        """Return what the set's scores are made of."""
+        return Measured(self.map_score, self.baseline, self.contrast)
 
     @property
     def score(self) -> float:

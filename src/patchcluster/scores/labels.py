@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..images.matching import match_names
-from .thresholds import Scores, Threshold
+from .probability import Scores
+from .thresholds import Threshold
 
 Label = Literal["normal", "anomalous"]
 Labels = Mapping[str, Label]

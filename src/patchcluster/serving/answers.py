@@ -40,15 +40,17 @@ class Map(BaseModel):
 
 
 class Score(BaseModel):
-    """score: larger is more anomalous; flagged: it exceeds the threshold; percentile: share of the
-    images of the run that score lower, in %; regions: highest peak first; place: the most anomalous
-    one, x and y in pixels; nearest: the places of the set that it was compared with."""
+    """score: larger is more anomalous; probability: that the image is anomalous, null if the run has
+    too few images to say; flagged: the score exceeds the threshold; percentile: share of the images
+    of the run that score lower, in %; regions: highest peak first; place: the most anomalous one, x
+    and y in pixels; nearest: the places of the set that it was compared with."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
                     "score": 1.63,
+                    "probability": 0.93,
                     "flagged": True,
                     "threshold": 0.82,
                     "percentile": 98.5,
@@ -66,6 +68,7 @@ class Score(BaseModel):
         }
     )
     score: float
+    probability: float | None
     flagged: bool
     threshold: float
     percentile: float
@@ -104,6 +107,7 @@ def answer(image: ScoredImage, threshold: float, map_format: MapFormat) -> Score
     """Describe a scored image."""
     return Score(
         score=image.score,
+        probability=image.probability,
         flagged=image.flagged,
         threshold=threshold,
         percentile=image.percentile,
