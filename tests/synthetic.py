@@ -16,6 +16,7 @@ from patchcluster.runs.run import Run
 from patchcluster.runs.tables import Result
 from patchcluster.scores.labels import Label
 from patchcluster.scores.maps import Region
+from patchcluster.scores.probability import describe_scores
 from patchcluster.scores.thresholds import Flagging
 from patchcluster.settings import resolve
 
@@ -41,12 +42,17 @@ def write_run(
     hashes are those of their files.
     """
     rng = np.random.default_rng(0)
+    count = len(names)
     first = {i: group[0] for group in duplicates for i in group}
+    of_content = [first.get(i, i) for i in range(count)]
+    scores = [2 - of / count if of < defective else 0.8 - 0.5 * of / count for of in of_content]
+    of_set = describe_scores(np.array(scores), [0.6] * count)
+    set_scores = {} if of_set is None else dataclasses.asdict(of_set)
+    probabilities = RunInfo([], {}, "", set_scores=set_scores).probabilities(np.array(scores))
     results = []
     for i, name in enumerate(names):
-        of = first.get(i, i)
+        of = of_content[i]
         bad = of < defective
-        score = 2 - of / len(names) if bad else 0.8 - 0.5 * of / len(names)
         grid = rng.uniform(0.1, 0.3, (GRID, GRID)).astype(np.float32)
         regions = []
         if bad:
@@ -56,7 +62,7 @@ def write_run(
         runfolder.write_map(folder, i, grid)
         sha256 = hash_file(name) if hashed else f"{of:064x}"
         record = ImageRecord(i, name, sha256, 1000, SIDE, SIDE)
-        results.append(Result(record, i, score, bad, regions, names[-1]))
+        results.append(Result(record, i, scores[i], probabilities[i], bad, regions, names[-1]))
     info = RunInfo(
         inputs=["photos"],
         settings=dataclasses.asdict(resolve()),
@@ -72,6 +78,7 @@ def write_run(
         },
         threshold={"value": THRESHOLD, "meaning": "as the test says"},
         flagging=dataclasses.asdict(Flagging()),
+        set_scores=set_scores,
         labels=dict(labels or {}),
         duplicates=[[names[i] for i in group] for group in duplicates],
     )

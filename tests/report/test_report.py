@@ -17,7 +17,7 @@ from patchcluster.report import list_images, write_report
 from patchcluster.runs import pictures, runfolder, storage
 from patchcluster.runs.info import Skipped
 from patchcluster.runs.pictures import colour_bounds, crop_jpeg, heat_png
-from patchcluster.scores.thresholds import choose_threshold
+from patchcluster.scores.thresholds import Flagging, choose_threshold
 from synthetic import THRESHOLD, write_run
 
 HOSTILE = [
@@ -124,6 +124,41 @@ def test_moving_the_threshold_flags_again_and_reset_undoes_it(visit, drawn):
     assert not page.locator("#moved").is_visible()
 
 
+def test_it_says_how_many_flags_are_expected_to_be_right(visit, drawn):
+    page = visit(drawn)
+    chance = [
+        0.0 if path == "photos/29.png" else p
+        for path, p in zip(drawn.paths, drawn.probabilities, strict=True)
+    ]  # that one is labelled normal
+    for count in (6, 4):
+        right, all_ = sum(chance[:count]), sum(chance)
+        page.locator("#top").fill(str(count - 1))  # which does not count the copy
+        assert page.locator("#expected").inner_text() == (
+            f"Of {count} flagged about {round(right)} are expected to be anomalous, "
+            f"about {round(all_ - right)} are missed."
+        )
+
+
+def test_of_too_few_images_nothing_is_expected(visit, tmp_path):
+    run = write_run(tmp_path / "run", ["a.png", "b.png", "c.png", "d.png"], defective=1)
+    write_report(run)
+    page = visit(run)
+    assert page.locator("#expected").inner_text() == ""
+    assert "probability" not in page.locator("#gallery").inner_text()
+
+
+def test_a_threshold_above_all_scores_flags_none(visit, tmp_path):
+    run = write_run(tmp_path / "run", [f"{n}.png" for n in range(9)], defective=0)
+    assert run.scores.max() < run.threshold.value
+    write_report(run)
+    page = visit(run)
+    assert paths(page) == []
+    assert page.locator("#highest").inner_text() == f"{run.scores.max():.4g}"
+    page.locator("#threshold").focus()
+    page.keyboard.press("ArrowLeft")
+    assert paths(page) == [run.paths[int(run.ranking[0])]]
+
+
 def test_dragging_the_line_follows_the_pointer(visit, drawn):
     page = visit(drawn)
     box = page.locator("#threshold").bounding_box()
@@ -145,7 +180,7 @@ def test_the_command_flags_what_the_page_shows(visit, drawn, count):
     assert command.startswith(f"patchcluster report '{drawn.folder}' --flag-top ")
     asked = int(command.rsplit(" ", 1)[1])
     distinct = np.delete(drawn.scores, 3)  # a scan scores images 2 and 3, which are alike, once
-    threshold = choose_threshold(distinct, flag_top=asked)
+    threshold = choose_threshold(distinct, Flagging(flag_top=asked), None)
     expected = [drawn.paths[i] for i in drawn.ranking if drawn.scores[i] > threshold.value]
     assert paths(page) == expected
     assert len(expected) == count + (count >= 3)
@@ -387,9 +422,13 @@ def test_heat_is_clear_below_and_without_a_score():
 
 
 def test_colours_do_not_end_below_the_threshold(drawn):
-    dull = np.full((8, 8), 0.5, np.float32)
+    dull = np.full((100, 100), 0.5, np.float32)
+    one_pixel = dull.copy()
+    one_pixel[0, 0] = 1.2
+    assert colour_bounds(drawn, [one_pixel]) == (0.5, THRESHOLD)
+    # Where no pixel reaches it, colours are not all dark for that.
     low, high = colour_bounds(drawn, [dull])
-    assert (low, high) == (0.5, THRESHOLD)
+    assert (low, high) == (0.5, pytest.approx(0.5, abs=1e-5))
 
 
 def test_colour_bounds_have_two_digits_and_stay_when_little_changes(drawn):

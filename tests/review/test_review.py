@@ -536,6 +536,11 @@ def test_slider_flags_at_once_and_the_button_makes_it_last(browser, small_run, t
             page.keyboard.press("ArrowRight")
         assert page.locator(".tag.flagged").count() == 3
         assert page.locator("#count-text").inner_text() == "3 of 8 flagged"
+        chance = [small_run.probabilities[int(i)] for i in small_run.ranking]
+        assert page.locator("#expected").inner_text() == (
+            f"Of 3 flagged about {round(sum(chance[:3]))} are expected to be anomalous, "
+            f"about {round(sum(chance[3:]))} are missed"
+        )
         assert load_run(folder).flagged.sum() == small_run.flagged.sum()
         page.select_option("#filter", "flagged")
         expected = [Path(small_run.paths[int(i)]).name for i in small_run.ranking[:3]]

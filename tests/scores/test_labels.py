@@ -17,7 +17,8 @@ from patchcluster.pipeline.rescoring import rescore
 from patchcluster.runs import runfolder
 from patchcluster.scores.feedback import find_boundary, order_by_doubt, shift_scores
 from patchcluster.scores.labels import match_labels, move_threshold, read_labels
-from patchcluster.scores.thresholds import Flagging, Threshold, describe_ordinary
+from patchcluster.scores.probability import describe_ordinary
+from patchcluster.scores.thresholds import Flagging, Threshold
 
 SIZE = (96,)
 

@@ -182,9 +182,9 @@ def print_scores(scores: "Scores", as_json: bool) -> None:
             file=sys.stderr,
         )
     if as_json:
-        names = (
-            "path", "score", "probability", "percentile", "flagged", "regions", "nearest", "same_as",
-        )  # fmt: skip
+        from ..runs.tables import IMAGE_HEADER
+
+        names = (*IMAGE_HEADER, "same_as")
         rows = [{name: getattr(one, name) for name in names} for one in scores.images]
         print(json.dumps({"images": rows, "skipped": scores.skipped}, default=dataclasses.asdict))
         return

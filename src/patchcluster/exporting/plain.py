@@ -18,8 +18,8 @@ from .contents import Contents, Item
 SCHEMA = "patchcluster-export-1"  # see export.schema.json
 _IMAGE = {  # columns of an image, and their Parquet types
     "rank": "int32", "path": "string", "score": "float64", "probability": "float64",
-    "percentile": "float64", "flagged": "bool", "label": "string", "image_width": "int32", "image_height": "int32",
-    "sha256": "string", "nearest": "string", "regions": "int32",
+    "percentile": "float64", "flagged": "bool", "label": "string", "image_width": "int32",
+    "image_height": "int32", "sha256": "string", "nearest": "string", "regions": "int32",
 }  # fmt: skip
 _REGION = {
     "region": "int32", "x": "int32", "y": "int32", "width": "int32", "height": "int32",

@@ -38,11 +38,12 @@ class ScoredImage:
     """A new image as a run sees it.
 
     `score`: larger is more anomalous; `probability`: that it is anomalous, by its score among those
-    of the run's images, None if they are too few; `percentile`: the share of the run's images that score lower,
-    in %; `flagged`: whether the score is over the run's threshold; `regions` as in `Run.regions`,
-    without groups; `place`: x and y of the centre of its most anomalous patch, in pixels;
-    `nearest`: path of the image of the set that this place is nearest to, or ""; `same_as`: path of
-    the image of the set that has the same bytes, or ""; `grid` float32 [h, w], NaN: not scored.
+    of the run's images, None if they are too few; `percentile`: the share of the run's images that
+    score lower, in %; `flagged`: whether the score is over the run's threshold; `regions` as in
+    `Run.regions`, without groups; `place`: x and y of the centre of its most anomalous patch, in
+    pixels; `nearest`: path of the image of the set that this place is nearest to, or ""; `same_as`:
+    path of the image of the set that has the same bytes, or ""; `grid` float32 [h, w], NaN: not
+    scored.
     """
 
     record: ImageRecord

@@ -169,6 +169,7 @@ def _describe(run: Run, order: Sequence[int]) -> list[Entry]:
         {
             "path": clean(image.path),
             "score": float(run.scores[i]),
+            "probability": run.probabilities[i],
             "flagged": bool(run.flagged[i]),
             "label": labels.get(image.sha256, ""),
             "copy": first[image.sha256] != image.id,

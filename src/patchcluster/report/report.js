@@ -35,7 +35,7 @@ const plural = (count, one, more) => `${count} ${count === 1 ? one : more}`;
 
 // --- threshold --------------------------------------------------------------------------------
 
-const highest = Math.max(distinct[0], runThreshold);
+const highest = distinct[0]; // the threshold is above it where no image stands out
 const least = Math.min(distinct[distinct.length - 1], runThreshold);
 const span = Math.max(highest - least, 1e-6 * Math.abs(highest), 1e-9);
 const lowest = least - span / 50; // so that all can be flagged
@@ -71,11 +71,23 @@ function resetThreshold() {
   showFlags(false);
 }
 
+// A label counts as certain.
+const likelihood = image => image.label ? Number(image.label === "anomalous") : image.probability;
+const total = list => Math.round(list.reduce((sum, image) => sum + likelihood(image), 0));
+
+function describeExpected(flagged) {
+  if (images.some(image => image.probability === null)) return "";
+  const missed = total(images.filter(image => !image.now));
+  return `Of ${flagged.length} flagged about ${total(flagged)} are expected to be anomalous, ` +
+    `about ${missed} are missed.`;
+}
+
 function showFlags(moved) {
   const flagged = images.filter(image => image.now);
   const count = countAbove(threshold);
   $("flagged-count").textContent = flagged.length;
   $("said").textContent = `Threshold ${digits(threshold)}: ${flagged.length} of ${images.length} flagged`;
+  $("expected").textContent = describeExpected(flagged);
   $("threshold").value = threshold;
   $("threshold").setAttribute("aria-valuetext", `${digits(threshold)}, ${flagged.length} flagged`);
   $("bars").querySelector("clipPath rect").setAttribute("x", toPercent(threshold));
@@ -91,7 +103,7 @@ function showFlags(moved) {
   if (["flagged", "unflagged"].includes($("show").value)) showList();
 }
 
-const toPercent = value => 100 * (value - lowest) / (highest - lowest);
+const toPercent = value => Math.min(100, 100 * (value - lowest) / (highest - lowest));
 
 function drawHistogram() {
   const counts = new Array(BARS).fill(0);
@@ -175,6 +187,9 @@ function describeRegions(image) {
   return plural(image.regions.length, "region", "regions") + of;
 }
 
+const describeScore = ({ score, probability }) =>
+  digits(score) + (probability === null ? "" : `, probability ${probability.toFixed(2)}`);
+
 function makeCard(index, place) {
   const image = images[index];
   const button = make("button", { type: "button", "aria-label": `Enlarge ${image.path}` },
@@ -187,7 +202,7 @@ function makeCard(index, place) {
     make("div", { class: "name", title: image.path }, shortName(image.path)),
     make("div", { class: "figures" },
       make("span", {}, `#${index + 1} `, make("span", { class: "flag state" })),
-      make("span", {}, digits(image.score))),
+      make("span", {}, describeScore(image))),
     make("div", { class: "soft name" }, [describeRegions(image), image.label && `labelled ${image.label}`]
       .filter(Boolean).join("; ")),
   ];
@@ -290,6 +305,7 @@ function enlarge(place) {
   $("large-name").textContent = image.path;
   $("large-figures").textContent = [
     `rank ${order[place] + 1} of ${images.length}`, `score ${digits(image.score)}`,
+    image.probability !== null && `probability ${image.probability.toFixed(2)}`,
     image.now ? "flagged" : "not flagged", `${image.width} x ${image.height} pixels`,
     describeRegions(image), image.label && `labelled ${image.label}`,
   ].filter(Boolean).join(", ");

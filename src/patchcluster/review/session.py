@@ -117,6 +117,7 @@ class Review:
                 "width": image.width,
                 "height": image.height,
                 "score": float(run.scores[i]),
+                "probability": run.probabilities[i],
                 "flagged": bool(run.flagged[i]),
                 "nearest": shown.ids.get(run.nearest[i]),
                 "uncertainty": uncertainty.get(image.path),  # 0: the most uncertain

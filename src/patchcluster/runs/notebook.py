@@ -33,6 +33,7 @@ def cards_html(run: Run, count: int) -> str:
         {
             "path": clean(run.paths[i]),
             "score": run.scores[i],
+            "probability": run.probabilities[i],
             "flagged": run.flagged[i],
             "aspect": run.images[i].width / run.images[i].height,
             "thumbnail": data_url("jpeg", read_thumbnail(run, run.images[i])),

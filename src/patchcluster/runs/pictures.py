@@ -36,15 +36,15 @@ def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
     """Return the map values at which colour begins and is strongest, one pair for the whole set.
 
     It begins where 1 pixel in 10 lies above, so that ordinary places stay clear, and is strongest
-    where 1 in 1,000 does, but never below the threshold. Both have two digits, so that they seldom
+    where 1 in 1,000 does, but not below the threshold or, if that is lower, the highest pixel. Both
+    have two digits, so that they seldom
     change when a few images come or go.
     """
-    pixels = np.concatenate(
-        [[run.threshold.value], *(frame[np.isfinite(frame)] for frame in frames)]
-    )
+    pixels = np.concatenate([frame[np.isfinite(frame)] for frame in frames])
+    reached = min(run.threshold.value, float(pixels.max()))
     low, high = np.quantile(pixels, (0.9, 0.999), overwrite_input=True).tolist()
     low = float(f"{low:.1e}")
-    return low, max(_round_up(max(high, run.threshold.value)), low + 1e-6)
+    return low, max(_round_up(max(high, reached)), low + 1e-6)
 
 
 def draw_top(run: Run) -> list[Floats]:

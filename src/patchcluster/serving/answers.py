@@ -40,10 +40,10 @@ class Map(BaseModel):
 
 
 class Score(BaseModel):
-    """score: larger is more anomalous; probability: that the image is anomalous, null if the run has
-    too few images to say; flagged: the score exceeds the threshold; percentile: share of the images
-    of the run that score lower, in %; regions: highest peak first; place: the most anomalous one, x
-    and y in pixels; nearest: the places of the set that it was compared with."""
+    """score: larger is more anomalous; probability: that the image is anomalous, null if the run
+    has too few images to say; flagged: the score exceeds the threshold; percentile: share of
+    the images of the run that score lower, in %; regions: highest peak first; place: the most
+    anomalous one, x and y in pixels; nearest: the places of the set that it was compared with."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -53,8 +53,8 @@ class Row:
     """A file that has settled, scored or skipped.
 
     `path` is absolute; `score`, `probability`, `percentile`, `flagged`, `nearest` and `same_as` as
-    in `ScoredImage`, the first four None if the file cannot be read: `skipped` then says why, and is
-    "" otherwise; `regions`: highest peak first; `threshold`: of the run; `time`: when, UTC;
+    in `ScoredImage`, the first four None if the file cannot be read: `skipped` then says why, and
+    is "" otherwise; `regions`: highest peak first; `threshold`: of the run; `time`: when, UTC;
     `sha256`: of the file, "" if it could not be read at all; `file_size` in bytes; `modified`: its
     time of change in ns. Figures have the digits of the table.
     """
@@ -81,7 +81,8 @@ class Row:
         ]
         return replace(
             self, score=image.score, probability=image.probability,
-            percentile=round(image.percentile, 2), flagged=image.flagged, regions=regions, nearest=image.nearest, same_as=image.same_as,
+            percentile=round(image.percentile, 2), flagged=image.flagged, regions=regions,
+            nearest=image.nearest, same_as=image.same_as,
         )  # fmt: skip
 
     def as_json(self) -> str:

@@ -5,7 +5,7 @@ import { listenToKeys } from "./keys.js";
 import { List } from "./list.js";
 import { ImagePanel } from "./panel.js";
 import {
-  arrange, flagTop, groupTitle, labelOf, loadRun, matching, adjacentImage,
+  arrange, describeExpected, flagTop, groupTitle, labelOf, loadRun, matching, adjacentImage,
   savedCount, shortName, sort, state, takeChanges,
 } from "./state.js";
 
@@ -55,6 +55,7 @@ function describe(image) {
   return [
     `${at} of ${state.shown.length}`,
     `image score ${image.score.toFixed(4)}`,
+    ...(image.probability === null ? [] : [`probability ${image.probability.toFixed(2)}`]),
     image.shownFlag ? "flagged" : "not flagged",
     `${image.regions.length} ${image.regions.length === 1 ? "region" : "regions"}`,
     ...groups,
@@ -71,6 +72,7 @@ function showProgress() {
   $("count-text").textContent = `${flagged} of ${state.images.length} flagged`;
   slider.setAttribute("aria-valuetext", $("count-text").textContent);
   $("count-text").title = state.count === null ? state.threshold.meaning : "not saved yet";
+  $("expected").textContent = describeExpected();
   const busy = state.job?.running ?? false;
   $("keep").disabled = busy || state.count === null;
   $("rescore").disabled = busy;

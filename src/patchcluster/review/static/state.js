@@ -69,6 +69,17 @@ export function flagTop(count) {
   arrange();
 }
 
+// What the probabilities say of the flags; "" if they are not known. A label counts as certain.
+export function describeExpected() {
+  if (state.images.some((image) => image.probability === null)) return "";
+  const expect = ({ used, probability }) => used ? Number(used === "anomalous") : probability;
+  const total = (list) => Math.round(list.reduce((sum, image) => sum + expect(image), 0));
+  const flagged = state.images.filter((image) => image.shownFlag);
+  const missed = state.images.filter((image) => !image.shownFlag);
+  return `Of ${flagged.length} flagged about ${total(flagged)} are expected to be anomalous, `
+    + `about ${total(missed)} are missed`;
+}
+
 export const savedCount = () => state.scores.filter((score) => score > state.threshold.value).length;
 
 export const labelOf = (id) => (state.pending.has(id) ? state.pending.get(id) : state.labels.get(id)) ?? null;
