@@ -39,7 +39,7 @@ NOT_RUN = {
     r"\| while .* curl ": "it would call somebody",
 }
 # Packages that only one block needs. Where they are missing, it is compiled and no more.
-OPTIONAL = {"datasets", "fiftyone", "matplotlib", "pycocotools"}
+OPTIONAL = {"datasets", "fiftyone", "pycocotools"}
 
 
 def run_cli(words):

@@ -5,14 +5,12 @@ import io
 import itertools
 import os
 import re
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import PATIENCE
-from patchcluster.errors import PatchclusterError
 from patchcluster.report import list_images, write_report
 from patchcluster.runs import pictures, runfolder, storage
 from patchcluster.runs.info import Skipped
@@ -472,19 +470,3 @@ def test_a_notebook_shows_the_top_images_and_escapes_names(tmp_path):
     assert "<script" not in html
     assert "<svg" not in html
     assert "&lt;img src=x onerror=alert(1)&gt;" in html
-
-
-def test_show_draws_a_figure_or_says_what_to_install(drawn, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(PatchclusterError, match="pip install matplotlib"):
-        drawn.show()
-
-
-def test_show_draws_the_highest_scores(drawn):
-    pytest.importorskip("matplotlib")
-    figure = drawn.show(7)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert len(titles) == 7
-    assert titles[0] == "00.png\n2, flagged"
-    assert titles[6].startswith("06.png\n0.7")
-    assert "flagged" not in titles[6]

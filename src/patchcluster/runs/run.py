@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,6 @@ from . import storage
 from .info import ImageRecord
 from .runfolder import NEIGHBOURS_FILE, RUN_FILE, map_path, read_info, read_mask_of
 from .tables import rank, read_regions, read_scores
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_SHOWN = 10  # images in a notebook
 
 
 @dataclass(frozen=True)
@@ -137,17 +132,7 @@ class Run:
         """Show the most anomalous images as small cards in a notebook."""
         from .notebook import cards_html  # which needs a run itself
 
-        return cards_html(self, _SHOWN)
-
-    def show(self, count: int = _SHOWN) -> "Figure":
-        """Draw the `count` most anomalous images with their heat maps as a matplotlib figure.
-
-        A notebook draws it; elsewhere call `run.show().savefig("top.png")`. Raises
-        PatchclusterError if matplotlib is not installed.
-        """
-        from .notebook import draw_figure
-
-        return draw_figure(self, count)
+        return cards_html(self)
 
     def index(self, path: str) -> int:
         """Find the position of an image in `paths`, by its path or the end of it if only one fits.
