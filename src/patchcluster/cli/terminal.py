@@ -112,6 +112,7 @@ def print_run(run: "Run", as_json: bool) -> None:
                 "score": run.scores[i],
                 "probability": run.probabilities[i],
                 "flagged": bool(run.flagged[i]),
+                "remarks": run.remarks[i],
             }
             for i in top
         ]

@@ -38,6 +38,7 @@ class Item:
     flagged: bool
     label: str  # "": none
     nearest: str
+    remarks: tuple[str, ...]
     regions: list[Region]
 
     @property
@@ -116,6 +117,7 @@ def _list_items(run: Run) -> list[Item]:
             bool(run.flagged[i]),
             run.info.labels.get(image.path, ""),
             run.nearest[i],
+            run.remarks[i],
             run.regions(image.path),
         )
         for i, image in enumerate(run.images)

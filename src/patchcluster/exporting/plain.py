@@ -20,6 +20,7 @@ _IMAGE = {  # columns of an image, and their Parquet types
     "rank": "int32", "path": "string", "score": "float64", "probability": "float64",
     "percentile": "float64", "flagged": "bool", "label": "string", "image_width": "int32",
     "image_height": "int32", "sha256": "string", "nearest": "string", "regions": "int32",
+    "remarks": "string",
 }  # fmt: skip
 _REGION = {
     "region": "int32", "x": "int32", "y": "int32", "width": "int32", "height": "int32",
@@ -57,7 +58,9 @@ def write_parquet(contents: Contents, file: Path) -> None:
 def write_json(contents: Contents, file: Path) -> None:
     """Write one object: run, threshold, images with their regions, skipped files."""
     run = contents.run
-    images = [_image(item) | {"regions": _regions(item)} for item in contents]
+    images = [
+        _image(item) | {"remarks": item.remarks, "regions": _regions(item)} for item in contents
+    ]
     value = {
         "schema": SCHEMA,
         "version": __version__,
@@ -106,6 +109,7 @@ def _image(item: Item) -> dict[str, Any]:
         "sha256": item.image.sha256,
         "nearest": item.nearest,
         "regions": len(item.regions),
+        "remarks": "; ".join(item.remarks),
     }
 
 

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import InputError, UnreadableImage
 from . import formats, jpeg, png
 from .inputs import open_input, reason
+from .looks import measure_look
 from .raster import SWAPPING, Values, compose, orient, to_share
 from .shapes import LARGEST, MAX_PIXELS, check_shape, raise_pillow_limit
 from .tiff import TiffImage, is_tiff
@@ -63,6 +64,7 @@ class LoadedImage:
     sha256: str  # of the file
     file_size: int  # bytes
     thumbnail: bytes  # JPEG
+    look: list[float]  # see `measure_look`; of its largest pixels
 
 
 def read_header(source: str | bytes, max_pixels: int = MAX_PIXELS) -> Header:
@@ -132,7 +134,9 @@ def load_image(
             f"damaged image: {shown.width} x {shown.height} pixels, where its header says "
             f"{size[0]} x {size[1]}"
         )
-    return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), len(data), _thumbnail(shown))
+    look = measure_look(max(pixels, key=len))
+    sha256 = hashlib.sha256(data).hexdigest()
+    return LoadedImage(pixels, sha256, len(data), _thumbnail(shown), look)
 
 
 def _open(source: str | bytes, head: bool = False) -> IO[bytes]:

@@ -203,6 +203,7 @@ def _keep(
             candidate.header.height,
             candidate.roi,
             candidate.stamp[1] if is_url(candidate.path) else 0,
+            one.image.look,
         )
         images.append(dataclasses.asdict(record))
     return tensors, {"images": images, "skipped": skipped}

@@ -23,6 +23,7 @@ from ..runs.run import Neighbour, Run, find_patch, load_run
 from ..scores import maps
 from ..scores.finish import Finished, finish
 from ..scores.maps import Floats, Region
+from ..scores.remarks import find_remarks
 from ..settings import resolve
 from .comparing import Explanations, to_grid
 from .extraction import extract
@@ -42,8 +43,8 @@ class ScoredImage:
     score lower, in %; `flagged`: whether the score is over the run's threshold; `regions` as in
     `Run.regions`, without groups; `place`: x and y of the centre of its most anomalous patch, in
     pixels; `nearest`: path of the image of the set that this place is nearest to, or ""; `same_as`:
-    path of the image of the set that has the same bytes, or ""; `grid` float32 [h, w], NaN: not
-    scored.
+    path of the image of the set that has the same bytes, or ""; `remarks`: what is odd about it as
+    a whole, by the limits of the set; `grid` float32 [h, w], NaN: not scored.
     """
 
     record: ImageRecord
@@ -55,6 +56,7 @@ class ScoredImage:
     place: tuple[float, float]
     nearest: str
     same_as: str
+    remarks: tuple[str, ...]
     grid: Floats
     _scorer: "Scorer" = field(repr=False)
     _explanations: Explanations = field(repr=False)
@@ -97,6 +99,7 @@ class Scores:
                 one.flagged,
                 len(one.regions),
                 one.nearest,
+                one.remarks,
             )
             for one in self.images
         ]
@@ -194,7 +197,14 @@ class Scorer:
         shapes = input_shapes(header.width, header.height, self.settings, self.backbone.strides)
         image = load_image(data, header, shapes, windows)
         record = ImageRecord(
-            -1, path, image.sha256, image.file_size, header.width, header.height, self._roi
+            -1,
+            path,
+            image.sha256,
+            image.file_size,
+            header.width,
+            header.height,
+            self._roi,
+            look=image.look,
         )
         with torch.inference_mode():
             return self._score(record, image.pixels)
@@ -239,6 +249,7 @@ class Scorer:
             ((column + 0.5) * record.width / columns, (row + 0.5) * record.height / rows),
             self._set[shown[0]].path if shown else "",
             self._same.get(record.sha256, ""),
+            find_remarks([record.figures], self.run.limits)[0],
             grid,
             self,
             explanations,

@@ -172,6 +172,7 @@ def _describe(run: Run, order: Sequence[int]) -> list[Entry]:
             "probability": run.probabilities[i],
             "flagged": bool(run.flagged[i]),
             "label": labels.get(image.sha256, ""),
+            "remarks": run.remarks[i],
             "copy": first[image.sha256] != image.id,
             "width": image.width,
             "height": image.height,

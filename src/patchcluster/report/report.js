@@ -190,6 +190,10 @@ function describeRegions(image) {
 const describeScore = ({ score, probability }) =>
   digits(score) + (probability === null ? "" : `, probability ${probability.toFixed(2)}`);
 
+// What is odd about the image as a whole; no element if nothing is.
+const makeChips = ({ remarks }) => !remarks.length ? [] :
+  [make("div", { class: "chips" }, ...remarks.map(one => make("span", { class: "chip" }, one)))];
+
 function makeCard(index, place) {
   const image = images[index];
   const button = make("button", { type: "button", "aria-label": `Enlarge ${image.path}` },
@@ -205,6 +209,7 @@ function makeCard(index, place) {
       make("span", {}, describeScore(image))),
     make("div", { class: "soft name" }, [describeRegions(image), image.label && `labelled ${image.label}`]
       .filter(Boolean).join("; ")),
+    ...makeChips(image),
   ];
   if ($("view").value === "pictures") card.append(button, ...words);
   else card.append(button, make("div", { class: "side" }, makeCrops(image.similar), ...words));
@@ -309,6 +314,7 @@ function enlarge(place) {
     image.now ? "flagged" : "not flagged", `${image.width} x ${image.height} pixels`,
     describeRegions(image), image.label && `labelled ${image.label}`,
   ].filter(Boolean).join(", ");
+  $("large-remarks").replaceChildren(...makeChips(image));
   $("large-picture").replaceChildren(makePicture(image));
   $("large-similar").replaceChildren(...image.similar?.length
     ? [make("h3", {}, "What it should have looked like"), makeCrops(image.similar)] : []);

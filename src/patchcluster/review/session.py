@@ -121,6 +121,7 @@ class Review:
                 "flagged": bool(run.flagged[i]),
                 "nearest": shown.ids.get(run.nearest[i]),
                 "uncertainty": uncertainty.get(image.path),  # 0: the most uncertain
+                "remarks": run.remarks[i],
                 "copy": first[image.sha256] != image.id,
                 "used": run.info.labels.get(image.path),
                 "regions": [asdict(region) for region in run.regions(image.path)],

@@ -49,6 +49,13 @@ class ImageRecord:
     height: Size
     roi: Hash = ""  # name of its mask of what is scored; "": all of it
     version: Count = 0  # of a URL, see `inputs.stamp`; 0: not known
+    # See `images.looks.measure_look`; none in runs that were written without.
+    look: Annotated[list[float], Len(0, 4)] = field(default_factory=list)
+
+    @property
+    def figures(self) -> list[float] | None:
+        """Width, height and the four figures of its look; None: not known."""
+        return [self.width, self.height, *self.look] if len(self.look) == 4 else None
 
 
 @dataclass(frozen=True)

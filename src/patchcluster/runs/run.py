@@ -18,6 +18,7 @@ from ..images.inputs import PathFinder, local_path
 from ..scores.feedback import order_by_doubt
 from ..scores.finish import Finished, MapRule, finish
 from ..scores.maps import Floats, Region
+from ..scores.remarks import Limits, find_limits, find_remarks
 from ..scores.thresholds import Threshold
 from ..settings import resolve
 from . import storage
@@ -81,7 +82,7 @@ class Run:
     Attributes, all in input order: `paths` (as the user gave them), `scores` float64 [n],
     `probabilities` (that an image is anomalous, by its score among the others; None in a set of
     fewer than 5 images), `flagged` bool [n], `nearest` (path of the image that the most anomalous
-    place is nearest to), `images`.
+    place is nearest to), `images`, `remarks` (a tuple of what is odd about each as a whole).
     `ranking` int64 [n] orders them from most to least anomalous:
     `run.paths[i] for i in run.ranking`. `skipped` lists the files without a score, `threshold` says
     which scores are flagged and why, `info` is the rest of run.json.
@@ -249,6 +250,16 @@ class Run:
     def map_rule(self) -> MapRule:
         """How score grids become maps and image scores."""
         return resolve(**self.info.settings).map_rule(self.info.baseline)
+
+    @functools.cached_property
+    def remarks(self) -> list[tuple[str, ...]]:
+        """What is odd about each image as a whole: words of `scores.remarks.REMARKS`."""
+        return find_remarks([image.figures for image in self.images], self.limits)
+
+    @functools.cached_property
+    def limits(self) -> Limits | None:
+        """Limits of what images of the set look like; None: too few images."""
+        return find_limits([image.figures for image in self.images])
 
     @functools.cached_property
     def _finder(self) -> PathFinder:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..scores.maps import Region
+from ..scores.remarks import find_limits, find_remarks
 from . import storage
 from .info import ImageRecord
 
@@ -19,7 +20,9 @@ SCORES_FILE = "scores.csv"
 REGIONS_FILE = "regions.csv"
 
 # What each table says of an image, see `to_cells`.
-IMAGE_HEADER = ["path", "score", "probability", "percentile", "flagged", "regions", "nearest"]
+IMAGE_HEADER = [
+    "path", "score", "probability", "percentile", "flagged", "regions", "nearest", "remarks",
+]  # fmt: skip
 SCORES_HEADER = ["rank", *IMAGE_HEADER]
 REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
 _FLAGS = {"true": True, "false": False}
@@ -76,22 +79,26 @@ def to_cells(
     flagged: bool,
     regions: int,
     nearest: str,
+    remarks: Sequence[str],
 ) -> list[Any]:
     """Format the columns of IMAGE_HEADER; probabilities have four decimal places, percentiles 2."""
     probable = "" if probability is None else f"{probability:.4f}"
-    return [path, to_cell(score), probable, f"{percentile:.2f}", to_cell(flagged), regions, nearest]
+    cells = [path, to_cell(score), probable, f"{percentile:.2f}", to_cell(flagged)]
+    return [*cells, regions, nearest, "; ".join(remarks)]
 
 
 def write_scores(folder: Path, results: Sequence[Result]) -> None:
     """Write scores.csv, most anomalous first."""
     scores = np.array([result.score for result in results])
     lower = percentiles(scores)
+    figures = [result.record.figures for result in results]
+    remarks = find_remarks(figures, find_limits(figures))
     rows = []
     for place, i in enumerate(rank(scores), start=1):
         one = results[i]
         count, path = len(one.regions), one.record.path
         cells = to_cells(
-            path, one.score, one.probability, lower[i], one.flagged, count, one.nearest
+            path, one.score, one.probability, lower[i], one.flagged, count, one.nearest, remarks[i]
         )
         rows.append([place, *cells])
     write_table(folder / SCORES_FILE, SCORES_HEADER, rows)

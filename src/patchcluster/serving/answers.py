@@ -62,6 +62,7 @@ class Score(BaseModel):
                     ],
                     "nearest": [{"path": "photos/7.png", "x": 264, "y": 232, "distance": 0.71}],
                     "same_as": "",
+                    "remarks": ["darker"],
                     "map": {"format": "png", "data": "iVBORw0KGgo="},
                 }
             ]
@@ -78,6 +79,7 @@ class Score(BaseModel):
     regions: list[Region]
     nearest: list[Neighbour]
     same_as: str  # path of an image of the set with the same bytes, or ""
+    remarks: list[str]  # what is odd about the image as a whole, by the limits of the set
     map: Map | None
 
 
@@ -120,6 +122,7 @@ def answer(image: ScoredImage, threshold: float, map_format: MapFormat) -> Score
             for place in image.neighbours(*image.place)
         ],
         same_as=clean(image.same_as),
+        remarks=list(image.remarks),
         map=None if map_format == "none" else _encode(image.map(), threshold, map_format),
     )
 

@@ -52,11 +52,11 @@ class Box:
 class Row:
     """A file that has settled, scored or skipped.
 
-    `path` is absolute; `score`, `probability`, `percentile`, `flagged`, `nearest` and `same_as` as
-    in `ScoredImage`, the first four None if the file cannot be read: `skipped` then says why, and
-    is "" otherwise; `regions`: highest peak first; `threshold`: of the run; `time`: when, UTC;
-    `sha256`: of the file, "" if it could not be read at all; `file_size` in bytes; `modified`: its
-    time of change in ns. Figures have the digits of the table.
+    `path` is absolute; `score`, `probability`, `percentile`, `flagged`, `nearest`, `remarks` and
+    `same_as` as in `ScoredImage`, the first four None if the file cannot be read: `skipped` then
+    says why, and is "" otherwise; `regions`: highest peak first; `threshold`: of the run; `time`:
+    when, UTC; `sha256`: of the file, "" if it could not be read at all; `file_size` in bytes;
+    `modified`: its time of change in ns. Figures have the digits of the table.
     """
 
     path: str
@@ -66,6 +66,7 @@ class Row:
     flagged: bool | None = None
     regions: list[Box] = field(default_factory=list)
     nearest: str = ""
+    remarks: tuple[str, ...] = ()
     time: str = field(default_factory=_now)
     sha256: str = ""
     file_size: int
@@ -82,7 +83,7 @@ class Row:
         return replace(
             self, score=image.score, probability=image.probability,
             percentile=round(image.percentile, 2), flagged=image.flagged, regions=regions,
-            nearest=image.nearest, same_as=image.same_as,
+            nearest=image.nearest, remarks=image.remarks, same_as=image.same_as,
         )  # fmt: skip
 
     def as_json(self) -> str:
@@ -94,6 +95,7 @@ class Row:
         cells = asdict(self)
         boxes = cells["regions"]
         cells["boxes"] = json.dumps(boxes, separators=(",", ":")) if boxes else ""
+        cells["remarks"] = self.remarks or ""
         cells["regions"] = "" if self.score is None else len(boxes)
         if self.score is not None:
             image = [cells[name] for name in tables.IMAGE_HEADER]

@@ -78,10 +78,11 @@ export class List {
     if (image.shownFlag) facts.append(tag("flagged", "flagged"));
     if (saving) facts.append(tag("saving", "saving"));
     else if (label) facts.append(tag(label, label));
+    facts.append(...image.remarks.map((one) => tag(one, "remark")));
   }
 }
 
-function tag(text, kind) {
+export function tag(text, kind) {
   const made = document.createElement("span");
   made.className = `tag ${kind}`;
   made.textContent = text;

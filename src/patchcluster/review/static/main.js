@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { listenToKeys } from "./keys.js";
-import { List } from "./list.js";
+import { List, tag } from "./list.js";
 import { ImagePanel } from "./panel.js";
 import {
   arrange, describeExpected, flagTop, groupTitle, labelOf, loadRun, matching, adjacentImage,
@@ -43,6 +43,7 @@ function showFacts() {
   $("path").textContent = image ? shortName(image.path) : "";
   $("path").title = image ? image.path : "";
   $("facts").textContent = image ? describe(image) : "";
+  if (image) $("facts").append(...image.remarks.map((one) => tag(one, "remark")));
   for (const name of LABELS) $(name).setAttribute("aria-pressed", String(label === name));
   if (!image) $("saved").textContent = "";
   else if (state.pending.has(image.id)) $("saved").textContent = "saving";
