@@ -3,6 +3,7 @@
 finding.py   what a user names -> files, here or at URLs
 inputs.py    files, here or at URLs -> bytes
 decode.py    bytes of an image file -> pixels, by stated rules
+looks.py     pixels -> how an image looks as a whole, in four figures
 jpeg.py      bytes of a JPEG file -> pixels, unless they are damaged
 window.py    the values of deep images that become black and white
 shapes.py    limits of images: which are read, and what the network sees

@@ -3,6 +3,7 @@
 maps.py             the parts of the next
 finish.py           a score grid -> the map, image score and regions of one image
 thresholds.py       which images are flagged
+remarks.py          what is odd about an image as a whole
 groups.py           similar regions over all images
 labels.py           what a person said; feedback.py: what it says of other images
 metrics.py          AUROC, PRO and the like
