@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import PATIENCE
+import patchcluster
+from conftest import PATIENCE, save_image, textured_image
 from patchcluster.report import list_images, write_report
 from patchcluster.runs import pictures, runfolder, storage
 from patchcluster.runs.info import Skipped
@@ -101,6 +102,24 @@ def test_the_page_of_a_real_scan_says_what_the_run_says(visit, small_run):
     loaded = page.locator(".card img").evaluate_all("all => all.map(one => one.naturalWidth)")
     assert len(loaded) == 16
     assert min(loaded) > 0
+
+
+def test_what_is_odd_about_an_image_is_on_its_card_and_enlarged(visit, tmp_path):
+    for i in range(9):  # a set of 9, one darker
+        pixels = textured_image(i) * (0.6 if i == 4 else 1.0)
+        save_image(tmp_path / "images" / f"{i}.png", pixels.astype(np.uint8))
+    run = patchcluster.scan(tmp_path / "images", tmp_path / "run", size=(64,))
+    assert sum(map(len, run.remarks)) == 1
+    page = visit(run)
+    chips = page.locator(".card .chip")
+    assert chips.all_inner_texts() == ["darker"]
+    card = page.locator(".card", has=chips)
+    assert card.locator(".name[title]").get_attribute("title").endswith("4.png")
+    card.locator("button").click()
+    assert page.locator("#large .chip").all_inner_texts() == ["darker"]
+    page.keyboard.press("Escape")
+    page.locator(".card:not(:has(.chip)) button").first.click()
+    assert page.locator("#large .chip").count() == 0
 
 
 def test_moving_the_threshold_flags_again_and_reset_undoes_it(visit, drawn):

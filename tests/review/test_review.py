@@ -23,7 +23,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import patchcluster
-from conftest import PATIENCE, exif_of, run_command, textured_image, wait_until, write_set
+from conftest import (
+    PATIENCE,
+    exif_of,
+    run_command,
+    save_image,
+    textured_image,
+    wait_until,
+    write_set,
+)
 from faults.commands import RUN
 from faults.processes import Command
 from faults.reviewing import Reviewing
@@ -591,6 +599,20 @@ def test_a_click_shows_what_a_place_was_compared_with(browser, server, small_run
         wait_for(
             page, "() => document.querySelector('#other-caption').textContent.includes('Compared')"
         )
+
+
+def test_what_is_odd_about_an_image_is_in_its_row_and_its_facts(browser, tmp_path):
+    for i in range(9):  # one darker
+        pixels = textured_image(i) * (0.6 if i == 4 else 1.0)
+        save_image(tmp_path / "images" / f"{i}.png", pixels.astype(np.uint8))
+    patchcluster.scan(tmp_path / "images", tmp_path / "run", size=(64,))
+    with serve(tmp_path / "run") as running, open_page(browser, running) as page:
+        row = page.locator(".row-image", has_text="4.png")
+        assert row.locator(".tag.remark").all_inner_texts() == ["darker"]
+        assert page.locator(".row-image .tag.remark").count() == 1
+        row.click()
+        wait_for_current(page, "4.png")
+        assert page.locator("#facts .tag.remark").all_inner_texts() == ["darker"]
 
 
 def test_zoom_map_and_nearest_image(browser, server, small_run):

@@ -26,6 +26,7 @@ from patchcluster.errors import InputError, RunError, SettingError, UnreadableIm
 from patchcluster.images.finding import find_images
 from patchcluster.pipeline.scoring import Scorer, score
 from patchcluster.runs import runfolder
+from patchcluster.scores.remarks import REMARKS
 from patchcluster.watching import Box, Row, watch
 from patchcluster.watching.arrivals import Arrivals, Known
 from patchcluster.watching.table import HEADER, open_table
@@ -79,12 +80,13 @@ def read_rows(path):
 def to_row(cells):
     boxes = [Box(**box) for box in json.loads(cells.pop("boxes") or "[]")]
     assert cells.pop("regions") == (str(len(boxes)) if cells["score"] else "")
-    for name in ("score", "percentile"):
+    for name in ("score", "probability", "percentile"):
         cells[name] = float(cells[name]) if cells[name] else None
     cells["flagged"] = {"true": True, "false": False, "": None}[cells["flagged"]]
     for name, kind in (("file_size", int), ("modified", int), ("threshold", float)):
         cells[name] = kind(cells[name])
-    return Row(**cells, regions=boxes)
+    remarks = [one for one in cells.pop("remarks").split("; ") if one]
+    return Row(**cells, regions=boxes, remarks=remarks)
 
 
 # --- arrivals -----------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ def rows(draw):
     return dataclasses.replace(
         row, score=draw(FIGURE), percentile=draw(st.integers(0, 10000)) / 100,
         flagged=draw(st.booleans()), regions=draw(st.lists(BOX, max_size=2)), nearest=nearest,
-        same_as=draw(TEXT),
+        same_as=draw(TEXT), remarks=draw(st.lists(st.sampled_from(REMARKS), unique=True)),
     )  # fmt: skip
 
 
@@ -298,6 +300,7 @@ def test_rows_are_what_score_says_and_the_table_has_them(scorer, small_run, inco
         assert row.path == one.path
         assert row.score == pytest.approx(one.score, rel=1e-4)
         assert (row.flagged, row.nearest, row.same_as) == (one.flagged, one.nearest, one.same_as)
+        assert row.remarks == list(one.remarks)
         assert row.flagged == (row.score > row.threshold)
         assert len(row.regions) == len(one.regions)
         status = os.stat(one.path)

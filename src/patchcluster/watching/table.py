@@ -66,7 +66,7 @@ class Row:
     flagged: bool | None = None
     regions: list[Box] = field(default_factory=list)
     nearest: str = ""
-    remarks: tuple[str, ...] = ()
+    remarks: list[str] = field(default_factory=list)
     time: str = field(default_factory=_now)
     sha256: str = ""
     file_size: int
@@ -83,7 +83,7 @@ class Row:
         return replace(
             self, score=image.score, probability=image.probability,
             percentile=round(image.percentile, 2), flagged=image.flagged, regions=regions,
-            nearest=image.nearest, remarks=image.remarks, same_as=image.same_as,
+            nearest=image.nearest, remarks=list(image.remarks), same_as=image.same_as,
         )  # fmt: skip
 
     def as_json(self) -> str:
