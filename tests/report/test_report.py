@@ -113,7 +113,7 @@ def test_what_is_odd_about_an_image_is_on_its_card_and_enlarged(visit, tmp_path)
     page = visit(run)
     chips = page.locator(".card .chip")
     assert chips.all_inner_texts() == ["darker"]
-    card = page.locator(".card", has=chips)
+    card = page.locator(".card:has(.chip)")
     assert card.locator(".name[title]").get_attribute("title").endswith("4.png")
     card.locator("button").click()
     assert page.locator("#large .chip").all_inner_texts() == ["darker"]
