@@ -83,6 +83,7 @@ class Images:
         random = np.random.default_rng(seed)
         good = min(most, int((~self.anomalous).sum()))
         bad = max(1, round(good * rate / (1 - rate))) if rate else 0
+        bad = min(bad, int(self.anomalous.sum()))
         chosen = [
             random.choice(np.flatnonzero(~self.anomalous), good, replace=False),
             random.choice(np.flatnonzero(self.anomalous), bad, replace=False),

@@ -1,13 +1,13 @@
 """What a score means: the probability that an image is anomalous, learnt from many sets.
 
-    python experiments/probability.py DRAWS.csv [--write]
+    python experiments/probability.py DRAWS.csv [--write] [--diagram FILE.svg]
 
 DRAWS.csv is what draws.py wrote. Each set is judged by a logistic regression that was fitted to the
 others, every draw with the same weight. For draws of 150 good images (or as many as a set has) with
 5 and 15 % anomalous, and for all draws: F1 of the images with a probability of 0.5 and more as a
 share of the best F1 that any threshold reaches; the share of those images that is ordinary; what
 share of images is flagged where all are good; the expected calibration error, in ten steps; and the
-reliability diagram, a row a step. --write fits all sets and writes
+reliability diagram, a row a step (--diagram draws it). --write fits all sets and writes
 src/patchcluster/scores/probability.json.
 """
 
@@ -104,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("draws", metavar="DRAWS.csv")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--diagram", metavar="FILE.svg", type=Path)
     given = parser.parse_args()
     draws = read(given.draws)
     names = sorted({draw.name for draw in draws})
@@ -122,16 +123,45 @@ def main() -> None:
     probabilities = np.concatenate([found for _, found in judged])
     anomalous = np.concatenate([draw.anomalous for draw, _ in judged])
     steps = np.minimum((probabilities * STEPS).astype(int), STEPS - 1)
-    error = 0.0
+    error, points = 0.0, []
     print("probability, share that is anomalous, images")
     for step in range(STEPS):
         here = steps == step
         said, true = probabilities[here].mean(), anomalous[here].mean()
         error += abs(said - true) * here.mean()
+        points.append((said, true))
         print(f"{said:.2f} {true:.2f} {here.sum()}")
     print(f"expected calibration error: {error:.3f}")
+    if given.diagram:
+        given.diagram.write_text(draw_diagram(points))
     if given.write:
         write(fit(draws), names)
+
+
+def draw_diagram(points: Iterable[tuple[float, float]]) -> str:
+    """An SVG picture: the share that is anomalous over the probability, of each step."""
+
+    def place(said: float, true: float) -> str:
+        return f"{60 + 300 * said:.1f},{330 - 300 * true:.1f}"
+
+    marks = [place(*point).split(",") for point in points]
+    dots = "".join(f'<circle cx="{x}" cy="{y}" r="5"/>' for x, y in marks)
+    line = " ".join(",".join(mark) for mark in marks)
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 380 380" width="380" height="380" '
+        'font-family="sans-serif" font-size="13"><rect width="380" height="380" fill="#fff"/>'
+        '<g fill="none" stroke="#999"><path d="M60 30V330H360"/>'
+        f'<path d="M{place(0, 0)}L{place(1, 1)}" stroke-dasharray="4"/></g>'
+        f'<polyline points="{line}" fill="none" stroke="#06c" stroke-width="2"/>'
+        f'<g fill="#06c">{dots}</g>'
+        '<text x="210" y="365" text-anchor="middle">probability</text>'
+        '<text x="20" y="180" text-anchor="middle" transform="rotate(-90 20 180)">'
+        "share that is anomalous</text>"
+        '<text x="60" y="347" text-anchor="middle">0</text>'
+        '<text x="360" y="347" text-anchor="middle">1</text>'
+        '<text x="48" y="335" text-anchor="end">0</text>'
+        '<text x="48" y="35" text-anchor="end">1</text></svg>\n'
+    )
 
 
 def write(model: Model, names: Sequence[str]) -> None:

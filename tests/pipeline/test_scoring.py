@@ -248,7 +248,7 @@ def test_the_command_prints_a_table_and_writes_it(ordinary, images, tmp_path):
     result = run_command("score", ordinary.folder, *chosen, "-o", out)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["score", "flagged", "regions", "image"]
+    assert lines[0].split() == ["score", "probability", "flagged", "regions", "image"]
     assert sum("part7.png" in line for line in lines) == 1
     assert "notes.txt: not an image" in result.stdout
     assert lines[-1] == "2 scored, 1 flagged, 1 skipped"

@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -79,6 +80,14 @@ def drawn(tmp_path_factory):
     )
     write_report(run)
     return run
+
+
+def until(page, condition: str) -> None:
+    """Wait until a condition holds. Playwright's own wait needs `eval`, which the page forbids."""
+    end = time.monotonic() + PATIENCE
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
 
 
 def paths(page) -> list[str]:
@@ -183,7 +192,7 @@ def test_dragging_the_line_follows_the_pointer(visit, drawn):
     page.mouse.down()
     page.mouse.move(box["x"] + 10, box["y"] + 60, steps=5)
     page.mouse.up()
-    page.wait_for_function("document.querySelectorAll('.card.flagged').length === 29")
+    until(page, "document.querySelectorAll('.card.flagged').length === 29")
     assert "photos/29.png" not in paths(page)  # labelled normal: never flagged
     value = float(page.locator("#threshold").input_value())
     assert value < drawn.scores.min()
@@ -251,7 +260,7 @@ def test_keys_alone_enlarge_turn_over_and_return(visit, drawn):
     assert page.locator("#large-name").inner_text() == "photos/01.png"
     page.keyboard.press("Escape")
     assert not page.locator("#large").is_visible()
-    page.wait_for_function("document.activeElement.closest('.card')?.dataset.index === '1'")
+    until(page, "document.activeElement.closest('.card')?.dataset.index === '1'")
 
 
 def test_tab_reaches_every_control(visit, drawn):
@@ -334,9 +343,10 @@ def test_more_images_than_are_embedded_lie_beside_the_page(visit, tmp_path, monk
     last.wait_for()
     page.locator(".card[data-index='0']").wait_for(state="detached")  # what is far is removed
     last.scroll_into_view_if_needed()
-    page.wait_for_function(
+    until(
+        page,
         "[...document.querySelectorAll('.card[data-index=\"399\"] img')]"
-        ".every(image => image.naturalWidth > 0)"
+        ".every(image => image.naturalWidth > 0)",
     )
     assert last.locator("img").first.get_attribute("src") == "thumbnails/000399.jpg"
     monkeypatch.setattr(pictures, "MOST_DRAWN", 390)

@@ -2,6 +2,7 @@
 
 maps.py             the parts of the next
 finish.py           a score grid -> the map, image score and regions of one image
+probability.py      how probable it is that an image is anomalous
 thresholds.py       which images are flagged
 remarks.py          what is odd about an image as a whole
 groups.py           similar regions over all images
