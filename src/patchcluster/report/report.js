@@ -187,9 +187,6 @@ function describeRegions(image) {
   return plural(image.regions.length, "region", "regions") + of;
 }
 
-const describeScore = ({ score, probability }) =>
-  digits(score) + (probability === null ? "" : `, probability ${probability.toFixed(2)}`);
-
 // What is odd about the image as a whole; no element if nothing is.
 const makeChips = ({ remarks }) => !remarks.length ? [] :
   [make("div", { class: "chips" }, ...remarks.map(one => make("span", { class: "chip" }, one)))];
@@ -206,9 +203,13 @@ function makeCard(index, place) {
     make("div", { class: "name", title: image.path }, shortName(image.path)),
     make("div", { class: "figures" },
       make("span", {}, `#${index + 1} `, make("span", { class: "flag state" })),
-      make("span", {}, describeScore(image))),
-    make("div", { class: "soft name" }, [describeRegions(image), image.label && `labelled ${image.label}`]
-      .filter(Boolean).join("; ")),
+      make("span", {}, digits(image.score))),
+    make("div", { class: "figures soft" },
+      make("span", { class: "name" }, [describeRegions(image), image.label && `labelled ${image.label}`]
+        .filter(Boolean).join("; ")),
+      ...image.probability === null ? [] : [make("span",
+        { class: "likely", title: "Probability that the image is anomalous" },
+        `p = ${image.probability.toFixed(2)}`)]),
     ...makeChips(image),
   ];
   if ($("view").value === "pictures") card.append(button, ...words);

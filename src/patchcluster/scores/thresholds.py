@@ -86,7 +86,7 @@ def _probable(scores: Scores, of_set: SetScores | None) -> Threshold:
             f"{highest:.2f}, so none is flagged; give the share you expect, or how many to flag, "
             "if you know better",
         )
-    meaning = f"images are flagged that are anomalous with a probability of {FLAGGED_FROM} or more"
+    meaning = f"these images are anomalous with a probability of {FLAGGED_FROM} or more"
     if count > len(scores) / 2:
         meaning += (
             "; but most images are flagged here: if they are the ordinary ones, give the share "
