@@ -150,6 +150,8 @@ DAMAGED_INFO = {
     "threshold text": put("threshold.value", "high"),
     "threshold nan": put("threshold.value", float("nan")),
     "baseline text": put("baseline", {"surprise": 1}),
+    "set of no images": put("set_scores.images", 0),
+    "set that deviates below 0": put("set_scores.deviation", -0.1),
     "channels text": put("backbone.channels", ["wide"]),
     "labels unknown": put("labels", {"images/part1.png": "lovely"}),
     "flagging unknown": put("flagging", {"surprise": 3}),

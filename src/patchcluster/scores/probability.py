@@ -15,6 +15,8 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import SettingError
+
 Scores = NDArray[np.float64]
 
 LEAST_IMAGES = 5  # of fewer nothing is said: they do not show how far ordinary scores lie apart
@@ -34,13 +36,17 @@ class SetScores:
     """What the image scores of a set are like.
 
     median, deviation: of the ordinary images, see `describe_ordinary`. contrast: the median of
-    `Finished.contrast` of all.
+    `Finished.contrast` of all. Raises SettingError for what no set has.
     """
 
     images: int
     median: float
     deviation: float
     contrast: float
+
+    def __post_init__(self) -> None:
+        if self.images < LEAST_IMAGES or self.deviation < 0:
+            raise SettingError(f"{self.images} images that deviate by {self.deviation:g}")
 
     @property
     def step(self) -> float:
