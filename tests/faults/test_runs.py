@@ -251,11 +251,22 @@ def test_a_damaged_part_is_one_line_from_what_needs_it(place, name):
     assert_one_line(invoke(*part.command), part.words)
 
 
-@pytest.mark.parametrize("damage", [remove, cut, lambda name: fill(name, bytes(range(256)))])
+DAMAGED_REGIONS = {
+    "gone": remove("regions.csv"),
+    "cut in the header": cut("regions.csv", 0.3),
+    "cut in a row": cut("regions.csv", 0.8),
+    "without its last byte": lambda run: fill(
+        "regions.csv", (run / "regions.csv").read_bytes()[:-1]
+    )(run),
+    "bytes": fill("regions.csv", bytes(range(256))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_REGIONS)
 def test_regions_that_are_damaged_are_one_line_and_the_report_finds_them_again(place, damage):
     expected = patchcluster.load_run("run").regions("part7.png")
     assert expected
-    damage("regions.csv")(place / "run")
+    DAMAGED_REGIONS[damage](place / "run")
     with pytest.raises(PatchclusterError, match=r"regions\.csv"):
         patchcluster.load_run("run").regions("part7.png")
     outcome = invoke("report", "run")

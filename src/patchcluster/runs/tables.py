@@ -25,6 +25,7 @@ IMAGE_HEADER = [
 ]  # fmt: skip
 SCORES_HEADER = ["rank", *IMAGE_HEADER]
 REGIONS_HEADER = ["path", "region", "x", "y", "width", "height", "area", "peak", "group"]
+_SCORES_READ = ["path", "score", "flagged", "nearest"]
 _FLAGS = {"true": True, "false": False}
 
 
@@ -120,7 +121,7 @@ def read_scores(
     """Read score, nearest image and flag of each path [n] from scores.csv. Raises RunError."""
     file = folder / SCORES_FILE
     try:
-        rows = {row["path"]: row for row in _read_table(file)}
+        rows = {row["path"]: row for row in _read_table(file, _SCORES_READ)}
         scores = np.array([float(rows[path]["score"]) for path in paths])
         nearest = [rows[path]["nearest"] for path in paths]
         flagged = np.array([_FLAGS[rows[path]["flagged"]] for path in paths])
@@ -137,7 +138,7 @@ def read_regions(folder: Path, images: Iterable[ImageRecord]) -> dict[str, list[
     sizes = {image.path: (image.width, image.height) for image in images}
     regions: dict[str, list[Region]] = {}
     try:
-        for row in _read_table(file):
+        for row in _read_table(file, REGIONS_HEADER):
             x, y, width, height, area, group = (
                 int(row[name] or 0) for name in ("x", "y", "width", "height", "area", "group")
             )
@@ -150,14 +151,21 @@ def read_regions(folder: Path, images: Iterable[ImageRecord]) -> dict[str, list[
     return regions
 
 
-def _read_table(file: Path) -> list[dict[str, str]]:
+def _read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with open(file, encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            rows = list(csv.DictReader(opened))
+            text = opened.read()
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        rows = list(reader)
     except OSError as error:
         raise storage.unreadable(file, error) from error
     except csv.Error as error:
         raise storage.damaged(file, error) from error
+    if not text.endswith("\n"):
+        raise storage.damaged(file, "it ends within a row")
+    missing = set(columns).difference(reader.fieldnames or ())
+    if missing:
+        raise storage.damaged(file, f"no column {min(missing)!r}")
     if any(None in row or None in row.values() for row in rows):
         raise storage.damaged(file, "a row of another length than the first")
     return rows
