@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 import patchcluster
 from conftest import save_image, textured_image
@@ -117,6 +118,15 @@ def test_the_figures_of_an_image_are_those_of_their_formulas():
     ]
     np.testing.assert_allclose(measure_look(pixels), expected, atol=0.006)
     assert measure_look(pixels.astype(np.float32)) == measure_look(pixels)
+
+
+def test_a_large_image_is_measured_part_by_part_with_the_same_result():
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 900, 3), np.uint8)
+    luminance = pixels @ np.array([0.299, 0.587, 0.114])
+    edges = ndimage.laplace(luminance)[1:-1, 1:-1]
+    light, sharp, *_ = measure_look(pixels)
+    assert light == pytest.approx(luminance.mean(), abs=0.006)
+    assert sharp == pytest.approx(math.log(edges.var() / (luminance.mean() + 10) ** 2), abs=6e-4)
 
 
 def test_a_flat_image_and_one_of_a_pixel_have_figures():
