@@ -1,6 +1,6 @@
 """What a user may write: for type checkers (`test_wheel.py`), never run."""
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any, assert_type
 
 import numpy as np
@@ -44,10 +44,10 @@ def score_and_measure(run: patchcluster.Run) -> None:
 def use_methods(array: NDArray[np.float32], tensor: Tensor) -> None:
     assert_type(METHODS, MutableMapping[str, type[Method]])
     method = PatchCluster(k=25)
-    assert_type(method.fit_score(array), NDArray[np.float32])
+    assert_type(method.fit_score(array), NDArray[Any])
     assert_type(method.fit_score(tensor), Tensor)
-    assert_type(method.fit(array).score([array, array]), list[NDArray[np.float32]])
-    assert_type(method.score([tensor, tensor]), list[Tensor])
+    assert_type(method.fit(array).score([array, array]), Sequence[NDArray[Any]])
+    assert_type(method.score([tensor, tensor]), Sequence[Tensor])
     assert_type(greedy_coreset(array, 10), NDArray[np.int64])
     assert_type(greedy_coreset(tensor, 10), Tensor)
     assert_type(nearest(array, array, 3), tuple[NDArray[Any], NDArray[np.int64]])
