@@ -14,7 +14,7 @@ from patchcluster.images import shapes
 from patchcluster.images.decode import load_image, read_header
 from patchcluster.images.raster import encode
 from patchcluster.images.shapes import MAX_PIXELS, network_size
-from png_files import insert_chunk
+from png_files import insert_chunk, interlaced_png
 
 
 def load(data, ranges=None):
@@ -133,3 +133,18 @@ def test_numbers_of_a_deep_pgm_are_those_of_the_file(maxval, head):
     data = head.format(maxval).encode() + values.astype(">u2").tobytes()
     loaded = load(data, {"integer": [0.0, maxval]})
     np.testing.assert_allclose(loaded[..., 0], values / maxval * 255, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 17), (31, 16), (33, 40)])
+def test_an_interlaced_png_is_read_whole_and_refused_if_pixels_are_missing(shape):
+    values = np.random.default_rng(0).integers(1, 256, shape, np.uint8)
+    data = interlaced_png(values)
+    image = load_image(data, read_header(data), [shape], {})
+    np.testing.assert_array_equal(image.pixels[0][..., 0], values)
+    pixels = zlib.decompress(data[data.index(b"IDAT") + 4 : -16])
+    at = data.index(b"IDAT") - 4
+    body = zlib.compress(pixels[: len(pixels) * 3 // 4])
+    named = b"IDAT" + body
+    cut = data[:at] + len(body).to_bytes(4, "big") + named + zlib.crc32(named).to_bytes(4, "big")
+    with pytest.raises(UnreadableImage):
+        load_image(cut + data[-12:], read_header(cut + data[-12:]), [shape], {})

@@ -14,6 +14,11 @@ from .raster import Values
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _COLOUR_TYPE, _INTERLACED = 24, 25, 28  # where in the file
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# First column and row of each pass of an interlaced image, and the steps between them.
+_ADAM7 = [
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+    (0, 1, 1, 2),
+]  # fmt: skip
 _XMP = b"XML:com.adobe.xmp\0"
 
 
@@ -41,16 +46,18 @@ def check_whole(image: Image.Image, data: bytes) -> None:
     """Raise UnreadableImage if pixels of a PNG that Pillow decoded are damaged or missing.
 
     Pillow looks at no checksum of pixels, and leaves rows black that are not there. To decompress a
-    second time is only worth it if the last row is black.
+    second time is only worth it if the last row is black, or rows are interlaced.
     """
     parts = _check_pixels(data)
     last = (0, image.height - 1, image.width, image.height)
-    if image.crop(last).getbbox(alpha_only=False) is not None:
+    if not data[_INTERLACED] and image.crop(last).getbbox(alpha_only=False) is not None:
         return
-    row = 1 + math.ceil(image.width * data[_BIT_DEPTH] * _CHANNELS[data[_COLOUR_TYPE]] / 8)
-    whole = row * image.height  # each row behind a byte that says how it is filtered
-    if data[_INTERLACED]:
-        return
+    bits = data[_BIT_DEPTH] * _CHANNELS[data[_COLOUR_TYPE]]
+    whole = 0
+    for x, y, across, down in _ADAM7 if data[_INTERLACED] else [(0, 0, 1, 1)]:
+        columns = len(range(x, image.width, across))
+        if columns:  # each row behind a byte that says how it is filtered
+            whole += (1 + math.ceil(columns * bits / 8)) * len(range(y, image.height, down))
     if len(zlib.decompressobj().decompress(b"".join(parts), whole)) < whole:
         raise UnreadableImage("damaged image: its pixels end before the last row")
 
