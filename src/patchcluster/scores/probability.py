@@ -152,6 +152,7 @@ def _lowest_group(scores: Scores) -> Scores:
     if width <= 0:
         return scores
     points = np.linspace(some.min(), some.max(), _POINTS)
+    width = max(width, 1e-9 * float(np.ptp(some)))  # or squares overflow
     density = np.exp(-0.5 * ((points[:, None] - some) / width) ** 2).sum(1)
     lesser = np.minimum(
         np.maximum.accumulate(density), np.maximum.accumulate(density[::-1])[::-1]
