@@ -397,6 +397,8 @@ addEventListener("beforeprint", () => {
 });
 addEventListener("afterprint", showList);
 
+// Rows of cards have room for remarks only where there are some.
+root.classList.toggle("remarked", images.some(image => image.remarks.length));
 drawHistogram();
 offerGroups();
 resetThreshold();

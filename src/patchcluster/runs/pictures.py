@@ -37,8 +37,7 @@ def colour_bounds(run: Run, frames: Sequence[Floats]) -> tuple[float, float]:
 
     It begins where 1 pixel in 10 lies above, so that ordinary places stay clear, and is strongest
     where 1 in 1,000 does, but not below the threshold or, if that is lower, the highest pixel. Both
-    have two digits, so that they seldom
-    change when a few images come or go.
+    have two digits, so that they seldom change when a few images come or go.
     """
     pixels = np.concatenate([frame[np.isfinite(frame)] for frame in frames])
     reached = min(run.threshold.value, float(pixels.max()))

@@ -115,7 +115,7 @@ class Finished:
         mean = float(np.nanmean(self.smoothed))
         return math.log(max(self._top, _LEAST) / max(mean, _LEAST))
 
-    def measure(self) -> "Measured":
+    def measure(self) -> Measured:
         """Return what the set's scores are made of."""
         return Measured(self.map_score, self.baseline, self.contrast)
 

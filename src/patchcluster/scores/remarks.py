@@ -63,9 +63,13 @@ def find_remarks(
     figures: Sequence[Sequence[float] | None], limits: Limits | None
 ) -> list[tuple[str, ...]]:
     """Return the remarks about each image; none where its figures [6] or the limits are missing."""
-    if limits is None:
-        return [()] * len(figures)
-    return [() if one is None else limits.remarks(np.array([one]))[0] for one in figures]
+    known = [i for i, one in enumerate(figures) if one is not None]
+    found: list[tuple[str, ...]] = [()] * len(figures)
+    if limits is not None and known:
+        odd = limits.remarks(np.array([figures[i] for i in known]))
+        for i, words in zip(known, odd, strict=True):
+            found[i] = words
+    return found
 
 
 def find_limits(figures: Sequence[Sequence[float] | None]) -> Limits | None:

@@ -50,7 +50,7 @@ def choose_threshold(scores: Scores, how: Flagging, of_set: SetScores | None) ->
     """
     if how.expect is not None:
         count = round(how.expect * len(scores))
-        return _highest(scores, count, f"{how.expect:.3g} of the images, as asked")
+        return _highest(scores, count, f"{100 * how.expect:.3g} % of the images, as asked")
     if how.flag_top is not None:
         return _highest(scores, how.flag_top, "a number of images, as asked")
     return _probable(scores, of_set)
